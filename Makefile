@@ -1,0 +1,26 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+# Calibrate the embedded model (a run cut short goes on where it stopped), then measure it.
+outputs/w4a8/quantized/quantization.json: | .venv/installed
+	$(BIN)/python train.py fit --config w4a8.yaml $(if $(wildcard outputs/w4a8/last.ckpt),--ckpt_path last)
+
+demo: .venv/installed outputs/w4a8/quantized/quantization.json
+	$(BIN)/python evaluate.py --ckpt outputs/w4a8
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+clean:
+	rm -rf .venv outputs

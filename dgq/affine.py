@@ -1,0 +1,64 @@
+"""Affine (uniform, asymmetric) quantization as pure functions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RELATIVE_PRECISION = 2.0**-20
+"""Smallest scale relative to the range's magnitude: below it float32 cannot hold the zero point."""
+
+
+class _StraightThroughRound(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even, with the gradient of the identity (straight-through estimator)."""
+    return _StraightThroughRound.apply(x)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:
+    """Quantize and dequantize: ``scale * (clamp(round(x / scale) + zero_point) - zero_point)``.
+
+    Args:
+        x: values of any shape.
+        scale: positive, broadcastable to ``x``.
+        zero_point: whole numbers, broadcastable to ``x``; need not lie among the codes.
+        n_bits: codes run from 0 to ``2^n_bits - 1``.
+
+    Returns:
+        Tensor of the shape of ``x``; differentiable in ``x`` and ``scale``.
+    """
+    codes = (round_ste(x / scale) + zero_point).clamp(0, 2**n_bits - 1)
+    return (codes - zero_point) * scale
+
+
+def affine_parameters(low: Tensor, high: Tensor, n_bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point whose codes span ``[low, high]``.
+
+    Zero is not forced into the range, so the zero point may be any whole number. A range that is
+    (nearly) a single value is widened to include zero, which represents that value exactly.
+
+    Args:
+        low: lower ends, any shape.
+        high: upper ends, the same shape.
+        n_bits: codes run from 0 to ``2^n_bits - 1``.
+
+    Returns:
+        ``scale > 0`` and ``zero_point``, both of the shape of ``low``.
+    """
+    magnitude = torch.maximum(low.abs(), high.abs())
+    degenerate = (high - low) <= magnitude * RELATIVE_PRECISION * (2**n_bits - 1)
+    low = torch.where(degenerate, low.clamp(max=0), low)
+    high = torch.where(degenerate, high.clamp(min=0), high)
+    width = high - low
+    scale = torch.where(width > 0, width / (2**n_bits - 1), torch.ones_like(width))
+    scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
+    return scale, torch.round(-low / scale)

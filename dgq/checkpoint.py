@@ -1,0 +1,215 @@
+"""Quantized models on disk: packed weights as safetensors, everything else as JSON."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.files import read_tensors, sha256_of, write_json, write_tensors
+from dgq.layers import quantized_layers
+from dgq.quantize import quantize_
+from dgq.settings import (
+    ActivationSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+    check_positive,
+)
+
+FORMAT = "dgq-1"
+WEIGHTS_FILE = "quantized.safetensors"
+MANIFEST_FILE = "quantization.json"
+FOLDER = "quantized"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How the pipeline is run, in calibration and by default in evaluation.
+
+    Args:
+        num_inference_steps: steps of the sampler.
+        guidance_scale: classifier-free guidance; 1 or less switches it off.
+        height: of the image in pixels; the model's own by default.
+        width: of the image in pixels; the model's own by default.
+    """
+
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("num_inference_steps", self.num_inference_steps)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a quantized model consists of, apart from its tensors.
+
+    Args:
+        pipeline: where the full-precision pipeline comes from (text encoder, VAE, scheduler).
+        unet_config: configuration of the stock UNet.
+        quantization: settings of the quantization.
+        generation: settings of the sampler it was calibrated for.
+        timesteps: the scheduler's values that activation scales exist for.
+        latent_size: height and width of the latents of the calibration.
+        weights_sha256: of the weights' file.
+    """
+
+    pipeline: str
+    unet_config: dict[str, Any]
+    quantization: QuantizationSettings
+    generation: GenerationSettings
+    timesteps: tuple[float, ...]
+    latent_size: tuple[int, int]
+    weights_sha256: str = ""
+
+
+def save_quantized(unet: UNet2DConditionModel, folder: Path, manifest: Manifest) -> None:
+    """Write a calibrated UNet as packed weights and a manifest, the manifest last."""
+    weights = folder / WEIGHTS_FILE
+    write_tensors(weights, packed_state(unet), {"format": FORMAT})
+    content = {"format": FORMAT, **asdict(manifest), "weights_sha256": sha256_of(weights)}
+    write_json(folder / MANIFEST_FILE, content)
+
+
+def packed_state(unet: nn.Module) -> dict[str, Tensor]:
+    """The state of a calibrated UNet without the full-precision weights and what was observed."""
+    dropped = {
+        f"{name}.{part}"
+        for name, layer in quantized_layers(unet).items()
+        if layer.weight_quantizer is not None
+        for part in ("weight", "bias")
+    }
+    return {
+        name: tensor
+        for name, tensor in unet.state_dict().items()
+        if name not in dropped and ".learnable." not in name and ".observer." not in name
+    }
+
+
+def quantized_folder(path: str | Path) -> Path:
+    """The folder of the quantized model: ``path`` itself, or ``path/quantized`` of a run.
+
+    Raises:
+        DGQError: if there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / FOLDER):
+        if (folder / MANIFEST_FILE).is_file():
+            return folder
+    reason = "no quantized model in it" if path.exists() else "it does not exist"
+    raise DGQError(
+        f"{path} cannot be used as a checkpoint: {reason}; expected the folder of a finished run, "
+        "such as outputs/w4a8 (`python train.py fit --config w4a8.yaml` makes it)"
+    )
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a run folder or of a quantized model's folder.
+
+    Raises:
+        DGQError: if it is missing, damaged, or of another format.
+    """
+    file = quantized_folder(path) / MANIFEST_FILE
+    try:
+        content = json.loads(file.read_text())
+        if content.pop("format") != FORMAT:
+            raise DGQError(f"{file} is of another format: expected {FORMAT}; make it again")
+        quantization = content.pop("quantization")
+        return Manifest(
+            **content
+            | {
+                "quantization": quantization_settings(quantization),
+                "generation": GenerationSettings(**content["generation"]),
+                "timesteps": tuple(content["timesteps"]),
+                "latent_size": tuple(content["latent_size"]),
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DGQError):
+            raise
+        raise DGQError(f"{file} is damaged ({error!r}): restore it, or make it again") from error
+
+
+def quantization_settings(content: dict[str, Any]) -> QuantizationSettings:
+    """Settings from what ``dataclasses.asdict`` made of them."""
+    return QuantizationSettings(
+        WeightSettings(**content["weights"]),
+        ActivationSettings(**content["activations"]),
+        ScoreSettings(**content["scores"]),
+        tuple(content["keep"]),
+    )
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of the quantized weights: the same model has the same one."""
+    return sha256_of(quantized_folder(path) / WEIGHTS_FILE)
+
+
+def load_quantized_unet(path: str | Path) -> UNet2DConditionModel:
+    """A quantized UNet from a run folder or a quantized model's folder, weights still packed.
+
+    Loading is strict and needs no calibration, no forward pass and no full-precision weights.
+
+    Raises:
+        DGQError: if files are missing, damaged, or do not belong together.
+    """
+    manifest = read_manifest(path)
+    file = quantized_folder(path) / WEIGHTS_FILE
+    state, metadata = read_tensors(file)
+    if metadata.get("format") != FORMAT or sha256_of(file) != manifest.weights_sha256:
+        raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
+    unet = empty_quantized_unet(manifest)
+    try:
+        unet.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise DGQError(
+            f"{file} does not fit the UNet in {MANIFEST_FILE}: {str(error)[:300]}"
+        ) from error
+    return unet.eval()
+
+
+def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
+    """A quantized UNet whose parameters are on the meta device, to be loaded."""
+    with init_empty_weights(include_buffers=True):
+        unet = UNet2DConditionModel.from_config(manifest.unet_config)
+    quantize_(unet, manifest.quantization, manifest.timesteps, manifest.latent_size)
+    for layer in quantized_layers(unet).values():
+        layer.drop_full_precision_()
+    return unet
+
+
+def calibration_state(unet: nn.Module) -> dict[str, Tensor]:
+    """What a calibration has found so far: finished weights and observed ranges."""
+    finished = [
+        f"{name}.weight_quantizer."
+        for name, layer in quantized_layers(unet).items()
+        if layer.weight_quantizer is not None and layer.weight_quantizer.codes.numel()
+    ]
+    return {
+        name: tensor
+        for name, tensor in unet.state_dict().items()
+        if tensor.numel()
+        and ".learnable." not in name
+        and (".observer." in name or any(name.startswith(prefix) for prefix in finished))
+    }
+
+
+def load_calibration_state_(unet: nn.Module, state: dict[str, Tensor]) -> None:
+    """Take up what ``calibration_state`` returned.
+
+    Raises:
+        DGQError: if it holds tensors that this UNet has no place for.
+    """
+    unexpected = unet.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise DGQError(
+            f"the checkpoint belongs to another model: it holds {unexpected[0]} and "
+            f"{len(unexpected) - 1} more tensors that this UNet has no place for"
+        )

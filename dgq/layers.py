@@ -1,0 +1,143 @@
+"""Linear and convolution layers with a quantized input and a quantized weight."""
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgq.activation_quantizer import ActivationQuantizer
+from dgq.context import QuantizationContext
+from dgq.errors import DGQError
+from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.weight_quantizer import WeightQuantizer
+
+
+class QuantizedLayer(nn.Module):
+    """What the two quantized layers share; mixed into ``nn.Linear`` and ``nn.Conv2d``.
+
+    With quantization switched off a layer computes exactly what the stock one does. Where several
+    layers read one tensor, ``input_quantizer`` is None and their owner quantizes it once.
+    """
+
+    context: QuantizationContext
+    weight_quantizer: WeightQuantizer | None
+    input_quantizer: ActivationQuantizer | None
+    activation_bits: int
+
+    def adopt_(
+        self,
+        stock: nn.Linear | nn.Conv2d,
+        settings: QuantizationSettings,
+        context: QuantizationContext,
+        shared_input: bool,
+    ) -> None:
+        """Take the parameters of the stock layer and make the quantizers."""
+        self.register_parameter("weight", cast(nn.Parameter, stock.weight))
+        self.register_parameter("bias", cast(nn.Parameter | None, stock.bias))
+        self.context = context
+        self.weight_quantizer = (
+            None
+            if settings.weights.n_bits == 16
+            else WeightQuantizer(settings.weights, stock.weight.shape)
+        )
+        self.input_quantizer = (
+            None if shared_input else ActivationQuantizer(settings.activations, context)
+        )
+        n_bits = settings.activations.n_bits
+        self.activation_bits = FLOAT_BITS if n_bits == 16 else n_bits
+        self.train(stock.training)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the weight codes, or FLOAT_BITS."""
+        return (
+            FLOAT_BITS if self.weight_quantizer is None else self.weight_quantizer.settings.n_bits
+        )
+
+    @property
+    def _bias(self) -> Tensor | None:
+        return cast(Tensor | None, self.bias)
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, weight and bias as the current mode wants them."""
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        if self.weight_quantizer is not None and self.context.weights:
+            weight, bias = self.weight_quantizer(self._bias)
+            return x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        if self.weight is None:
+            raise DGQError(
+                "a packed model holds no full-precision weights: load the original pipeline "
+                "to run it without quantization"
+            )
+        return x, cast(Tensor, self.weight), self._bias
+
+    def start_learning_(self) -> None:
+        """Begin learning the rounding of this layer's weight, from nearest rounding."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.start_learning_(cast(Tensor, self.weight).detach().float())
+
+    def harden_(self) -> None:
+        """End the learning and keep packed codes."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.harden_(self._bias)
+
+    def drop_full_precision_(self) -> None:
+        """Forget the full-precision weight, as in a packed checkpoint."""
+        if self.weight_quantizer is not None:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
+            self.weight_quantizer.learnable = None
+
+
+class QuantLinear(QuantizedLayer, nn.Linear):
+    """``nn.Linear`` with quantized input and weight."""
+
+    def __init__(
+        self,
+        stock: nn.Linear,
+        settings: QuantizationSettings,
+        context: QuantizationContext,
+        shared_input: bool = False,
+    ) -> None:
+        nn.Linear.__init__(self, stock.in_features, stock.out_features, device="meta")
+        self.adopt_(stock, settings, context, shared_input)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., in_features] -> [..., out_features]``."""
+        return F.linear(*self.operands(input))
+
+
+class QuantConv2d(QuantizedLayer, nn.Conv2d):
+    """``nn.Conv2d`` with quantized input and weight."""
+
+    def __init__(
+        self,
+        stock: nn.Conv2d,
+        settings: QuantizationSettings,
+        context: QuantizationContext,
+        shared_input: bool = False,
+    ) -> None:
+        nn.Conv2d.__init__(
+            self,
+            stock.in_channels,
+            stock.out_channels,
+            cast(tuple[int, int], stock.kernel_size),
+            cast(tuple[int, int], stock.stride),
+            cast(tuple[int, int] | str, stock.padding),
+            cast(tuple[int, int], stock.dilation),
+            stock.groups,
+            padding_mode=stock.padding_mode,
+            device="meta",
+        )
+        self.adopt_(stock, settings, context, shared_input)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[batch, in_channels, height, width] -> [batch, out_channels, ...]``."""
+        x, weight, bias = self.operands(input)
+        return self._conv_forward(x, weight, bias)
+
+
+def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
+    """All quantized layers at or below a module, by name."""
+    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLayer)}

@@ -1,0 +1,41 @@
+"""Logarithmic quantization of attention scores (paper, section 4.2)."""
+
+import torch
+from torch import Tensor
+
+
+def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
+    """``d * 2^-clamp(round(-log2(P / d)), 0, 2^n_bits - 1)``: powers of two under the maximum.
+
+    Args:
+        scores: ``P``, in ``[0, 1]``.
+        maximum: ``d``, broadcastable to ``scores``.
+        n_bits: bits of the exponent.
+
+    Returns:
+        Tensor like ``scores``; zeros stay zeros, whatever the maximum.
+    """
+    ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
+    exponent = (-torch.log2(ratio)).round().clamp(0, 2**n_bits - 1)
+    return torch.where(scores > 0, maximum * torch.exp2(-exponent), 0.0)
+
+
+def live_maximum(scores: Tensor) -> Tensor:
+    """The largest score of each sample: ``[batch, heads, queries, keys] -> [batch, 1, 1, 1]``.
+
+    Never over the batch, or one prompt would change the picture of another.
+    """
+    return scores.amax(dim=(1, 2, 3), keepdim=True)
+
+
+def log_quantize_live(scores: Tensor, n_bits: int) -> Tensor:
+    """Log quantization of ``[batch, heads, queries, keys]`` under each sample's own maximum."""
+    return log_quantize(scores, live_maximum(scores), n_bits)
+
+
+def log_quantize_but_start(scores: Tensor, n_bits: int) -> Tensor:
+    """As above for all keys but the first, the ``<start>`` token, which passes unchanged."""
+    start, rest = scores[..., :1], scores[..., 1:]
+    if rest.shape[-1] == 0:
+        return scores
+    return torch.cat([start, log_quantize_live(rest, n_bits)], dim=-1)

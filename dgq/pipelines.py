@@ -1,0 +1,86 @@
+"""Loading text-to-image pipelines from a folder or the hub."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+from dgq.errors import DGQError
+
+EMBEDDED = {"scenes": Path(__file__).parents[1] / "assets" / "scenes" / "pipeline"}
+"""Pipelines that come with this project, by name."""
+
+
+def load_pipeline(source: str) -> DiffusionPipeline:
+    """A text-to-image pipeline in float32 and evaluation mode, without progress bars.
+
+    Args:
+        source: ``scenes`` for the embedded model, a folder as ``save_pretrained`` writes it, or the
+            id of a model on the hub.
+
+    Raises:
+        DGQError: if it cannot be found or read.
+    """
+    location = resolve(source)
+    try:
+        config = DiffusionPipeline.load_config(location)
+        # A pipeline without a safety checker would warn of arguments that it does not know.
+        optional: dict[str, Any] = (
+            {"safety_checker": None, "requires_safety_checker": False}
+            if "safety_checker" in config
+            else {}
+        )
+        pipeline = DiffusionPipeline.from_pretrained(
+            location, torch_dtype=torch.float32, use_safetensors=True, **optional
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise unavailable(source, error) from error
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.eval()
+    return pipeline
+
+
+def load_unet(source: str) -> UNet2DConditionModel:
+    """The UNet of a pipeline in float32 and evaluation mode; ``source`` as in ``load_pipeline``."""
+    try:
+        unet = UNet2DConditionModel.from_pretrained(
+            resolve(source), subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise unavailable(source, error) from error
+    return unet.eval()
+
+
+def resolve(source: str) -> str:
+    """The folder or hub id behind a name.
+
+    Raises:
+        DGQError: for a folder that is no pipeline, before anything is read from it.
+    """
+    if source in EMBEDDED:
+        return str(EMBEDDED[source])
+    folder = Path(source)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise DGQError(
+            f"{source} is not a pipeline: expected a folder with model_index.json, as "
+            "`DiffusionPipeline.save_pretrained` writes it"
+        )
+    return source
+
+
+def unavailable(source: str, error: Exception) -> DGQError:
+    """The one line that says what is missing and how to get it."""
+    if Path(source).exists() or source in EMBEDDED:
+        return DGQError(f"cannot read the pipeline {source}: {first_line(error)}")
+    folder = "models/" + source.rpartition("/")[2]
+    return DGQError(
+        f"{source} is neither a local folder nor can it be downloaded ({type(error).__name__}): "
+        f"run `hf download {source} --local-dir {folder}` where there is internet, then add "
+        f"`--pipeline {folder}`"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().partition("\n")[0]

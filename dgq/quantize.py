@@ -1,0 +1,115 @@
+"""Put quantized layers and attention processors into a stock diffusers UNet."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from dgq.activation_quantizer import ActivationQuantizer
+from dgq.attention import QuantAttnProcessor, unsupported_feature
+from dgq.context import ATTRIBUTE, QuantizationContext
+from dgq.errors import DGQError
+from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear
+from dgq.settings import QuantizationSettings
+
+SHARED_INPUTS = ("to_q", "to_k", "to_v")
+"""Layers of an attention whose input its processor quantizes once for all of them."""
+
+
+def quantize_(
+    unet: UNet2DConditionModel,
+    settings: QuantizationSettings,
+    timesteps: Sequence[float],
+    latent_size: tuple[int, int],
+) -> UNet2DConditionModel:
+    """Make a stock UNet quantizable, in place; nothing is calibrated yet.
+
+    Args:
+        unet: of Stable Diffusion 1.x, SDXL, or alike.
+        settings: what is quantized and how.
+        timesteps: the scheduler's values that activation scales are kept for.
+        latent_size: height and width of the latents it will be calibrated at.
+
+    Raises:
+        DGQError: if the UNet is quantized already, holds an attention that the processor cannot
+            compute, or a pattern in ``settings.keep`` matches no layer.
+    """
+    if hasattr(unet, ATTRIBUTE):
+        raise DGQError("this UNet is quantized already: load a fresh one")
+    names = layers_to_quantize(unet, settings.keep)
+    check_attentions(unet)
+    context = QuantizationContext(timesteps, latent_size)
+    for name in names:
+        swap_layer_(unet, name, settings, context)
+    set_processors_(unet, settings, context)
+    setattr(unet, ATTRIBUTE, context)
+    unet.register_forward_pre_hook(context.read_call, with_kwargs=True)
+    return unet
+
+
+def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
+    """Names of all linear and convolution layers that no pattern keeps in full precision."""
+    names = [n for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for pattern in keep:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise DGQError(f"keep: the pattern {pattern!r} matches no layer of this UNet")
+    return [n for n in names if not any(fnmatch(n, pattern) for pattern in keep)]
+
+
+def check_attentions(unet: nn.Module) -> None:
+    """Raise DGQError for attentions with parts that the quantized processor does not compute."""
+    for name, module in unet.named_modules():
+        feature = unsupported_feature(module) if isinstance(module, Attention) else None
+        if feature is not None:
+            raise DGQError(
+                f"{name} uses {feature}, which quantized attention does not compute; expected the "
+                "transformer blocks of Stable Diffusion 1.x, 2.x or SDXL"
+            )
+
+
+def swap_layer_(
+    unet: nn.Module, name: str, settings: QuantizationSettings, context: QuantizationContext
+) -> None:
+    """Replace one layer by its quantized counterpart, which keeps the parameters."""
+    stock = unet.get_submodule(name)
+    shared = name.rpartition(".")[2] in SHARED_INPUTS
+    if isinstance(stock, nn.Conv2d):
+        unet.set_submodule(name, QuantConv2d(stock, settings, context, shared))
+    elif isinstance(stock, nn.Linear):
+        unet.set_submodule(name, QuantLinear(stock, settings, context, shared))
+
+
+def set_processors_(
+    unet: UNet2DConditionModel, settings: QuantizationSettings, context: QuantizationContext
+) -> None:
+    """Give every attention a quantized processor."""
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            processor = QuantAttnProcessor(settings, module.is_cross_attention, context)
+            module.set_processor(processor.train(module.training))
+
+
+def activation_quantizers(unet: nn.Module) -> dict[str, ActivationQuantizer]:
+    """All activation quantizers that do something, by name."""
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, ActivationQuantizer) and module.settings.n_bits != 16
+    }
+
+
+def fit_activations_(unet: nn.Module) -> None:
+    """Choose axes, groups and scales of all activation quantizers from their observed ranges."""
+    for name, quantizer in activation_quantizers(unet).items():
+        quantizer.fit_(name)
+
+
+def layers_of(target: nn.Module) -> list[QuantizedLayer]:
+    """The quantized layers at or below a target whose weights are quantized."""
+    return [
+        m
+        for m in target.modules()
+        if isinstance(m, QuantizedLayer) and m.weight_quantizer is not None
+    ]

@@ -1,0 +1,24 @@
+"""How far a quantized output is from the full-precision one."""
+
+import torch
+from torch import Tensor
+
+
+def feature_dim(x: Tensor) -> int:
+    """The dimension of the features: 1 for ``[batch, channels, height, width]``, else the last."""
+    return 1 if x.ndim == 4 else x.ndim - 1
+
+
+def reconstruction_loss(output: Tensor, reference: Tensor) -> Tensor:
+    """Squared error, summed over the features and averaged over everything else (BRECQ)."""
+    return (output - reference).pow(2).sum(feature_dim(reference)).mean()
+
+
+def relative_error(output: Tensor, reference: Tensor) -> Tensor:
+    """``|output - reference|^2 / |reference|^2``; 0 is perfect, 1 as bad as predicting zero."""
+    return (output - reference).pow(2).sum() / reference.pow(2).sum().clamp(min=1e-20)
+
+
+def sqnr_db(output: Tensor, reference: Tensor) -> Tensor:
+    """Signal to quantization noise ratio in decibel; higher is better."""
+    return -10 * torch.log10(relative_error(output, reference))

@@ -1,0 +1,42 @@
+"""Learned rounding of weights as pure functions (AdaRound, arXiv 2004.10568)."""
+
+import torch
+from torch import Tensor
+
+STRETCH_LOW = -0.1
+STRETCH_HIGH = 1.1
+START_TEMPERATURE = 20.0
+END_TEMPERATURE = 2.0
+
+
+def soft_rounding(v: Tensor) -> Tensor:
+    """Rectified sigmoid ``clamp(1.2 sigmoid(v) - 0.1, 0, 1)``: how far a weight is rounded up."""
+    return (torch.sigmoid(v) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW).clamp(0, 1)
+
+
+def hard_rounding(v: Tensor) -> Tensor:
+    """The decision behind ``soft_rounding``: 1 where ``v >= 0``, else 0."""
+    return (v >= 0).to(v.dtype)
+
+
+def rounding_logits(fraction: Tensor) -> Tensor:
+    """Inverse of ``soft_rounding`` on ``[0, 1)``; its hard rounding is nearest rounding."""
+    return torch.logit((fraction - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
+
+
+def rounding_penalty(h: Tensor, temperature: float) -> Tensor:
+    """``sum(1 - |2h - 1|^temperature)``, zero when every ``h`` is 0 or 1 (AdaRound, eq. 24)."""
+    return (1 - (2 * h - 1).abs().pow(temperature)).sum()
+
+
+def temperature_at(progress: float, warmup: float) -> float | None:
+    """Exponent of the penalty at a point of the learning; ``None`` while there is no penalty.
+
+    Args:
+        progress: fraction of the iterations done, in ``[0, 1]``.
+        warmup: fraction without penalty.
+    """
+    if progress < warmup:
+        return None
+    remaining = (1 - progress) / (1 - warmup)
+    return END_TEMPERATURE + (START_TEMPERATURE - END_TEMPERATURE) * remaining

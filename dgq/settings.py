@@ -1,0 +1,146 @@
+"""What to quantize and how: typed settings, validated when they are made."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dgq.errors import SettingsError
+
+FLOAT_BITS = 32
+"""Bits that a tensor kept in floating point counts with."""
+
+RangeMethod = Literal["minmax", "mse"]
+ScoreMethod = Literal["log", "affine"]
+
+
+def check_bits(name: str, n_bits: int) -> None:
+    """Raise SettingsError unless ``n_bits`` is 2 to 8, or 16 (kept in floating point)."""
+    if isinstance(n_bits, bool) or not isinstance(n_bits, int):
+        raise SettingsError(f"{name} must be a whole number of bits, got {n_bits!r}")
+    if n_bits not in (*range(2, 9), 16):
+        raise SettingsError(f"{name} must be 2 to 8, or 16 for floating point, got {n_bits}")
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise SettingsError unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise SettingsError unless ``value`` is a number of at least 0."""
+    if not value >= 0:
+        raise SettingsError(f"{name} must be at least 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """Affine quantization of the weights, per output channel.
+
+    Args:
+        n_bits: 2 to 8, or 16 to keep the weights in floating point.
+        range_method: ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+    """
+
+    n_bits: int = 4
+    range_method: RangeMethod = "mse"
+
+    def __post_init__(self) -> None:
+        check_bits("weights.n_bits", self.n_bits)
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """Affine quantization of layer inputs and of attention's q, k and v (paper, section 4.1).
+
+    Args:
+        n_bits: 2 to 8, or 16 to keep activations in floating point.
+        n_groups: groups along the axis where the outliers lie; 1 is per-tensor.
+        per_step: one set of ranges for each sampler step; otherwise one for all of them.
+    """
+
+    n_bits: int = 8
+    n_groups: int = 8
+    per_step: bool = True
+
+    def __post_init__(self) -> None:
+        check_bits("activations.n_bits", self.n_bits)
+        check_positive("activations.n_groups", self.n_groups)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Quantization of the softmax output of attention (paper, section 4.2).
+
+    Args:
+        n_bits: 2 to 8, or 16 to keep the scores in floating point.
+        cross_attention: ``log`` (powers of two under the live maximum) or ``affine``.
+        self_attention: the same choice for self-attention.
+        keep_start_token: keep the ``<start>`` token's column of cross-attention in full precision.
+    """
+
+    n_bits: int = 8
+    cross_attention: ScoreMethod = "log"
+    self_attention: ScoreMethod = "affine"
+    keep_start_token: bool = True
+
+    def __post_init__(self) -> None:
+        check_bits("scores.n_bits", self.n_bits)
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """Everything that determines the arithmetic of a quantized UNet.
+
+    Args:
+        weights: how weights are quantized.
+        activations: how layer inputs and q, k, v are quantized.
+        scores: how attention scores are quantized.
+        keep: patterns (as in a shell) of the names of layers that stay in full precision.
+    """
+
+    weights: WeightSettings = field(default_factory=WeightSettings)
+    activations: ActivationSettings = field(default_factory=ActivationSettings)
+    scores: ScoreSettings = field(default_factory=ScoreSettings)
+    keep: tuple[str, ...] = ("conv_in", "conv_out")
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """Learning of the weight rounding, target by target (AdaRound, BRECQ; see docs/method.md).
+
+    Args:
+        iterations: steps that learn rounding, scales and biases together; 0 rounds to nearest.
+        polish_iterations: steps after that on scales and biases alone, with the rounding fixed.
+        rounding_lr: Adam's learning rate for the rounding, falling to 0 as a cosine.
+        scale_lr: the same for the logarithm of the scales and for the biases.
+        polish_lr: the same during the polish.
+        penalty: weight of the term that drives each rounding to 0 or 1.
+        warmup: fraction of the iterations without that term.
+    """
+
+    iterations: int = 200
+    polish_iterations: int = 60
+    rounding_lr: float = 0.2
+    scale_lr: float = 0.02
+    polish_lr: float = 0.005
+    penalty: float = 0.05
+    warmup: float = 0.2
+
+    def __post_init__(self) -> None:
+        names = (
+            "iterations",
+            "polish_iterations",
+            "rounding_lr",
+            "scale_lr",
+            "polish_lr",
+            "penalty",
+        )
+        for name in names:
+            check_not_negative(f"learning.{name}", getattr(self, name))
+        if not 0 <= self.warmup < 1:
+            raise SettingsError(f"learning.warmup must be in [0, 1), got {self.warmup}")
+
+    @property
+    def total_iterations(self) -> int:
+        """Optimizer steps for each target."""
+        return self.iterations + self.polish_iterations

@@ -1,0 +1,131 @@
+"""Quantizer of a layer's weight: a learnable rounding first, packed codes after."""
+
+import torch
+from torch import Tensor, nn
+
+from dgq.affine import affine_parameters
+from dgq.buffers import SizedByCheckpoint
+from dgq.errors import DGQError
+from dgq.packing import pack_codes, unpack_codes
+from dgq.range_search import weight_range
+from dgq.rounding import hard_rounding, rounding_logits, soft_rounding
+from dgq.settings import WeightSettings
+
+
+class LearnableRounding(nn.Module):
+    """What is learned about one weight; its parameters are empty outside of the learning.
+
+    The parameters are made once, so that one optimizer can hold those of all layers, and hold
+    memory only while their target is learned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.empty(0))
+        self.log_gain = nn.Parameter(torch.empty(0))
+        self.bias_shift = nn.Parameter(torch.empty(0))
+
+    @property
+    def active(self) -> bool:
+        """Whether there is something to learn now."""
+        return self.logits.numel() > 0
+
+    def start_(self, fraction: Tensor) -> None:
+        """Start from nearest rounding; ``fraction`` of the weights ``[out, n]``, in ``[0, 1)``."""
+        self.logits.data = rounding_logits(fraction)
+        self.log_gain.data = fraction.new_zeros(fraction.shape[0])
+        self.bias_shift.data = fraction.new_zeros(fraction.shape[0])
+        self.logits.requires_grad_(True)
+
+    def stop_(self) -> None:
+        """Free the memory."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.new_empty(0)
+            parameter.grad = None
+
+    def rounding(self) -> Tensor:
+        """``h``, ``[out, n]``: soft while it is learned, hard once it is fixed."""
+        return (
+            soft_rounding(self.logits) if self.logits.requires_grad else hard_rounding(self.logits)
+        )
+
+
+class WeightQuantizer(SizedByCheckpoint):
+    """Affine quantization of a weight ``[out, ...]``, per output channel.
+
+    After ``harden_`` it holds packed codes, scale, zero point and bias, all that a packed
+    checkpoint needs.
+
+    Args:
+        settings: bits and range search.
+        shape: shape of the weight.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor
+
+    def __init__(self, settings: WeightSettings, shape: torch.Size) -> None:
+        super().__init__()
+        self.settings = settings
+        self.shape = shape
+        self.learnable: LearnableRounding | None = LearnableRounding()
+        self._floor: Tensor | None = None
+        self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
+        for name in ("scale", "zero_point", "bias"):
+            self.register_buffer(name, torch.empty(0))
+
+    def forward(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The dequantized weight and the bias that goes with it.
+
+        Args:
+            bias: the layer's full-precision bias, which learning shifts.
+
+        Raises:
+            DGQError: before ``start_learning_`` and without codes.
+        """
+        if self.learnable is not None and self.learnable.active:
+            return self._learning(self.learnable, bias)
+        if self.codes.numel() == 0:
+            raise DGQError("this layer has no quantized weight yet: calibrate or load first")
+        codes = unpack_codes(self.codes, self.settings.n_bits, self.shape[1:].numel())
+        weight = (codes - self.zero_point[:, None]) * self.scale[:, None]
+        return weight.view(self.shape), self.bias if self.bias.numel() else None
+
+    @torch.no_grad()
+    def start_learning_(self, weight: Tensor) -> None:
+        """Search the range and start the rounding from the nearest; weight ``[out, ...]``."""
+        if self.learnable is None:
+            raise DGQError("a packed model holds no full-precision weights to learn from")
+        low, high = weight_range(weight, self.settings.n_bits, self.settings.range_method)
+        self.scale, self.zero_point = affine_parameters(low, high, self.settings.n_bits)
+        ratio = weight.flatten(1) / self.scale[:, None]
+        self._floor = ratio.floor() + self.zero_point[:, None]
+        self.learnable.start_(ratio - ratio.floor())
+
+    @torch.no_grad()
+    def harden_(self, bias: Tensor | None) -> None:
+        """Fix rounding, scale and bias, pack the codes, and free what was learned."""
+        learnable = self.learnable
+        if learnable is None or not learnable.active:
+            raise DGQError("there is no learned rounding to fix: call start_learning_ first")
+        codes = self._clamped(hard_rounding(learnable.logits))
+        self.codes = pack_codes(codes, self.settings.n_bits)
+        self.scale = self.scale * learnable.log_gain.exp()
+        self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
+        learnable.stop_()
+        self._floor = None
+
+    def _learning(
+        self, learnable: LearnableRounding, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        scale = (self.scale * learnable.log_gain.exp())[:, None]
+        weight = (self._clamped(learnable.rounding()) - self.zero_point[:, None]) * scale
+        shifted = None if bias is None else bias + learnable.bias_shift
+        return weight.view(self.shape), shifted
+
+    def _clamped(self, rounding: Tensor) -> Tensor:
+        """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""
+        assert self._floor is not None
+        return (self._floor + rounding).clamp(0, 2**self.settings.n_bits - 1)
