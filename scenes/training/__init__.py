@@ -1,0 +1,1 @@
+"""Making the embedded model from nothing: `python -m scenes.training STAGE`."""

@@ -1,0 +1,109 @@
+"""The autoencoder: first towards whitened principal components of patches, then on its own.
+
+Trained from scratch, such a small autoencoder uses its channels unevenly. The principal
+components of patches are a good linear code with unit variance, and a good place to start from.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from scenes.captions import sample_captions
+from scenes.renderer import render
+from scenes.training.loop import autocast, fit
+from scenes.training.settings import Autoencoder
+
+LATENT_CHANNELS = 4
+
+
+def train(settings: Autoencoder, image_size: int, folder: Path, device: str, resume: bool) -> None:
+    """Train and save the autoencoder into `folder`, its scaling factor set."""
+    torch.manual_seed(settings.fit.seed)
+    model = build(settings, image_size).to(device)
+    captions = sample_captions(settings.n_pictures, settings.fit.seed, "train")
+    pictures = to_model(_render_in_parts(captions, image_size)).to(device)
+    scale = 2 ** (len(settings.block_out_channels) - 1)
+    components = principal_components(pictures[:2000], scale)
+    is_cuda = torch.device(device)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.randint(len(pictures), (settings.fit.batch_size,), generator=generator)
+        batch = pictures[chosen.to(device)]
+        with autocast(is_cuda):
+            posterior = model.encode(batch).latent_dist
+            latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+            decoded = model.decode(latents).sample.float()
+        error = decoded - batch
+        reconstruction = error.square().mean() + 0.1 * error.abs().mean()
+        value = reconstruction + settings.kl_weight * posterior.kl().mean() / latents[0].numel()
+        if step < settings.pca_steps:
+            target = F.conv2d(batch - components[1], components[0], stride=scale)
+            value = value + 0.3 * (posterior.mean.float() - target).square().mean()
+        psnr = float(-10 * (error.detach() / 2).square().mean().log10())
+        return value, {"psnr": psnr, "latent_std": float(latents.detach().std())}
+
+    fit(model, loss, settings.fit, folder, resume)
+    model.eval()
+    model.register_to_config(scaling_factor=1 / latent_std(model, pictures[:2000]))
+    model.save_pretrained(folder / "model")
+
+
+def build(settings: Autoencoder, image_size: int) -> AutoencoderKL:
+    """An autoencoder with fresh weights."""
+    n_blocks = len(settings.block_out_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * n_blocks,
+        up_block_types=("UpDecoderBlock2D",) * n_blocks,
+        block_out_channels=settings.block_out_channels,
+        layers_per_block=settings.layers_per_block,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=settings.norm_num_groups,
+        sample_size=image_size,
+    )
+
+
+def to_model(pictures: Tensor) -> Tensor:
+    """Pictures in [0, 1] as the autoencoder wants them, in [-1, 1]."""
+    return pictures * 2 - 1
+
+
+def principal_components(pictures: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """Whitened principal components of square patches.
+
+    Returns the strongest ones as a convolution, [LATENT_CHANNELS, 3, patch, patch], and the mean
+    colour to subtract beforehand, [1, 3, 1, 1].
+    """
+    mean = pictures.mean((0, 2, 3), keepdim=True)
+    patches = F.unfold(pictures - mean, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    strongest = vectors[:, -LATENT_CHANNELS:] / values[-LATENT_CHANNELS:].sqrt()
+    return strongest.T.reshape(LATENT_CHANNELS, 3, patch, patch), mean
+
+
+@torch.no_grad()
+def encode(model: AutoencoderKL, pictures: Tensor, batch_size: int = 250) -> Tensor:
+    """Means of the latents of pictures in [-1, 1], not scaled, [pictures, channels, h, w]."""
+    parts = [model.encode(part).latent_dist.mean for part in pictures.split(batch_size)]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def reconstruct(model: AutoencoderKL, pictures: Tensor, batch_size: int = 250) -> Tensor:
+    """Pictures in [0, 1] through the autoencoder and back."""
+    latents = encode(model, to_model(pictures), batch_size)
+    parts = [model.decode(part).sample for part in latents.split(batch_size)]
+    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+
+def latent_std(model: AutoencoderKL, pictures: Tensor) -> float:
+    """Standard deviation of the latents of pictures in [-1, 1]."""
+    return float(encode(model, pictures).std())
+
+
+def _render_in_parts(captions: Sequence[str], size: int) -> Tensor:
+    parts = [captions[i : i + 2000] for i in range(0, len(captions), 2000)]
+    return torch.cat([render(part, size, seed) for seed, part in enumerate(parts)])

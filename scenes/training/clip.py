@@ -1,0 +1,164 @@
+"""A small CLIP of our own: contrastive, with an auxiliary loss that asks for the attributes.
+
+The contrastive loss alone needs far more pictures to notice shapes and textures. The attributes
+are asked for at the end of the text, at a random padding position (the UNet sees those states
+too) and at each noun, so that all text states are informative.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+from scenes.captions import sample_captions
+from scenes.renderer import render
+from scenes.training.attributes import ITEM_CLASSES, SCENE_CLASSES, noun_targets, scene_targets
+from scenes.training.loop import autocast, fit
+from scenes.training.settings import Clip
+from scenes.training.tokenizer import CONTEXT_LENGTH, build_tokenizer
+
+IMAGE_MEAN = (0.5, 0.5, 0.5)
+IMAGE_STD = (0.5, 0.5, 0.5)
+
+
+class ClipWithAttributes(nn.Module):
+    """CLIP plus linear heads that read the attributes; only `clip` is kept after training."""
+
+    def __init__(self, clip: CLIPModel, width: int) -> None:
+        super().__init__()
+        self.clip = clip
+        self.picture_head = nn.Linear(width, sum(SCENE_CLASSES))
+        self.text_head = nn.Linear(width, sum(SCENE_CLASSES))
+        self.noun_head = nn.Linear(width, sum(ITEM_CLASSES))
+
+
+def train(settings: Clip, image_size: int, folder: Path, device: str, resume: bool) -> None:
+    """Train CLIP and save model, tokenizer and image processor into `folder`/model."""
+    torch.manual_seed(settings.fit.seed)
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    model = ClipWithAttributes(build(settings, image_size, tokenizer), settings.width).to(device)
+    captions = sample_captions(settings.n_captions, settings.fit.seed, "train")
+    ids = tokenize(tokenizer, captions)
+    scenes = scene_targets(captions)
+    nouns = noun_targets(captions)
+    batch_size, where = settings.fit.batch_size, torch.device(device)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.randint(len(captions), (batch_size,), generator=generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        pictures = render([captions[i] for i in chosen.tolist()], image_size, seed)
+        # The text tower is causal: what follows does not change earlier states, so any length
+        # that leaves room for padding will do; a random one trains all positions.
+        length = random.Random(seed).choice((28, 28, 28, CONTEXT_LENGTH))
+        with autocast(where):
+            text = model.clip.text_model(ids[chosen, :length].to(where))
+            vision = model.clip.vision_model(pictures.to(where) * 2 - 1)
+            contrast, accuracy = contrastive_loss(model.clip, text[1], vision[1])
+            picture_logits = model.picture_head(vision[1])
+            text_logits = [model.text_head(text[1]), model.text_head(text[0][:, -1])]
+            at = nouns[0][chosen].to(where)[:, :, None].expand(-1, -1, text[0].shape[-1])
+            noun_logits = model.noun_head(text[0].gather(1, at)).flatten(0, 1)
+        wanted = scenes[chosen].to(where)
+        from_picture = attribute_loss(picture_logits, wanted, SCENE_CLASSES)
+        from_text = sum(attribute_loss(logits, wanted, SCENE_CLASSES) for logits in text_logits)
+        from_nouns = attribute_loss(
+            noun_logits, nouns[1][chosen].to(where).flatten(0, 1), ITEM_CLASSES
+        )
+        attributes = from_picture + from_text + from_nouns
+        value = contrast + settings.attribute_weight * attributes
+        return value, {
+            "contrast": contrast.item(),
+            "retrieval": accuracy,
+            "picture": from_picture.item(),
+            "text": from_text.item(),
+            "nouns": from_nouns.item(),
+        }
+
+    fit(model, loss, settings.fit, folder, resume)
+    save(model.clip.eval(), tokenizer, image_size, folder / "model")
+
+
+def build(settings: Clip, image_size: int, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A CLIP model with fresh weights."""
+    tower = {
+        "hidden_size": settings.width,
+        "intermediate_size": 4 * settings.width,
+        "num_hidden_layers": settings.n_layers,
+        "num_attention_heads": settings.n_heads,
+        "projection_dim": settings.projection_dim,
+        "hidden_act": "gelu",
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": CONTEXT_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": image_size, "patch_size": settings.patch_size}
+    return CLIPModel(
+        CLIPConfig(
+            text_config=tower | text,
+            vision_config=tower | vision,
+            projection_dim=settings.projection_dim,
+        )
+    )
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Token ids padded to the full context as pipelines do, [captions, CONTEXT_LENGTH]."""
+    encoded = tokenizer(
+        list(captions), padding="max_length", max_length=CONTEXT_LENGTH, truncation=True
+    )
+    return torch.tensor(encoded["input_ids"])
+
+
+def contrastive_loss(clip: CLIPModel, text: Tensor, vision: Tensor) -> tuple[Tensor, float]:
+    """CLIP's symmetric loss of pooled states, and how often a picture finds its caption."""
+    texts = F.normalize(clip.text_projection(text).float(), dim=-1)
+    pictures = F.normalize(clip.visual_projection(vision).float(), dim=-1)
+    logits = pictures @ texts.T * clip.logit_scale.exp().clamp(max=100)
+    own = torch.arange(len(logits), device=logits.device)
+    value = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return value, float((logits.argmax(1) == own).float().mean())
+
+
+def attribute_loss(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> Tensor:
+    """Mean cross-entropy over attributes; missing ones do not count."""
+    parts = logits.float().split(list(classes), dim=-1)
+    losses = [F.cross_entropy(part, targets[:, i]) for i, part in enumerate(parts)]
+    return torch.stack(losses).mean()
+
+
+def save(clip: CLIPModel, tokenizer: CLIPTokenizer, image_size: int, folder: Path) -> None:
+    """Write model and processor such that `from_pretrained` finds them."""
+    clip.save_pretrained(folder)
+    processor = CLIPProcessor(image_processor(image_size), tokenizer)
+    processor.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def image_processor(image_size: int) -> CLIPImageProcessor:
+    """Resizes, crops and normalises pictures."""
+    return CLIPImageProcessor(
+        size={"shortest_edge": image_size},
+        crop_size={"height": image_size, "width": image_size},
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
+
+
+def text_tower(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """The text encoder and tokenizer of a saved CLIP."""
+    return CLIPTextModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
