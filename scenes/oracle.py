@@ -106,7 +106,10 @@ def _match(scene: Scene, reading: Reading, picture: int) -> tuple[int, ...]:
         return tuple(slots)
 
     def agreement(order: tuple[int, ...]) -> int:
-        hits = [_item_hits(item, reading, picture, s) for item, s in zip(scene.items, order)]
+        hits = [
+            _item_hits(item, reading, picture, s)
+            for item, s in zip(scene.items, order, strict=True)
+        ]
         # Colour identifies an object before anything else does.
         return sum(10 * hit[0] + sum(hit) for hit in hits)
 

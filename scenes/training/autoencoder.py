@@ -85,14 +85,15 @@ def principal_components(pictures: Tensor, patch: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def encode(model: AutoencoderKL, pictures: Tensor, batch_size: int = 250) -> Tensor:
+def encode(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) -> Tensor:
     """Means of the latents of pictures in [-1, 1], not scaled, [pictures, channels, h, w]."""
-    parts = [model.encode(part).latent_dist.mean for part in pictures.split(batch_size)]
-    return torch.cat(parts)
+    with autocast(pictures.device):
+        parts = [model.encode(part).latent_dist.mean for part in pictures.split(batch_size)]
+    return torch.cat(parts).float()
 
 
 @torch.no_grad()
-def reconstruct(model: AutoencoderKL, pictures: Tensor, batch_size: int = 250) -> Tensor:
+def reconstruct(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) -> Tensor:
     """Pictures in [0, 1] through the autoencoder and back."""
     latents = encode(model, to_model(pictures), batch_size)
     parts = [model.decode(part).sample for part in latents.split(batch_size)]

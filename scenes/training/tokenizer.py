@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -43,7 +44,7 @@ def learn_merges(vocabulary: list[str]) -> list[tuple[str, str]]:
     spelled = [[*word[:-1], word[-1] + _END_OF_WORD] for word in vocabulary]
     merges: list[tuple[str, str]] = []
     while any(len(symbols) > 1 for symbols in spelled):
-        pairs = Counter(pair for s in spelled for pair in zip(s, s[1:], strict=False))
+        pairs = Counter(pair for s in spelled for pair in pairwise(s))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         spelled = [_merge(symbols, best) for symbols in spelled]
