@@ -1,0 +1,6 @@
+"""Measuring what quantization does to a text-to-image pipeline: images, metrics, report."""
+
+from lit.evaluation.run import evaluate
+from lit.evaluation.settings import EvaluationSettings
+
+__all__ = ["EvaluationSettings", "evaluate"]
