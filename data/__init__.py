@@ -1,0 +1,1 @@
+"""What calibration is fed: prompts, recorded UNet calls, and the DataModule that serves them."""

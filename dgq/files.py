@@ -24,6 +24,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
+        beside.chmod(0o644)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgq.buffers import SizedByCheckpoint
 
@@ -83,8 +83,3 @@ class RangeObserver(SizedByCheckpoint):
 def merge_steps(ranges: Ranges) -> Ranges:
     """One range for all steps: ``[steps, members] -> [1, members]``."""
     return Ranges(ranges.low.amin(0, True), ranges.high.amax(0, True))
-
-
-def observers(module: nn.Module) -> dict[str, RangeObserver]:
-    """All observers below a module, by name."""
-    return {n: m for n, m in module.named_modules() if isinstance(m, RangeObserver)}

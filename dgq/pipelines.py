@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import HfApi, try_to_load_from_cache
 
 from dgq.errors import DGQError
 
 EMBEDDED = {"scenes": Path(__file__).parents[1] / "assets" / "scenes" / "pipeline"}
 """Pipelines that come with this project, by name."""
+
+HUB_TIMEOUT_S = 10
 
 
 def load_pipeline(source: str) -> DiffusionPipeline:
@@ -56,7 +59,7 @@ def resolve(source: str) -> str:
     """The folder or hub id behind a name.
 
     Raises:
-        DGQError: for a folder that is no pipeline, before anything is read from it.
+        DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
     if source in EMBEDDED:
         return str(EMBEDDED[source])
@@ -66,7 +69,19 @@ def resolve(source: str) -> str:
             f"{source} is not a pipeline: expected a folder with model_index.json, as "
             "`DiffusionPipeline.save_pretrained` writes it"
         )
+    if not folder.exists():
+        check_hub(source)
     return source
+
+
+def check_hub(source: str) -> None:
+    """Fail at once, rather than after minutes of retries, if a hub model cannot be had."""
+    if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
+        return
+    try:
+        HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # no network, no such model, no permission: whatever it is
+        raise unavailable(source, error) from error
 
 
 def unavailable(source: str, error: Exception) -> DGQError:

@@ -11,7 +11,7 @@ from dgq.activation_quantizer import ActivationQuantizer
 from dgq.attention import QuantAttnProcessor, unsupported_feature
 from dgq.context import ATTRIBUTE, QuantizationContext
 from dgq.errors import DGQError
-from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear
+from dgq.layers import QuantConv2d, QuantLinear
 from dgq.settings import QuantizationSettings
 
 SHARED_INPUTS = ("to_q", "to_k", "to_v")
@@ -100,16 +100,13 @@ def activation_quantizers(unet: nn.Module) -> dict[str, ActivationQuantizer]:
     }
 
 
+def start_observing_(unet: nn.Module) -> None:
+    """Let every activation quantizer record ranges from now on."""
+    for quantizer in activation_quantizers(unet).values():
+        quantizer.start_observing_()
+
+
 def fit_activations_(unet: nn.Module) -> None:
     """Choose axes, groups and scales of all activation quantizers from their observed ranges."""
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.fit_(name)
-
-
-def layers_of(target: nn.Module) -> list[QuantizedLayer]:
-    """The quantized layers at or below a target whose weights are quantized."""
-    return [
-        m
-        for m in target.modules()
-        if isinstance(m, QuantizedLayer) and m.weight_quantizer is not None
-    ]

@@ -1,0 +1,1 @@
+"""How DGQ is run: LightningModule, callbacks, command line, evaluation."""

@@ -1,0 +1,155 @@
+"""DataModule of the calibration: recorded UNet calls, and batches of rows to learn on."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+import scenes
+from data.prompts import choose_prompts
+from data.recording import record_calls
+from data.unet_calls import UNetCalls
+from dgq.checkpoint import GenerationSettings
+from dgq.pipelines import load_pipeline, resolve
+from dgq.settings import check_positive
+
+RECORDING_FORMAT = 1
+SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
+
+
+class RowBatches(IterableDataset[Tensor]):
+    """Endless batches of row indices, a function of seed, target and position alone.
+
+    Args:
+        data: module whose trainer tells the target (its epoch).
+        n_rows: rows to draw from.
+    """
+
+    def __init__(self, data: "CalibrationData", n_rows: int) -> None:
+        self.data = data
+        self.n_rows = n_rows
+
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch = self.data.trainer.current_epoch if self.data.trainer is not None else 0
+        generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + epoch)
+        while True:
+            order = torch.randperm(self.n_rows, generator=generator)
+            yield from order.split(self.data.batch_size)
+
+
+class CalibrationData(LightningDataModule):
+    """Prompts, the UNet calls they lead to, and random rows of them to learn on.
+
+    Args:
+        pipeline: ``scenes`` for the embedded model, a folder, or a hub id.
+        generation: how the full-precision pipeline is run.
+        captions: file of captions (COCO's JSON, or text with one a line); the embedded scenes'
+            captions by default.
+        n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
+        n_samples: pairs of prompt and timestep to calibrate on, evenly over the timesteps; all by
+            default. With guidance each pair is two rows.
+        batch_size: rows in one step of learning.
+        micro_batch_size: pairs that run through the UNet at once.
+        record_batch_size: prompts generated at once.
+        cache: folder of the recorded calls.
+        seed: of prompts, noise and batches.
+    """
+
+    def __init__(
+        self,
+        pipeline: str = "scenes",
+        generation: GenerationSettings = SCENES_GENERATION,
+        captions: Path | None = None,
+        n_prompts: int = 128,
+        n_samples: int | None = None,
+        batch_size: int = 16,
+        micro_batch_size: int = 32,
+        record_batch_size: int = 16,
+        cache: Path = Path("outputs/cache"),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("data.n_prompts", n_prompts),
+            ("data.batch_size", batch_size),
+            ("data.micro_batch_size", micro_batch_size),
+            ("data.record_batch_size", record_batch_size),
+        ):
+            check_positive(name, value)
+        self.pipeline = pipeline
+        self.generation = generation
+        self.n_samples = n_samples
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.record_batch_size = record_batch_size
+        self.cache = cache
+        self.seed = seed
+        self.prompts = choose_prompts(captions, n_prompts, seed)
+        self.calls: UNetCalls | None = None
+        self.micro_batches: list[dict[str, Any]] = []
+
+    @property
+    def recording(self) -> Path:
+        """The file of the recorded calls, named after all that determines them."""
+        key = {
+            "format": RECORDING_FORMAT,
+            "pipeline": fingerprint(resolve(self.pipeline)),
+            "prompts": self.prompts,
+            "generation": asdict(self.generation),
+            "seed": self.seed,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.cache / f"calls-{digest[:16]}.safetensors"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the samples and their order, to compare a resumed run with."""
+        return {
+            "recording": self.recording.name,
+            "n_samples": self.n_samples,
+            "batch_size": self.batch_size,
+            "micro_batch_size": self.micro_batch_size,
+            "seed": self.seed,
+        }
+
+    def prepare_data(self) -> None:
+        """Record the calls, unless a file of the same ones is there."""
+        if self.recording.is_file():
+            return
+        calls = record_calls(
+            load_pipeline(self.pipeline),
+            self.prompts,
+            self.generation,
+            self.seed,
+            self.record_batch_size,
+        )
+        calls.save(self.recording)
+
+    def setup(self, stage: str) -> None:
+        """Load the calls and arrange the chosen pairs in micro-batches."""
+        self.calls = UNetCalls.load(self.recording)
+        pairs = self.calls.sample_pairs(self.n_samples, self.seed)
+        self.micro_batches = [self.calls.batch(p) for p in pairs.split(self.micro_batch_size)]
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Batches of row indices over all micro-batches, without end."""
+        n_rows = sum(batch["sample"].shape[0] for batch in self.micro_batches)
+        return DataLoader(RowBatches(self, n_rows), batch_size=None)
+
+
+def fingerprint(location: str) -> str:
+    """What a pipeline is recognised by: its files' names, sizes and times, or its hub id."""
+    folder = Path(location)
+    if not folder.is_dir():
+        return location
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return repr(
+        [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    )

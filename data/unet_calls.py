@@ -1,0 +1,132 @@
+"""The calls that a pipeline made of its UNet, as tensors in one file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgq.errors import DGQError
+from dgq.files import read_tensors, write_tensors
+
+CONDITIONING = "conditioning."
+
+
+@dataclass(frozen=True)
+class UNetCalls:
+    """Inputs of every UNet call for every prompt.
+
+    With guidance a call has two halves, unconditional and conditional, that share their latents.
+
+    Args:
+        latents: ``[calls, prompts, channels, height, width]``.
+        timesteps: ``[calls]``; a sampler may visit one twice.
+        conditioning: what else the UNet is given, by (dotted) name of the argument,
+            ``[prompts, halves, ...]``; it does not change from call to call.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    conditioning: dict[str, Tensor]
+
+    @property
+    def distinct_timesteps(self) -> tuple[float, ...]:
+        """The timesteps in the order in which the sampler visits them, each once."""
+        return tuple(dict.fromkeys(self.timesteps.tolist()))
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return int(self.latents.shape[-2]), int(self.latents.shape[-1])
+
+    @property
+    def n_halves(self) -> int:
+        """2 with classifier-free guidance, else 1."""
+        return next(iter(self.conditioning.values())).shape[1]
+
+    def save(self, path: Path) -> None:
+        """Write to a safetensors file, atomically."""
+        tensors = {CONDITIONING + name: value for name, value in self.conditioning.items()}
+        write_tensors(path, {"latents": self.latents, "timesteps": self.timesteps} | tensors, {})
+
+    @classmethod
+    def load(cls, path: Path) -> "UNetCalls":
+        """Read what ``save`` wrote; raises DGQError for a damaged file."""
+        tensors, _ = read_tensors(path)
+        try:
+            latents, timesteps = tensors.pop("latents"), tensors.pop("timesteps")
+        except KeyError as error:
+            raise DGQError(f"{path} does not hold recorded UNet calls: remove it") from error
+        names = {name.removeprefix(CONDITIONING): value for name, value in tensors.items()}
+        return cls(latents, timesteps, names)
+
+    def sample_pairs(self, n_pairs: int | None, seed: int) -> Tensor:
+        """Draw pairs of call and prompt, evenly over the calls, in random order.
+
+        Args:
+            n_pairs: how many, rounded down to a multiple of the calls; all by default.
+            seed: of the draw.
+
+        Returns:
+            ``[pairs, 2]``, indices of call and prompt.
+
+        Raises:
+            DGQError: if there are fewer pairs than calls or more than were recorded.
+        """
+        n_calls, n_prompts = self.latents.shape[:2]
+        per_call = n_prompts if n_pairs is None else n_pairs // n_calls
+        if not 1 <= per_call <= n_prompts:
+            raise DGQError(
+                f"n_samples must be {n_calls} (one for each UNet call) to {n_calls * n_prompts} "
+                f"(all that was recorded), got {n_pairs}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        pairs = [
+            torch.stack([torch.full((per_call,), call), prompts[:per_call]], dim=1)
+            for call in range(n_calls)
+            for prompts in [torch.randperm(n_prompts, generator=generator)]
+        ]
+        return torch.cat(pairs)[torch.randperm(per_call * n_calls, generator=generator)]
+
+    def batch(self, pairs: Tensor) -> dict[str, Any]:
+        """Keyword arguments of one UNet call for these pairs, each with all its halves.
+
+        Args:
+            pairs: ``[n, 2]``, indices of call and prompt.
+
+        Returns:
+            Arguments with batch ``n * halves``, the halves of a pair side by side.
+        """
+        call, prompt = pairs[:, 0], pairs[:, 1]
+        arguments = {name: value[prompt].flatten(0, 1) for name, value in self.conditioning.items()}
+        return {
+            "sample": self.latents[call, prompt].repeat_interleave(self.n_halves, 0),
+            "timestep": self.timesteps[call].repeat_interleave(self.n_halves, 0),
+            "return_dict": False,
+            **unflatten(arguments),
+        }
+
+
+def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """The tensors in nested keyword arguments, by dotted name."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            tensors[prefix + name] = value
+        elif isinstance(value, Mapping):
+            tensors |= flatten(value, f"{prefix}{name}.")
+    return tensors
+
+
+def unflatten(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Inverse of ``flatten``."""
+    nested: dict[str, Any] = {}
+    for name, value in tensors.items():
+        *parents, leaf = name.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    return nested

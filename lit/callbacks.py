@@ -1,0 +1,127 @@
+"""What happens around a calibration: progress, log, checkpoints, and the finished model."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dgq.checkpoint import FOLDER, save_quantized
+from dgq.files import written_beside
+from lit.calibration import Calibration
+
+
+class TargetCheckpoint(ModelCheckpoint):
+    """``last.ckpt`` in the run's folder after each target, for ``--ckpt_path last``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(dirpath=folder, filename="last", enable_version_counter=False)
+
+
+class TargetProgress(ProgressBar):
+    """A bar over all targets that names the current one and the error reached so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar."""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[error]}"),
+        )
+        total = trainer.max_epochs or 0
+        self._task = self._progress.add_task("calibrating", total=total, error="")
+        self._progress.update(self._task, completed=trainer.current_epoch)
+        self._progress.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Name the target."""
+        if self._progress is not None and isinstance(pl_module, Calibration):
+            self._progress.update(self._task, description=pl_module.target_name)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance by one step of learning."""
+        if self._progress is not None:
+            done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+            self._progress.update(self._task, completed=int(done))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the error of the target that is finished."""
+        if self._progress is None or not isinstance(pl_module, Calibration):
+            return
+        record = pl_module.records[-1]
+        if "error" in record:
+            change = f"error {record['error_nearest']:.4f} -> {record['error']:.4f}"
+            self._progress.update(self._task, error=change)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar, so that the error is readable."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class RunFolder(Checkpoint):
+    """Writes configuration, log and finished model into the run's folder.
+
+    As a ``Checkpoint`` it runs after the module's own hooks. It must stand before
+    ``TargetCheckpoint``, whose last file says that nothing is left to do.
+
+    Args:
+        folder: of the run.
+        config: the whole configuration as YAML.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration."""
+        with written_beside(self.folder / "config.yaml") as beside:
+            beside.write_text(self.config)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the log of the finished targets and, after the last, the quantized model."""
+        if not isinstance(pl_module, Calibration):
+            return
+        self._write_log(pl_module)
+        if pl_module.complete:
+            save_quantized(pl_module.unet, self.folder / FOLDER, pl_module.manifest())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was made and what to do next."""
+        if isinstance(pl_module, Calibration) and pl_module.complete:
+            Console(soft_wrap=True).print(
+                f"{self.folder / FOLDER}: SQNR of the UNet's output with quantized weights "
+                f"{pl_module.calibration_sqnr_db:.1f} dB on the calibration samples\n"
+                f"measure it with: python evaluate.py --ckpt {self.folder}"
+            )
+
+    def _write_log(self, module: Calibration) -> None:
+        with (
+            written_beside(self.folder / "log.csv") as beside,
+            beside.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, ["target", "error_nearest", "error"])
+            writer.writeheader()
+            writer.writerows(record for record in module.records if "error" in record)
