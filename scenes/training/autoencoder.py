@@ -21,35 +21,44 @@ LATENT_CHANNELS = 4
 
 
 def train(settings: Autoencoder, image_size: int, folder: Path, device: str, resume: bool) -> None:
-    """Train and save the autoencoder into `folder`, its scaling factor set."""
+    """Train the autoencoder and save it, its scaling factor set, into `folder`/model."""
     torch.manual_seed(settings.fit.seed)
     model = build(settings, image_size).to(device)
     captions = sample_captions(settings.n_pictures, settings.fit.seed, "train")
     pictures = to_model(_render_in_parts(captions, image_size)).to(device)
-    scale = 2 ** (len(settings.block_out_channels) - 1)
-    components = principal_components(pictures[:2000], scale)
-    is_cuda = torch.device(device)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.randint(len(pictures), (settings.fit.batch_size,), generator=generator)
-        batch = pictures[chosen.to(device)]
-        with autocast(is_cuda):
-            posterior = model.encode(batch).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            decoded = model.decode(latents).sample.float()
-        error = decoded - batch
-        reconstruction = error.square().mean() + 0.1 * error.abs().mean()
-        value = reconstruction + settings.kl_weight * posterior.kl().mean() / latents[0].numel()
-        if step < settings.pca_steps:
-            target = F.conv2d(batch - components[1], components[0], stride=scale)
-            value = value + 0.3 * (posterior.mean.float() - target).square().mean()
-        psnr = float(-10 * (error.detach() / 2).square().mean().log10())
-        return value, {"psnr": psnr, "latent_std": float(latents.detach().std())}
-
-    fit(model, loss, settings.fit, folder, resume)
+    fit(model, Objective(model, pictures, settings), settings.fit, folder, resume)
     model.eval()
-    model.register_to_config(scaling_factor=1 / latent_std(model, pictures[:2000]))
+    # Pipelines divide by the factor before they decode: it gives latents unit variance.
+    model.register_to_config(scaling_factor=1 / float(encode(model, pictures[:2000]).std()))
     model.save_pretrained(folder / "model")
+
+
+class Objective:
+    """The loss of a batch drawn from pictures in [-1, 1]."""
+
+    def __init__(self, model: AutoencoderKL, pictures: Tensor, settings: Autoencoder) -> None:
+        self.model, self.pictures, self.settings = model, pictures, settings
+        self.patch = 2 ** (len(settings.block_out_channels) - 1)
+        self.components, self.mean = principal_components(pictures[:2000], self.patch)
+
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        device = self.pictures.device
+        size = (self.settings.fit.batch_size,)
+        chosen = torch.randint(len(self.pictures), size, generator=generator)
+        batch = self.pictures[chosen.to(device)]
+        with autocast(device):
+            posterior = self.model.encode(batch).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            latents = posterior.mean + posterior.std * noise
+            decoded = self.model.decode(latents).sample.float()
+        error = decoded - batch
+        loss = error.square().mean() + 0.1 * error.abs().mean()
+        loss = loss + self.settings.kl_weight * posterior.kl().mean() / latents[0].numel()
+        if step < self.settings.pca_steps:
+            target = F.conv2d(batch - self.mean, self.components, stride=self.patch)
+            loss = loss + 0.3 * (posterior.mean.float() - target).square().mean()
+        psnr = -10 * (error.detach() / 2).square().mean().log10()
+        return loss, {"psnr": psnr.item(), "latent_std": latents.detach().float().std().item()}
 
 
 def build(settings: Autoencoder, image_size: int) -> AutoencoderKL:
@@ -98,11 +107,6 @@ def reconstruct(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) ->
     latents = encode(model, to_model(pictures), batch_size)
     parts = [model.decode(part).sample for part in latents.split(batch_size)]
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
-
-
-def latent_std(model: AutoencoderKL, pictures: Tensor) -> float:
-    """Standard deviation of the latents of pictures in [-1, 1]."""
-    return float(encode(model, pictures).std())
 
 
 def _render_in_parts(captions: Sequence[str], size: int) -> Tensor:

@@ -24,6 +24,7 @@ from transformers import (
 from scenes.captions import sample_captions
 from scenes.renderer import render
 from scenes.training.attributes import ITEM_CLASSES, SCENE_CLASSES, noun_targets, scene_targets
+from scenes.training.autoencoder import to_model
 from scenes.training.loop import autocast, fit
 from scenes.training.settings import Clip
 from scenes.training.tokenizer import CONTEXT_LENGTH, build_tokenizer
@@ -48,45 +49,61 @@ def train(settings: Clip, image_size: int, folder: Path, device: str, resume: bo
     torch.manual_seed(settings.fit.seed)
     tokenizer = build_tokenizer(folder / "tokenizer")
     model = ClipWithAttributes(build(settings, image_size, tokenizer), settings.width).to(device)
-    captions = sample_captions(settings.n_captions, settings.fit.seed, "train")
-    ids = tokenize(tokenizer, captions)
-    scenes = scene_targets(captions)
-    nouns = noun_targets(captions)
-    batch_size, where = settings.fit.batch_size, torch.device(device)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.randint(len(captions), (batch_size,), generator=generator)
-        seed = int(torch.randint(2**31, (), generator=generator))
-        pictures = render([captions[i] for i in chosen.tolist()], image_size, seed)
-        # The text tower is causal: what follows does not change earlier states, so any length
-        # that leaves room for padding will do; a random one trains all positions.
-        length = random.Random(seed).choice((28, 28, 28, CONTEXT_LENGTH))
-        with autocast(where):
-            text = model.clip.text_model(ids[chosen, :length].to(where))
-            vision = model.clip.vision_model(pictures.to(where) * 2 - 1)
-            contrast, accuracy = contrastive_loss(model.clip, text[1], vision[1])
-            picture_logits = model.picture_head(vision[1])
-            text_logits = [model.text_head(text[1]), model.text_head(text[0][:, -1])]
-            at = nouns[0][chosen].to(where)[:, :, None].expand(-1, -1, text[0].shape[-1])
-            noun_logits = model.noun_head(text[0].gather(1, at)).flatten(0, 1)
-        wanted = scenes[chosen].to(where)
-        from_picture = attribute_loss(picture_logits, wanted, SCENE_CLASSES)
-        from_text = sum(attribute_loss(logits, wanted, SCENE_CLASSES) for logits in text_logits)
-        from_nouns = attribute_loss(
-            noun_logits, nouns[1][chosen].to(where).flatten(0, 1), ITEM_CLASSES
-        )
-        attributes = from_picture + from_text + from_nouns
-        value = contrast + settings.attribute_weight * attributes
-        return value, {
-            "contrast": contrast.item(),
-            "retrieval": accuracy,
-            "picture": from_picture.item(),
-            "text": from_text.item(),
-            "nouns": from_nouns.item(),
-        }
-
-    fit(model, loss, settings.fit, folder, resume)
+    fit(model, Objective(model, settings, image_size, tokenizer), settings.fit, folder, resume)
     save(model.clip.eval(), tokenizer, image_size, folder / "model")
+
+
+class Objective:
+    """The loss of a batch of captions, with pictures rendered for the occasion."""
+
+    def __init__(
+        self,
+        model: ClipWithAttributes,
+        settings: Clip,
+        image_size: int,
+        tokenizer: CLIPTokenizer,
+    ) -> None:
+        self.model, self.settings, self.image_size = model, settings, image_size
+        self.captions = sample_captions(settings.n_captions, settings.fit.seed, "train")
+        self.ids = tokenize(tokenizer, self.captions)
+        self.scenes = scene_targets(self.captions)
+        self.noun_positions, self.nouns = noun_targets(self.captions)
+
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        size = (self.settings.fit.batch_size,)
+        chosen = torch.randint(len(self.captions), size, generator=generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        pictures = render([self.captions[i] for i in chosen.tolist()], self.image_size, seed)
+        # The text tower is causal: what follows does not change earlier states, so any length
+        # that leaves room for padding will do; now and then the full one trains all positions.
+        length = random.Random(seed).choice((28, 28, 28, CONTEXT_LENGTH))
+        losses, accuracy = self._losses(chosen, self.ids[chosen, :length], pictures)
+        attributes = losses["picture"] + 2 * losses["text"] + losses["nouns"]
+        total = losses["contrast"] + self.settings.attribute_weight * attributes
+        numbers = {name: value.item() for name, value in losses.items()}
+        return total, {"retrieval": accuracy} | numbers
+
+    def _losses(
+        self, chosen: Tensor, ids: Tensor, pictures: Tensor
+    ) -> tuple[dict[str, Tensor], float]:
+        """The parts of the loss, and how often a picture finds its caption."""
+        model, device = self.model, self.model.picture_head.weight.device
+        with autocast(device):
+            states, pooled = model.clip.text_model(ids.to(device))[:2]
+            seen = model.clip.vision_model(to_model(pictures).to(device))[1]
+            contrast, accuracy = contrastive_loss(model.clip, pooled, seen)
+            picture = model.picture_head(seen)
+            text = model.text_head(torch.cat([pooled, states[:, -1]]))
+            at = self.noun_positions[chosen].to(device)[:, :, None]
+            nouns = model.noun_head(states.gather(1, at.expand(-1, -1, states.shape[-1])))
+        scenes = self.scenes[chosen].to(device)
+        items = self.nouns[chosen].to(device).flatten(0, 1)
+        return {
+            "contrast": contrast,
+            "picture": attribute_loss(picture, scenes, SCENE_CLASSES),
+            "text": attribute_loss(text, scenes.repeat(2, 1), SCENE_CLASSES),
+            "nouns": attribute_loss(nouns.flatten(0, 1), items, ITEM_CLASSES),
+        }, accuracy
 
 
 def build(settings: Clip, image_size: int, tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -13,6 +15,7 @@ from scenes.training.clip import save, text_tower
 from scenes.training.diffusion import build, scheduler
 from scenes.training.loop import CHECKPOINT, read_average
 from scenes.training.settings import Settings
+from scenes.training.tokenizer import build_tokenizer
 
 
 def export(settings: Settings, folder: Path, assets: Path) -> int:
@@ -41,6 +44,7 @@ def export(settings: Settings, folder: Path, assets: Path) -> int:
     clip = CLIPModel.from_pretrained(folder / "clip" / "model").half()
     with _replaced(assets / "pipeline") as new:
         pipeline.save_pretrained(new)
+        build_tokenizer(new / "tokenizer")
         _declare_float32(new / "text_encoder" / "config.json")
     with _replaced(assets / "clip") as new:
         save(clip, tokenizer, settings.image_size, new)
@@ -48,25 +52,18 @@ def export(settings: Settings, folder: Path, assets: Path) -> int:
     return step
 
 
-class _replaced:  # noqa: N801 - reads as a state
-    """A folder to write into, which takes the place of another when all went well."""
-
-    def __init__(self, place: Path) -> None:
-        self.place, self.new = place, place.with_name(f".{place.name}.new")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.new, ignore_errors=True)
-        self.new.mkdir(parents=True)
-        return self.new
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            old = self.place.with_name(f".{self.place.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            if self.place.exists():
-                os.rename(self.place, old)
-            os.rename(self.new, self.place)
-            shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def _replaced(place: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of an old one when all went well."""
+    new, old = (place.with_name(f".{place.name}.{state}") for state in ("new", "old"))
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    if place.exists():
+        os.rename(place, old)
+    os.rename(new, place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _declare_float32(config: Path) -> None:

@@ -57,20 +57,19 @@ class _Trainer:
     def run(self, loss: Loss, folder: Path) -> None:
         """Step until the budget is spent."""
         self.module.train()
-        start = time.monotonic() - self.seconds
-        saved = logged = self.seconds
-        progress = self._progress()
-        while progress < 1:
+        lap, saved, logged = time.monotonic(), self.seconds, self.seconds
+        while (progress := self._progress()) < 1:
             learning_rate = self._set_learning_rate(progress)
             value, numbers = loss(self.step, self._generator())
-            value.backward()  # type: ignore[no-untyped-call]
-            progress = self._share_gradients()
+            value.backward()
+            now = time.monotonic()
+            self.seconds += self._average_over_processes(now - lap)
+            lap = now
             norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.step += 1
             self._update_average()
-            self.seconds = time.monotonic() - start
             if self.is_main and self.seconds - logged > _SECONDS_BETWEEN_LOG_LINES:
                 logged = self.seconds
                 extra = {"lr": learning_rate, "grad_norm": float(norm)}
@@ -108,6 +107,7 @@ class _Trainer:
             parameter.data.copy_(average)
 
     def _progress(self) -> float:
+        """The share of the budget that is spent, of time or of steps, whichever is more."""
         spent = self.seconds / (60 * self.settings.minutes)
         return max(spent, self.step / self.settings.max_steps)
 
@@ -125,21 +125,18 @@ class _Trainer:
         seed = (self.settings.seed * 64 + rank) * 10_000_019 + self.step
         return torch.Generator().manual_seed(seed)
 
-    def _share_gradients(self) -> float:
-        """Average gradients over processes; returns the progress all of them agree on."""
-        self_progress = max(
-            self.seconds / (60 * self.settings.minutes), (self.step + 1) / self.settings.max_steps
-        )
+    def _average_over_processes(self, seconds: float) -> float:
+        """Average the gradients, and with them a duration: so all processes stop together."""
         if not dist.is_initialized():
-            return self_progress
+            return seconds
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients] + [torch.tensor([self_progress])])
+        flat = torch.cat([*(g.flatten() for g in gradients), gradients[0].new_tensor([seconds])])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        parts = flat.split([g.numel() for g in gradients] + [1])
-        for gradient, part in zip(gradients, parts, strict=False):
-            gradient.copy_(part.view_as(gradient))
-        return float(flat[-1])
+        *averages, duration = flat.split([*(g.numel() for g in gradients), 1])
+        for gradient, average in zip(gradients, averages, strict=True):
+            gradient.copy_(average.view_as(gradient))
+        return float(duration)
 
     def _update_average(self) -> None:
         if self.average:

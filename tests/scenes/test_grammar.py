@@ -48,9 +48,7 @@ def test_objects_are_as_many_as_the_caption_says(scene: Scene) -> None:
 
 
 def test_examples() -> None:
-    caption = (
-        "a small striped red circle to the left of a large blue square on a pink background"
-    )
+    caption = "a small striped red circle to the left of a large blue square on a pink background"
     scene = parse_caption(caption)
     assert scene.items == (
         Item("small", "striped", "red", "circle"),

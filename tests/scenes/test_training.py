@@ -87,7 +87,7 @@ def test_latents_have_unit_variance(work: Path) -> None:
 
 
 def test_missing_latents_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="python -m scenes.training latents"):
+    with pytest.raises(FileNotFoundError, match=r"scenes\.training latents"):
         latents.load(tmp_path)
 
 
