@@ -24,6 +24,9 @@ from lit.evaluation.store import ImageStore
 MIN_REFERENCES = 1024
 """Scenes are cheap to draw: more of them than images make FID steadier."""
 
+RENDER_BATCH = 64
+"""Scenes drawn at once, with a seed for each batch."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -49,27 +52,34 @@ def measure(plan: Plan, progress: Progress) -> Measured:
     references = _reference_features(plan, notes)
     progress.advance(task)
     texts = plan.clip.texts(plan.prompts.captions)
-    classes = scenes.class_prompts() if plan.prompts.are_scenes else None
-    if classes is None:
-        notes.append("inception_score: needs the classes of scenes, and these are other prompts")
-    results, features = [], []
+    if not plan.prompts.are_scenes:
+        notes.append("inception_score: its classes are those of scenes, and the prompts are not")
+    features, results = [], []
     for store in (plan.full_precision_images, plan.quantized_images):
-        seen = plan.clip.images(_batches(plan, store))
-        features.append(seen)
-        results.append(
-            {
-                "fid": _fid(references, seen.pooled) if references is not None else None,
-                "inception_score": _inception_score(plan, seen, classes),
-                "clip_score": metrics.clip_score(seen.embeddings, texts),
-                "oracle": _oracle(plan, store, notes),
-            }
-        )
+        features.append(plan.clip.images(_batches(plan, store)))
+        results.append(_quality(plan, features[-1], references, texts))
+        results[-1]["oracle"] = _oracle(plan, store, notes)
         progress.advance(task)
     results[1] |= _fidelity(plan, features[0].pooled, features[1].pooled, progress)
     progress.advance(task)
-    notes.extend(_sample_size_notes(plan, features[0].pooled, references))
+    notes.extend(_sample_size_notes(features[0].pooled, references))
     full_precision, quantized = (_finite(result, notes) for result in results)
     return Measured(full_precision, quantized, _cost(plan), notes)
+
+
+def _quality(
+    plan: Plan, features: ImageFeatures, references: Tensor | None, texts: Tensor
+) -> dict[str, Any]:
+    """What the features of one pipeline's images say about them."""
+    score = None
+    if plan.prompts.are_scenes:
+        logits = plan.clip.logits(features.embeddings, scenes.class_prompts())
+        score = metrics.inception_score(logits)
+    return {
+        "fid": _fid(references, features.pooled),
+        "inception_score": score,
+        "clip_score": metrics.clip_score(features.embeddings, texts),
+    }
 
 
 def _reference_features(plan: Plan, notes: list[str]) -> Tensor | None:
@@ -88,7 +98,7 @@ def _rendered(plan: Plan) -> Iterator[list[Image.Image]]:
     n = max(len(plan.prompts.captions), MIN_REFERENCES)
     size = read_image(plan.full_precision_images.path(0)).width
     captions = reference_captions(n, plan.settings.seed)
-    for number, batch in enumerate(batched(captions, 256)):
+    for number, batch in enumerate(batched(captions, RENDER_BATCH)):
         yield to_images(scenes.render(batch, size, plan.settings.seed + number))
 
 
@@ -96,17 +106,11 @@ def _batches(plan: Plan, store: ImageStore) -> Iterator[list[Image.Image]]:
     return read_images(store.paths, plan.settings.batch_size)
 
 
-def _fid(reference: Tensor, features: Tensor) -> float | None:
-    """FID, or None for a single image, which has no covariance."""
-    if min(len(reference), len(features)) < 2:
+def _fid(reference: Tensor | None, features: Tensor) -> float | None:
+    """FID; None without references, or with a single image, which has no covariance."""
+    if reference is None or min(len(reference), len(features)) < 2:
         return None
     return metrics.frechet_distance(reference, features)
-
-
-def _inception_score(plan: Plan, seen: ImageFeatures, classes: list[str] | None) -> float | None:
-    if classes is None:
-        return None
-    return metrics.inception_score(plan.clip.logits(seen.embeddings, classes))
 
 
 def _oracle(plan: Plan, store: ImageStore, notes: list[str]) -> dict[str, float | None] | None:
@@ -160,7 +164,7 @@ def _cost(plan: Plan) -> dict[str, dict[str, int]]:
     return cost
 
 
-def _sample_size_notes(plan: Plan, features: Tensor, references: Tensor | None) -> Iterator[str]:
+def _sample_size_notes(features: Tensor, references: Tensor | None) -> Iterator[str]:
     """Say so where there are too few images for FID."""
     n, dimensions = features.shape
     if n < 2:

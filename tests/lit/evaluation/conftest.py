@@ -1,6 +1,5 @@
 """A random pipeline, a random CLIP model and a quantized run, all small enough to be made here."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from dgq.pipelines import load_pipeline
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_
 from dgq.settings import ActivationSettings, QuantizationSettings
 from lit.evaluation.generation import Sampling
+from scenes.training.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
@@ -37,7 +37,7 @@ TEXT = {
     "intermediate_size": 32,
     "num_attention_heads": 2,
     "num_hidden_layers": 1,
-    "max_position_embeddings": 96,
+    "max_position_embeddings": 77,
 }
 VISION = {
     "hidden_size": 12,
@@ -51,15 +51,8 @@ VISION = {
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
-    """A tokenizer of bytes, without merges."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    symbols = [chr(c) for c in range(33, 127)]
-    words = [*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=96
-    )
+    """The tokenizer of the embedded model."""
+    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +149,7 @@ def _calibrate(unet: UNet2DConditionModel, timesteps: tuple[float, ...]) -> None
         quantizer.start_observing_()
     with quantization(unet, weights=False, activations=False, observing=True):
         for timestep in timesteps:
-            unet(torch.randn(8, 4, 8, 8), timestep, torch.randn(8, 96, 16))
+            unet(torch.randn(8, 4, 8, 8), timestep, torch.randn(8, 77, 16))
     fit_activations_(unet)
     for layer in quantized_layers(unet).values():
         assert layer.weight_quantizer is not None

@@ -20,7 +20,9 @@ from lit.evaluation import EvaluationSettings, evaluate
 from lit.evaluation.features import ClipExtractor
 from lit.evaluation.generation import Sampling, sample, using_unet
 from lit.evaluation.images import read_image, to_images, to_tensor
+from lit.evaluation.measure import MIN_REFERENCES, RENDER_BATCH
 from lit.evaluation.metrics import frechet_distance
+from lit.evaluation.prompts import reference_captions
 
 Evaluate = Callable[..., dict[str, Any]]
 N = 5
@@ -101,14 +103,11 @@ def test_images_are_those_of_the_two_unets(
 def test_fid_is_that_of_renders_of_other_scenes(
     finished: dict[str, Any], output: Path, clip_folder: Path
 ) -> None:
-    from lit.evaluation.measure import MIN_REFERENCES
-    from lit.evaluation.prompts import reference_captions
-
     clip = ClipExtractor(clip_folder)
     captions = reference_captions(MIN_REFERENCES, 0)
     renders = [
-        to_images(scenes.render(captions[i : i + 256], 32, i // 256))
-        for i in range(0, len(captions), 256)
+        to_images(scenes.render(captions[i : i + RENDER_BATCH], 32, i // RENDER_BATCH))
+        for i in range(0, len(captions), RENDER_BATCH)
     ]
     images = [read_image(p) for p in sorted((output / "images" / "quantized").glob("*.png"))]
     expected = frechet_distance(clip.images(renders).pooled, clip.images([images]).pooled)
