@@ -99,10 +99,10 @@ CPU = Settings(
     clip=Clip(Fit(minutes=7, batch_size=128, learning_rate=1e-3)),
     autoencoder=Autoencoder(Fit(minutes=9, batch_size=32, learning_rate=2e-3)),
     diffusion=Diffusion(
-        Fit(minutes=72, batch_size=32, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999)
+        Fit(minutes=36, batch_size=32, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999)
     ),
 )
-"""Two CPU cores, about 80 minutes in all: the model that is shipped."""
+"""Two CPU cores, about an hour in all: the model that is shipped."""
 
 GPU = Settings(
     image_size=64,
