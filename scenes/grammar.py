@@ -6,6 +6,7 @@ three small yellow crosses on a grey background
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scenes.vocabulary import (
@@ -134,8 +135,7 @@ def _appearance(item: Item, noun: str | None = None) -> str:
     return " ".join([item.size, *texture, item.colour, noun or item.shape])
 
 
-def _one_of(name: str, choices: object) -> str:
-    assert isinstance(choices, (dict, tuple, list))
+def _one_of(name: str, choices: Iterable[str]) -> str:
     return f"(?P<{name}>{'|'.join(choices)})"
 
 

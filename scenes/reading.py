@@ -112,8 +112,7 @@ def _read_objects(
     other = (label[picture] > 0) & ~own
     near = _crop(near * ~other[:, None], corner, window)[:, 0]
     pictures = _crop(images[picture], corner, window)
-    paint, error, alpha = _fit_paint(pictures, backdrop[picture], near, corner, side)
-    del error
+    paint, alpha = _fit_paint(pictures, backdrop[picture], near, corner, side)
     templates = _templates(side, window)
     flat = (alpha * near).flatten(1)
     distance = templates.square().sum(1) - 2 * flat @ templates.T
@@ -132,11 +131,11 @@ def _read_objects(
 
 def _fit_paint(
     pictures: Tensor, backdrop: Tensor, near: Tensor, corner: Tensor, side: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The paint (colour and texture) that explains each window best.
 
-    A pixel is a blend of backdrop and paint. Returns the index of the paint, its error, and how
-    much of each pixel it covers, [objects, window, window].
+    A pixel is a blend of backdrop and paint. Returns the index of the paint and how much
+    of each pixel it covers, [objects, window, window].
     """
     window = near.shape[-1]
     n = len(pictures)
@@ -158,7 +157,7 @@ def _fit_paint(
         best_paint[better] = index
         best_error = torch.where(better, error, best_error)
         best_alpha = torch.where(better[:, None, None], alpha, best_alpha)
-    return best_paint, best_error, best_alpha
+    return best_paint, best_alpha
 
 
 def _windows(own: Tensor, side: int) -> tuple[Tensor, int]:
