@@ -44,13 +44,12 @@ class ClipExtractor:
     def __init__(self, source: str | Path, device: str = "cpu") -> None:
         try:
             self.processor = CLIPProcessor.from_pretrained(str(source))
-            self.model = (
-                CLIPModel.from_pretrained(str(source)).eval().requires_grad_(False).to(device)
-            )
+            model = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise DGQError(
                 f"no CLIP model can be loaded from {source}: {first_line(error)}"
             ) from error
+        self.model = model.eval().requires_grad_(False).to(device)
         self.device = device
 
     @torch.no_grad()

@@ -117,6 +117,18 @@ def test_zero_shot_logits_are_scaled_cosines(clip_folder: Path) -> None:
     torch.testing.assert_close(logits, extractor.model(**inputs).logits_per_image)
 
 
+def test_half_precision_weights_are_computed_with_in_full(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    extractor = ClipExtractor(clip_folder)
+    extractor.model.half().save_pretrained(tmp_path)
+    extractor.processor.save_pretrained(tmp_path)
+    features = ClipExtractor(tmp_path).images([random_images(1)])
+    assert features.pooled.dtype == torch.float32
+    expected = ClipExtractor(clip_folder).images([random_images(1)])
+    torch.testing.assert_close(features.pooled, expected.pooled, atol=0.01, rtol=0.01)
+
+
 def test_a_clip_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DGQError, match="no CLIP model can be loaded"):
         ClipExtractor(tmp_path / "missing")
