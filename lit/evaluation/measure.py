@@ -64,7 +64,7 @@ def measure(plan: Plan, progress: Progress) -> Measured:
     progress.advance(task)
     notes.extend(_sample_size_notes(features[0].pooled, references))
     full_precision, quantized = (_finite(result, notes) for result in results)
-    return Measured(full_precision, quantized, _cost(plan), notes)
+    return Measured(full_precision, quantized, _cost(plan), list(dict.fromkeys(notes)))
 
 
 def _quality(

@@ -30,8 +30,6 @@ from dgq.settings import ActivationSettings, QuantizationSettings
 from lit.evaluation.generation import Sampling
 from scenes.training.tokenizer import build_tokenizer
 
-torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
-
 TEXT = {
     "hidden_size": 16,
     "intermediate_size": 32,

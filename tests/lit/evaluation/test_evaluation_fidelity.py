@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from diffusers import DiffusionPipeline
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from dgq.cost import count_operations
+from dgq.pipelines import load_pipeline
 from lit.evaluation.fidelity import SqnrMeter, record_call, sqnr_db, unet_sqnr
 from lit.evaluation.generation import Sampling, sample
 
@@ -83,3 +86,19 @@ def test_a_recorded_call_is_doubled_by_guidance(
     args, _ = record_call(pipeline, PROMPTS[0], Sampling(2, guidance_scale, seed=0))
     assert args[0].shape == (batch, 4, 8, 8)
     assert not pipeline.unet._forward_pre_hooks
+
+
+def test_the_structure_of_sdxl_is_measured_alike(sdxl_folder: Path, progress: Progress) -> None:
+    pipeline = load_pipeline(str(sdxl_folder))
+    sampling = Sampling(num_inference_steps=2, guidance_scale=0.0, seed=0)
+    halved = copy.deepcopy(pipeline.unet)
+    with torch.no_grad():
+        for parameter in halved.conv_out.parameters():
+            parameter.mul_(0.5)
+    # Half the output is missing: the noise has a quarter of the signal's energy.
+    sqnr = unet_sqnr(pipeline, halved, PROMPTS, sampling, 2, progress)
+    assert sqnr == pytest.approx([10 * math.log10(4)] * 2, abs=1e-3)
+    args, kwargs = record_call(pipeline, PROMPTS[0], sampling)
+    operations = count_operations(pipeline.unet, args, kwargs)
+    assert operations.layer_bops == operations.layer_macs * 32 * 32 > 0
+    assert operations.attention_macs > 0

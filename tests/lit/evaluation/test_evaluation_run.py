@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lit.evaluation.generation import Sampling, sample, using_unet
 from lit.evaluation.images import read_image, to_images, to_tensor
 from lit.evaluation.measure import MIN_REFERENCES, RENDER_BATCH
 from lit.evaluation.metrics import frechet_distance
+from lit.evaluation.plan import run_folder
 from lit.evaluation.prompts import reference_captions
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -148,13 +150,49 @@ def test_a_rerun_continues_and_reports_the_same(
     assert (images / "00000.png").stat().st_mtime_ns == kept
 
 
-def test_other_settings_are_refused_then_overwrite(
-    finished: dict[str, Any], run: Evaluate, tmp_path: Path, output: Path
-) -> None:
+def test_other_settings_are_refused(finished: dict[str, Any], run: Evaluate, output: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*")}
     with pytest.raises(DGQError, match=r"guidance_scale 3\.0, not 1\.0.*--overwrite"):
         run(output, guidance_scale=1.0)
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*")} == before
+
+
+def test_overwriting_replaces_images_and_results(run: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(out, num_images=2)["report"]
+    image = out / "images" / "full_precision" / "00000.png"
+    before = image.read_bytes()
+    second = run(out, num_images=2, seed=1, overwrite=True)["report"]
+    assert image.read_bytes() != before
+    assert (first["protocol"]["seed"], second["protocol"]["seed"]) == (0, 1)
+    assert json.loads((out / "metrics.json").read_text()) == second
+
+
+def test_an_output_that_cannot_be_written(
+    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr("lit.evaluation.store.write_json", refuse)
+    with pytest.raises(DGQError, match=r"cannot write to --output .*read-only"):
+        run(tmp_path / "out")
+
+
+def test_a_run_can_be_named_by_its_quantized_folder(ckpt: Path) -> None:
+    assert run_folder(ckpt / "quantized") == run_folder(ckpt) == ckpt
+
+
+def test_images_too_small_for_the_oracle(
+    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("too small")
+
+    monkeypatch.setattr(scenes, "score", refuse)
+    report = run(tmp_path / "out", num_images=2)["report"]
+    assert report["quantized"]["oracle"] is None
+    assert report["notes"].count("oracle: too small") == 1
 
 
 def test_other_prompts_and_a_single_image(run: Evaluate, tmp_path: Path) -> None:
@@ -227,6 +265,21 @@ def test_a_checkpoint_of_another_model_is_refused(
     with pytest.raises(DGQError, match=r"of another model than .*: layers_per_block is 1 there"):
         run(tmp_path / "out", pipeline=str(tmp_path / "other"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["quantized.safetensors", "quantization.json"])
+def test_a_truncated_checkpoint_is_refused(
+    run: Evaluate, ckpt: Path, tmp_path: Path, file: str
+) -> None:
+    damaged = tmp_path / "w4a8"
+    shutil.copytree(ckpt, damaged)
+    content = (damaged / "quantized" / file).read_bytes()
+    (damaged / "quantized" / file).write_bytes(content[: len(content) // 2])
+    before = sorted(damaged.rglob("*"))
+    with pytest.raises(DGQError, match="damaged"):
+        run(tmp_path / "out", ckpt=damaged)
+    assert not (tmp_path / "out").exists()
+    assert sorted(damaged.rglob("*")) == before
 
 
 def test_the_two_kinds_of_images_cannot_share_a_folder(run: Evaluate, tmp_path: Path) -> None:
