@@ -1,6 +1,8 @@
 """Pipelines with the structure of SD 1.4 and SDXL, random weights, small enough for a test."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -13,6 +15,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from dgq.context import quantization
+from dgq.learning import harden_, start_learning_
+from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.settings import QuantizationSettings
 from scenes.training.tokenizer import build_tokenizer
 
 TEXT_WIDTH = 16
@@ -34,8 +40,11 @@ def save_sd(folder: Path) -> Path:
             norm_num_groups=8,
         ).eval(),
         scheduler=PNDMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-            skip_prk_steps=True, steps_offset=1,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -45,8 +54,82 @@ def save_sd(folder: Path) -> Path:
     return folder / "sd"
 
 
+def micro_unet() -> UNet2DConditionModel:
+    """Two levels of 8x8 and 4x4 latents, self- and cross-attention, skips; 19 targets."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+
+
+def save_micro(folder: Path) -> Path:
+    """The smallest Stable Diffusion pipeline, with ``micro_unet``."""
+    tokenizer = build_tokenizer(folder / "tokenizer-source")
+    pipeline = StableDiffusionPipeline(
+        vae=tiny_vae(),
+        text_encoder=CLIPTextModel(text_config(tokenizer)).eval(),
+        tokenizer=tokenizer,
+        unet=micro_unet(),
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder / "micro")
+    return folder / "micro"
+
+
+def unet_call(
+    unet: UNet2DConditionModel, batch: int, timestep: float, size: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """Random keyword arguments for one call of a UNet of this file."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(batch, *shape, generator=generator)
+
+    call: dict[str, Any] = {
+        "sample": randn(4, size, size),
+        "timestep": torch.full((batch,), timestep),
+        "encoder_hidden_states": randn(77, unet.config["cross_attention_dim"]),
+        "return_dict": False,
+    }
+    if unet.config["addition_embed_type"] == "text_time":
+        time_ids = torch.tensor([[8.0, 8.0, 0.0, 0.0, 8.0, 8.0]]).repeat(batch, 1)
+        call["added_cond_kwargs"] = {"text_embeds": randn(TEXT_WIDTH), "time_ids": time_ids}
+    return call
+
+
+@torch.no_grad()
+def calibrate_(
+    unet: UNet2DConditionModel,
+    settings: QuantizationSettings,
+    timesteps: Sequence[float] = (801.0, 401.0, 1.0),
+    calls: Sequence[Mapping[str, Any]] | None = None,
+) -> UNet2DConditionModel:
+    """Quantize, with ranges from the calls (random ones by default) and nearest rounding."""
+    if calls is None:
+        calls = [unet_call(unet, 2, t, seed=i) for i, t in enumerate(timesteps)]
+    quantize_(unet, settings, timesteps, (8, 8))
+    start_observing_(unet)
+    with quantization(unet, weights=False, activations=False, observing=True):
+        for call in calls:
+            unet(**call)
+    fit_activations_(unet)
+    start_learning_(unet)
+    harden_(unet)
+    return unet
+
+
 def save_sdxl(folder: Path) -> Path:
-    """A pipeline with the structure of SDXL-turbo: two text encoders, ``text_time``, three levels."""
+    """The structure of SDXL-turbo: two text encoders, ``text_time``, three levels, 75 targets."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(folder / "tokenizer-source")
     config = text_config(tokenizer)

@@ -1,0 +1,66 @@
+"""Settings refuse what lies outside of their domain when they are made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dgq.checkpoint import GenerationSettings
+from dgq.errors import DGQError, SettingsError
+from dgq.settings import ActivationSettings, LearningSettings, ScoreSettings, WeightSettings
+
+BITS: list[Callable[[Any], Any]] = [WeightSettings, ActivationSettings, ScoreSettings]
+
+
+@pytest.mark.parametrize("settings", BITS)
+@pytest.mark.parametrize("n_bits", [0, 1, 9, 15, 17, -4, 3.5, 4.0, True, "4", None])
+def test_bits_other_than_2_to_8_and_16_are_refused(
+    settings: Callable[[Any], Any], n_bits: Any
+) -> None:
+    with pytest.raises(SettingsError, match="n_bits must be"):
+        settings(n_bits)
+
+
+@pytest.mark.parametrize("settings", BITS)
+@pytest.mark.parametrize("n_bits", [2, 3, 4, 5, 6, 7, 8, 16])
+def test_bits_from_2_to_8_and_16_are_accepted(settings: Callable[[Any], Any], n_bits: int) -> None:
+    assert settings(n_bits).n_bits == n_bits
+
+
+@pytest.mark.parametrize("n_groups", [0, -1, 2.0, True])
+def test_groups_are_a_whole_number_from_one(n_groups: Any) -> None:
+    with pytest.raises(SettingsError, match=r"activations\.n_groups must be"):
+        ActivationSettings(8, n_groups)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1.5])
+def test_sampler_steps_are_a_whole_number_from_one(steps: Any) -> None:
+    with pytest.raises(SettingsError, match="num_inference_steps must be"):
+        GenerationSettings(steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iterations", -1),
+        ("polish_iterations", -1),
+        ("rounding_lr", -0.1),
+        ("scale_lr", float("nan")),
+        ("polish_lr", -1.0),
+        ("penalty", -1.0),
+        ("warmup", 1.0),
+        ("warmup", -0.1),
+        ("warmup", float("nan")),
+    ],
+)
+def test_learning_settings_outside_of_their_domain_are_refused(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=rf"learning\.{name} must be"):
+        LearningSettings(**{name: value})
+
+
+def test_settings_errors_are_what_users_are_shown() -> None:
+    assert issubclass(SettingsError, DGQError)
+
+
+def test_total_iterations_are_those_of_both_phases() -> None:
+    assert LearningSettings(iterations=7, polish_iterations=5).total_iterations == 12
