@@ -132,8 +132,6 @@ def read_manifest(path: str | Path) -> Manifest:
             }
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DGQError):
-            raise
         raise DGQError(f"{file} is damaged ({error!r}): restore it, or make it again") from error
 
 
@@ -165,7 +163,10 @@ def load_quantized_unet(path: str | Path) -> UNet2DConditionModel:
     state, metadata = read_tensors(file)
     if metadata.get("format") != FORMAT or sha256_of(file) != manifest.weights_sha256:
         raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
-    unet = empty_quantized_unet(manifest)
+    try:
+        unet = empty_quantized_unet(manifest)
+    except (ValueError, TypeError) as error:
+        raise DGQError(f"{file.with_name(MANIFEST_FILE)} describes no UNet: {error}") from error
     try:
         unet.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -187,17 +188,15 @@ def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
 
 def calibration_state(unet: nn.Module) -> dict[str, Tensor]:
     """What a calibration has found so far: finished weights and observed ranges."""
-    finished = [
-        f"{name}.weight_quantizer."
+    finished = {
+        f"{name}.weight_quantizer"
         for name, layer in quantized_layers(unet).items()
         if layer.weight_quantizer is not None and layer.weight_quantizer.codes.numel()
-    ]
+    }
     return {
         name: tensor
         for name, tensor in unet.state_dict().items()
-        if tensor.numel()
-        and ".learnable." not in name
-        and (".observer." in name or any(name.startswith(prefix) for prefix in finished))
+        if tensor.numel() and (".observer." in name or name.rpartition(".")[0] in finished)
     }
 
 

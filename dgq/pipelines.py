@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import HfApi, try_to_load_from_cache
+from safetensors import SafetensorError
 
 from dgq.errors import DGQError
 
@@ -35,9 +36,9 @@ def load_pipeline(source: str) -> DiffusionPipeline:
             else {}
         )
         pipeline = DiffusionPipeline.from_pretrained(
-            location, torch_dtype=torch.float32, use_safetensors=True, **optional
+            location, dtype=torch.float32, use_safetensors=True, **optional
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unavailable(source, error) from error
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.eval()
@@ -48,7 +49,7 @@ def load_unet(source: str) -> UNet2DConditionModel:
     """The UNet of a pipeline in float32 and evaluation mode; ``source`` as in ``load_pipeline``."""
     try:
         unet = UNet2DConditionModel.from_pretrained(
-            resolve(source), subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
+            resolve(source), subfolder="unet", dtype=torch.float32, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise unavailable(source, error) from error

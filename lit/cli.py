@@ -1,7 +1,5 @@
 """The command line: LightningCLI with configs by name, run folders, and one-line errors."""
 
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,12 @@ import torch
 from lightning import Trainer
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.console import Console
 
 from dgq.checkpoint import FOLDER
 from dgq.errors import DGQError
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
+from lit.console import quieten_libraries
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_OPTIONS = ("--config", "-c")
@@ -30,6 +28,7 @@ class CalibrationCLI(LightningCLI):
             Calibration,
             data,
             save_config_callback=None,
+            parser_kwargs={"fit": {"description": "Calibrate a quantized UNet, target by target."}},
             seed_everything_default=0,
             trainer_defaults={
                 "devices": 1,
@@ -149,14 +148,6 @@ def find_config(name: str) -> Path:
     raise DGQError(f"no config {name}: it is not a file, and configs/ has {known}")
 
 
-def quieten() -> None:
-    """Silence hints that Lightning means for authors of models, not for users of this one."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("in eval mode at the start", "LeafSpec", "args parameter", "is not empty"):
-        warnings.filterwarnings("ignore", f".*{message}.*")
-
-
 def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
     """Run the command line; the exit code.
 
@@ -164,11 +155,11 @@ def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
         args: arguments without the program's name.
         data: the DataModule class that feeds the calibration.
     """
-    quieten()
+    quieten_libraries()
     try:
         resolved, name = resolve_configs(args)
         CalibrationCLI(resolved, data, Path("outputs") / name)
     except DGQError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        print_error(error)
         return 2
     return 0
