@@ -5,11 +5,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
-from transformers.utils import logging as transformers_logging
 
 from dgq.errors import DGQError
+from lit.console import print_error, quieten_libraries
 from lit.evaluation import EvaluationSettings, evaluate
 
 
@@ -20,19 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         evaluate(make_settings(arguments), Console())
     except DGQError as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("evaluate.py: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
-
-
-def quieten_libraries() -> None:
-    """Hide loading bars and hints about packages that are not needed."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 def make_settings(arguments: Namespace) -> EvaluationSettings:

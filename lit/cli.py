@@ -13,7 +13,7 @@ from dgq.checkpoint import FOLDER
 from dgq.errors import DGQError
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
-from lit.console import quieten_libraries
+from lit.console import print_error, quieten_libraries
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_OPTIONS = ("--config", "-c")

@@ -71,7 +71,7 @@ def test_bad_input_is_one_line_and_code_2(
 ) -> None:
     assert evaluate.main(["--ckpt", str(tmp_path / "missing"), *options]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("evaluate.py: error: ")
+    assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "missing").exists()

@@ -1,10 +1,10 @@
 """The prompts of an evaluation: captions of scenes, lines of a text file, or COCO captions."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
+from dgq.captions import read_captions
 from dgq.errors import DGQError
 from lit.evaluation.settings import DEFAULT_NUM_IMAGES
 
@@ -44,9 +44,7 @@ def load_prompts(path: Path | None, num_images: int | None, seed: int) -> Prompt
     if path is None:
         captions = scenes.sample_captions(num_images or DEFAULT_NUM_IMAGES, seed, "test")
         return Prompts(tuple(captions), f"captions of scenes, test split, seed {seed}")
-    captions = _read(path)
-    if not captions:
-        raise DGQError(f"{path} holds no prompt; expected one on each line, or COCO captions JSON")
+    captions = read_captions(path)
     if num_images is not None and len(captions) < num_images:
         raise DGQError(f"--num-images is {num_images}, but {path} holds {len(captions)} prompts")
     return Prompts(tuple(captions[: num_images or DEFAULT_NUM_IMAGES]), path.name)
@@ -55,24 +53,3 @@ def load_prompts(path: Path | None, num_images: int | None, seed: int) -> Prompt
 def reference_captions(n: int, seed: int) -> list[str]:
     """Held-out captions of scenes, drawn apart from the prompts."""
     return list(scenes.sample_captions(n, seed + REFERENCE_SEED_OFFSET, "test"))
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DGQError(f"--prompts {path} cannot be read: {error}") from error
-    if path.suffix == ".json":
-        return _coco_captions(path, text)
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _coco_captions(path: Path, text: str) -> list[str]:
-    """The first caption of each image, as evaluations on COCO use them."""
-    first: dict[int, str] = {}
-    try:
-        for annotation in json.loads(text)["annotations"]:
-            first.setdefault(annotation["image_id"], annotation["caption"].strip())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DGQError(f"{path} is no COCO captions JSON: {error!r}") from error
-    return [caption for caption in first.values() if caption]

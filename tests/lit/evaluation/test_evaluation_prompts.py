@@ -52,7 +52,7 @@ def test_the_first_caption_of_each_image_of_coco(tmp_path: Path) -> None:
 def test_an_empty_list_is_an_error(tmp_path: Path, content: str) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text(content)
-    with pytest.raises(DGQError, match="holds no prompt"):
+    with pytest.raises(DGQError, match="holds no captions"):
         load_prompts(file, None, 0)
 
 
@@ -62,7 +62,7 @@ def test_an_empty_list_is_an_error(tmp_path: Path, content: str) -> None:
 def test_a_json_file_that_is_not_coco(tmp_path: Path, content: str) -> None:
     file = tmp_path / "captions.json"
     file.write_text(content)
-    with pytest.raises(DGQError, match="no COCO captions JSON"):
+    with pytest.raises(DGQError, match="not in COCO"):
         load_prompts(file, None, 0)
 
 
