@@ -1,0 +1,157 @@
+"""The DataModule: the cache of recorded calls, and rows as a function of seed and target."""
+
+import shutil
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from data.calibration import CalibrationData
+from dgq.checkpoint import GenerationSettings
+from dgq.errors import DGQError
+
+GENERATION = GenerationSettings(2, 3.0)
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    """Twelve captions."""
+    path = tmp_path / "captions.txt"
+    path.write_text("\n".join(f"caption number {i}" for i in range(12)))
+    return path
+
+
+def module(folder: Path, captions: Path | None, cache: Path, **changes: Any) -> CalibrationData:
+    settings = {
+        "pipeline": str(folder),
+        "generation": GENERATION,
+        "captions": captions,
+        "n_prompts": 4,
+        "cache": cache,
+        "micro_batch_size": 5,
+        "batch_size": 6,
+    }
+    return CalibrationData(**settings | changes)
+
+
+@pytest.fixture
+def ready(micro_folder: Path, captions: Path, tmp_path: Path) -> CalibrationData:
+    """A module with recorded calls."""
+    data = module(micro_folder, captions, tmp_path / "cache")
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_the_recording_is_made_once(
+    ready: CalibrationData, captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = module(Path(ready.pipeline), captions, ready.cache)
+    assert again.recording == ready.recording
+    assert [p.name for p in ready.cache.iterdir()] == [ready.recording.name]
+    monkeypatch.setattr("data.calibration.record_calls", lambda *_: pytest.fail("recorded again"))
+    again.prepare_data()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"n_prompts": 5},
+        {"generation": GenerationSettings(3, 3.0)},
+        {"generation": GenerationSettings(2, 4.0)},
+        {"generation": GenerationSettings(2, 3.0, height=32)},
+    ],
+)
+def test_what_determines_the_calls_names_the_file(
+    micro_folder: Path, captions: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    base = module(micro_folder, captions, tmp_path)
+    assert module(micro_folder, captions, tmp_path, **changes).recording != base.recording
+
+
+def test_other_captions_name_another_file(
+    micro_folder: Path, captions: Path, tmp_path: Path
+) -> None:
+    ours, scenes = (module(micro_folder, c, tmp_path).recording for c in (captions, None))
+    assert ours != scenes
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 3}, {"micro_batch_size": 2}, {"n_samples": 3}])
+def test_what_does_not_determine_the_calls_leaves_the_file(
+    micro_folder: Path, captions: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    base = module(micro_folder, captions, tmp_path)
+    changed = module(micro_folder, captions, tmp_path, **changes)
+    assert changed.recording == base.recording
+    assert changed.identity != base.identity
+
+
+def test_another_pipeline_in_the_same_folder_is_recorded_anew(
+    micro_folder: Path, captions: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(micro_folder, tmp_path / "pipeline"))
+    data = module(folder, captions, tmp_path)
+    before = data.recording
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert data.recording != before
+
+
+def test_micro_batches_hold_all_pairs_with_both_halves(ready: CalibrationData) -> None:
+    sizes = [batch["sample"].shape[0] for batch in ready.micro_batches]
+    n_calls = 3  # PNDM makes one more than there are steps
+    assert sum(sizes) == n_calls * 4 * 2
+    assert sizes[:-1] == [10] * (len(sizes) - 1)
+
+
+def first_batches(data: CalibrationData, epoch: int, n: int) -> list[list[int]]:
+    data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
+    return [rows.tolist() for rows in islice(data.train_dataloader(), n)]
+
+
+def test_rows_are_a_function_of_seed_and_target(
+    ready: CalibrationData, micro_folder: Path, captions: Path
+) -> None:
+    twin = module(micro_folder, captions, ready.cache)
+    twin.setup("fit")
+    torch.manual_seed(12345)  # the global generator has no part in it
+    assert first_batches(ready, 3, 9) == first_batches(twin, 3, 9)
+    assert first_batches(ready, 3, 9) != first_batches(ready, 4, 9)
+    ready.seed = 1
+    assert first_batches(ready, 3, 9) != first_batches(twin, 3, 9)
+
+
+def test_every_row_is_visited_before_any_is_visited_again(ready: CalibrationData) -> None:
+    batches = first_batches(ready, 0, 8)
+    assert all(len(batch) == 6 for batch in batches)
+    for visited in (batches[:4], batches[4:]):
+        assert sorted(row for batch in visited for row in batch) == list(range(24))
+
+
+@pytest.mark.parametrize(
+    "name", ["n_prompts", "batch_size", "micro_batch_size", "record_batch_size"]
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_below_one_are_refused_before_anything_is_done(
+    micro_folder: Path, captions: Path, tmp_path: Path, name: str, value: int
+) -> None:
+    with pytest.raises(DGQError, match=rf"data\.{name} must be a whole number of at least 1"):
+        module(micro_folder, captions, tmp_path / "cache", **{name: value})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_no_samples_are_refused_before_anything_is_recorded(
+    micro_folder: Path, captions: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DGQError, match="n_samples"):
+        module(micro_folder, captions, tmp_path / "cache", n_samples=0)
+
+
+def test_a_damaged_recording_is_refused_by_name(ready: CalibrationData) -> None:
+    ready.recording.write_bytes(ready.recording.read_bytes()[:-9])
+    with pytest.raises(DGQError, match=f"{ready.recording.name} is damaged"):
+        ready.setup("fit")
