@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from data.prompts import choose_prompts
 from data.recording import record_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
+from dgq.errors import SettingsError
 from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
 
@@ -83,6 +85,11 @@ class CalibrationData(LightningDataModule):
             ("data.record_batch_size", record_batch_size),
         ):
             check_positive(name, value)
+        if n_samples is not None and n_samples < generation.num_inference_steps:
+            raise SettingsError(
+                f"data.n_samples must be at least {generation.num_inference_steps}, one for each "
+                f"step, got {n_samples}"
+            )
         self.pipeline = pipeline
         self.generation = generation
         self.n_samples = n_samples
@@ -95,7 +102,7 @@ class CalibrationData(LightningDataModule):
         self.calls: UNetCalls | None = None
         self.micro_batches: list[dict[str, Any]] = []
 
-    @property
+    @cached_property
     def recording(self) -> Path:
         """The file of the recorded calls, named after all that determines them."""
         key = {

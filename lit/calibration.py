@@ -47,7 +47,7 @@ class Calibration(LightningModule):
         self.pipeline = pipeline
         self.settings = quantization
         self.learning = learning
-        self.unet = load_unet(pipeline)
+        self.unet = load_unet(pipeline).requires_grad_(False)
         self.unet_config = dict(self.unet.config)
         self.n_targets = len(find_targets(self.unet, quantization.keep))
         self.targets: dict[str, torch.nn.Module] = {}

@@ -53,7 +53,7 @@ class TargetProgress(ProgressBar):
         """Advance by one step of learning."""
         if self._progress is not None:
             done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-            self._progress.update(self._task, completed=int(done))
+            self._progress.update(self._task, completed=done)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the error of the target that is finished."""
