@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
-from tiny_pipelines import save_micro, save_sd, save_sdxl  # noqa: E402
+from tiny_pipelines import fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +29,19 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest Stable Diffusion pipeline, with 19 targets."""
+    """The smallest Stable Diffusion pipeline, with 24 targets."""
     return save_micro(tmp_path_factory.mktemp("pipelines"))
+
+
+LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
+
+
+@pytest.fixture(scope="session")
+def finished_work(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an uninterrupted run (``run``) of ``micro_folder``, its cache and captions."""
+    from data.calibration import CalibrationData
+    from lit.cli import main
+
+    work = tmp_path_factory.mktemp("finished")
+    assert main([*fit_arguments(micro_folder, work), *LEARNING], CalibrationData) == 0
+    return work

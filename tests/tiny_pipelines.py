@@ -55,7 +55,7 @@ def save_sd(folder: Path) -> Path:
 
 
 def micro_unet() -> UNet2DConditionModel:
-    """Two levels of 8x8 and 4x4 latents, self- and cross-attention, skips; 19 targets."""
+    """Two levels of 8x8 and 4x4 latents, self- and cross-attention, skips; 24 targets."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=8,
@@ -157,6 +157,31 @@ def save_sdxl(folder: Path) -> Path:
     )
     pipeline.save_pretrained(folder / "sdxl")
     return folder / "sdxl"
+
+
+def fit_arguments(pipeline: Path, work: Path, run: str = "run", *more: str) -> list[str]:
+    """A command that calibrates on three prompts, two steps and a handful of iterations.
+
+    Args:
+        pipeline: folder of the pipeline.
+        work: folder for the captions, the recorded calls (``cache``) and the run.
+        run: name of the run's folder.
+        more: arguments that go before these.
+    """
+    captions = work / "captions.txt"
+    captions.write_text("\n".join(f"a picture of {i} red circles" for i in range(5)))
+    return [
+        *("fit", *more),
+        *("--pipeline", str(pipeline)),
+        *("--run", str(work / run)),
+        *("--data.cache", str(work / "cache")),
+        *("--data.captions", str(captions)),
+        *("--data.n_prompts", "3"),
+        *("--data.generation.num_inference_steps", "2"),
+        *("--data.generation.guidance_scale", "3"),
+        *("--data.batch_size", "4"),
+        *("--trainer.accelerator", "cpu"),
+    ]
 
 
 def tiny_vae() -> AutoencoderKL:

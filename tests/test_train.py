@@ -1,0 +1,528 @@
+"""The command line end to end: what a run leaves, how it is resumed, and what it refuses."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_pipelines import fit_arguments
+
+from data.calibration import CalibrationData
+from dgq.checkpoint import load_quantized_unet, read_manifest
+from dgq.packing import unpack_codes
+from dgq.pipelines import load_pipeline, load_unet
+from dgq.targets import find_targets
+from lit.calibration import Calibration
+from lit.callbacks import RunFolder
+from lit.cli import main
+
+ROOT = Path(__file__).parents[1]
+LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
+RUN_FILES = [
+    "config.yaml",
+    "last.ckpt",
+    "log.csv",
+    "quantized/quantization.json",
+    "quantized/quantized.safetensors",
+]
+SAME = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def command(args: list[str]) -> int:
+    """Exit code of the command line, run in this process."""
+    try:
+        return main(args, CalibrationData)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_result(run: Path, expected: Path) -> None:
+    found, wanted = contents(run), contents(expected)
+    assert sorted(found) == sorted(wanted) == RUN_FILES
+    for name in SAME:
+        assert found[name] == wanted[name], name
+
+
+def error_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What was said on stderr, less loading bars."""
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    return [line for line in lines if line.strip() and "%|" not in line]
+
+
+# What a run leaves
+
+
+@pytest.mark.parametrize(("fixture", "n_targets"), [("sd_folder", 78), ("sdxl_folder", 75)])
+def test_pipelines_of_both_structures_are_calibrated(
+    fixture: str, n_targets: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    fast = ("--model.quantization.weights.range_method", "minmax")
+    learning = ("--model.learning.iterations", "1", "--model.learning.polish_iterations", "0")
+    arguments = fit_arguments(folder, tmp_path, "run", "--config", "w4a8.yaml")
+    assert command([*arguments, *fast, *learning]) == 0
+    run = tmp_path / "run"
+    assert list(contents(run)) == RUN_FILES
+    assert len(rows(run)) == n_targets
+    pipeline = load_pipeline(str(folder))
+    pipeline.unet = load_quantized_unet(run)
+    generator = torch.Generator().manual_seed(0)
+    options = {"num_inference_steps": 2, "generator": generator, "output_type": "pt"}
+    assert pipeline("a small red circle", guidance_scale=3.0, **options).images.isfinite().all()
+
+
+def test_the_log_has_a_row_for_each_target_with_its_error_before_and_after(
+    finished_work: Path, micro_folder: Path
+) -> None:
+    log = rows(finished_work / "run")
+    targets = find_targets(load_unet(str(micro_folder)), ("conv_in", "conv_out"))
+    assert {row["target"] for row in log} == set(targets)
+    assert len(log) == len(targets)
+    assert log[0]["target"] == "time_embedding.linear_1"
+    assert log[-1]["target"].startswith("up_blocks.1.")
+    assert all(0 < float(row["error_nearest"]) < 1 and float(row["error"]) > 0 for row in log)
+
+
+def test_the_manifest_tells_what_was_calibrated(finished_work: Path, micro_folder: Path) -> None:
+    manifest = read_manifest(finished_work / "run")
+    assert manifest.pipeline == str(micro_folder)
+    assert manifest.generation.num_inference_steps == 2
+    assert manifest.generation.guidance_scale == 3.0
+    assert manifest.latent_size == (8, 8)
+    assert len(manifest.timesteps) == 2
+
+
+def test_the_last_checkpoint_holds_no_full_precision_weights(finished_work: Path) -> None:
+    state = torch.load(finished_work / "run" / "last.ckpt", weights_only=True)["state_dict"]
+    assert any(name.endswith("weight_quantizer.codes") for name in state)
+    assert not any(name.endswith(("conv1.weight", "learnable.logits")) for name in state)
+
+
+def test_the_written_config_repeats_the_run_byte_for_byte(finished_work: Path) -> None:
+    again = finished_work / "again"
+    config = finished_work / "run" / "config.yaml"
+    assert command(["fit", "--config", str(config), "--run", str(again)]) == 0
+    assert_same_result(again, finished_work / "run")
+
+
+def test_learning_lowers_the_errors(micro_folder: Path, tmp_path: Path) -> None:
+    learning = ("--model.learning.iterations", "25", "--model.learning.polish_iterations", "5")
+    bits = ("--model.quantization.weights.n_bits", "3")
+    assert command([*fit_arguments(micro_folder, tmp_path), *learning, *bits]) == 0
+    log = rows(tmp_path / "run")
+    ratios = [float(row["error"]) / float(row["error_nearest"]) for row in log]
+    assert np.median(ratios) < 0.9
+    assert sum(ratio < 1 for ratio in ratios) > 0.8 * len(ratios)
+
+
+# Round to nearest
+
+
+def nearest_by_hand(weight: np.ndarray) -> np.ndarray:
+    """Codes of 4-bit min-max rounding to nearest, channel by channel."""
+    codes = []
+    for row in weight.reshape(len(weight), -1):
+        low, high = min(row.min(), np.float32(0)), max(row.max(), np.float32(0))
+        scale = (high - low) / np.float32(15)
+        codes.append(np.clip(np.rint(row / scale) + np.rint(-low / scale), 0, 15))
+    return np.stack(codes)
+
+
+def test_rtn_rounds_every_weight_to_nearest(micro_folder: Path, tmp_path: Path) -> None:
+    assert command(fit_arguments(micro_folder, tmp_path, "run", "--config", "rtn_w4a8.yaml")) == 0
+    run = tmp_path / "run"
+    assert list(contents(run)) == RUN_FILES
+    assert all(row["error"] == row["error_nearest"] for row in rows(run))
+    state = load_file(run / "quantized" / "quantized.safetensors")
+    weights = load_unet(str(micro_folder)).state_dict()
+    names = [n.removesuffix(".codes") for n in state if n.endswith(".codes")]
+    assert len(names) > 50
+    for name in names:
+        expected = nearest_by_hand(weights[name.replace("_quantizer", "")].numpy())
+        found = unpack_codes(state[f"{name}.codes"], 4, expected.shape[1])
+        np.testing.assert_array_equal(found.numpy(), expected)
+    scales = [t for n, t in state.items() if n.endswith(".scale") and "weight_quantizer" not in n]
+    assert all(t.shape == (1, 1) for t in scales)
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations"), [(4, 16), (16, 8), (16, 16)], ids=["w4", "a8", "float"]
+)
+def test_weights_or_activations_alone(
+    weights: int, activations: int, micro_folder: Path, tmp_path: Path
+) -> None:
+    bits = [
+        *("--model.quantization.weights.n_bits", str(weights)),
+        *("--model.quantization.activations.n_bits", str(activations)),
+        *("--model.quantization.scores.n_bits", str(activations)),
+        *("--model.learning.iterations", "1", "--model.learning.polish_iterations", "0"),
+    ]
+    assert command([*fit_arguments(micro_folder, tmp_path), *bits]) == 0
+    assert list(contents(tmp_path / "run")) == RUN_FILES
+    load_quantized_unet(tmp_path / "run")
+
+
+# MachineError and resumed
+
+
+class MachineError(Exception):
+    """Stands for a machine that fails."""
+
+
+def fail_when(condition: Callable[..., bool], method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that fails before it does anything, once the condition holds."""
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if condition(self, *args):
+            raise MachineError
+        return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+def in_the_midst_of_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = lambda self, _, batch_idx: self.current_epoch == 7 and batch_idx == 3  # noqa: E731
+    step = fail_when(condition, Calibration.training_step)
+    monkeypatch.setattr(Calibration, "training_step", step)
+
+
+def between_log_and_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = RunFolder.on_train_epoch_end
+
+    def write_and_fail(self: RunFolder, trainer: Any, module: Any) -> None:
+        write(self, trainer, module)
+        if trainer.current_epoch == 11:
+            raise MachineError
+
+    monkeypatch.setattr(RunFolder, "on_train_epoch_end", write_and_fail)
+
+
+def before_the_model_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit.callbacks.save_quantized", fail_when(lambda *_: True, print))
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [in_the_midst_of_learning, between_log_and_checkpoint, before_the_model_is_written],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    interrupt: Callable[[pytest.MonkeyPatch], None],
+    finished_work: Path,
+    micro_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = interrupt.__name__
+    arguments = [*fit_arguments(micro_folder, finished_work, name), *LEARNING]
+    with monkeypatch.context() as patched:
+        interrupt(patched)
+        with pytest.raises(MachineError):
+            main(arguments, CalibrationData)
+    assert not (finished_work / name / "quantized" / "quantization.json").exists()
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    assert_same_result(finished_work / name, finished_work / "run")
+
+
+KILLED = """
+import os, signal, sys
+from data.calibration import CalibrationData
+from lit.calibration import Calibration
+from lit.cli import main
+
+step = Calibration.training_step
+
+def killed_in_target_9(self, rows, batch_idx):
+    if self.current_epoch == 9 and batch_idx == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, rows, batch_idx)
+
+Calibration.training_step = killed_in_target_9
+main(sys.argv[1:], CalibrationData)
+"""
+
+
+def test_a_killed_process_is_resumed_to_the_same_bytes(
+    finished_work: Path, micro_folder: Path
+) -> None:
+    arguments = [*fit_arguments(micro_folder, finished_work, "killed"), *LEARNING]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], cwd=ROOT, env=environment, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    run = finished_work / "killed"
+    assert len(rows(run)) == 9
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    assert_same_result(run, finished_work / "run")
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(
+    finished_work: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished_work / "run", finished_work / "finished"))
+    before = contents(run)
+    arguments = [*fit_arguments(micro_folder, finished_work, "finished"), *LEARNING]
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    after = contents(run)
+    assert all(after[name] == before[name] for name in SAME)
+
+
+# What is refused
+
+
+@pytest.fixture
+def run(finished_work: Path) -> Path:
+    """A copy of the finished run beside its cache, removed after the test."""
+    copy = finished_work / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    return Path(shutil.copytree(finished_work / "run", copy))
+
+
+CHANGES = {
+    "bits": ("--model.quantization.weights.n_bits", "8"),
+    "groups": ("--model.quantization.activations.n_groups", "4"),
+    "rates": ("--model.learning.rounding_lr", "0.1"),
+    "iterations": ("--model.learning.iterations", "4"),
+    "batch": ("--data.batch_size", "3"),
+    "prompts": ("--data.n_prompts", "2"),
+    "seed": ("--data.seed", "1"),
+    "steps": ("--data.generation.num_inference_steps", "3"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_resuming_with_other_settings_is_refused(
+    name: str,
+    run: Path,
+    finished_work: Path,
+    micro_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(run)
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    assert command([*arguments, *CHANGES[name], "--ckpt_path", "last"]) == 2
+    assert contents(run) == before
+    (line,) = error_lines(capsys)
+    assert "was made with other settings" in line
+    assert "--run DIR" in line
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def of_something_else(file: Path) -> None:
+    torch.save({"state_dict": {}}, file)
+
+
+def that_runs_code(file: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+            return os.system, (f"touch {file.parent}/pwned",)
+
+    torch.save({"calibration": Payload()}, file)
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated, of_something_else, that_runs_code, lambda file: file.write_text("")]
+)
+def test_a_damaged_last_checkpoint_is_refused_by_name(
+    damage: Callable[[Path], None],
+    run: Path,
+    finished_work: Path,
+    micro_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(run / "last.ckpt")
+    before = contents(run)
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    assert command([*arguments, "--ckpt_path", "last"]) == 2
+    assert contents(run) == before
+    (line,) = error_lines(capsys)
+    assert str(run / "last.ckpt") in line
+
+
+@pytest.mark.parametrize("ckpt", ["last", "no/such/file.ckpt"])
+def test_resuming_without_a_checkpoint_is_refused(
+    ckpt: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command([*fit_arguments(micro_folder, tmp_path), "--ckpt_path", ckpt]) == 2
+    assert list(contents(tmp_path)) == ["captions.txt"]
+    (line,) = error_lines(capsys)
+    assert "does not exist" in line
+
+
+def test_an_existing_run_is_not_overwritten(
+    run: Path, finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run)
+    assert command([*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]) == 2
+    assert contents(run) == before
+    (line,) = error_lines(capsys)
+    assert "already holds a calibration" in line
+    assert "--ckpt_path last" in line
+
+
+BAD_INPUT: dict[str, tuple[list[str], str]] = {
+    "0 bits": (["--model.quantization.weights.n_bits", "0"], r"n_bits .*0"),
+    "3.5 bits": (["--model.quantization.weights.n_bits", "3.5"], r"n_bits.*3\.5"),
+    "17 bits": (["--model.quantization.activations.n_bits", "17"], r"n_bits .*17"),
+    "word for bits": (["--model.quantization.scores.n_bits", "many"], r"n_bits.*many"),
+    "0 groups": (["--model.quantization.activations.n_groups", "0"], "n_groups"),
+    "unknown method": (["--model.quantization.weights.range_method", "best"], "range_method"),
+    "unknown option": (["--model.quantization.weights.color", "red"], "color"),
+    "unknown config": (["--config", "w5a5.yaml"], r"w5a5\.yaml.*w4a8\.yaml"),
+    "config that looks like markup": (["--config", "[/red]"], r"\[/red\]"),
+    "keep without a layer": (["--model.quantization.keep", "[nothing]"], "nothing"),
+    "no prompts": (["--data.n_prompts", "0"], "n_prompts"),
+    "too few captions": (["--data.n_prompts", "6"], "holds 5 distinct captions"),
+    "no samples": (["--data.n_samples", "0"], "n_samples"),
+    "no captions": (["--data.captions", "no/such/file.json"], r"no/such/file\.json"),
+    "no steps": (["--data.generation.num_inference_steps", "0"], "num_inference_steps"),
+    "height": (["--data.generation.height", "13", "--data.generation.width", "16"], "height"),
+    "negative iterations": (["--model.learning.iterations", "-1"], "iterations"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(
+    name: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more, message = BAD_INPUT[name]
+    assert command([*fit_arguments(micro_folder, tmp_path), *LEARNING, *more]) == 2
+    assert list(contents(tmp_path)) == ["captions.txt"]
+    lines = error_lines(capsys)
+    assert len(lines) <= 3
+    assert re.search(message, " ".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("empty.txt", ""), ("other.json", '{"a": 1}'), ("empty.json", '{"annotations": []}')],
+)
+def test_files_without_captions_are_refused(
+    name: str,
+    content: str,
+    micro_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    arguments = fit_arguments(micro_folder, tmp_path)
+    assert command([*arguments, "--data.captions", str(file)]) == 2
+    assert sorted(contents(tmp_path)) == sorted(["captions.txt", name])
+    (line,) = error_lines(capsys)
+    assert str(file) in line
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(fit_arguments(tmp_path, tmp_path)) == 2
+    assert list(contents(tmp_path)) == ["captions.txt"]
+    (line,) = error_lines(capsys)
+    assert "is not a pipeline" in line
+
+
+def test_without_the_hub_it_says_what_to_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("dgq.pipelines.try_to_load_from_cache", lambda *_: None)
+    arguments = ["fit", "--config", "w4a8.yaml", "--config", "sd14.yaml"]
+    assert command([*arguments, "--run", str(tmp_path / "run")]) == 2
+    assert not list(tmp_path.iterdir())
+    (line,) = error_lines(capsys)
+    assert "hf download CompVis/stable-diffusion-v1-4 --local-dir" in line
+    assert "--pipeline models/stable-diffusion-v1-4" in line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layer", ["conv_in", "mid_block.resnets.0.conv1", "conv_out"])
+def test_weights_that_are_not_finite_are_refused(
+    layer: str,
+    value: float,
+    micro_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(shutil.copytree(micro_folder, tmp_path / "pipeline"))
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state[f"{layer}.weight"][0, 0] = value
+    save_file(state, file, {"format": "pt"})
+    work = tmp_path / "work"
+    work.mkdir()
+    assert command([*fit_arguments(folder, work), *LEARNING]) == 2
+    assert not (work / "run" / "quantized").exists()
+    (line,) = error_lines(capsys)
+    assert "nan" in line.lower() or "finite" in line
+
+
+# What it explains
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["fit", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option, explanation in {
+        "--model.quantization.weights.n_bits": "2 to 8, or 16 to keep the weights in floating",
+        "--model.quantization.activations.n_groups": "1 is per-tensor",
+        "--model.quantization.scores.keep_start_token": "``<start>`` token",
+        "--model.learning.penalty": "weight of the term that drives each rounding",
+        "--data.captions": "COCO's JSON",
+        "--data.generation.guidance_scale": "classifier-free guidance",
+        "--run": "Folder that the run writes into",
+        "--pipeline": "a pipeline's folder, or a hub id",
+    }.items():
+        assert option in text
+        assert explanation in text
+
+
+def test_print_config_prints_every_setting_and_runs_nothing(
+    tmp_path: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(micro_folder, tmp_path, "run", "--config", "w4a6.yaml")
+    assert command([*arguments, "--print_config"]) == 0
+    assert list(contents(tmp_path)) == ["captions.txt"]
+    text = capsys.readouterr().out
+    assert "n_bits: 6" in text
+    assert "rounding_lr:" in text
+    assert f"pipeline: {micro_folder}" in text
+
+
+def test_the_script_passes_its_exit_code_on_and_says_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", "fit", "--config", "nothing.yaml"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
+        done.stderr.splitlines()[-1]
+    ]
