@@ -1,0 +1,116 @@
+"""The LightningModule apart from a run: what it refuses, compares and learns with."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from dgq.errors import DGQError
+from dgq.layers import QuantizedLayer
+from dgq.learning import rounding_lr, scale_lr
+from dgq.quantize import quantize_
+from dgq.settings import LearningSettings, QuantizationSettings
+from lit.calibration import Calibration, first_difference, to_device
+
+
+@pytest.fixture
+def module(micro_folder: Path) -> Calibration:
+    """A calibration of the smallest pipeline, not set up."""
+    learning = LearningSettings(iterations=4, polish_iterations=2)
+    return Calibration(str(micro_folder), QuantizationSettings(), learning)
+
+
+def test_it_knows_its_number_of_targets_before_anything_is_recorded(module: Calibration) -> None:
+    assert module.n_targets == 24
+    assert not any(isinstance(m, QuantizedLayer) for m in module.unet.modules())
+
+
+def test_more_than_one_process_is_refused(module: Calibration) -> None:
+    module.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    with pytest.raises(DGQError, match=r"one process.*--trainer\.devices 1"):
+        module.setup("fit")
+
+
+def test_a_pattern_that_keeps_nothing_is_refused_when_it_is_made(micro_folder: Path) -> None:
+    with pytest.raises(DGQError, match="matches no layer"):
+        Calibration(str(micro_folder), QuantizationSettings(keep=("nonsense",)))
+
+
+def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
+    quantize_(module.unet, module.settings, (1.0,), (8, 8))
+    configured = module.configure_optimizers()
+    optimizer = configured["optimizer"]
+    schedule = configured["lr_scheduler"]["scheduler"]  # type: ignore[index, typeddict-item]
+    found = []
+    for _ in range(12):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    expected = [[rounding_lr(i, module.learning), scale_lr(i, module.learning)] for i in range(6)]
+    assert found == [pytest.approx(rates) for rates in expected * 2]
+
+
+def test_only_what_is_learned_is_optimized(module: Calibration) -> None:
+    quantize_(module.unet, module.settings, (1.0,), (8, 8))
+    optimizer = module.configure_optimizers()["optimizer"]
+    names = {id(p): name for name, p in module.named_parameters()}
+    held = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    assert all(name.endswith(".learnable.logits") for name in held[0])
+    assert all(name.endswith((".log_gain", ".bias_shift")) for name in held[1])
+    assert (
+        len(held[1])
+        == 2 * len(held[0])
+        == 2 * sum(isinstance(m, QuantizedLayer) for m in module.modules())
+    )
+
+
+def test_a_checkpoint_of_another_kind_is_refused(module: Calibration) -> None:
+    with pytest.raises(DGQError, match="not written by a calibration"):
+        module.on_load_checkpoint({"state_dict": {}})
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(
+    module: Calibration,
+) -> None:
+    module.trainer = SimpleNamespace(  # type: ignore[assignment]
+        datamodule=SimpleNamespace(identity={"seed": 0})
+    )
+    identity = json.loads(module.identity())
+    identity["learning"]["penalty"] = 7.0
+    saved = {"calibration": {"identity": json.dumps(identity), "records": []}}
+    with pytest.raises(DGQError, match=r"penalty: 7\.0 then, 0\.05 now"):
+        module.on_load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("saved", "current", "expected"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "c: 2 then, 3 now"),
+        ({"a": 1}, {"a": 1, "b": 2}, "b: None then, 2 now"),
+        ({"a": [1, 2]}, {"a": [1]}, "a: [1, 2] then, [1] now"),
+    ],
+)
+def test_the_first_difference_is_named(
+    saved: dict[str, object], current: dict[str, object], expected: str
+) -> None:
+    assert first_difference(saved, current) == expected
+
+
+def test_nested_arguments_are_moved_and_the_rest_left() -> None:
+    moved = to_device({"a": torch.ones(1), "b": {"c": torch.ones(1)}, "d": 3}, torch.device("meta"))
+    assert moved["a"].device.type == moved["b"]["c"].device.type == "meta"
+    assert moved["d"] == 3
+
+
+def test_full_precision_weights_are_never_learned(module: Calibration) -> None:
+    quantize_(module.unet, module.settings, (1.0,), (8, 8))
+    stock = nn.Linear(2, 2)
+    assert stock.weight.requires_grad
+    held = {
+        id(p) for g in module.configure_optimizers()["optimizer"].param_groups for p in g["params"]
+    }
+    layers = [m for m in module.modules() if isinstance(m, QuantizedLayer)]
+    assert not any(id(layer.weight) in held for layer in layers)

@@ -1,0 +1,126 @@
+"""Every YAML parses, and its settings are what its name says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.calibration import CalibrationData
+from dgq.checkpoint import quantization_settings
+from dgq.settings import (
+    ActivationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+)
+from lit.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+BITS = re.compile(r"(rtn_)?w(\d+)(?:a(\d+))?$")
+RECIPES = [name for name in NAMES if BITS.match(name)]
+
+
+def parsed(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
+    """The whole configuration that ``--print_config`` prints for some configs."""
+    arguments = [part for name in names for part in ("--config", f"{name}.yaml")]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *arguments, "--print_config"], CalibrationData)
+    assert exit_.value.code == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    return content.get("fit", content)
+
+
+def settings_of(config: dict[str, Any]) -> QuantizationSettings:
+    return quantization_settings(config["model"]["quantization"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parsed(capsys, name)
+    settings_of(config)
+    LearningSettings(**config["model"]["learning"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_says_what_it_is_for(name: str) -> None:
+    assert (CONFIGS / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_bits_are_those_of_the_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    match = BITS.match(name)
+    assert match is not None
+    settings = settings_of(parsed(capsys, name))
+    activations = int(match[3] or 16)
+    assert settings.weights.n_bits == int(match[2])
+    assert settings.activations.n_bits == settings.scores.n_bits == activations
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("rtn")])
+def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parsed(capsys, name)
+    settings = settings_of(config)
+    bits = settings.activations.n_bits
+    assert settings == QuantizationSettings(
+        WeightSettings(settings.weights.n_bits, "mse"),
+        ActivationSettings(bits, 8, per_step=True),
+        ScoreSettings(bits, "log", "affine", keep_start_token=True),
+        ("conv_in", "conv_out"),
+    )
+    assert LearningSettings(**config["model"]["learning"]).iterations >= 100
+    assert config["data"]["n_prompts"] >= 96
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("rtn")])
+def test_rtn_is_static_per_tensor_and_learns_nothing(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parsed(capsys, name)
+    settings = settings_of(config)
+    bits = settings.activations.n_bits
+    assert settings == QuantizationSettings(
+        WeightSettings(settings.weights.n_bits, "minmax"),
+        ActivationSettings(bits, 1, per_step=False),
+        ScoreSettings(bits, "affine", "affine", keep_start_token=False),
+        ("conv_in", "conv_out"),
+    )
+    assert LearningSettings(**config["model"]["learning"]).total_iterations == 0
+
+
+def test_every_dgq_config_with_quantized_activations_has_an_rtn_config_beside_it() -> None:
+    recipes = {name for name in RECIPES if not name.startswith("rtn") and not name.endswith("a16")}
+    assert recipes >= {"w8a8", "w4a8", "w4a6", "w4a4"}
+    assert {f"rtn_{name}" for name in recipes} <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("model", "pipeline", "steps", "guidance"),
+    [
+        ("sd14", "CompVis/stable-diffusion-v1-4", 25, 7.5),
+        ("sdxl_turbo", "stabilityai/sdxl-turbo", 4, 0.0),
+    ],
+)
+def test_a_recipe_and_a_model_compose(
+    model: str, pipeline: str, steps: int, guidance: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parsed(capsys, "w4a6", model)
+    assert config["pipeline"] == pipeline
+    assert config["data"]["generation"]["num_inference_steps"] == steps
+    assert config["data"]["generation"]["guidance_scale"] == guidance
+    assert settings_of(config).activations.n_bits == 6
+
+
+def test_a_later_config_overrules_an_earlier_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert settings_of(parsed(capsys, "w4a6", "w8a8")).weights.n_bits == 8
+
+
+def test_the_default_is_w4a8_on_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
+    default, w4a8 = parsed(capsys), parsed(capsys, "w4a8")
+    assert settings_of(default) == settings_of(w4a8)
+    assert default["pipeline"] == "scenes"
+    assert "outputs/run" in str(default["run"])
+    assert "outputs/w4a8" in str(w4a8["run"])
