@@ -94,11 +94,10 @@ def test_another_pipeline_in_the_same_folder_is_recorded_anew(
     micro_folder: Path, captions: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(micro_folder, tmp_path / "pipeline"))
-    data = module(folder, captions, tmp_path)
-    before = data.recording
+    before = module(folder, captions, tmp_path).recording
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
-    assert data.recording != before
+    assert module(folder, captions, tmp_path).recording != before
 
 
 def test_micro_batches_hold_all_pairs_with_both_halves(ready: CalibrationData) -> None:

@@ -39,6 +39,26 @@ def test_sampler_steps_are_a_whole_number_from_one(steps: Any) -> None:
         GenerationSettings(steps)
 
 
+@pytest.mark.parametrize("size", [(32, None), (None, 32), (0, 32), (32, -8)])
+def test_height_and_width_are_given_together_and_positive(size: tuple[Any, Any]) -> None:
+    # Stock pipelines ignore a height without a width, and the manifest would lie.
+    with pytest.raises(SettingsError, match=r"height|width"):
+        GenerationSettings(2, 1.0, *size)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WeightSettings(4, "best"),  # type: ignore[arg-type]
+        lambda: ScoreSettings(4, "linear"),  # type: ignore[arg-type]
+        lambda: ScoreSettings(4, "log", "linear"),  # type: ignore[arg-type]
+    ],
+)
+def test_unknown_methods_are_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(SettingsError, match=r"best|linear"):
+        make()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
