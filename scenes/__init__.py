@@ -20,7 +20,7 @@ CLIP_DIR: Final[Path] = ASSETS_DIR / "clip"
 """Folder for `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained`."""
 
 GUIDANCE_SCALE: Final = 2.0
-"""The guidance scale that the pipeline's captions are followed best with."""
+"""The guidance scale that the pipeline was measured with; see the model card."""
 NUM_INFERENCE_STEPS: Final = 25
 """The sampler steps that the pipeline was measured with."""
 

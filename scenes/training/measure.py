@@ -78,6 +78,7 @@ def generate(
             output_type="pt",
         ).images
         parts.append(images.float().cpu())
+        print(f"guidance {guidance_scale:g}: {start + len(part)} of {len(captions)} pictures")
     return torch.cat(parts)
 
 
