@@ -25,7 +25,7 @@ def captions(tmp_path: Path) -> Path:
 
 
 def module(folder: Path, captions: Path | None, cache: Path, **changes: Any) -> CalibrationData:
-    settings = {
+    settings: dict[str, Any] = {
         "pipeline": str(folder),
         "generation": GENERATION,
         "captions": captions,

@@ -7,6 +7,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from dgq.activation_quantizer import ActivationQuantizer
 from dgq.attention import (
     AffineScoreQuantizer,
     LogScoreQuantizer,
@@ -39,7 +40,7 @@ def equip_(attn: Attention, settings: QuantizationSettings) -> QuantAttnProcesso
 
 
 def calibrate_(attn: Attention, processor: QuantAttnProcessor, cross: bool) -> None:
-    quantizers = [m for m in processor.modules() if hasattr(m, "start_observing_")]
+    quantizers = [m for m in processor.modules() if isinstance(m, ActivationQuantizer)]
     for quantizer in quantizers:
         quantizer.start_observing_()
     processor.context.observing, processor.context.activations = True, False

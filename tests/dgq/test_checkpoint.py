@@ -167,6 +167,10 @@ def empty_manifest(folder: Path) -> None:
     (folder / "quantization.json").write_text("")
 
 
+def list_for_a_manifest(folder: Path) -> None:
+    (folder / "quantization.json").write_text("[1]")
+
+
 def truncate_manifest(folder: Path) -> None:
     file = folder / "quantization.json"
     file.write_text(file.read_text()[:200])
@@ -199,7 +203,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty manifest": (empty_manifest, "quantization.json"),
     "truncated manifest": (truncate_manifest, "quantization.json"),
     "list for a manifest": (
-        lambda f: (f / "quantization.json").write_text("[1]") and None,
+        list_for_a_manifest,
         "quantization.json",
     ),
     "another format": (edit_manifest(format="dgq-99"), "quantization.json"),

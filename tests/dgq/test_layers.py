@@ -35,7 +35,7 @@ def calibrate_(layer: QuantizedLayer, x: Tensor) -> None:
     layer.input_quantizer.start_observing_()
     layer.context.weights = layer.context.activations = False
     layer.context.observing = True
-    layer(x)  # type: ignore[operator]
+    layer(x)
     layer.context.weights = layer.context.activations = True
     layer.context.observing = False
     layer.input_quantizer.fit_()

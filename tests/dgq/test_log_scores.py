@@ -1,6 +1,7 @@
 """Logarithmic scores against the formula, one number at a time."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -58,7 +59,9 @@ def test_maximum_is_taken_for_each_sample() -> None:
 
 
 @pytest.mark.parametrize("quantize", [log_quantize_live, log_quantize_but_start])
-def test_a_sample_does_not_depend_on_the_others_of_its_batch(quantize) -> None:  # type: ignore[no-untyped-def]
+def test_a_sample_does_not_depend_on_the_others_of_its_batch(
+    quantize: Callable[[Tensor, int], Tensor],
+) -> None:
     p = scores(4)
     p[2] *= 1e-3
     alone = torch.cat([quantize(p[i : i + 1], 3) for i in range(4)])

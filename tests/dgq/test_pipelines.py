@@ -3,6 +3,7 @@
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -64,7 +65,7 @@ def test_a_damaged_pipeline_is_one_line_that_names_it(damaged: Path, file: str, 
 
 
 @pytest.mark.parametrize("load", [load_unet, load_pipeline])
-def test_a_pipeline_without_a_unet_is_refused(load, damaged: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_pipeline_without_a_unet_is_refused(load: Callable[[str], object], damaged: Path) -> None:
     shutil.rmtree(damaged / "unet")
     with pytest.raises(DGQError, match="damaged"):
         load(str(damaged))

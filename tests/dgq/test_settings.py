@@ -73,7 +73,7 @@ def test_unknown_methods_are_refused(make: Callable[[], Any]) -> None:
         ("warmup", float("nan")),
     ],
 )
-def test_learning_settings_outside_of_their_domain_are_refused(name: str, value: float) -> None:
+def test_learning_settings_outside_of_their_domain_are_refused(name: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=rf"learning\.{name} must be"):
         LearningSettings(**{name: value})
 

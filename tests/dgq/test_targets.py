@@ -1,5 +1,6 @@
 """Targets: how many, of what kind, in which order, and that they hold every quantized layer."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def real_sdxl() -> UNet2DConditionModel:
     [(real_sd, 22, 16, 40), (real_sdxl, 17, 70, 30)],
 )
 def test_the_real_structures_have_as_many_targets_as_known(
-    make,  # type: ignore[no-untyped-def]
+    make: Callable[[], UNet2DConditionModel],
     resnets: int,
     transformers: int,
     lone: int,

@@ -115,7 +115,7 @@ def test_mse_ranges_lose_less_than_minmax_on_heavy_tails() -> None:
     weight = weight_of(6, 200).pow(3)
     errors = []
     for method in ("minmax", "mse"):
-        quantizer = started(weight, 3, method)  # type: ignore[arg-type]
+        quantizer = started(weight, 3, method)
         quantizer.harden_(None)
         errors.append((quantizer(None)[0] - weight).pow(2).sum().item())
     assert errors[1] < 0.95 * errors[0]

@@ -43,7 +43,7 @@ def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
     quantize_(module.unet, module.settings, (1.0,), (8, 8))
     configured = module.configure_optimizers()
     optimizer = configured["optimizer"]
-    schedule = configured["lr_scheduler"]["scheduler"]  # type: ignore[index, typeddict-item]
+    schedule = configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
     found = []
     for _ in range(12):
         found.append([group["lr"] for group in optimizer.param_groups])

@@ -16,7 +16,7 @@ def module(micro_folder: Path) -> Iterator[Calibration]:
     """A calibration at its second of three targets, the first of which is finished."""
     module = Calibration(str(micro_folder))
     module.trainer = SimpleNamespace(current_epoch=1)  # type: ignore[assignment]
-    module.targets = dict.fromkeys(("first", "second", "third"), module)  # type: ignore[arg-type]
+    module.targets = dict.fromkeys(("first", "second", "third"), module)
     module.records = [
         {"target": "first", "error_nearest": 0.5, "error": 0.25},
         {"target": "second", "error_nearest": 0.75},
