@@ -93,7 +93,8 @@ def row(bits: str, recipe: str, metrics: dict[str, Any], cost: dict[str, Any]) -
     """One line of the Markdown table."""
     cells = [bits, recipe]
     for key in COLUMNS.values():
-        cells.append(f"{metrics[key]:.3g}" if key in metrics else "")
+        value = metrics.get(key)
+        cells.append("" if value is None else f"{value:.3g}")
     cells += [f"{cost['bops'] / 1e9:.0f}", f"{cost['bytes'] / 1e6:.1f}"]
     return "| " + " | ".join(cells) + " |"
 

@@ -19,6 +19,7 @@ from data.recording import record_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import SettingsError
+from dgq.files import sha256_of
 from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
 
@@ -85,10 +86,12 @@ class CalibrationData(LightningDataModule):
             ("data.record_batch_size", record_batch_size),
         ):
             check_positive(name, value)
-        if n_samples is not None and n_samples < generation.num_inference_steps:
+        n_steps = generation.num_inference_steps
+        # PNDM makes one call more than it has steps.
+        if n_samples is not None and not n_steps <= n_samples <= n_prompts * (n_steps + 1):
             raise SettingsError(
-                f"data.n_samples must be at least {generation.num_inference_steps}, one for each "
-                f"step, got {n_samples}"
+                f"data.n_samples must be {n_steps} (one for each step) to {n_prompts * n_steps} "
+                f"(steps times data.n_prompts), got {n_samples}"
             )
         self.pipeline = pipeline
         self.generation = generation
@@ -130,8 +133,9 @@ class CalibrationData(LightningDataModule):
         """Record the calls, unless a file of the same ones is there."""
         if self.recording.is_file():
             return
+        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         calls = record_calls(
-            load_pipeline(self.pipeline),
+            load_pipeline(self.pipeline).to(device),
             self.prompts,
             self.generation,
             self.seed,
@@ -152,11 +156,9 @@ class CalibrationData(LightningDataModule):
 
 
 def fingerprint(location: str) -> str:
-    """What a pipeline is recognised by: its files' names, sizes and times, or its hub id."""
+    """What a pipeline is recognised by: the content of its files, or its hub id."""
     folder = Path(location)
     if not folder.is_dir():
         return location
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return repr(
-        [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    )
+    return repr([(str(path.relative_to(folder)), sha256_of(path)) for path in files])

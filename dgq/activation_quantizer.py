@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dgq.affine import affine_parameters, fake_quantize
 from dgq.buffers import SizedByCheckpoint
-from dgq.context import QuantizationContext
+from dgq.context import QuantizationContext, word_index
 from dgq.errors import DGQError
 from dgq.grouping import group_ranges, spread
 from dgq.observer import RangeObserver, Ranges, merge_steps
@@ -26,6 +26,7 @@ class ActivationQuantizer(SizedByCheckpoint):
         settings: bits, groups, and whether each step has its own ranges.
         context: mode and step of the UNet.
         per_tensor: one group whatever the settings say (2-D inputs, attention scores).
+        of_text: tokens are words, which do not move when the latents change their size.
     """
 
     scale: Tensor
@@ -34,16 +35,21 @@ class ActivationQuantizer(SizedByCheckpoint):
     axis: Tensor
 
     def __init__(
-        self, settings: ActivationSettings, context: QuantizationContext, per_tensor: bool = False
+        self,
+        settings: ActivationSettings,
+        context: QuantizationContext,
+        per_tensor: bool = False,
+        of_text: bool = False,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.context = context
         self.per_tensor = per_tensor
+        self.of_text = of_text
         self.observer: RangeObserver | None = None
         self.on_pixels = False
         self.register_buffer("scale", torch.empty(0))
-        self.register_buffer("zero_point", torch.empty(0))
+        self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
         self.register_buffer("group_index", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("axis", torch.tensor(CHANNEL, dtype=torch.uint8))
 
@@ -61,7 +67,9 @@ class ActivationQuantizer(SizedByCheckpoint):
         if not self.context.activations:
             return x
         scale, zero_point = self._parameters_of(x)
-        return fake_quantize(x, scale.to(x.dtype), zero_point.to(x.dtype), self.settings.n_bits)
+        # In float32 whatever the input: half precision cannot hold a large zero point.
+        quantized = fake_quantize(x.float(), scale.float(), zero_point, self.settings.n_bits)
+        return quantized.to(x.dtype)
 
     def start_observing_(self) -> None:
         """Make an observer; ranges are recorded whenever the context says so."""
@@ -80,9 +88,9 @@ class ActivationQuantizer(SizedByCheckpoint):
         on_pixels = pixels is not None and bool(spread(*pixels) > spread(*channels))
         low, high = pixels if on_pixels and pixels is not None else channels
         groups = group_ranges(low, high, 1 if self.per_tensor else self.settings.n_groups)
-        self.scale, self.zero_point = affine_parameters(
-            groups.low, groups.high, self.settings.n_bits
-        )
+        n_bits = self.settings.n_bits
+        self.scale, zero_point = affine_parameters(groups.low, groups.high, n_bits)
+        self.zero_point = zero_point.to(torch.int32)
         self.group_index = smallest_integers(groups.member_group)
         self.on_pixels = on_pixels
         self.axis.fill_(PIXEL if on_pixels else CHANNEL)
@@ -118,6 +126,8 @@ class ActivationQuantizer(SizedByCheckpoint):
         if index.shape[1] == 1 or not self.on_pixels:
             return index
         n_pixels = x.shape[2] * x.shape[3] if x.ndim == 4 else x.shape[1]
+        if self.of_text:
+            return index[:, word_index(n_pixels, index.shape[1]).to(index.device)]
         moved = self.context.pixel_index(n_pixels, index.shape[1])
         return index if moved is None else index[:, moved.to(index.device)]
 

@@ -10,6 +10,9 @@ from dgq.context import QuantizationContext
 from dgq.log_scores import log_quantize_but_start, log_quantize_live
 from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, ScoreSettings
 
+MAX_SCORES = 2**27
+"""Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
+
 
 class LogScoreQuantizer(nn.Module):
     """Logarithmic quantization of scores under each sample's live maximum; holds no state.
@@ -96,10 +99,11 @@ class QuantAttnProcessor(nn.Module):
         self.context = context
         activations = settings.activations
         self.hidden = ActivationQuantizer(activations, context)
-        self.text = ActivationQuantizer(activations, context) if is_cross else None
+        self.text = ActivationQuantizer(activations, context, of_text=True) if is_cross else None
         self.query = ActivationQuantizer(activations, context)
-        self.key = ActivationQuantizer(activations, context)
-        self.value = ActivationQuantizer(activations, context)
+        self.key = ActivationQuantizer(activations, context, of_text=is_cross)
+        self.value = ActivationQuantizer(activations, context, of_text=is_cross)
+        self.keep_start = is_cross and settings.scores.keep_start_token
         self.scores = score_quantizer(settings, is_cross, context)
         self.score_bits = FLOAT_BITS if self.scores is None else settings.scores.n_bits
 
@@ -131,9 +135,15 @@ class QuantAttnProcessor(nn.Module):
         if self.text is not None and encoder_hidden_states is not None:
             source = self.text(encoder_hidden_states)
         query = self.query(attn.to_q(hidden))
-        key, value = self.key(attn.to_k(source)), self.value(attn.to_v(source))
+        key, value = self._quantized_key(attn.to_k(source)), self.value(attn.to_v(source))
         mixed = self._attend(attn, query, key, value, attention_mask)
         return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+
+    def _quantized_key(self, key: Tensor) -> Tensor:
+        """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
+        if not self.keep_start or key.shape[1] == 1:
+            return self.key(key)
+        return torch.cat([key[:, :1], self.key(key[:, 1:])], dim=1)
 
     def _attend(
         self, attn: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
@@ -150,10 +160,34 @@ class QuantAttnProcessor(nn.Module):
     def _mix(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
     ) -> Tensor:
-        """Softmax attention on ``[batch, heads, tokens, head_dim]`` with quantized scores."""
-        if self.scores is None or not (self.context.activations or self.context.observing):
+        """Softmax attention on ``[batch, heads, tokens, head_dim]`` with quantized scores.
+
+        Ranges and maxima are those of a sample or fixed, so rows can be computed apart.
+        """
+        if not self._needs_scores:
             # The fused kernel never holds the scores, which at 64x64 latents take gigabytes.
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        batch, heads, n_queries, _ = query.shape
+        rows = max(1, MAX_SCORES // (heads * n_queries * key.shape[2]))
+        parts = []
+        for start in range(0, batch, rows):
+            part = slice(start, start + rows)
+            part_mask = None if mask is None else mask[part]
+            with self.context.narrowed(part):
+                parts.append(self._mix_rows(query[part], key[part], value[part], part_mask, scale))
+        return torch.cat(parts)
+
+    @property
+    def _needs_scores(self) -> bool:
+        """Whether the scores are quantized or observed now."""
+        observed = self.context.observing and isinstance(self.scores, AffineScoreQuantizer)
+        return self.scores is not None and (self.context.activations or observed)
+
+    def _mix_rows(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        """The same for few rows, whose scores are held in memory."""
+        assert self.scores is not None
         logits = query @ key.transpose(-1, -2) * scale
         if mask is not None:
             logits = logits + mask

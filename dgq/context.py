@@ -42,6 +42,16 @@ class QuantizationContext:
         self.current_size = (int(sample.shape[-2]), int(sample.shape[-1]))
         self.step = self.step_of(torch.as_tensor(timestep, device=sample.device))
 
+    @contextmanager
+    def narrowed(self, rows: slice) -> Iterator[None]:
+        """Speak of some rows of the batch only; restores the steps of all."""
+        before = self.step
+        self.step = before[rows] if before.shape[0] > 1 else before
+        try:
+            yield
+        finally:
+            self.step = before
+
     def step_of(self, timestep: Tensor) -> Tensor:
         """Index of the calibrated step of each timestep, the nearest if there is no exact one.
 
@@ -67,15 +77,20 @@ class QuantizationContext:
         """Where each pixel of this call lies among the calibrated ones; ``None`` if they agree.
 
         Nearest-neighbour resizing of the ``calibrated``-pixel map to the current latent size, so
-        that pixel groups survive another resolution.
+        that pixel groups survive another resolution, and another aspect of the same area.
         """
-        if n_pixels == calibrated:
+        if self.current_size == self.latent_size:
             return None
         height, width = grid_size(n_pixels, self.current_size)
         old_height, old_width = grid_size(calibrated, self.latent_size)
         rows = (torch.arange(height) * old_height) // height
         columns = (torch.arange(width) * old_width) // width
         return (rows[:, None] * old_width + columns).flatten()
+
+
+def word_index(n_words: int, calibrated: int) -> Tensor:
+    """Where each word of a text lies among the calibrated ones; surplus ones are as the last."""
+    return torch.arange(n_words).clamp(max=calibrated - 1)
 
 
 def grid_size(n_pixels: int, latent_size: tuple[int, int]) -> tuple[int, int]:

@@ -42,14 +42,18 @@ def spread(low: Tensor, high: Tensor) -> Tensor:
 def group_ranges(low: Tensor, high: Tensor, n_groups: int) -> Groups:
     """Gather members with similar ranges: k-means on the points ``(minimum, maximum)``.
 
-    One group is per-tensor, as many groups as members is per-member; no special cases.
+    One group is per-tensor, as many groups as members is per-member.
 
     Args:
         low: ``[steps, members]``, finite minima.
         high: ``[steps, members]``, finite maxima.
         n_groups: at least 1; more groups than members are cut to the number of members.
     """
-    n_groups = min(n_groups, low.shape[1])
+    n_members = low.shape[1]
+    n_groups = min(n_groups, n_members)
+    if n_groups == n_members:
+        # Clusters of one each, without the quadratic search for them.
+        return Groups(torch.arange(n_members, device=low.device).expand_as(low), low, high)
     index = kmeans(torch.stack([low, high], dim=-1), n_groups)
     shape = (low.shape[0], n_groups)
     group_low = low.new_full(shape, torch.inf).scatter_reduce(1, index, low, "amin")

@@ -1,7 +1,7 @@
 """What to quantize and how: typed settings, validated when they are made."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from dgq.errors import SettingsError
 
@@ -32,6 +32,12 @@ def check_not_negative(name: str, value: float) -> None:
         raise SettingsError(f"{name} must be at least 0, got {value!r}")
 
 
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise SettingsError unless ``value`` is one of the choices."""
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class WeightSettings:
     """Affine quantization of the weights, per output channel.
@@ -46,6 +52,7 @@ class WeightSettings:
 
     def __post_init__(self) -> None:
         check_bits("weights.n_bits", self.n_bits)
+        check_choice("weights.range_method", self.range_method, get_args(RangeMethod))
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class ScoreSettings:
         n_bits: 2 to 8, or 16 to keep the scores in floating point.
         cross_attention: ``log`` (powers of two under the live maximum) or ``affine``.
         self_attention: the same choice for self-attention.
-        keep_start_token: keep the ``<start>`` token's column of cross-attention in full precision.
+        keep_start_token: keep the ``<start>`` token's key and scores in full precision.
     """
 
     n_bits: int = 8
@@ -85,6 +92,8 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         check_bits("scores.n_bits", self.n_bits)
+        check_choice("scores.cross_attention", self.cross_attention, get_args(ScoreMethod))
+        check_choice("scores.self_attention", self.self_attention, get_args(ScoreMethod))
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Calibration(LightningModule):
         self.unet = load_unet(pipeline).requires_grad_(False)
         self.unet_config = dict(self.unet.config)
         self.n_targets = len(find_targets(self.unet, quantization.keep))
+        if self.n_targets == 0:
+            raise DGQError("there is nothing to quantize: quantization.keep matches every layer")
         self.targets: dict[str, torch.nn.Module] = {}
         self.records: list[dict[str, Any]] = []
         self.calibration_sqnr_db: float | None = None
@@ -60,17 +62,12 @@ class Calibration(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make the UNet quantizable for the timesteps that were recorded."""
-        if self.trainer.world_size > 1:
-            raise DGQError(
-                "calibration runs in one process so far: use --trainer.devices 1 "
-                "--trainer.num_nodes 1"
-            )
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         quantize_(self.unet, self.settings, data.calls.distinct_timesteps, data.calls.latent_size)
         start_observing_(self.unet)
         with quantization(self.unet, weights=False, activations=False):
             found = find_targets(self.unet, self.settings.keep)
-            order = execution_order(self.unet, found, data.micro_batches[0])
+            order = execution_order(self.unet, found, data.calls.batch(torch.tensor([[0, 0]])))
         self.targets = {name: found[name] for name in order}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

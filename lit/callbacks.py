@@ -6,12 +6,12 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dgq.checkpoint import FOLDER, save_quantized
 from dgq.files import written_beside
 from lit.calibration import Calibration
+from lit.console import print_note
 
 
 class TargetCheckpoint(ModelCheckpoint):
@@ -43,9 +43,14 @@ class TargetProgress(ProgressBar):
         self._progress.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the target."""
-        if self._progress is not None and isinstance(pl_module, Calibration):
-            self._progress.update(self._task, description=pl_module.target_name)
+        """Name the target, and show the error of the one before."""
+        if self._progress is None or not isinstance(pl_module, Calibration):
+            return
+        change = ""
+        if pl_module.records:
+            record = pl_module.records[-1]
+            change = f"previous error {record['error_nearest']:.4f} -> {record['error']:.4f}"
+        self._progress.update(self._task, description=pl_module.target_name, error=change)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -54,15 +59,6 @@ class TargetProgress(ProgressBar):
         if self._progress is not None:
             done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
             self._progress.update(self._task, completed=done)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the error of the target that is finished."""
-        if self._progress is None or not isinstance(pl_module, Calibration):
-            return
-        record = pl_module.records[-1]
-        if "error" in record:
-            change = f"error {record['error_nearest']:.4f} -> {record['error']:.4f}"
-            self._progress.update(self._task, error=change)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -94,9 +90,11 @@ class RunFolder(Checkpoint):
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
         self.config = config
+        self._started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration."""
+        self._started = True
         with written_beside(self.folder / "config.yaml") as beside:
             beside.write_text(self.config)
 
@@ -111,11 +109,23 @@ class RunFolder(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was made and what to do next."""
         if isinstance(pl_module, Calibration) and pl_module.complete:
-            Console(soft_wrap=True).print(
+            print_note(
                 f"{self.folder / FOLDER}: SQNR of the UNet's output with quantized weights "
                 f"{pl_module.calibration_sqnr_db:.1f} dB on the calibration samples\n"
                 f"measure it with: python evaluate.py --ckpt {self.folder}"
             )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if there was nothing to do."""
+        if not self._started:
+            print_note(f"{self.folder} was finished already: nothing was left to do")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Say how to go on after Ctrl-C."""
+        if isinstance(exception, KeyboardInterrupt):
+            print_note("interrupted: the same command with --ckpt_path last goes on from here")
 
     def _write_log(self, module: Calibration) -> None:
         with (

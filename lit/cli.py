@@ -73,9 +73,10 @@ class CalibrationCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the run's folder before any work starts."""
         resume = self._get(self.config, "ckpt_path")
-        check_run_folder(self.run, resume)
-        if resume is not None:
-            check_checkpoint(self.run / "last.ckpt" if resume == "last" else Path(resume))
+        checkpoint = self.run / "last.ckpt" if resume == "last" else resume and Path(resume)
+        check_run_folder(self.run, checkpoint)
+        if checkpoint:
+            check_checkpoint(checkpoint)
 
     @property
     def run(self) -> Path:
@@ -84,17 +85,25 @@ class CalibrationCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: checkpoints, log, progress."""
-        config = self.parser.dump(self.config, skip_none=False)
-        callbacks = self._get(self.config_init, "trainer")["callbacks"] or []
-        ours = [RunFolder(self.run, config), TargetCheckpoint(self.run), TargetProgress()]
-        return super().instantiate_trainer(
-            callbacks=[*callbacks, *ours], default_root_dir=self.run, **kwargs
+        subcommand = str(self.subcommand)
+        config = self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
+        options = self._get(self.config_init, "trainer")
+        callbacks = [*(options["callbacks"] or []), RunFolder(self.run, config)]
+        callbacks.append(TargetCheckpoint(self.run))
+        if options["enable_progress_bar"] is not False:
+            callbacks.append(TargetProgress())
+        trainer = super().instantiate_trainer(
+            callbacks=callbacks, default_root_dir=self.run, **kwargs
         )
+        if trainer.world_size > 1:
+            raise DGQError("calibration runs in one process so far: use --trainer.devices 1")
+        return trainer
 
 
-def check_run_folder(run: Path, resume: str | None) -> None:
-    """Raise DGQError rather than overwrite a run, or resume one that is not there."""
-    if resume is None and any((run / name).exists() for name in ("last.ckpt", FOLDER)):
+def check_run_folder(run: Path, checkpoint: Path | None) -> None:
+    """Raise DGQError rather than overwrite a run that is not the one to go on with."""
+    own = checkpoint is not None and checkpoint.resolve().parent == run.resolve()
+    if not own and any((run / name).exists() for name in ("last.ckpt", FOLDER)):
         raise DGQError(
             f"{run} already holds a calibration: go on with it by --ckpt_path last, or choose "
             "another folder by --run DIR"

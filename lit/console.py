@@ -10,13 +10,24 @@ from transformers.utils import logging as transformers_logging
 
 from dgq.errors import DGQError
 
-IRRELEVANT_WARNINGS = ("in eval mode at the start", "LeafSpec", "args parameter", "is not empty")
+IRRELEVANT_WARNINGS = (
+    "in eval mode at the start",
+    "LeafSpec",
+    "args parameter",
+    "is not empty",
+    "returned `None`",
+)
 
 
 def print_error(error: DGQError) -> None:
     """Say on stderr, in one line, what was wrong."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def print_note(text: str) -> None:
+    """Say something on stdout, as it stands."""
+    Console(soft_wrap=True, highlight=False).print(escape(text))
 
 
 def quieten_libraries() -> None:
