@@ -68,7 +68,8 @@ def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFi
     assert settings == QuantizationSettings(
         WeightSettings(settings.weights.n_bits, "mse"),
         ActivationSettings(bits, 8, per_step=True),
-        ScoreSettings(bits, "log", "affine", keep_start_token=True),
+        # 4-bit affine scores of self-attention would be the largest of all errors.
+        ScoreSettings(bits, "log", "log" if bits <= 4 else "affine", keep_start_token=True),
         ("conv_in", "conv_out"),
     )
     assert LearningSettings(**config["model"]["learning"]).iterations >= 100

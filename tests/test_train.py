@@ -400,6 +400,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "no captions": (["--data.captions", "no/such/file.json"], r"no/such/file\.json"),
     "no steps": (["--data.generation.num_inference_steps", "0"], "num_inference_steps"),
     "height": (["--data.generation.height", "13", "--data.generation.width", "16"], "height"),
+    "two processes": (["--trainer.devices", "2"], r"one process.*--trainer\.devices 1"),
     "negative iterations": (["--model.learning.iterations", "-1"], "iterations"),
 }
 

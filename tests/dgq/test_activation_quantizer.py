@@ -179,6 +179,16 @@ def test_pixel_groups_survive_another_aspect_with_as_many_pixels() -> None:
     assert scale[0, 0, 1].unique().numel() == 1
 
 
+def test_groups_of_words_do_not_move_with_the_resolution() -> None:
+    text = outlier_channels(2, 16, 6)  # 16 words of very different sizes
+    quantizer = fitted(text, n_groups=4)
+    quantizer.of_text = True
+    expected = quantizer(text)
+    assert quantizer.axis == PIXEL
+    quantizer.context.current_size = (8, 8)
+    assert torch.equal(quantizer(text), expected)
+
+
 @pytest.mark.parametrize("n_bits", [4, 16])
 def test_switched_off_or_16_bits_passes_the_very_tensor(n_bits: int) -> None:
     x = randn(1, 3, 2, 2)

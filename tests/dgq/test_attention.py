@@ -179,11 +179,30 @@ def test_inputs_and_q_k_v_are_quantized_each_by_its_own_quantizer(cross: bool) -
         return x.double().reshape(*x.shape[:2], HEADS, HEAD_DIM)
 
     q = heads(processor.query(attn.to_q(hidden)))
-    k = heads(processor.key(attn.to_k(source)))
+    key = attn.to_k(source)
+    # The <start> token's key, row 0, stays in full precision.
+    kept = 1 if cross else 0
+    k = heads(torch.cat([key[:, :kept], processor.key(key[:, kept:])], dim=1))
     v = heads(processor.value(attn.to_v(source)))
     scores = (torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(HEAD_DIM)).softmax(-1)
     torch.testing.assert_close(attn(*inputs(cross)), mixed(attn, scores, v), rtol=1e-4, atol=1e-4)
     assert all(m.scale.numel() for m in (processor.query, processor.key, processor.value))
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@torch.no_grad()
+def test_scores_computed_row_by_row_are_the_same(
+    cross: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attn = attention(cross)
+    processor = equip_(attn, QuantizationSettings(activations=ActivationSettings(6, 2)))
+    calibrate_(attn, processor, cross)
+    processor.context.step = torch.tensor([0, 0, 0])
+    together = attn(*inputs(cross))
+    monkeypatch.setattr("dgq.attention.MAX_SCORES", 1)
+    # Another batch size is another order of summation: a score may cross to the next code.
+    torch.testing.assert_close(attn(*inputs(cross)), together, rtol=0, atol=0.05)
+    assert processor.context.step.shape == (3,)
 
 
 @pytest.mark.parametrize(

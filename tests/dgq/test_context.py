@@ -8,7 +8,7 @@ import torch
 from tiny_pipelines import micro_unet, unet_call
 from torch import nn
 
-from dgq.context import QuantizationContext, context_of, grid_size
+from dgq.context import QuantizationContext, context_of, grid_size, word_index
 from dgq.quantize import quantize_
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 
@@ -75,10 +75,13 @@ def test_pixels_are_matched_as_nearest_resizing_does(size: tuple[int, int], leve
     assert torch.equal(found, expected)
 
 
-def test_tokens_of_the_text_are_no_pixels() -> None:
-    shared = context()
-    shared.current_size = (16, 16)
-    assert shared.pixel_index(77, 77) is None
+@pytest.mark.parametrize(
+    ("n_words", "expected"), [(4, [0, 1, 2, 3]), (2, [0, 1]), (6, [0, 1, 2, 3, 3, 3])]
+)
+def test_words_stay_where_they_are_and_surplus_ones_are_as_the_last(
+    n_words: int, expected: list[int]
+) -> None:
+    assert word_index(n_words, 4).tolist() == expected
 
 
 @pytest.mark.parametrize(

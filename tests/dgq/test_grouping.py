@@ -58,7 +58,7 @@ def test_as_many_groups_as_members_is_per_member_exactly(n_groups: int) -> None:
 def test_equal_members_share_a_group_and_surplus_groups_are_harmless() -> None:
     low = torch.tensor([[-1.0, -1.0, -5.0, -5.0]])
     high = torch.tensor([[1.0, 1.0, 2.0, 2.0]])
-    groups = group_ranges(low, high, 4)
+    groups = group_ranges(low, high, 3)
     index = groups.member_group[0].tolist()
     assert index[0] == index[1] != index[2] == index[3]
     assert groups.low.isfinite().all()

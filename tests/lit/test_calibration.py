@@ -28,10 +28,9 @@ def test_it_knows_its_number_of_targets_before_anything_is_recorded(module: Cali
     assert not any(isinstance(m, QuantizedLayer) for m in module.unet.modules())
 
 
-def test_more_than_one_process_is_refused(module: Calibration) -> None:
-    module.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
-    with pytest.raises(DGQError, match=r"one process.*--trainer\.devices 1"):
-        module.setup("fit")
+def test_keeping_every_layer_is_refused_when_it_is_made(micro_folder: Path) -> None:
+    with pytest.raises(DGQError, match="nothing to quantize"):
+        Calibration(str(micro_folder), QuantizationSettings(keep=("*",)))
 
 
 def test_a_pattern_that_keeps_nothing_is_refused_when_it_is_made(micro_folder: Path) -> None:

@@ -45,16 +45,15 @@ def test_the_bar_names_the_target_and_the_error_reached(
 ) -> None:
     bar = TargetProgress()
     trainer = SimpleNamespace(current_epoch=1, max_epochs=3, num_training_batches=4)
+    module.records.pop()
     bar.on_train_start(trainer, module)  # type: ignore[arg-type]
     bar.on_train_epoch_start(trainer, module)  # type: ignore[arg-type]
-    module.records[-1]["error"] = 0.125
     bar.on_train_batch_end(trainer, module, None, None, 3)  # type: ignore[arg-type]
-    bar.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
     bar.on_train_end(trainer, module)  # type: ignore[arg-type]
     text = capsys.readouterr().out
     assert "second" in text
     assert "2/3" in text
-    assert "error 0.7500 -> 0.1250" in text
+    assert "0.5000 -> 0.2500" in text
 
 
 def test_the_bar_is_closed_by_an_exception(

@@ -54,7 +54,9 @@ def test_a_folder_with_a_run_is_not_written_into_unless_resumed(tmp_path: Path, 
     (tmp_path / name).mkdir()
     with pytest.raises(DGQError, match="already holds a calibration"):
         check_run_folder(tmp_path, None)
-    check_run_folder(tmp_path, "last")
+    with pytest.raises(DGQError, match="already holds a calibration"):
+        check_run_folder(tmp_path, tmp_path / "elsewhere" / "last.ckpt")
+    check_run_folder(tmp_path, tmp_path / "last.ckpt")
 
 
 def test_a_checkpoint_of_a_calibration_is_accepted(tmp_path: Path) -> None:
