@@ -35,8 +35,8 @@ def first_captions(path: Path, text: str) -> list[str]:
     first: dict[int, str] = {}
     try:
         for annotation in json.loads(text)["annotations"]:
-            first.setdefault(annotation["image_id"], str(annotation["caption"]))
-    except (ValueError, KeyError, TypeError) as error:
+            first.setdefault(annotation["image_id"], annotation["caption"].strip())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DGQError(
             f'{path} is not in COCO\'s format ({error!r}): expected {{"annotations": '
             '[{"image_id": 1, "caption": "..."}]}'

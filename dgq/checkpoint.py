@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, SettingsError
 from dgq.files import read_tensors, sha256_of, write_json, write_tensors
 from dgq.layers import quantized_layers
 from dgq.quantize import quantize_
@@ -45,6 +45,11 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         check_positive("num_inference_steps", self.num_inference_steps)
+        if (self.height is None) != (self.width is None):
+            raise SettingsError("height and width go together: pipelines ignore one alone")
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value is not None:
+                check_positive(name, value)
 
 
 @dataclass(frozen=True)

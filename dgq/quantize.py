@@ -43,7 +43,7 @@ def quantize_(
     context = QuantizationContext(timesteps, latent_size)
     for name in names:
         swap_layer_(unet, name, settings, context)
-    set_processors_(unet, settings, context)
+    set_processors_(unet, names, settings, context)
     setattr(unet, ATTRIBUTE, context)
     unet.register_forward_pre_hook(context.read_call, with_kwargs=True)
     return unet
@@ -82,11 +82,15 @@ def swap_layer_(
 
 
 def set_processors_(
-    unet: UNet2DConditionModel, settings: QuantizationSettings, context: QuantizationContext
+    unet: UNet2DConditionModel,
+    quantized: Sequence[str],
+    settings: QuantizationSettings,
+    context: QuantizationContext,
 ) -> None:
-    """Give every attention a quantized processor."""
-    for module in unet.modules():
-        if isinstance(module, Attention):
+    """Give every attention with quantized layers a quantized processor; others stay stock."""
+    owners = {name.partition(".to_")[0] for name in quantized}
+    for name, module in unet.named_modules():
+        if isinstance(module, Attention) and name in owners:
             processor = QuantAttnProcessor(settings, module.is_cross_attention, context)
             module.set_processor(processor.train(module.training))
 

@@ -63,7 +63,7 @@ def test_the_recording_is_made_once(
         {"n_prompts": 5},
         {"generation": GenerationSettings(3, 3.0)},
         {"generation": GenerationSettings(2, 4.0)},
-        {"generation": GenerationSettings(2, 3.0, height=32)},
+        {"generation": GenerationSettings(2, 3.0, 32, 32)},
     ],
 )
 def test_what_determines_the_calls_names_the_file(

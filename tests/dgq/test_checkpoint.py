@@ -39,7 +39,7 @@ def save(
     """Calibrate a stock UNet, save it, and leave it calibrated."""
     config = dict(unet.config)
     calibrate_(unet, settings, TIMESTEPS)
-    generation = GenerationSettings(2, 3.0, 16, None)
+    generation = GenerationSettings(2, 3.0, 16, 16)
     save_quantized(
         unet, folder, Manifest(pipeline, config, settings, generation, TIMESTEPS, (8, 8))
     )
@@ -115,7 +115,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 def test_the_manifest_comes_back(saved: Path) -> None:
     manifest = read_manifest(saved)
-    assert manifest.generation == GenerationSettings(2, 3.0, 16, None)
+    assert manifest.generation == GenerationSettings(2, 3.0, 16, 16)
     assert manifest.timesteps == TIMESTEPS
     assert manifest.latent_size == (8, 8)
     assert manifest.unet_config["block_out_channels"] in ([8, 16], (8, 16))
