@@ -28,6 +28,11 @@ class CallRecorder:
 
     def __call__(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample, timestep = args
+        if not bool(sample.isfinite().all()):
+            raise DGQError(
+                "the UNet is given latents that are not finite: its weights or those of the text "
+                "encoder are damaged, or overflow; check that the pipeline draws sensible images"
+            )
         halves = sample.detach().cpu().unflatten(0, (-1, self.n_prompts))
         if not bool((halves == halves[0]).all()):
             raise DGQError("this pipeline gives the halves of a guided call different latents")
@@ -83,6 +88,8 @@ def record_calls(
                 generator=generators(first, len(batch), seed),
                 output_type="latent",
             )
+        except ValueError as error:
+            raise DGQError(f"the pipeline refuses these settings: {error}") from error
         finally:
             hook.remove()
         recorders.append(recorder)

@@ -1,7 +1,5 @@
 """The whole calibration as one Lightning fit: an epoch is a target, a batch a step of learning."""
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.reconstruction import reconstruction_loss, relative_error, sqnr_db
 from dgq.settings import LearningSettings, QuantizationSettings
 from dgq.targets import execution_order, find_targets
+from lit.identity import identity_of
 
 N_ERROR_ROWS = 64
 """Rows on which a target's error before and after learning is measured."""
@@ -200,35 +199,18 @@ class Calibration(LightningModule):
 
     # Checkpoints: finished targets and observed ranges, never the full-precision weights
 
-    def identity(self) -> str:
-        """What a checkpoint must agree in to be resumed: settings and recorded calls."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        content = {
-            "pipeline": self.pipeline,
-            "quantization": asdict(self.settings),
-            "learning": asdict(self.learning),
-            "data": data.identity,
-        }
-        return json.dumps(content, sort_keys=True)
+    def identity(self, data: dict[str, Any]) -> str:
+        """What a checkpoint must agree in to be resumed; ``data`` is the DataModule's part."""
+        return identity_of(self.pipeline, self.settings, self.learning, data)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""
-        checkpoint["calibration"] = {"identity": self.identity(), "records": self.records}
+        identity = self.identity(self.trainer.datamodule.identity)  # type: ignore[attr-defined]
+        checkpoint["calibration"] = {"identity": identity, "records": self.records}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other settings; take up the log."""
-        saved = checkpoint.get("calibration")
-        if saved is None:
-            raise DGQError("this checkpoint was not written by a calibration")
-        if saved["identity"] != self.identity():
-            difference = first_difference(
-                json.loads(saved["identity"]), json.loads(self.identity())
-            )
-            raise DGQError(
-                f"the checkpoint was made with other settings ({difference}): resume with the same "
-                "ones, or start a new run with --run DIR"
-            )
-        self.records = saved["records"]
+        """Take up the log; that the settings agree was checked before any work."""
+        self.records = checkpoint["calibration"]["records"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Finished weights and observed ranges."""
@@ -244,12 +226,3 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {name: to_device(item, device) for name, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def first_difference(saved: Any, current: Any, name: str = "settings") -> str:
-    """The first place where two nested settings differ, for an error message."""
-    if isinstance(saved, dict) and isinstance(current, dict):
-        for key in saved.keys() | current.keys():
-            if saved.get(key) != current.get(key):
-                return first_difference(saved.get(key), current.get(key), key)
-    return f"{name}: {saved} then, {current} now"

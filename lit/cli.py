@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -14,9 +15,14 @@ from dgq.errors import DGQError
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.console import print_error, quieten_libraries
+from lit.identity import check_identity
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_OPTIONS = ("--config", "-c")
+FIT_PARSER = {
+    "description": "Calibrate a quantized UNet, target by target.",
+    "exit_on_error": False,
+}
 
 
 class CalibrationCLI(LightningCLI):
@@ -28,7 +34,7 @@ class CalibrationCLI(LightningCLI):
             Calibration,
             data,
             save_config_callback=None,
-            parser_kwargs={"fit": {"description": "Calibrate a quantized UNet, target by target."}},
+            parser_kwargs={"exit_on_error": False, "fit": FIT_PARSER},
             seed_everything_default=0,
             trainer_defaults={
                 "devices": 1,
@@ -67,7 +73,9 @@ class CalibrationCLI(LightningCLI):
         )
 
     def fit(self, **arguments: Any) -> None:
-        """Calibrate; a checkpoint to resume from is never unpickled."""
+        """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
+        if self.saved_identity is not None:
+            check_identity(self.saved_identity, self.model.identity(self.datamodule.identity))
         self.trainer.fit(weights_only=True, **arguments)
 
     def before_instantiate_classes(self) -> None:
@@ -75,8 +83,7 @@ class CalibrationCLI(LightningCLI):
         resume = self._get(self.config, "ckpt_path")
         checkpoint = self.run / "last.ckpt" if resume == "last" else resume and Path(resume)
         check_run_folder(self.run, checkpoint)
-        if checkpoint:
-            check_checkpoint(checkpoint)
+        self.saved_identity = read_identity(checkpoint) if checkpoint else None
 
     @property
     def run(self) -> Path:
@@ -110,8 +117,8 @@ def check_run_folder(run: Path, checkpoint: Path | None) -> None:
         )
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise DGQError unless a checkpoint can be read."""
+def read_identity(path: Path) -> str:
+    """What a checkpoint was made with; raises DGQError unless it is one of a calibration."""
     if not path.is_file():
         raise DGQError(f"{path} does not exist: there is no checkpoint to go on from")
     try:
@@ -123,6 +130,7 @@ def check_checkpoint(path: Path) -> None:
         ) from error
     if not isinstance(content, dict) or "calibration" not in content:
         raise DGQError(f"{path} was not written by a calibration")
+    return content["calibration"]["identity"]
 
 
 def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
@@ -168,7 +176,7 @@ def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
     try:
         resolved, name = resolve_configs(args)
         CalibrationCLI(resolved, data, Path("outputs") / name)
-    except DGQError as error:
+    except (DGQError, ArgumentError) as error:
         print_error(error)
         return 2
     return 0

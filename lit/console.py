@@ -8,8 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
-from dgq.errors import DGQError
-
 IRRELEVANT_WARNINGS = (
     "in eval mode at the start",
     "LeafSpec",
@@ -19,10 +17,10 @@ IRRELEVANT_WARNINGS = (
 )
 
 
-def print_error(error: DGQError) -> None:
+def print_error(error: Exception) -> None:
     """Say on stderr, in one line, what was wrong."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(str(error))}")
+    console.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}")
 
 
 def print_note(text: str) -> None:

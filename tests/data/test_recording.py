@@ -97,9 +97,14 @@ def test_a_prompt_does_not_depend_on_the_batch_it_is_recorded_in(micro_folder: P
 
 def test_the_hook_is_removed_when_the_pipeline_fails(micro_folder: Path) -> None:
     pipeline = load_pipeline(str(micro_folder))
-    with pytest.raises(ValueError, match="divisible by"):
+    with pytest.raises(DGQError, match=r"refuses these settings.*divisible by"):
         record_calls(pipeline, PROMPTS, GenerationSettings(2, 1.0, 13, 13), 0, 3)
     assert not pipeline.unet._forward_pre_hooks
+
+
+def test_latents_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(DGQError, match="not finite"):
+        CallRecorder(1)(nn.Identity(), (torch.full((1, 4, 2, 2), torch.nan), torch.tensor(5)), {})
 
 
 def test_conditioning_that_changes_from_step_to_step_is_refused() -> None:

@@ -1,8 +1,6 @@
 """The LightningModule apart from a run: what it refuses, compares and learns with."""
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from dgq.layers import QuantizedLayer
 from dgq.learning import rounding_lr, scale_lr
 from dgq.quantize import quantize_
 from dgq.settings import LearningSettings, QuantizationSettings
-from lit.calibration import Calibration, first_difference, to_device
+from lit.calibration import Calibration, to_device
 
 
 @pytest.fixture
@@ -64,38 +62,6 @@ def test_only_what_is_learned_is_optimized(module: Calibration) -> None:
         == 2 * len(held[0])
         == 2 * sum(isinstance(m, QuantizedLayer) for m in module.modules())
     )
-
-
-def test_a_checkpoint_of_another_kind_is_refused(module: Calibration) -> None:
-    with pytest.raises(DGQError, match="not written by a calibration"):
-        module.on_load_checkpoint({"state_dict": {}})
-
-
-def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(
-    module: Calibration,
-) -> None:
-    module.trainer = SimpleNamespace(  # type: ignore[assignment]
-        datamodule=SimpleNamespace(identity={"seed": 0})
-    )
-    identity = json.loads(module.identity())
-    identity["learning"]["penalty"] = 7.0
-    saved = {"calibration": {"identity": json.dumps(identity), "records": []}}
-    with pytest.raises(DGQError, match=r"penalty: 7\.0 then, 0\.05 now"):
-        module.on_load_checkpoint(saved)
-
-
-@pytest.mark.parametrize(
-    ("saved", "current", "expected"),
-    [
-        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "c: 2 then, 3 now"),
-        ({"a": 1}, {"a": 1, "b": 2}, "b: None then, 2 now"),
-        ({"a": [1, 2]}, {"a": [1]}, "a: [1, 2] then, [1] now"),
-    ],
-)
-def test_the_first_difference_is_named(
-    saved: dict[str, object], current: dict[str, object], expected: str
-) -> None:
-    assert first_difference(saved, current) == expected
 
 
 def test_nested_arguments_are_moved_and_the_rest_left() -> None:

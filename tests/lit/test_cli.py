@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dgq.errors import DGQError
-from lit.cli import CONFIGS, check_checkpoint, check_run_folder, find_config, resolve_configs
+from lit.cli import CONFIGS, check_run_folder, find_config, read_identity, resolve_configs
 
 
 @pytest.mark.parametrize("name", ["w4a8.yaml", "w4a8", str(CONFIGS / "w4a8.yaml")])
@@ -60,12 +60,13 @@ def test_a_folder_with_a_run_is_not_written_into_unless_resumed(tmp_path: Path, 
 
 
 def test_a_checkpoint_of_a_calibration_is_accepted(tmp_path: Path) -> None:
-    torch.save({"calibration": {}, "state_dict": {"a": torch.ones(1)}}, tmp_path / "last.ckpt")
-    check_checkpoint(tmp_path / "last.ckpt")
+    content = {"calibration": {"identity": "{}"}, "state_dict": {"a": torch.ones(1)}}
+    torch.save(content, tmp_path / "last.ckpt")
+    assert read_identity(tmp_path / "last.ckpt") == "{}"
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02K\x01.", b"text\n"])
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "last.ckpt").write_bytes(content)
     with pytest.raises(DGQError, match=r"last\.ckpt"):
-        check_checkpoint(tmp_path / "last.ckpt")
+        read_identity(tmp_path / "last.ckpt")
