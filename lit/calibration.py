@@ -57,11 +57,16 @@ class Calibration(LightningModule):
         self._streams: PairedStreams | None = None
         self._references: list[Tensor] = []
 
+    @property
+    def data(self) -> Any:
+        """The DataModule, which this module knows only by what it offers."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     # Setting up
 
     def setup(self, stage: str) -> None:
         """Make the UNet quantizable for the timesteps that were recorded."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         quantize_(self.unet, self.settings, data.calls.distinct_timesteps, data.calls.latent_size)
         start_observing_(self.unet)
         with quantization(self.unet, weights=False, activations=False):
@@ -91,7 +96,7 @@ class Calibration(LightningModule):
 
     def on_train_start(self) -> None:
         """Bring both streams to the target that this run starts, or goes on, with."""
-        calls = [to_device(b, self.device) for b in self.trainer.datamodule.micro_batches]  # type: ignore[attr-defined]
+        calls = [to_device(batch, self.device) for batch in self.data.micro_batches]
         self._streams = PairedStreams(self.unet, self.targets, calls)
         for _ in range(self.current_epoch):
             self._streams.references()
@@ -187,7 +192,7 @@ class Calibration(LightningModule):
 
     def manifest(self) -> Manifest:
         """What the finished model is described by."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         return Manifest(
             self.pipeline,
             self.unet_config,
@@ -205,7 +210,7 @@ class Calibration(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""
-        identity = self.identity(self.trainer.datamodule.identity)  # type: ignore[attr-defined]
+        identity = self.identity(self.data.identity)
         checkpoint["calibration"] = {"identity": identity, "records": self.records}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -54,6 +54,11 @@ def measure(plan: Plan, progress: Progress) -> Measured:
     texts = plan.clip.texts(plan.prompts.captions)
     if not plan.prompts.are_scenes:
         notes.append("inception_score: its classes are those of scenes, and the prompts are not")
+        if plan.settings.clip is None:
+            notes.append(
+                "FID and CLIP score: the embedded CLIP knows scenes only, so here they mean "
+                "little; give a CLIP model with --clip"
+            )
     features, results = [], []
     for store in (plan.full_precision_images, plan.quantized_images):
         features.append(plan.clip.images(_batches(plan, store)))
