@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[1]
 BITS = ("w8a8", "w4a8", "w4a6", "w4a4")
 RECIPES = {"rtn_": "RTN, per-tensor", "": "DGQ, 8 groups"}
 COLUMNS = {
-    "SQNR dB": "sqnr_db",
-    "PSNR dB": "psnr",
-    "FID": "fid",
-    "FID to FP": "fid_to_full_precision",
-    "CLIP score": "clip_score",
-    "IS": "inception_score",
-    "oracle mean": "mean",
-    "oracle all": "all",
+    "SQNR dB": ("sqnr_db", ".1f"),
+    "PSNR dB": ("psnr", ".1f"),
+    "FID": ("fid", ".2f"),
+    "FID to FP": ("fid_to_full_precision", ".2f"),
+    "CLIP score": ("clip_score", ".1f"),
+    "IS": ("inception_score", ".2f"),
+    "oracle mean": ("mean", ".3f"),
+    "oracle all": ("all", ".3f"),
 }
 
 
@@ -46,17 +46,25 @@ def main() -> None:
 
 def report_of(run: Path, num_images: int) -> dict[str, Any]:
     """The metrics of one run, calibrated and measured first if that is not done yet."""
-    if not (run / "quantized" / "quantization.json").is_file():
+    manifest = run / "quantized" / "quantization.json"
+    if not manifest.is_file():
         resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
         call("train.py", "fit", "--config", f"{run.name}.yaml", "--run", str(run), *resume)
     output = run / f"evaluation-{num_images}"
-    shared = run.parent / f"full-precision-{num_images}"
-    call(
-        *("evaluate.py", "--ckpt", str(run), "--num-images", str(num_images)),
-        *("--output", str(output), "--full-precision-images", str(shared)),
-    )
-    report: dict[str, Any] = json.loads((output / "metrics.json").read_text())
+    metrics = output / "metrics.json"
+    if not is_newer(metrics, manifest):
+        shared = run.parent / f"full-precision-{num_images}"
+        call(
+            *("evaluate.py", "--ckpt", str(run), "--num-images", str(num_images)),
+            *("--output", str(output), "--full-precision-images", str(shared)),
+        )
+    report: dict[str, Any] = json.loads(metrics.read_text())
     return report
+
+
+def is_newer(made: Path, source: Path) -> bool:
+    """Whether a file is there and was made after its source."""
+    return made.is_file() and made.stat().st_mtime > source.stat().st_mtime
 
 
 def call(script: str, *arguments: str) -> None:
@@ -92,9 +100,9 @@ def halves(report: dict[str, Any], which: str) -> tuple[dict[str, Any], dict[str
 def row(bits: str, recipe: str, metrics: dict[str, Any], cost: dict[str, Any]) -> str:
     """One line of the Markdown table."""
     cells = [bits, recipe]
-    for key in COLUMNS.values():
+    for key, digits in COLUMNS.values():
         value = metrics.get(key)
-        cells.append("" if value is None else f"{value:.3g}")
+        cells.append("" if value is None else format(value, digits))
     cells += [f"{cost['bops'] / 1e9:.0f}", f"{cost['bytes'] / 1e6:.1f}"]
     return "| " + " | ".join(cells) + " |"
 
