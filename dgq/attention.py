@@ -186,7 +186,7 @@ class QuantAttnProcessor(nn.Module):
     def _mix_rows(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
     ) -> Tensor:
-        """The same for few rows, whose scores are held in memory."""
+        """Attention of as many rows as their scores fit into memory."""
         assert self.scores is not None
         logits = query @ key.transpose(-1, -2) * scale
         if mask is not None:
