@@ -81,10 +81,7 @@ def record_calls(
         try:
             pipeline(
                 batch,
-                num_inference_steps=generation.num_inference_steps,
-                guidance_scale=generation.guidance_scale,
-                height=generation.height,
-                width=generation.width,
+                **vars(generation),
                 generator=generators(first, len(batch), seed),
                 output_type="latent",
             )

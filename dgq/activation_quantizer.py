@@ -11,7 +11,7 @@ from dgq.context import QuantizationContext, word_index
 from dgq.errors import DGQError
 from dgq.grouping import group_ranges, spread
 from dgq.observer import RangeObserver, Ranges, merge_steps
-from dgq.settings import FLOAT_BITS, ActivationSettings
+from dgq.settings import FLOAT_BITS, ActivationSettings, operand_bits
 
 CHANNEL, PIXEL = 0, 1
 
@@ -56,7 +56,7 @@ class ActivationQuantizer(SizedByCheckpoint):
     @property
     def n_bits(self) -> int:
         """Bits of the codes, or FLOAT_BITS where the input passes unchanged."""
-        return FLOAT_BITS if self.settings.n_bits == 16 else self.settings.n_bits
+        return operand_bits(self.settings.n_bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``[batch, channels, height, width]``, ``[batch, tokens, channels]`` or 2-D."""
@@ -127,6 +127,8 @@ class ActivationQuantizer(SizedByCheckpoint):
             return index
         n_pixels = x.shape[2] * x.shape[3] if x.ndim == 4 else x.shape[1]
         if self.of_text:
+            if n_pixels == index.shape[1]:
+                return index
             return index[:, word_index(n_pixels, index.shape[1]).to(index.device)]
         moved = self.context.pixel_index(n_pixels, index.shape[1])
         return index if moved is None else index[:, moved.to(index.device)]

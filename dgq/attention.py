@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from dgq.activation_quantizer import ActivationQuantizer
 from dgq.context import QuantizationContext
 from dgq.log_scores import log_quantize_but_start, log_quantize_live
-from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, ScoreSettings
+from dgq.settings import (
+    FLOAT_BITS,
+    ActivationSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    operand_bits,
+)
 
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
@@ -70,7 +76,7 @@ def score_quantizer(
 ) -> nn.Module | None:
     """The quantizer of one attention's scores; ``None`` where they stay in full precision."""
     scores = settings.scores
-    if scores.n_bits == 16:
+    if operand_bits(scores.n_bits) == FLOAT_BITS:
         return None
     keep_start = is_cross and scores.keep_start_token
     method = scores.cross_attention if is_cross else scores.self_attention
@@ -105,7 +111,7 @@ class QuantAttnProcessor(nn.Module):
         self.value = ActivationQuantizer(activations, context, of_text=is_cross)
         self.keep_start = is_cross and settings.scores.keep_start_token
         self.scores = score_quantizer(settings, is_cross, context)
-        self.score_bits = FLOAT_BITS if self.scores is None else settings.scores.n_bits
+        self.score_bits = operand_bits(settings.scores.n_bits)
 
     @property
     def query_bits(self) -> int:

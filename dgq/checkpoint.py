@@ -150,11 +150,6 @@ def quantization_settings(content: dict[str, Any]) -> QuantizationSettings:
     )
 
 
-def fingerprint(path: str | Path) -> str:
-    """SHA-256 of the quantized weights: the same model has the same one."""
-    return sha256_of(quantized_folder(path) / WEIGHTS_FILE)
-
-
 def load_quantized_unet(path: str | Path) -> UNet2DConditionModel:
     """A quantized UNet from a run folder or a quantized model's folder, weights still packed.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dgq.activation_quantizer import ActivationQuantizer
 from dgq.context import QuantizationContext
 from dgq.errors import DGQError
-from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
 from dgq.weight_quantizer import WeightQuantizer
 
 
@@ -37,14 +37,13 @@ class QuantizedLayer(nn.Module):
         self.context = context
         self.weight_quantizer = (
             None
-            if settings.weights.n_bits == 16
+            if operand_bits(settings.weights.n_bits) == FLOAT_BITS
             else WeightQuantizer(settings.weights, stock.weight.shape)
         )
         self.input_quantizer = (
             None if shared_input else ActivationQuantizer(settings.activations, context)
         )
-        n_bits = settings.activations.n_bits
-        self.activation_bits = FLOAT_BITS if n_bits == 16 else n_bits
+        self.activation_bits = operand_bits(settings.activations.n_bits)
         self.train(stock.training)
 
     @property

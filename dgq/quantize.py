@@ -12,7 +12,7 @@ from dgq.attention import QuantAttnProcessor, unsupported_feature
 from dgq.context import ATTRIBUTE, QuantizationContext
 from dgq.errors import DGQError
 from dgq.layers import QuantConv2d, QuantLinear
-from dgq.settings import QuantizationSettings
+from dgq.settings import FLOAT_BITS, QuantizationSettings
 
 SHARED_INPUTS = ("to_q", "to_k", "to_v")
 """Layers of an attention whose input its processor quantizes once for all of them."""
@@ -100,7 +100,7 @@ def activation_quantizers(unet: nn.Module) -> dict[str, ActivationQuantizer]:
     return {
         name: module
         for name, module in unet.named_modules()
-        if isinstance(module, ActivationQuantizer) and module.settings.n_bits != 16
+        if isinstance(module, ActivationQuantizer) and module.n_bits != FLOAT_BITS
     }
 
 

@@ -20,6 +20,11 @@ def check_bits(name: str, n_bits: int) -> None:
         raise SettingsError(f"{name} must be 2 to 8, or 16 for floating point, got {n_bits}")
 
 
+def operand_bits(n_bits: int) -> int:
+    """Bits that an operand counts with: FLOAT_BITS where its setting is 16, floating point."""
+    return FLOAT_BITS if n_bits == 16 else n_bits
+
+
 def check_positive(name: str, value: int) -> None:
     """Raise SettingsError unless ``value`` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

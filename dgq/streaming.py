@@ -25,6 +25,13 @@ class TargetInput(NamedTuple):
     step: Tensor
 
 
+class Arrival(NamedTuple):
+    """A pass has reached a target."""
+
+    name: str
+    target_input: TargetInput
+
+
 class Stream:
     """Forward passes of a quantized UNet, advanced from target to target.
 
@@ -78,7 +85,7 @@ class Stream:
         """
         self.inputs, self.outputs = [], []
         arrivals = [suspended.switch() for suspended in self._passes]
-        names = {a[0] if isinstance(a, Arrival) else None for a in arrivals}
+        names = {a.name if isinstance(a, Arrival) else None for a in arrivals}
         if len(names) != 1:
             raise RuntimeError(f"micro-batches took different ways through the UNet: {names}")
         self.waiting_at = names.pop()
@@ -113,10 +120,3 @@ class Stream:
                 self.outputs.append(output)
 
         return collect
-
-
-class Arrival(NamedTuple):
-    """A pass has reached a target."""
-
-    name: str
-    target_input: TargetInput

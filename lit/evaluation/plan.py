@@ -29,7 +29,6 @@ class Plan:
         output: folder of the results.
         source: hub id or folder of the pipeline.
         manifest: of the quantized model.
-        checkpoint_sha256: fingerprint of the quantized model.
         prompts: one for each image.
         sampling: how images are sampled.
         device: where everything runs.
@@ -45,7 +44,6 @@ class Plan:
     output: Path
     source: str
     manifest: checkpoint.Manifest
-    checkpoint_sha256: str
     prompts: Prompts
     sampling: Sampling
     device: str
@@ -64,7 +62,6 @@ def prepare(settings: EvaluationSettings) -> Plan:
         DGQError: if anything is missing, damaged, or does not fit together.
     """
     manifest = checkpoint.read_manifest(settings.ckpt)
-    sha256 = checkpoint.fingerprint(settings.ckpt)
     prompts = load_prompts(settings.prompts, settings.num_images, settings.seed)
     references = list_images(settings.references) if settings.references else None
     device = _device(settings.device)
@@ -74,14 +71,13 @@ def prepare(settings: EvaluationSettings) -> Plan:
     _check_same_architecture(pipeline.unet, quantized, source)
     sampling = _sampling(settings, manifest.generation)
     output = settings.output or run_folder(settings.ckpt) / "evaluation"
-    stores = _stores(settings, output, pipeline, prompts, sampling, sha256)
+    stores = _stores(settings, output, pipeline, prompts, sampling, manifest.weights_sha256)
     clip = ClipExtractor(settings.clip or scenes.CLIP_DIR, device)
     return Plan(
         settings=settings,
         output=output,
         source=source,
         manifest=manifest,
-        checkpoint_sha256=sha256,
         prompts=prompts,
         sampling=sampling,
         device=device,

@@ -17,7 +17,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     clip = _clip_name(plan)
     return {
         "checkpoint": run_folder(plan.settings.ckpt).resolve().name,
-        "checkpoint_sha256": plan.checkpoint_sha256,
+        "checkpoint_sha256": plan.manifest.weights_sha256,
         "quantization": _as_json(asdict(plan.manifest.quantization)),
         "pipeline": plan.source,
         "prompts": plan.prompts.source,
