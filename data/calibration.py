@@ -18,33 +18,37 @@ from data.prompts import choose_prompts
 from data.recording import record_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
-from dgq.errors import SettingsError
+from dgq.errors import DGQError, SettingsError
 from dgq.files import sha256_of
 from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
 
 RECORDING_FORMAT = 1
+N_HELD_OUT_PROMPTS = 4
 SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
 
 class RowBatches(IterableDataset[Tensor]):
-    """Endless batches of row indices, a function of seed, target and position alone.
+    """Endless batches of row indices, a function of seed, target, process and position alone.
 
     Args:
         data: module whose trainer tells the target (its epoch).
         n_rows: rows to draw from.
+        batch_size: rows in a batch.
     """
 
-    def __init__(self, data: "CalibrationData", n_rows: int) -> None:
+    def __init__(self, data: "CalibrationData", n_rows: int, batch_size: int) -> None:
         self.data = data
         self.n_rows = n_rows
+        self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch = self.data.trainer.current_epoch if self.data.trainer is not None else 0
-        generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + epoch)
+        seed = self.data.seed * 1_000_003 + self.data.rank * 10_007 + epoch
+        generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(self.n_rows, generator=generator)
-            yield from order.split(self.data.batch_size)
+            yield from order.split(self.batch_size)
 
 
 class CalibrationData(LightningDataModule):
@@ -72,6 +76,7 @@ class CalibrationData(LightningDataModule):
         captions: Path | None = None,
         n_prompts: int = 128,
         n_samples: int | None = None,
+        n_held_out: int = 16,
         batch_size: int = 16,
         micro_batch_size: int = 32,
         record_batch_size: int = 16,
@@ -81,6 +86,7 @@ class CalibrationData(LightningDataModule):
         super().__init__()
         for name, value in (
             ("data.n_prompts", n_prompts),
+            ("data.n_held_out", n_held_out),
             ("data.batch_size", batch_size),
             ("data.micro_batch_size", micro_batch_size),
             ("data.record_batch_size", record_batch_size),
@@ -101,9 +107,12 @@ class CalibrationData(LightningDataModule):
         self.record_batch_size = record_batch_size
         self.cache = cache
         self.seed = seed
-        self.prompts = choose_prompts(captions, n_prompts, seed)
+        self.n_held_out = n_held_out
+        self.n_prompts = n_prompts
+        self.prompts = choose_prompts(captions, n_prompts + N_HELD_OUT_PROMPTS, seed)
         self.calls: UNetCalls | None = None
         self.micro_batches: list[dict[str, Any]] = []
+        self.held_out: list[dict[str, Any]] = []
 
     @cached_property
     def recording(self) -> Path:
@@ -124,6 +133,7 @@ class CalibrationData(LightningDataModule):
         return {
             "recording": self.recording.name,
             "n_samples": self.n_samples,
+            "n_held_out": self.n_held_out,
             "batch_size": self.batch_size,
             "micro_batch_size": self.micro_batch_size,
             "seed": self.seed,
@@ -146,13 +156,48 @@ class CalibrationData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the calls and arrange the chosen pairs in micro-batches."""
         self.calls = UNetCalls.load(self.recording)
-        pairs = self.calls.sample_pairs(self.n_samples, self.seed)
-        self.micro_batches = [self.calls.batch(p) for p in pairs.split(self.micro_batch_size)]
+        self.micro_batches = self.own_share(
+            self.calls.sample_pairs(self.n_samples, self.seed, self.n_prompts)
+        )
+        if not self.micro_batches:
+            raise DGQError(
+                "there are fewer micro-batches than processes: lower data.micro_batch_size, or "
+                "raise data.n_samples"
+            )
+        self.held_out = self.own_share(
+            self.calls.held_out_pairs(self.n_held_out, N_HELD_OUT_PROMPTS)
+        )
+
+    def own_share(self, pairs: Tensor) -> list[dict[str, Any]]:
+        """This process' micro-batches, which are the same whatever the number of processes."""
+        parts = pairs.split(self.micro_batch_size)[self.rank :: self.n_processes]
+        return [self.require_calls().batch(part) for part in parts]
+
+    def require_calls(self) -> UNetCalls:
+        """The calls; there from ``setup`` on."""
+        assert self.calls is not None
+        return self.calls
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that share the samples."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        return 0 if self.trainer is None else self.trainer.global_rank
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches of row indices over all micro-batches, without end."""
+        if self.batch_size % self.n_processes:
+            raise DGQError(
+                f"data.batch_size must be a multiple of the {self.n_processes} processes that "
+                f"share it, got {self.batch_size}"
+            )
         n_rows = sum(batch["sample"].shape[0] for batch in self.micro_batches)
-        return DataLoader(RowBatches(self, n_rows), batch_size=None)
+        rows = RowBatches(self, n_rows, self.batch_size // self.n_processes)
+        return DataLoader(rows, batch_size=None)
 
 
 def fingerprint(location: str) -> str:

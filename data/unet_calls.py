@@ -62,12 +62,13 @@ class UNetCalls:
         names = {name.removeprefix(CONDITIONING): value for name, value in tensors.items()}
         return cls(latents, timesteps, names)
 
-    def sample_pairs(self, n_pairs: int | None, seed: int) -> Tensor:
+    def sample_pairs(self, n_pairs: int | None, seed: int, n_prompts: int | None = None) -> Tensor:
         """Draw pairs of call and prompt, evenly over the calls, in random order.
 
         Args:
             n_pairs: how many, rounded down to a multiple of the calls; all by default.
             seed: of the draw.
+            n_prompts: draw from the first so many prompts; from all by default.
 
         Returns:
             ``[pairs, 2]``, indices of call and prompt.
@@ -75,7 +76,8 @@ class UNetCalls:
         Raises:
             DGQError: if there are fewer pairs than calls or more than were recorded.
         """
-        n_calls, n_prompts = self.latents.shape[:2]
+        n_calls, n_recorded = self.latents.shape[:2]
+        n_prompts = n_recorded if n_prompts is None else n_prompts
         per_call = n_prompts if n_pairs is None else n_pairs // n_calls
         if not 1 <= per_call <= n_prompts:
             raise DGQError(
@@ -89,6 +91,21 @@ class UNetCalls:
             for prompts in [torch.randperm(n_prompts, generator=generator)]
         ]
         return torch.cat(pairs)[torch.randperm(per_call * n_calls, generator=generator)]
+
+    def held_out_pairs(self, n_pairs: int, n_prompts: int) -> Tensor:
+        """Pairs of the last prompts, spread over all calls.
+
+        Args:
+            n_pairs: how many; no more than there are calls of these prompts.
+            n_prompts: how many of the last prompts are held out.
+
+        Returns:
+            ``[pairs, 2]``, indices of call and prompt.
+        """
+        n_calls, n_recorded = self.latents.shape[:2]
+        index = torch.arange(min(n_pairs, n_calls * n_prompts))
+        call = index * n_calls // index.numel()
+        return torch.stack([call, n_recorded - n_prompts + index % n_prompts], dim=1)
 
     def batch(self, pairs: Tensor) -> dict[str, Any]:
         """Keyword arguments of one UNet call for these pairs, each with all its halves.

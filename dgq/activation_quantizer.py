@@ -10,6 +10,7 @@ from dgq.buffers import SizedByCheckpoint
 from dgq.context import QuantizationContext, word_index
 from dgq.errors import DGQError
 from dgq.grouping import group_ranges, spread
+from dgq.learnable_range import LearnableRange
 from dgq.observer import RangeObserver, Ranges, merge_steps
 from dgq.settings import FLOAT_BITS, ActivationSettings, operand_bits
 
@@ -47,6 +48,7 @@ class ActivationQuantizer(SizedByCheckpoint):
         self.per_tensor = per_tensor
         self.of_text = of_text
         self.observer: RangeObserver | None = None
+        self.learnable = None if self.n_bits == FLOAT_BITS else LearnableRange()
         self.on_pixels = False
         self.register_buffer("scale", torch.empty(0))
         self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
@@ -75,6 +77,12 @@ class ActivationQuantizer(SizedByCheckpoint):
         """Make an observer; ranges are recorded whenever the context says so."""
         self.observer = RangeObserver(self.context.n_steps, self.per_tensor)
 
+    def require_observer(self) -> RangeObserver:
+        """The observer; raises TypeError before ``start_observing_``."""
+        if self.observer is None:
+            raise TypeError("this quantizer does not observe: call start_observing_ first")
+        return self.observer
+
     @torch.no_grad()
     def fit_(self, name: str = "activation") -> None:
         """Choose axis and groups from the observed ranges, and set scales and zero points.
@@ -94,6 +102,26 @@ class ActivationQuantizer(SizedByCheckpoint):
         self.group_index = smallest_integers(groups.member_group)
         self.on_pixels = on_pixels
         self.axis.fill_(PIXEL if on_pixels else CHANNEL)
+
+    def start_learning_(self) -> None:
+        """Begin learning the ranges that ``fit_`` set."""
+        if self.n_bits != FLOAT_BITS and self.learnable is not None:
+            self.learnable.start_(self.scale)
+
+    @torch.no_grad()
+    def harden_(self) -> None:
+        """Fix the learned ranges, and free what was learned."""
+        if self.learnable is None or not self.learnable.active:
+            return
+        self.scale, zero_point = self._ranges()
+        self.zero_point = zero_point.to(torch.int32)
+        self.learnable.stop_()
+
+    def _ranges(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point ``[steps, groups]``, as they are fixed or being learned."""
+        if self.learnable is None or not self.learnable.active:
+            return self.scale, self.zero_point
+        return self.learnable.corrected(self.scale, self.zero_point, self.settings.n_bits)
 
     def _observed(self, name: str) -> tuple[Ranges, Ranges | None]:
         if self.observer is None or self.observer.channel_low.numel() == 0:
@@ -117,8 +145,11 @@ class ActivationQuantizer(SizedByCheckpoint):
         step = step.to(self.scale.device)
         index = self._members_of(x, step)
         shape = self._broadcast_shape(x, index)
-        scale = self.scale[step].gather(1, index).view(shape)
-        return scale, self.zero_point[step].gather(1, index).view(shape)
+        scale, zero_point = self._ranges()
+        return (
+            scale[step].gather(1, index).view(shape),
+            zero_point[step].gather(1, index).view(shape),
+        )
 
     def _members_of(self, x: Tensor, step: Tensor) -> Tensor:
         """Group of each member of the grouped axis, ``[1 or batch, members]``."""

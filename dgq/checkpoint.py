@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dgq.errors import DGQError, SettingsError
 from dgq.files import read_tensors, sha256_of, write_json, write_tensors
 from dgq.layers import quantized_layers
-from dgq.quantize import quantize_
+from dgq.quantize import activation_quantizers, quantize_
 from dgq.settings import (
     ActivationSettings,
     QuantizationSettings,
@@ -183,16 +183,19 @@ def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
     quantize_(unet, manifest.quantization, manifest.timesteps, manifest.latent_size)
     for layer in quantized_layers(unet).values():
         layer.drop_full_precision_()
+    for quantizer in activation_quantizers(unet).values():
+        quantizer.learnable = None
     return unet
 
 
 def calibration_state(unet: nn.Module) -> dict[str, Tensor]:
-    """What a calibration has found so far: finished weights and observed ranges."""
+    """What a calibration has found so far: finished weights, observed and learned ranges."""
     finished = {
         f"{name}.weight_quantizer"
         for name, layer in quantized_layers(unet).items()
         if layer.weight_quantizer is not None and layer.weight_quantizer.codes.numel()
     }
+    finished |= {name for name, q in activation_quantizers(unet).items() if q.scale.numel()}
     return {
         name: tensor
         for name, tensor in unet.state_dict().items()

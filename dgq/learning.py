@@ -1,13 +1,16 @@
-"""Learning the rounding of one target's weights: what is learned, how fast, at what cost."""
+"""Learning one target: what is learned of its weights and activations, how fast, at what cost."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
+from dgq.activation_quantizer import ActivationQuantizer
 from dgq.layers import QuantizedLayer
+from dgq.learnable_range import LearnableRange
+from dgq.quantize import activation_quantizers
 from dgq.rounding import rounding_penalty, soft_rounding, temperature_at
-from dgq.settings import LearningSettings
+from dgq.settings import Decay, LearningSettings
 from dgq.weight_quantizer import LearnableRounding
 
 
@@ -23,6 +26,11 @@ def layers_of(target: nn.Module) -> list[QuantizedLayer]:
 def learnables(module: nn.Module) -> list[LearnableRounding]:
     """What can be learned at or below a module."""
     return [m for m in module.modules() if isinstance(m, LearnableRounding)]
+
+
+def quantizers_of(target: nn.Module) -> list[ActivationQuantizer]:
+    """The activation quantizers at or below a target that do something."""
+    return list(activation_quantizers(target).values())
 
 
 def start_learning_(target: nn.Module) -> None:
@@ -43,6 +51,19 @@ def harden_(target: nn.Module) -> None:
         layer.harden_()
 
 
+def start_learning_ranges_(target: nn.Module) -> None:
+    """Set the ranges of a target's activations as they were observed, and let them be learned."""
+    for quantizer in quantizers_of(target):
+        quantizer.fit_()
+        quantizer.start_learning_()
+
+
+def harden_ranges_(target: nn.Module) -> None:
+    """End the learning of the ranges."""
+    for quantizer in quantizers_of(target):
+        quantizer.harden_()
+
+
 def penalty(target: nn.Module, iteration: int, settings: LearningSettings) -> Tensor | float:
     """The term that drives each rounding of a target to 0 or 1, at this iteration."""
     if iteration >= settings.iterations:
@@ -54,21 +75,58 @@ def penalty(target: nn.Module, iteration: int, settings: LearningSettings) -> Te
     return settings.penalty * torch.stack(terms).sum() if terms else 0.0
 
 
+def make_optimizer(
+    module: nn.Module, settings: LearningSettings
+) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
+    """One Adam over everything learnable at or below a module, and its learning rates.
+
+    Its state is made when a parameter first gets a gradient: clear it when a target is finished,
+    and it never holds more than the current target's. The rates begin anew for each target.
+    """
+    parts = learnables(module)
+    ranges = [m for m in module.modules() if isinstance(m, LearnableRange)]
+    groups = [
+        {"params": [m.logits for m in parts]},
+        {"params": [p for m in parts for p in (m.log_gain, m.bias_shift)]},
+        {"params": [p for m in ranges for p in m.parameters()]},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=1.0)
+    total = max(1, settings.total_iterations)
+    rates = [
+        lambda step: rounding_lr(step % total, settings),
+        lambda step: scale_lr(step % total, settings),
+        lambda step: activation_lr(step % total, settings),
+    ]
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+
+
 def rounding_lr(iteration: int, settings: LearningSettings) -> float:
-    """Learning rate of the rounding: a cosine to 0 over the iterations, then 0."""
-    return settings.rounding_lr * cosine_decay(iteration, settings.iterations)
+    """Learning rate of the rounding during the iterations; 0 after."""
+    if iteration >= settings.iterations:
+        return 0.0
+    return settings.rounding_lr * decay(iteration, settings.iterations, settings.decay)
 
 
 def scale_lr(iteration: int, settings: LearningSettings) -> float:
-    """Learning rate of scales and biases: one cosine over the iterations, one over the polish."""
+    """Learning rate of scales and biases: decays over the iterations, and again over the polish."""
     if iteration < settings.iterations:
-        return settings.scale_lr * cosine_decay(iteration, settings.iterations)
+        return settings.scale_lr * decay(iteration, settings.iterations, settings.decay)
     polished = iteration - settings.iterations
-    return settings.polish_lr * cosine_decay(polished, settings.polish_iterations)
-
-
-def cosine_decay(iteration: int, n_iterations: int) -> float:
-    """Half a cosine from 1 at iteration 0 to 0 at ``n_iterations`` and after."""
-    if iteration >= n_iterations:
+    if polished >= settings.polish_iterations:
         return 0.0
-    return 0.5 * (1 + math.cos(math.pi * iteration / n_iterations))
+    return settings.polish_lr * decay(polished, settings.polish_iterations, settings.decay)
+
+
+def activation_lr(iteration: int, settings: LearningSettings) -> float:
+    """Learning rate of the activations' ranges, after the weights' iterations; 0 before."""
+    learned = iteration - settings.weight_iterations
+    if learned < 0:
+        return 0.0
+    return settings.activation_lr * decay(learned, settings.activation_iterations, settings.decay)
+
+
+def decay(iteration: int, n_iterations: int, method: Decay) -> float:
+    """What is left of a learning rate: half a cosine from 1 to 0, or always 1."""
+    if method == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / max(1, n_iterations))))

@@ -1,20 +1,37 @@
 """Rows out of arguments that are stored micro-batch by micro-batch."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dgq.streaming import TargetInput
+ReadRow = Callable[[int, Tensor, int], Tensor]
+"""From the index of a part, the part, and a position in it to the row there."""
 
 
-def gather_inputs(inputs: Sequence[TargetInput], rows: Tensor) -> TargetInput:
+class TargetInput(NamedTuple):
+    """Arguments with which a micro-batch calls a target, and the steps of its samples."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    step: Tensor
+
+
+def read_row(_part: int, tensor: Tensor, position: int) -> Tensor:
+    """The row of a part that lies in memory."""
+    return tensor[position]
+
+
+def gather_inputs(
+    inputs: Sequence[TargetInput], rows: Tensor, read: ReadRow = read_row
+) -> TargetInput:
     """The arguments of a target for some samples.
 
     Args:
         inputs: of all micro-batches, in order.
         rows: ``[n]``, indices of samples over all micro-batches.
+        read: how a row is read.
 
     Returns:
         Arguments in which each tensor with a batch dimension holds the rows asked for.
@@ -24,16 +41,11 @@ def gather_inputs(inputs: Sequence[TargetInput], rows: Tensor) -> TargetInput:
     def pick(values: Sequence[Any]) -> Any:
         if not isinstance(values[0], Tensor):
             return values[0]
-        return pick_rows(values, places)
+        return pick_rows(values, places, read)
 
     args = tuple(pick([i.args[k] for i in inputs]) for k in range(len(inputs[0].args)))
     kwargs = {key: pick([i.kwargs[key] for i in inputs]) for key in inputs[0].kwargs}
-    return TargetInput(args, kwargs, pick_rows([i.step for i in inputs], places))
-
-
-def gather_rows(parts: Sequence[Tensor], rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """``torch.cat(parts)[rows]`` without the concatenation."""
-    return pick_rows(parts, places_of(rows, sizes))
+    return TargetInput(args, kwargs, pick([i.step for i in inputs]))
 
 
 def places_of(rows: Tensor, sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -44,6 +56,8 @@ def places_of(rows: Tensor, sizes: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(part.tolist(), position.tolist(), strict=True))
 
 
-def pick_rows(parts: Sequence[Tensor], places: Sequence[tuple[int, int]]) -> Tensor:
-    """The rows at these places, stacked."""
-    return torch.stack([parts[part][position] for part, position in places])
+def pick_rows(
+    parts: Sequence[Tensor], places: Sequence[tuple[int, int]], read: ReadRow = read_row
+) -> Tensor:
+    """The rows at these places, stacked; ``torch.cat(parts)[rows]`` without concatenating."""
+    return torch.stack([read(part, parts[part], position) for part, position in places])

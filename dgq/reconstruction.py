@@ -14,6 +14,11 @@ def reconstruction_loss(output: Tensor, reference: Tensor) -> Tensor:
     return (output - reference).pow(2).sum(feature_dim(reference)).mean()
 
 
+def noise_and_signal(output: Tensor, reference: Tensor) -> Tensor:
+    """``[2]``: the sums of ``|output - reference|^2`` and ``|reference|^2``, which can be added."""
+    return torch.stack([(output - reference).pow(2).sum(), reference.pow(2).sum()])
+
+
 def relative_error(output: Tensor, reference: Tensor) -> Tensor:
     """``|output - reference|^2 / |reference|^2``; 0 is perfect, 1 as bad as predicting zero."""
     return (output - reference).pow(2).sum() / reference.pow(2).sum().clamp(min=1e-20)

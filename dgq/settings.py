@@ -1,6 +1,7 @@
 """What to quantize and how: typed settings, validated when they are made."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
@@ -10,6 +11,9 @@ FLOAT_BITS = 32
 
 RangeMethod = Literal["minmax", "mse"]
 ScoreMethod = Literal["log", "affine"]
+Decay = Literal["cosine", "constant"]
+Place = Literal["device", "host", "disk"]
+WaitingType = Literal["same", "bfloat16", "float16"]
 
 
 def check_bits(name: str, n_bits: int) -> None:
@@ -125,9 +129,13 @@ class LearningSettings:
     Args:
         iterations: steps that learn rounding, scales and biases together; 0 rounds to nearest.
         polish_iterations: steps after that on scales and biases alone, with the rounding fixed.
-        rounding_lr: Adam's learning rate for the rounding, falling to 0 as a cosine.
+        rounding_lr: Adam's learning rate for the rounding.
         scale_lr: the same for the logarithm of the scales and for the biases.
         polish_lr: the same during the polish.
+        activation_iterations: steps after that on the ranges of the activations, with the weights
+            fixed; 0 keeps the ranges that were observed.
+        activation_lr: Adam's learning rate for them, relative to their width.
+        decay: ``cosine`` lets each rate fall to 0, ``constant`` keeps it.
         penalty: weight of the term that drives each rounding to 0 or 1.
         warmup: fraction of the iterations without that term.
     """
@@ -137,6 +145,9 @@ class LearningSettings:
     rounding_lr: float = 0.2
     scale_lr: float = 0.02
     polish_lr: float = 0.005
+    activation_iterations: int = 0
+    activation_lr: float = 0.01
+    decay: Decay = "cosine"
     penalty: float = 0.05
     warmup: float = 0.2
 
@@ -147,14 +158,44 @@ class LearningSettings:
             "rounding_lr",
             "scale_lr",
             "polish_lr",
+            "activation_iterations",
+            "activation_lr",
             "penalty",
         )
         for name in names:
             check_not_negative(f"learning.{name}", getattr(self, name))
+        check_choice("learning.decay", self.decay, get_args(Decay))
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"learning.warmup must be in [0, 1), got {self.warmup}")
 
     @property
+    def weight_iterations(self) -> int:
+        """Optimizer steps on the weights of each target."""
+        return self.iterations + self.polish_iterations
+
+    @property
     def total_iterations(self) -> int:
         """Optimizer steps for each target."""
-        return self.iterations + self.polish_iterations
+        return self.weight_iterations + self.activation_iterations
+
+
+@dataclass(frozen=True)
+class WaitingSettings:
+    """Where calibration samples wait for their turn at a target.
+
+    SD 1.4 keeps some 40 MB for each row and stream in float32, SDXL some 100 MB.
+
+    Args:
+        place: ``device`` (fastest), ``host`` memory for an accelerator with too little of its own,
+            or ``disk`` for a host with too little memory.
+        dtype: ``same`` keeps activations as they are; ``bfloat16`` or ``float16`` halve float32.
+        folder: for the files of ``disk``; in the run's folder by default.
+    """
+
+    place: Place = "device"
+    dtype: WaitingType = "same"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("waiting.place", self.place, get_args(Place))
+        check_choice("waiting.dtype", self.dtype, get_args(WaitingType))

@@ -6,7 +6,10 @@ state it is in by then, and goes on to the next. Nothing here knows the architec
 that of a plain forward, and the only tensors alive are those that the suspended passes hold.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dgq.context import context_of
-
-
-class TargetInput(NamedTuple):
-    """Arguments with which a micro-batch calls a target, and the steps of its samples."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    step: Tensor
+from dgq.micro_batches import TargetInput, gather_inputs, pick_rows, places_of
+from dgq.waiting import StayingPut, Waiting, held_by
 
 
 class Arrival(NamedTuple):
@@ -35,12 +32,15 @@ class Arrival(NamedTuple):
 class Stream:
     """Forward passes of a quantized UNet, advanced from target to target.
 
-    Use as a context manager: on exit the hooks are removed and unfinished passes dropped.
+    Use as a context manager: on exit the hooks are removed and unfinished passes dropped. Where
+    tensors wait elsewhere, ``inputs`` and ``outputs`` are for ``input_rows`` and ``output_rows``
+    to read.
 
     Args:
         unet: a quantized UNet.
         targets: where the passes wait, by name.
         calls: keyword arguments of the UNet call of each micro-batch.
+        rooms: where the tensors of each pass wait; where they are by default.
     """
 
     def __init__(
@@ -48,16 +48,18 @@ class Stream:
         unet: nn.Module,
         targets: Mapping[str, nn.Module],
         calls: Sequence[Mapping[str, Any]],
+        rooms: Iterator[Waiting] | None = None,
     ) -> None:
         self.unet = unet
         self.waiting_at: str | None = None
         self.inputs: list[TargetInput] = []
         self.outputs: list[Tensor] = []
         self.results: list[Any] = []
-        self._passes = [greenlet(lambda call=call: unet(**call)) for call in calls]
+        self._passes = [greenlet(partial(unet, **own(call))) for call in calls]
+        self._waiting = [next(rooms) if rooms else StayingPut() for _ in calls]
         self._hooks = [hook for n, m in targets.items() for hook in self._hook(n, m)]
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +73,8 @@ class Stream:
             # Unwinding a suspended pass raises GreenletExit in it, which frees what it holds.
             if suspended:
                 suspended.throw()
-        self._passes, self.inputs, self.outputs, self.results = [], [], [], []
+        self._passes, self._waiting = [], []
+        self.inputs, self.outputs, self.results = [], [], []
 
     @torch.no_grad()
     def advance(self) -> str | None:
@@ -84,16 +87,35 @@ class Stream:
             The name of the target that all passes wait at now; ``None`` when they have finished.
         """
         self.inputs, self.outputs = [], []
-        arrivals = [suspended.switch() for suspended in self._passes]
+        arrivals = [self._resume(*both) for both in zip(self._passes, self._waiting, strict=True)]
         names = {a.name if isinstance(a, Arrival) else None for a in arrivals}
-        if len(names) != 1:
+        if len(names) > 1:
             raise RuntimeError(f"micro-batches took different ways through the UNet: {names}")
-        self.waiting_at = names.pop()
+        self.waiting_at = names.pop() if names else None
         if self.waiting_at is not None:
             self.inputs = [a.target_input for a in arrivals]
         else:
             self.results = arrivals
         return self.waiting_at
+
+    def _resume(self, suspended: greenlet, waiting: Waiting) -> Any:
+        with waiting.returning():
+            arrival = suspended.switch()
+        if suspended:
+            waiting.park((*held_by(suspended), *self.outputs[-1:]))
+        return arrival
+
+    def input_rows(self, rows: Tensor) -> TargetInput:
+        """The current target's arguments for samples ``rows [n]``, over all micro-batches."""
+        return gather_inputs(self.inputs, rows, self._read)
+
+    def output_rows(self, rows: Tensor) -> Tensor:
+        """The last target's outputs for samples ``rows [n]``, over all micro-batches."""
+        sizes = [output.shape[0] for output in self.outputs]
+        return pick_rows(self.outputs, places_of(rows, sizes), self._read)
+
+    def _read(self, part: int, tensor: Tensor, position: int) -> Tensor:
+        return self._waiting[part].row(tensor, position)
 
     def _hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
         return [
@@ -120,3 +142,10 @@ class Stream:
                 self.outputs.append(output)
 
         return collect
+
+
+def own(value: Any) -> Any:
+    """Nested arguments with tensors of their own, whose memory may be moved."""
+    if isinstance(value, Mapping):
+        return {name: own(item) for name, item in value.items()}
+    return value.clone() if isinstance(value, Tensor) else value

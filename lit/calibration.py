@@ -1,5 +1,10 @@
 """The whole calibration as one Lightning fit: an epoch is a target, a batch a step of learning."""
 
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +16,14 @@ from dgq import learning as learn
 from dgq.checkpoint import Manifest, calibration_state, load_calibration_state_
 from dgq.context import at_step, quantization
 from dgq.errors import DGQError
-from dgq.micro_batches import gather_inputs, gather_rows
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import load_unet
 from dgq.quantize import fit_activations_, quantize_, start_observing_
-from dgq.reconstruction import reconstruction_loss, relative_error, sqnr_db
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.reconstruction import noise_and_signal, reconstruction_loss
+from dgq.settings import LearningSettings, QuantizationSettings, WaitingSettings
 from dgq.targets import execution_order, find_targets
+from dgq.waiting import Waiting, waiting_rooms
 from lit.identity import identity_of
-
-N_ERROR_ROWS = 64
-"""Rows on which a target's error before and after learning is measured."""
 
 
 class Calibration(LightningModule):
@@ -33,7 +35,8 @@ class Calibration(LightningModule):
     Args:
         pipeline: ``scenes`` for the embedded model, a folder, or a hub id.
         quantization: what is quantized and how.
-        learning: how the rounding of the weights is learned.
+        learning: how weights and ranges are learned.
+        waiting: where samples wait for their turn.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class Calibration(LightningModule):
         pipeline: str = "scenes",
         quantization: QuantizationSettings = QuantizationSettings(),  # noqa: B008 - frozen
         learning: LearningSettings = LearningSettings(),  # noqa: B008 - frozen
+        waiting: WaitingSettings = WaitingSettings(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
         self.settings = quantization
         self.learning = learning
+        self.waiting = waiting
         self.unet = load_unet(pipeline).requires_grad_(False)
         self.unet_config = dict(self.unet.config)
         self.n_targets = len(find_targets(self.unet, quantization.keep))
@@ -53,9 +58,10 @@ class Calibration(LightningModule):
             raise DGQError("there is nothing to quantize: quantization.keep matches every layer")
         self.targets: dict[str, torch.nn.Module] = {}
         self.records: list[dict[str, Any]] = []
-        self.calibration_sqnr_db: float | None = None
+        self.sqnr_db: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self._streams: PairedStreams | None = None
-        self._references: list[Tensor] = []
+        self._held_out: PairedStreams | None = None
 
     @property
     def data(self) -> Any:
@@ -76,31 +82,29 @@ class Calibration(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One Adam over everything learnable; it holds state for the current target only."""
-        parts = learn.learnables(self.unet)
-        groups = [
-            {"params": [m.logits for m in parts]},
-            {"params": [p for m in parts for p in (m.log_gain, m.bias_shift)]},
-        ]
-        total = max(1, self.learning.total_iterations)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer := torch.optim.Adam(groups, lr=1.0),
-            [
-                lambda step: learn.rounding_lr(step % total, self.learning),
-                lambda step: learn.scale_lr(step % total, self.learning),
-            ],
-        )
+        optimizer, schedule = learn.make_optimizer(self.unet, self.learning)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
     def on_train_start(self) -> None:
-        """Bring both streams to the target that this run starts, or goes on, with."""
-        calls = [to_device(batch, self.device) for batch in self.data.micro_batches]
-        self._streams = PairedStreams(self.unet, self.targets, calls)
-        for _ in range(self.current_epoch):
-            self._streams.references()
-            self._streams.leave()
+        """Bring all streams to the target that this run starts, or goes on, with."""
+        folder = self.waiting.folder or Path(self.trainer.default_root_dir) / "waiting"
+        rooms = waiting_rooms(self.waiting, self.unet, folder)
+        with self.phase("capture"):
+            self._streams = self._stream(self.data.micro_batches, rooms)
+            self._held_out = self._stream(self.data.held_out, rooms)
+            for _ in range(self.current_epoch):
+                for streams in (self.streams, self.held_out):
+                    streams.refer()
+                    streams.leave(observing=False)
+
+    def _stream(
+        self, calls: Sequence[Mapping[str, Any]], rooms: Iterator[Waiting]
+    ) -> PairedStreams:
+        on_device = [to_device(call, self.device) for call in calls]
+        return PairedStreams(self.unet, self.targets, on_device, rooms)
 
     # One target
 
@@ -116,59 +120,137 @@ class Calibration(LightningModule):
 
     @property
     def streams(self) -> PairedStreams:
-        """Both streams; there from the start of the training on."""
+        """The samples to learn on; there from the start of the training on."""
         assert self._streams is not None
         return self._streams
 
+    @property
+    def held_out(self) -> PairedStreams:
+        """Samples that nothing is learned from, on which errors are measured."""
+        assert self._held_out is not None
+        return self._held_out
+
     def on_train_epoch_start(self) -> None:
         """Capture the target's references, start from nearest rounding, and measure that."""
-        self._references = self.streams.references()
-        learn.start_learning_(self.target)
+        with self.phase("capture"):
+            self.streams.refer()
+            self.held_out.refer()
+        with self.phase("range search"):
+            learn.start_learning_(self.target)
         learn.set_soft_rounding_(self.target, False)
-        self.records.append({"target": self.target_name, "error_nearest": self.error()})
+        self.records.append({"target": self.target_name})
+        self.records[-1]["error_nearest"] = self.error()
         learn.set_soft_rounding_(self.target, self.learning.iterations > 0)
 
-    def training_step(self, rows: Tensor, batch_idx: int) -> Tensor | None:
-        """Reconstruction error of the target on some rows, plus the rounding's penalty."""
-        if not learn.layers_of(self.target) or self.learning.total_iterations == 0:
-            return None
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Turn to what is learned next: scales and biases alone, then the ranges."""
         if batch_idx == self.learning.iterations:
             learn.set_soft_rounding_(self.target, False)
-        error = reconstruction_loss(*self.output_and_reference(rows))
+        if batch_idx == self.learning.weight_iterations:
+            self.turn_to_ranges()
+        self._started = time.process_time()
+
+    def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
+        """Reconstruction error of the target on some rows, plus the rounding's penalty."""
+        if not self.learns(batch_idx):
+            return nothing_to_learn(self)
+        error = reconstruction_loss(*self.output_and_reference(self.streams, rows))
         return error + learn.penalty(self.target, batch_idx, self.learning)
 
-    def output_and_reference(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What the target computes now for these rows, and what it should."""
-        inputs = gather_inputs(self.streams.inputs, rows.cpu())
-        sizes = [reference.shape[0] for reference in self._references]
-        reference = gather_rows(self._references, rows.cpu(), sizes)
-        with (
-            quantization(self.unet, weights=True, activations=False),
-            at_step(self.unet, inputs.step),
-        ):
-            return self.target(*inputs.args, **inputs.kwargs), reference
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        """Count the time of the learning."""
+        self.count("learning", time.process_time() - self._started)
+
+    def learns(self, iteration: int) -> bool:
+        """Whether anything of the current target can be learned at this iteration."""
+        if iteration >= self.learning.total_iterations:
+            return False
+        if self.learning_ranges:
+            return bool(learn.quantizers_of(self.target))
+        return bool(learn.layers_of(self.target))
+
+    @property
+    def learning_ranges(self) -> bool:
+        """Whether the weights of the current target are finished, and its ranges are learned."""
+        return "error" in self.records[-1]
+
+    def turn_to_ranges(self) -> None:
+        """Harden the weights, observe the activations, and begin to learn their ranges."""
+        self.finish_weights()
+        if self.learning.activation_iterations:
+            with self.phase("observation"):
+                self.observe_target()
+                self.share_ranges()
+            learn.start_learning_ranges_(self.target)
+
+    def observe_target(self) -> None:
+        """Record the ranges of the current target's activations, without leaving it."""
+        with quantization(self.unet, weights=True, activations=False, observing=True):
+            for rows in torch.arange(self.streams.n_rows).split(self.data.batch_size):
+                self.run_target(self.streams, rows)
+
+    def share_ranges(self) -> None:
+        """Widen the ranges of the current target by those of the other processes; exact."""
+        for quantizer in learn.quantizers_of(self.target):
+            for name, buffer in quantizer.require_observer().named_buffers():
+                side = "min" if name.endswith("low") else "max"
+                if buffer.numel():
+                    buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op=side))
 
     @torch.no_grad()
-    def error(self) -> float:
-        """Relative squared error of the target's output on a fixed, even selection of rows."""
-        n_rows = sum(reference.shape[0] for reference in self._references)
-        rows = torch.linspace(0, n_rows - 1, min(n_rows, N_ERROR_ROWS)).long()
-        return float(relative_error(*self.output_and_reference(rows)))
-
-    def on_train_epoch_end(self) -> None:
-        """Harden the target, measure it, and pass on to the next."""
-        record = self.records[-1]
+    def finish_weights(self) -> None:
+        """Keep packed codes, and measure them."""
         learn.harden_(self.target)
+        record = self.records[-1]
         record["error"] = self.error()
         if not torch.isfinite(torch.tensor(record["error"])):
             raise DGQError(
                 f"{self.target_name}: the error is {record['error']}; lower the learning rates, "
                 "and check that the pipeline draws sensible images in float32"
             )
-        self.log_dict({"error_nearest": record["error_nearest"], "error": record["error"]})
+
+    def run_target(self, streams: PairedStreams, rows: Tensor) -> Tensor:
+        """What the current target computes for some rows in the mode that the UNet is in."""
+        inputs = streams.inputs(rows.cpu())
+        with at_step(self.unet, inputs.step):
+            return self.target(*inputs.args, **inputs.kwargs)
+
+    def output_and_reference(self, streams: PairedStreams, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What the target computes now for these rows, and what it should."""
+        with quantization(self.unet, weights=True, activations=self.learning_ranges):
+            return self.run_target(streams, rows), streams.references(rows.cpu())
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """Relative squared error of the target's output on the held-out samples."""
+        with self.phase("measuring"):
+            parts = [
+                noise_and_signal(*self.output_and_reference(self.held_out, rows))
+                for rows in torch.arange(self.held_out.n_rows).split(self.data.batch_size)
+            ]
+        noise, signal = self.summed(parts).tolist()
+        return noise / max(signal, 1e-20)
+
+    def summed(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum of noise and signal over these parts and over all processes."""
+        total = sum(parts, torch.zeros(2, device=self.device))
+        return self.trainer.strategy.reduce(total, reduce_op="sum")
+
+    def on_train_epoch_end(self) -> None:
+        """Finish the target, and pass on to the next."""
+        if "error" not in self.records[-1]:
+            self.finish_weights()
+        learned = self.learning.activation_iterations > 0
+        if learned:
+            self.records[-1]["error_ranges"] = self.error()
+            learn.harden_ranges_(self.target)
+        errors = {name: v for name, v in self.records[-1].items() if name != "target"}
+        self.log_dict(errors, sync_dist=True)
         self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
-        self._references = []
-        self.streams.leave()
+        with self.phase("observation"):
+            self.streams.leave(observing=not learned)
+            self.held_out.leave(observing=False)
+            self.share_ranges()
         if self.complete:
             self.finish()
 
@@ -180,15 +262,36 @@ class Calibration(LightningModule):
         return len(self.records) == self.n_targets and "error" in self.records[-1]
 
     def finish(self) -> None:
-        """Choose axes, groups and scales of the activations from all observed ranges."""
-        reference = torch.cat([result[0] for result in self.streams.full_precision.results])
-        output = torch.cat([result[0] for result in self.streams.quantized.results])
-        self.calibration_sqnr_db = float(sqnr_db(output, reference))
-        fit_activations_(self.unet)
+        """Choose axes, groups and scales of the activations, and measure the whole UNet."""
+        if not self.learning.activation_iterations:
+            fit_activations_(self.unet)
+        self.sqnr_db = {"weights": self.output_sqnr_db(self.held_out.quantized.results)}
+        with quantization(self.unet, weights=True, activations=True), torch.no_grad():
+            calls = [to_device(call, self.device) for call in self.data.held_out]
+            self.sqnr_db["all"] = self.output_sqnr_db([self.unet(**call) for call in calls])
+
+    def output_sqnr_db(self, results: Sequence[Any]) -> float:
+        """SQNR in decibel of the UNet's outputs for the held-out samples."""
+        pairs = zip(results, self.held_out.full_precision.results, strict=True)
+        noise, signal = self.summed([noise_and_signal(q[0], f[0]) for q, f in pairs]).tolist()
+        return 10 * math.log10(signal / max(noise, 1e-20 * signal))
 
     def on_train_end(self) -> None:
         """Drop the streams."""
         self.streams.close()
+        self.held_out.close()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Compute in the Trainer's precision, and count the CPU seconds of a phase."""
+        started = time.process_time()
+        with self.trainer.precision_plugin.forward_context():
+            yield
+        self.count(name, time.process_time() - started)
+
+    def count(self, name: str, seconds: float) -> None:
+        """Add CPU seconds to a phase."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def manifest(self) -> Manifest:
         """What the finished model is described by."""
@@ -211,11 +314,16 @@ class Calibration(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""
         identity = self.identity(self.data.identity)
-        checkpoint["calibration"] = {"identity": identity, "records": self.records}
+        checkpoint["calibration"] = {
+            "identity": identity,
+            "records": self.records,
+            "seconds": self.seconds,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the log; that the settings agree was checked before any work."""
         self.records = checkpoint["calibration"]["records"]
+        self.seconds = checkpoint["calibration"]["seconds"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Finished weights and observed ranges."""
@@ -231,3 +339,9 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {name: to_device(item, device) for name, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def nothing_to_learn(module: LightningModule) -> Tensor:
+    """A loss of 0 that changes nothing, for a target without anything to learn."""
+    empty = [parameter.sum() for parameter in module.parameters() if not parameter.numel()]
+    return torch.stack(empty).sum()

@@ -27,9 +27,16 @@ class TargetProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._progress: Progress | None = None
+        self._disabled = False
+
+    def disable(self) -> None:
+        """Show nothing: the Trainer asks this of all processes but the first."""
+        self._disabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
+        if self._disabled:
+            return
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -95,12 +102,14 @@ class RunFolder(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration."""
         self._started = True
+        if not trainer.is_global_zero:
+            return
         with written_beside(self.folder / "config.yaml") as beside:
             beside.write_text(self.config)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the log of the finished targets and, after the last, the quantized model."""
-        if not isinstance(pl_module, Calibration):
+        if not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
         self._write_log(pl_module)
         if pl_module.complete:
@@ -108,12 +117,20 @@ class RunFolder(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was made and what to do next."""
-        if isinstance(pl_module, Calibration) and pl_module.complete:
-            print_note(
-                f"{self.folder / FOLDER}: SQNR of the UNet's output with quantized weights "
-                f"{pl_module.calibration_sqnr_db:.1f} dB on the calibration samples\n"
-                f"measure it with: python evaluate.py --ckpt {self.folder}"
-            )
+        if not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
+            return
+        if pl_module.complete:
+            print_note(self._summary(pl_module))
+
+    def _summary(self, module: Calibration) -> str:
+        seconds = ", ".join(f"{phase} {s:.0f}" for phase, s in module.seconds.items())
+        return (
+            f"{self.folder / FOLDER}: SQNR of the UNet's output on held-out samples "
+            f"{module.sqnr_db['weights']:.1f} dB with quantized weights, "
+            f"{module.sqnr_db['all']:.1f} dB with everything quantized\n"
+            f"CPU seconds: {seconds}\n"
+            f"measure it with: python evaluate.py --ckpt {self.folder}"
+        )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if there was nothing to do."""
@@ -132,6 +149,6 @@ class RunFolder(Checkpoint):
             written_beside(self.folder / "log.csv") as beside,
             beside.open("w", newline="") as file,
         ):
-            writer = csv.DictWriter(file, ["target", "error_nearest", "error"])
+            writer = csv.DictWriter(file, list(module.records[0]))
             writer.writeheader()
             writer.writerows(record for record in module.records if "error" in record)

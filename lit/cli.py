@@ -9,6 +9,8 @@ from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dgq.checkpoint import FOLDER
 from dgq.errors import DGQError
@@ -16,6 +18,7 @@ from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.console import print_error, quieten_libraries
 from lit.identity import check_identity
+from lit.strategy import AveragingStrategy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_OPTIONS = ("--config", "-c")
@@ -67,9 +70,13 @@ class CalibrationCLI(LightningCLI):
         parser.link_arguments("pipeline", "data.pipeline")
         parser.link_arguments("model.n_targets", "trainer.max_epochs", apply_on="instantiate")
         parser.link_arguments(
-            ("model.learning.iterations", "model.learning.polish_iterations"),
+            (
+                "model.learning.iterations",
+                "model.learning.polish_iterations",
+                "model.learning.activation_iterations",
+            ),
             "trainer.limit_train_batches",
-            compute_fn=lambda iterations, polish: max(1, iterations + polish),
+            compute_fn=lambda *iterations: max(1, sum(iterations)),
         )
 
     def fit(self, **arguments: Any) -> None:
@@ -99,12 +106,19 @@ class CalibrationCLI(LightningCLI):
         callbacks.append(TargetCheckpoint(self.run))
         if options["enable_progress_bar"] is not False:
             callbacks.append(TargetProgress())
-        trainer = super().instantiate_trainer(
-            callbacks=callbacks, default_root_dir=self.run, **kwargs
-        )
-        if trainer.world_size > 1:
-            raise DGQError("calibration runs in one process so far: use --trainer.devices 1")
-        return trainer
+        shared = {"callbacks": callbacks, "default_root_dir": self.run, **kwargs}
+        try:
+            trainer = super().instantiate_trainer(**shared)
+        except (ValueError, MisconfigurationException) as error:
+            raise DGQError(f"--trainer: {error}") from error
+        if trainer.world_size == 1:
+            return trainer
+        if type(trainer.strategy) is not DDPStrategy:
+            raise DGQError(
+                f"calibration on several devices knows the strategy ddp, not "
+                f"{options['strategy']}: leave --trainer.strategy away"
+            )
+        return super().instantiate_trainer(**shared, strategy=AveragingStrategy())
 
 
 def check_run_folder(run: Path, checkpoint: Path | None) -> None:

@@ -395,7 +395,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "config that looks like markup": (["--config", "[/red]"], r"\[/red\]"),
     "keep without a layer": (["--model.quantization.keep", "[nothing]"], "nothing"),
     "no prompts": (["--data.n_prompts", "0"], "n_prompts"),
-    "too few captions": (["--data.n_prompts", "6"], "holds 5 distinct captions"),
+    "too few captions": (["--data.n_prompts", "6"], "holds 9 distinct captions"),
     "no samples": (["--data.n_samples", "0"], "n_samples"),
     "no captions": (["--data.captions", "no/such/file.json"], r"no/such/file\.json"),
     "no steps": (["--data.generation.num_inference_steps", "0"], "num_inference_steps"),

@@ -169,7 +169,7 @@ def fit_arguments(pipeline: Path, work: Path, run: str = "run", *more: str) -> l
         more: arguments that go before these.
     """
     captions = work / "captions.txt"
-    captions.write_text("\n".join(f"a picture of {i} red circles" for i in range(5)))
+    captions.write_text("\n".join(f"a picture of {i} red circles" for i in range(9)))
     return [
         *("fit", *more),
         *("--pipeline", str(pipeline)),

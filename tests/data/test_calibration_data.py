@@ -107,8 +107,52 @@ def test_micro_batches_hold_all_pairs_with_both_halves(ready: CalibrationData) -
     assert sizes[:-1] == [10] * (len(sizes) - 1)
 
 
+def trainer(epoch: int = 0, world_size: int = 1, rank: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(current_epoch=epoch, world_size=world_size, global_rank=rank)
+
+
+def test_processes_share_the_micro_batches_of_one_process(
+    ready: CalibrationData, micro_folder: Path, captions: Path
+) -> None:
+    shares = []
+    for rank in range(2):
+        data = module(micro_folder, captions, ready.cache)
+        data.trainer = trainer(0, 2, rank)  # type: ignore[assignment]
+        data.setup("fit")
+        shares.append(data)
+    for name in ("micro_batches", "held_out"):
+        whole = [batch["sample"] for batch in getattr(ready, name)]
+        parts = [[batch["sample"] for batch in getattr(share, name)] for share in shares]
+        assert len(whole) == len(parts[0]) + len(parts[1])
+        for index, sample in enumerate(whole):
+            assert torch.equal(sample, parts[index % 2][index // 2])
+    first, second = (next(iter(share.train_dataloader())) for share in shares)
+    assert len(first) == len(second) == 3  # half of the batch each
+    assert first.tolist() != second.tolist()
+
+
+def test_more_processes_than_micro_batches_and_uneven_batches_are_refused(
+    ready: CalibrationData,
+) -> None:
+    ready.trainer = trainer(0, 4, 0)  # type: ignore[assignment]
+    with pytest.raises(DGQError, match="multiple of the 4 processes"):
+        ready.train_dataloader()
+    ready.trainer = trainer(0, 100, 99)  # type: ignore[assignment]
+    with pytest.raises(DGQError, match="fewer micro-batches than processes"):
+        ready.setup("fit")
+
+
+def test_held_out_samples_are_of_prompts_that_nothing_is_learned_on(ready: CalibrationData) -> None:
+    calls = ready.require_calls()
+    learned = {p for _, p in calls.sample_pairs(None, 0, ready.n_prompts).tolist()}
+    held_out = calls.held_out_pairs(5, 4).tolist()
+    assert len({tuple(pair) for pair in held_out}) == 5
+    assert not learned & {prompt for _, prompt in held_out}
+    assert {call for call, _ in held_out} == set(range(3))
+
+
 def first_batches(data: CalibrationData, epoch: int, n: int) -> list[list[int]]:
-    data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
+    data.trainer = trainer(epoch)  # type: ignore[assignment]
     return [rows.tolist() for rows in islice(data.train_dataloader(), n)]
 
 

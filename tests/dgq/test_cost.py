@@ -55,6 +55,19 @@ def test_attention_equals_a_count_by_hand(cross: bool, positional: bool) -> None
     assert total.attention_bops == products * (8 * 6 + 4 * 3)
 
 
+@pytest.mark.parametrize(("keys", "kept"), [(7, 1), (1, 0)])
+def test_the_start_token_counts_as_kept(keys: int, kept: int) -> None:
+    attention = Attention(8, cross_attention_dim=6, heads=2, dim_head=5)
+    bits = {"query_bits": 8, "key_bits": 6, "score_bits": 4, "value_bits": 3, "keep_start": True}
+    for name, value in bits.items():
+        setattr(attention.processor, name, value)
+    total = count_operations(attention, (torch.randn(3, 9, 8), torch.randn(3, keys, 6)), {})
+    per_key = 3 * 9 * (2 * 5)
+    quantized = (keys - kept) * (8 * 6 + 4 * 3)
+    assert total.attention_bops == per_key * (quantized + kept * (8 * 32 + 32 * 3))
+    assert total.attention_macs == 2 * per_key * keys
+
+
 def test_attention_over_pixels_counts_each_pixel_as_a_token() -> None:
     attention = Attention(8, heads=2, dim_head=4)
     total = count_operations(attention, (torch.randn(1, 8, 3, 5),), {})

@@ -2,14 +2,13 @@
 
 import torch
 
-from dgq.micro_batches import gather_inputs, gather_rows
-from dgq.streaming import TargetInput
+from dgq.micro_batches import TargetInput, gather_inputs, pick_rows, places_of
 
 
 def test_rows_equal_those_of_the_concatenation_across_uneven_parts() -> None:
     parts = [torch.randn(n, 3) for n in (4, 1, 3)]
     rows = torch.tensor([7, 0, 4, 4, 3, 5])
-    assert torch.equal(gather_rows(parts, rows, [4, 1, 3]), torch.cat(parts)[rows])
+    assert torch.equal(pick_rows(parts, places_of(rows, [4, 1, 3])), torch.cat(parts)[rows])
 
 
 def test_arguments_are_gathered_wherever_they_are_tensors() -> None:

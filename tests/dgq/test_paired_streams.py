@@ -13,7 +13,6 @@ from dgq.learning import (
     set_soft_rounding_,
     start_learning_,
 )
-from dgq.micro_batches import gather_inputs
 from dgq.packing import unpack_codes
 from dgq.paired_streams import PairedStreams
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
@@ -37,7 +36,7 @@ def test_a_whole_calibration_by_hand() -> None:
         order = execution_order(unet, found, calls[0])
     streams = PairedStreams(unet, {name: found[name] for name in order}, calls)
     for name in order:
-        streams.references()
+        streams.refer()
         start_learning_(found[name])
         harden_(found[name])
         streams.leave()
@@ -61,8 +60,8 @@ def test_learning_lowers_the_error_of_a_target_below_that_of_nearest_rounding() 
     quantize_(unet, QuantizationSettings(WeightSettings(3, "minmax")), TIMESTEPS, (8, 8))
     target = unet.get_submodule("mid_block.resnets.0")
     streams = PairedStreams(unet, {"mid_block.resnets.0": target}, [call])
-    reference = streams.references()[0]
-    item = gather_inputs(streams.inputs, torch.arange(8))
+    streams.refer()
+    reference, item = streams.references(torch.arange(8)), streams.inputs(torch.arange(8))
 
     def error() -> torch.Tensor:
         with quantization(unet, weights=True, activations=False), at_step(unet, item.step):

@@ -168,7 +168,7 @@ def run_through_streams(unet: UNet2DConditionModel, settings: QuantizationSettin
         order = execution_order(unet, found, call)
     streams = PairedStreams(unet, {name: found[name] for name in order}, [call])
     for name in order:
-        streams.references()
+        streams.refer()
         for layer in quantized_layers(found[name]).values() or [found[name]]:
             assert isinstance(layer, QuantizedLayer)
             layer.start_learning_()

@@ -8,16 +8,19 @@ from torch import nn
 
 from dgq.errors import DGQError
 from dgq.layers import QuantizedLayer
-from dgq.learning import rounding_lr, scale_lr
+from dgq.learning import activation_lr, rounding_lr, scale_lr
 from dgq.quantize import quantize_
 from dgq.settings import LearningSettings, QuantizationSettings
 from lit.calibration import Calibration, to_device
 
 
+RATES = (rounding_lr, scale_lr, activation_lr)
+
+
 @pytest.fixture
 def module(micro_folder: Path) -> Calibration:
     """A calibration of the smallest pipeline, not set up."""
-    learning = LearningSettings(iterations=4, polish_iterations=2)
+    learning = LearningSettings(iterations=4, polish_iterations=2, activation_iterations=3)
     return Calibration(str(micro_folder), QuantizationSettings(), learning)
 
 
@@ -42,11 +45,11 @@ def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
     optimizer = configured["optimizer"]
     schedule = configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
     found = []
-    for _ in range(12):
+    for _ in range(18):
         found.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    expected = [[rounding_lr(i, module.learning), scale_lr(i, module.learning)] for i in range(6)]
+    expected = [[rate(i, module.learning) for rate in RATES] for i in range(9)]
     assert found == [pytest.approx(rates) for rates in expected * 2]
 
 
@@ -57,6 +60,7 @@ def test_only_what_is_learned_is_optimized(module: Calibration) -> None:
     held = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
     assert all(name.endswith(".learnable.logits") for name in held[0])
     assert all(name.endswith((".log_gain", ".bias_shift")) for name in held[1])
+    assert all(name.endswith((".log_gain", ".shift")) for name in held[2])
     assert (
         len(held[1])
         == 2 * len(held[0])

@@ -15,7 +15,7 @@ from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 def module(micro_folder: Path) -> Iterator[Calibration]:
     """A calibration at its second of three targets, the first of which is finished."""
     module = Calibration(str(micro_folder))
-    module.trainer = SimpleNamespace(current_epoch=1)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(current_epoch=1, is_global_zero=True)  # type: ignore[assignment]
     module.targets = dict.fromkeys(("first", "second", "third"), module)
     module.records = [
         {"target": "first", "error_nearest": 0.5, "error": 0.25},
@@ -44,7 +44,9 @@ def test_the_bar_names_the_target_and_the_error_reached(
     module: Calibration, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bar = TargetProgress()
-    trainer = SimpleNamespace(current_epoch=1, max_epochs=3, num_training_batches=4)
+    trainer = SimpleNamespace(
+        current_epoch=1, max_epochs=3, num_training_batches=4, is_global_zero=True
+    )
     module.records.pop()
     bar.on_train_start(trainer, module)  # type: ignore[arg-type]
     bar.on_train_epoch_start(trainer, module)  # type: ignore[arg-type]
@@ -60,7 +62,9 @@ def test_the_bar_is_closed_by_an_exception(
     module: Calibration, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bar = TargetProgress()
-    trainer = SimpleNamespace(current_epoch=0, max_epochs=3, num_training_batches=4)
+    trainer = SimpleNamespace(
+        current_epoch=0, max_epochs=3, num_training_batches=4, is_global_zero=True
+    )
     bar.on_train_start(trainer, module)  # type: ignore[arg-type]
     progress = bar._progress
     assert progress is not None

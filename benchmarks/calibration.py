@@ -1,0 +1,235 @@
+"""What a calibration costs and how well it learns, on a UNet with Stable Diffusion's structure.
+
+    python benchmarks/calibration.py --json PATH [--quick]
+
+Whole calibrations by Lightning, as ``train.py fit`` runs them: rounding to nearest, the published
+recipe, and ours. Then the recipes on every fifth target alone, all from the same inputs. W4, A8
+with 8 groups, 64 samples over 4 steps; errors are of 16 samples that nothing was learned on.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from greenlet import getcurrent
+from lightning import Trainer
+from outlier_unet import build_calls, build_unet
+from rich.console import Console
+from rich.table import Table
+from rivals import N_HELD_OUT_PROMPTS, N_PROMPTS, PUBLISHED, problems, solve_
+from torch import Tensor, nn
+
+from data.calibration import CalibrationData
+from dgq import (
+    ActivationSettings,
+    GenerationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    WeightSettings,
+    quantize_,
+)
+from dgq.context import context_of, quantization
+from dgq.files import write_json
+from dgq.quantize import start_observing_
+from lit.calibration import Calibration
+from lit.callbacks import TargetProgress
+from lit.console import quieten_libraries
+
+KEPT = ("conv_in", "conv_out")
+KEPT_WHEN_QUICK = (*KEPT, "time_embedding.*", "mid_block.*", "up_blocks.*", "down_blocks.[123].*")
+NEAREST = LearningSettings(iterations=0, polish_iterations=0)
+SEED = 0
+
+
+class SyntheticData(CalibrationData):
+    """Random UNet calls in place of a pipeline's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            generation=GenerationSettings(4, 0.0),
+            n_prompts=N_PROMPTS,
+            n_held_out=4 * N_HELD_OUT_PROMPTS,
+            batch_size=8,
+            micro_batch_size=16,
+        )
+
+    def prepare_data(self) -> None:
+        """Record nothing."""
+
+    def setup(self, stage: str) -> None:
+        """Make the calls, and share them out as recorded ones."""
+        self.calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
+        self.micro_batches = self.own_share(self.calls.sample_pairs(None, SEED, N_PROMPTS))
+        self.held_out = self.own_share(
+            self.calls.held_out_pairs(self.n_held_out, N_HELD_OUT_PROMPTS)
+        )
+
+
+class CountingCalibration(Calibration):
+    """Counts the rows that pass a target other than to learn on them or to measure."""
+
+    n_streamed = 0
+
+    def setup(self, stage: str) -> None:
+        """Count at every target."""
+        super().setup(stage)
+        for target in self.targets.values():
+            target.register_forward_hook(self._count)
+
+    def _count(self, _target: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        streaming = getcurrent().parent is not None
+        if streaming or context_of(self.unet).observing:
+            self.n_streamed += output.shape[0]
+
+
+def main() -> None:
+    """Print the tables, and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, required=True, help="file for the figures")
+    parser.add_argument("--quick", action="store_true", help="fewer targets, under 3 minutes")
+    parser.add_argument(
+        "--published-iterations",
+        type=int,
+        default=1000,
+        help="iterations of the published recipe on the single targets (published: 20000)",
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    quieten_libraries()
+    keep = KEPT_WHEN_QUICK if options.quick else KEPT
+    recipes = {"nearest": NEAREST, "published, 1000": PUBLISHED, "ours": LearningSettings()}
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = save_pipeline(Path(folder))
+        whole = {name: calibrate(pipeline, keep, s) for name, s in recipes.items()}
+    name = f"published, {options.published_iterations}"
+    recipes[name] = replace(PUBLISHED, iterations=options.published_iterations)
+    content = {
+        "settings": {name: asdict(settings) for name, settings in recipes.items()},
+        "whole": whole,
+        "single_targets": single_targets(recipes, keep),
+        "ranges_of_one_step_cpu_s": ranges_of_one_step(),
+        "peak_rss_gib": peak_rss_gib(),
+    }
+    write_json(options.json, content)
+    print_tables(content)
+
+
+def save_pipeline(folder: Path) -> Path:
+    """What ``Calibration`` loads of a pipeline: its UNet."""
+    build_unet().save_pretrained(folder / "unet")
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def calibrate(pipeline: Path, keep: tuple[str, ...], learning: LearningSettings) -> dict[str, Any]:
+    """A whole calibration by one recipe: seconds, SQNR and errors."""
+    settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, 8), keep=keep)
+    module = CountingCalibration(str(pipeline), settings, learning)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=module.n_targets,
+        limit_train_batches=max(1, learning.total_iterations),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[TargetProgress()],
+        default_root_dir=pipeline,
+    )
+    started = time.process_time()
+    trainer.fit(module, SyntheticData())
+    n_rows = 4 * (N_PROMPTS + N_HELD_OUT_PROMPTS)
+    return {
+        "cpu_s": time.process_time() - started,
+        "phases_cpu_s": module.seconds,
+        "forwards_per_sample": module.n_streamed / n_rows / module.n_targets,
+        "n_targets": module.n_targets,
+        "sqnr_db": module.sqnr_db,
+        "records": module.records,
+    }
+
+
+def single_targets(
+    recipes: Mapping[str, LearningSettings], keep: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Held-out error and CPU seconds of each recipe on every fifth target alone."""
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for problem in problems(keep):
+        figures[problem.name] = {}
+        for name, settings in recipes.items():
+            error, seconds = solve_(problem, settings)
+            figures[problem.name][name] = {"error": error, "cpu_s": seconds}
+            Console().print(f"{problem.name}: {name}: error {error:.4f}, {seconds:.1f} CPU s")
+    return figures
+
+
+@torch.no_grad()
+def ranges_of_one_step() -> float:
+    """CPU seconds to observe all activation ranges of 16 samples of one step at 32x32 latents."""
+    calls = build_calls(16, latent_size=32)
+    unet = build_unet()
+    quantize_(unet, QuantizationSettings(), calls.distinct_timesteps, calls.latent_size)
+    start_observing_(unet)
+    batch = calls.batch(torch.tensor([[1, prompt] for prompt in range(16)]))
+    started = time.process_time()
+    with quantization(unet, weights=False, activations=False, observing=True):
+        unet(**batch)
+    return time.process_time() - started
+
+
+def peak_rss_gib() -> float:
+    """The most memory that this process has held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def print_tables(content: dict[str, Any]) -> None:
+    """The figures, to read."""
+    console = Console()
+    console.print(whole_table(content["whole"]))
+    console.print(targets_table(content["single_targets"]))
+    console.print(
+        f"activation ranges of one step, 16 samples at 32x32: "
+        f"{content['ranges_of_one_step_cpu_s']:.2f} CPU s; peak RSS "
+        f"{content['peak_rss_gib']:.2f} GiB"
+    )
+
+
+def whole_table(whole: Mapping[str, dict[str, Any]]) -> Table:
+    """One row for each whole calibration."""
+    phases = list(next(iter(whole.values()))["phases_cpu_s"])
+    table = Table(
+        "recipe", "targets", "SQNR W, dB", "SQNR W and A, dB", "forwards", "CPU s", *phases
+    )
+    for name, figures in whole.items():
+        table.add_row(
+            name,
+            str(figures["n_targets"]),
+            f"{figures['sqnr_db']['weights']:.2f}",
+            f"{figures['sqnr_db']['all']:.2f}",
+            f"{figures['forwards_per_sample']:.2f}",
+            f"{figures['cpu_s']:.0f}",
+            *(f"{figures['phases_cpu_s'][phase]:.1f}" for phase in phases),
+        )
+    return table
+
+
+def targets_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Held-out error of each recipe at each target alone, and the means."""
+    recipes = list(next(iter(figures.values())))
+    table = Table("target alone", *recipes)
+    for target, row in figures.items():
+        table.add_row(target, *(f"{row[recipe]['error']:.4f}" for recipe in recipes))
+    for title, part in (("mean error", "error"), ("mean CPU s", "cpu_s")):
+        means = [sum(row[r][part] for row in figures.values()) / len(figures) for r in recipes]
+        table.add_row(title, *(f"{mean:.4f}" for mean in means))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Where the tensors of a suspended forward pass wait: on their device, in host memory, or on disk.
+
+A suspended pass holds its tensors in local variables that nobody can replace. What can be replaced
+is their memory: ``Waiting.park`` copies it to another place and frees it, and it returns when an
+operation uses the tensor (``Waiting.returning``). A tensor is written once, however often the pass
+is resumed, and read only when it is needed: skip connections stay away until the way up.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from greenlet import greenlet
+from torch import Tensor, UntypedStorage, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+from dgq.errors import DGQError
+from dgq.settings import WaitingSettings
+
+WORTH_MOVING = 2**16
+"""Bytes below which a tensor stays where it is."""
+
+
+class Copy(Protocol):
+    """The content of a storage, kept somewhere else."""
+
+    def flat(self) -> Tensor:
+        """All elements, 1-D; may be lazily read."""
+        ...
+
+
+class HostCopy:
+    """A copy in host memory, pinned where the original is on an accelerator."""
+
+    def __init__(self, flat: Tensor, dtype: torch.dtype) -> None:
+        self._flat = torch.empty(flat.shape, dtype=dtype, pin_memory=flat.is_cuda)
+        self._flat.copy_(flat)
+
+    def flat(self) -> Tensor:
+        """All elements, 1-D."""
+        return self._flat
+
+
+class DeviceCopy(HostCopy):
+    """A copy of lower precision on the same device."""
+
+    def __init__(self, flat: Tensor, dtype: torch.dtype) -> None:
+        self._flat = flat.to(dtype, copy=True)
+
+
+class DiskCopy:
+    """A copy in a file of its own, which goes with it.
+
+    Args:
+        folder: must exist.
+    """
+
+    def __init__(self, flat: Tensor, dtype: torch.dtype, folder: Path) -> None:
+        # Always a copy: memory that numpy has seen can no longer be freed.
+        content = flat.to("cpu", dtype, copy=True)
+        self._size, self._dtype = content.numel(), dtype
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            self._path = Path(file.name)
+            try:
+                # Written, not mapped: a full disk is then an error and not a signal.
+                file.write(content.view(torch.uint8).numpy().data)
+            except OSError as error:
+                self._path.unlink()
+                raise DGQError(
+                    f"cannot keep waiting activations in {folder} ({error.strerror}): free some "
+                    "space, use another folder (waiting.folder), or fewer samples (data.n_samples)"
+                ) from error
+
+    def flat(self) -> Tensor:
+        """All elements, 1-D, read as they are used."""
+        return torch.from_file(str(self._path), shared=False, size=self._size, dtype=self._dtype)
+
+    def __del__(self) -> None:
+        path = getattr(self, "_path", None)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+class Parked:
+    """One storage with a copy elsewhere; its own memory is there or freed.
+
+    Args:
+        tensor: any tensor on the storage.
+        make_copy: from the flat content of the storage.
+    """
+
+    def __init__(self, tensor: Tensor, make_copy: Callable[[Tensor], Copy]) -> None:
+        storage = tensor.untyped_storage()
+        self.weak = StorageWeakRef(storage)
+        self.n_bytes = storage.nbytes()
+        # Copies of an unchanged tensor stay valid; in-place operations raise its version.
+        self.version = tensor._version
+        self.copy = make_copy(whole_storage(tensor))
+
+    def fill_(self, tensor: Tensor) -> None:
+        """Give the storage under ``tensor`` its memory and content back."""
+        tensor.untyped_storage().resize_(self.n_bytes)
+        whole_storage(tensor).copy_(self.copy.flat())
+
+
+class Waiting:
+    """The tensors of one suspended pass.
+
+    Args:
+        make_copy: how copies are made.
+        kept: storages that stay where they are: those of parameters and buffers.
+    """
+
+    def __init__(self, make_copy: Callable[[Tensor], Copy], kept: frozenset[int]) -> None:
+        self._make_copy = make_copy
+        self._kept = kept
+        self._parked: dict[int, Parked] = {}
+
+    def park(self, tensors: Iterable[Tensor]) -> None:
+        """Free the memory of these tensors, keeping copies elsewhere; drop copies of dead ones."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if not self._movable(storage):
+                continue
+            parked = self._parked.get(storage._cdata)
+            if parked is None or parked.version != tensor._version:
+                self._parked[storage._cdata] = Parked(tensor, self._make_copy)
+            storage.resize_(0)
+        self._parked = {k: p for k, p in self._parked.items() if not p.weak.expired()}
+
+    def _movable(self, storage: UntypedStorage) -> bool:
+        large = storage.nbytes() >= WORTH_MOVING
+        return large and storage.resizable() and storage._cdata not in self._kept
+
+    def fetch_(self, tensor: Tensor) -> None:
+        """Give a tensor's memory back if it was taken."""
+        storage = tensor.untyped_storage()
+        if storage.nbytes() == 0 and storage._cdata in self._parked:
+            self._parked[storage._cdata].fill_(tensor)
+
+    def row(self, tensor: Tensor, position: int) -> Tensor:
+        """``tensor[position]`` of a tensor that stays away."""
+        storage = tensor.untyped_storage()
+        if storage.nbytes() or storage._cdata not in self._parked:
+            return tensor[position]
+        copy = self._parked[storage._cdata].copy.flat()
+        offset = tensor.storage_offset() + position * tensor.stride(0)
+        row = torch.as_strided(copy, tensor.shape[1:], tensor.stride()[1:], offset)
+        return row.to(tensor.device, tensor.dtype, copy=True)
+
+    def returning(self) -> AbstractContextManager[Any]:
+        """While this is entered, a parked tensor's memory returns when an operation uses it."""
+        return FetchOnUse(self)
+
+
+class StayingPut(Waiting):
+    """The same interface for tensors that keep their memory."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda flat: HostCopy(flat, flat.dtype), frozenset())
+
+    def park(self, tensors: Iterable[Tensor]) -> None:
+        """Do nothing."""
+
+    def returning(self) -> AbstractContextManager[Any]:
+        """Nothing ever has to return."""
+        return nullcontext()
+
+
+class FetchOnUse(TorchFunctionMode):
+    """Fetches parked arguments before every operation.
+
+    Args:
+        waiting: what is parked.
+    """
+
+    def __init__(self, waiting: Waiting) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Fetch, then run the operation; reading a shape or a dtype needs no memory."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") != "__get__":
+            for tensor in tensors_in((args, kwargs)):
+                self.waiting.fetch_(tensor)
+        return func(*args, **kwargs)
+
+
+def waiting_rooms(settings: WaitingSettings, unet: nn.Module, folder: Path) -> Iterator[Waiting]:
+    """A place to wait for each pass of a UNet, as the settings want it.
+
+    Args:
+        settings: place and precision.
+        unet: whose parameters and buffers are not to be moved.
+        folder: for files, if the place is the disk.
+    """
+    make_copy = copier(settings, folder)
+    if make_copy is None:
+        while True:
+            yield StayingPut()
+    own = [*unet.parameters(), *unet.buffers()]
+    kept = frozenset(tensor.untyped_storage()._cdata for tensor in own)
+    while True:
+        yield Waiting(make_copy, kept)
+
+
+def copier(settings: WaitingSettings, folder: Path) -> Callable[[Tensor], Copy] | None:
+    """What makes copies; ``None`` if tensors stay as they are."""
+
+    def dtype_of(flat: Tensor) -> torch.dtype:
+        lower = settings.dtype != "same" and flat.is_floating_point()
+        return getattr(torch, settings.dtype) if lower else flat.dtype
+
+    if settings.place == "disk":
+        folder.mkdir(parents=True, exist_ok=True)
+        return lambda flat: DiskCopy(flat, dtype_of(flat), folder)
+    if settings.place == "host":
+        return lambda flat: HostCopy(flat, dtype_of(flat))
+    if settings.dtype != "same":
+        return lambda flat: DeviceCopy(flat, dtype_of(flat))
+    return None
+
+
+def whole_storage(tensor: Tensor) -> Tensor:
+    """A 1-D view of everything in the storage under a tensor."""
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def held_by(suspended: greenlet) -> Iterator[Tensor]:
+    """The tensors that the frames of a suspended pass hold in local variables."""
+    frame = suspended.gr_frame
+    while frame is not None:
+        yield from tensors_in(tuple(frame.f_locals.values()))
+        frame = frame.f_back
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(tuple(value.values()))

@@ -1,0 +1,34 @@
+"""Data parallel calibration: every process streams its own samples, gradients are averaged."""
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.distributed import all_reduce
+from typing_extensions import override
+
+
+class AveragingStrategy(DDPStrategy):
+    """Averages the gradients that exist, without DistributedDataParallel's wrapper.
+
+    At any time only one target has gradients. DDP would raise on all other parameters, or reduce
+    zeros for every weight of the UNet at each step.
+    """
+
+    @override
+    def configure_ddp(self) -> None:
+        """Leave the module as it is."""
+
+    @override
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Average over all processes, in one message."""
+        parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
+        if not gradients:
+            return
+        message = torch.cat([gradient.flatten() for gradient in gradients])
+        all_reduce(message)
+        message /= self.world_size
+        for gradient, part in zip(
+            gradients, message.split([g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(part.view_as(gradient))
