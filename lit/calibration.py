@@ -96,9 +96,8 @@ class Calibration(LightningModule):
             self._streams = self._stream(self.data.micro_batches, rooms)
             self._held_out = self._stream(self.data.held_out, rooms)
             for _ in range(self.current_epoch):
-                for streams in (self.streams, self.held_out):
-                    streams.refer()
-                    streams.leave(observing=False)
+                self.refer()
+                self.leave()
 
     def _stream(
         self, calls: Sequence[Mapping[str, Any]], rooms: Iterator[Waiting]
@@ -130,11 +129,24 @@ class Calibration(LightningModule):
         assert self._held_out is not None
         return self._held_out
 
+    def refer(self) -> None:
+        """Run the full-precision streams through the current target."""
+        self.streams.refer()
+        self.held_out.refer()
+
+    def leave(self) -> None:
+        """Run the quantized streams through the current target, and observe it on the way.
+
+        A resumed run passes the finished targets in the same way, since observed attention is
+        rounded differently from attention that is not.
+        """
+        self.streams.leave(observing=not self.learning.activation_iterations)
+        self.held_out.leave(observing=False)
+
     def on_train_epoch_start(self) -> None:
         """Capture the target's references, start from nearest rounding, and measure that."""
         with self.phase("capture"):
-            self.streams.refer()
-            self.held_out.refer()
+            self.refer()
         with self.phase("range search"):
             learn.start_learning_(self.target)
         learn.set_soft_rounding_(self.target, False)
@@ -153,7 +165,8 @@ class Calibration(LightningModule):
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
         """Reconstruction error of the target on some rows, plus the rounding's penalty."""
         if not self.learns(batch_idx):
-            return nothing_to_learn(self)
+            # Changes nothing; the Trainer accepts no loss at all in one process only.
+            return torch.zeros((), requires_grad=True)
         error = reconstruction_loss(*self.output_and_reference(self.streams, rows))
         return error + learn.penalty(self.target, batch_idx, self.learning)
 
@@ -240,16 +253,14 @@ class Calibration(LightningModule):
         """Finish the target, and pass on to the next."""
         if "error" not in self.records[-1]:
             self.finish_weights()
-        learned = self.learning.activation_iterations > 0
-        if learned:
+        if self.learning.activation_iterations:
             self.records[-1]["error_ranges"] = self.error()
             learn.harden_ranges_(self.target)
         errors = {name: v for name, v in self.records[-1].items() if name != "target"}
         self.log_dict(errors, sync_dist=True)
         self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
         with self.phase("observation"):
-            self.streams.leave(observing=not learned)
-            self.held_out.leave(observing=False)
+            self.leave()
             self.share_ranges()
         if self.complete:
             self.finish()
@@ -339,9 +350,3 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {name: to_device(item, device) for name, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def nothing_to_learn(module: LightningModule) -> Tensor:
-    """A loss of 0 that changes nothing, for a target without anything to learn."""
-    empty = [parameter.sum() for parameter in module.parameters() if not parameter.numel()]
-    return torch.stack(empty).sum()

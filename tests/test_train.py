@@ -287,6 +287,44 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
     assert all(after[name] == before[name] for name in SAME)
 
 
+# Several processes
+
+
+def in_two_processes(arguments: list[str]) -> None:
+    subprocess.run(
+        [sys.executable, "train.py", *arguments, "--trainer.devices", "2"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_two_processes_find_the_ranges_of_one_bit_for_bit(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    nearest = ("--model.learning.iterations", "0", "--model.learning.polish_iterations", "0")
+    more = (*nearest, "--data.micro_batch_size", "2")
+    assert command([*fit_arguments(micro_folder, tmp_path, "one"), *more]) == 0
+    in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
+    for name in ("quantized/quantized.safetensors", "quantized/quantization.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_two_processes_learn_as_well_as_one(micro_folder: Path, tmp_path: Path) -> None:
+    learning = ("--model.learning.iterations", "60", "--model.learning.polish_iterations", "20")
+    ranges = ("--model.learning.activation_iterations", "10")
+    more = (*learning, *ranges, "--data.micro_batch_size", "2")
+    assert command([*fit_arguments(micro_folder, tmp_path, "one"), *more]) == 0
+    in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
+    one, two = (
+        sum(float(row["error"]) for row in rows(tmp_path / name)) for name in ("one", "two")
+    )
+    nearest = sum(float(row["error_nearest"]) for row in rows(tmp_path / "one"))
+    assert max(one, two) < nearest
+    assert abs(one - two) < 0.1 * nearest
+
+
 # What is refused
 
 
@@ -400,7 +438,8 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "no captions": (["--data.captions", "no/such/file.json"], r"no/such/file\.json"),
     "no steps": (["--data.generation.num_inference_steps", "0"], "num_inference_steps"),
     "height": (["--data.generation.height", "13", "--data.generation.width", "16"], "height"),
-    "two processes": (["--trainer.devices", "2"], r"one process.*--trainer\.devices 1"),
+    "strategy": (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "--trainer: .*fsdp"),
+    "waiting": (["--model.waiting.place", "attic"], "waiting.place.*device.*attic"),
     "negative iterations": (["--model.learning.iterations", "-1"], "iterations"),
 }
 

@@ -13,7 +13,6 @@ from dgq.quantize import quantize_
 from dgq.settings import LearningSettings, QuantizationSettings
 from lit.calibration import Calibration, to_device
 
-
 RATES = (rounding_lr, scale_lr, activation_lr)
 
 

@@ -1,0 +1,244 @@
+"""Calibration at the size of Stable Diffusion 1.4 and SDXL, with random weights.
+
+    python benchmarks/full_size.py --model sd14 --samples 16 --json PATH
+
+Streams all samples through every target, learns a few iterations at the first, a middle and the
+last resnet or transformer block, and prints memory and CPU seconds with what a whole calibration
+would take. ``--stop-after`` ends earlier: memory grows with the samples, not with the targets.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from data.unet_calls import UNetCalls
+from dgq import LearningSettings, QuantizationSettings, quantize_
+from dgq import learning as learn
+from dgq.context import at_step, quantization
+from dgq.files import write_json
+from dgq.paired_streams import PairedStreams
+from dgq.quantize import start_observing_
+from dgq.reconstruction import reconstruction_loss
+from dgq.settings import WaitingSettings
+from dgq.targets import execution_order, find_targets
+from dgq.waiting import waiting_rooms
+
+SD14 = {
+    "sample_size": 64,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SDXL_TURBO = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+CONFIGS: dict[str, dict[str, Any]] = {"sd14": SD14, "sdxl": SDXL_TURBO}
+TIMESTEPS = (961, 641, 321, 1)
+N_TOKENS = 77
+ITERATIONS = 3
+RECIPE = LearningSettings()
+
+
+def main() -> None:
+    """Print the figures, and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=list(CONFIGS), required=True, help="size and structure")
+    parser.add_argument("--samples", type=int, default=16, help="rows of UNet inputs")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows in a step of learning")
+    parser.add_argument("--micro-batch", type=int, default=4, help="rows that run at once")
+    parser.add_argument("--place", default="disk", help="where samples wait: device, host, disk")
+    parser.add_argument("--dtype", default="bfloat16", help="same, bfloat16 or float16")
+    parser.add_argument("--device", default="cpu", help="where the UNet runs")
+    parser.add_argument("--stop-after", type=int, help="targets to pass; all by default")
+    parser.add_argument("--json", type=Path, required=True, help="file for the figures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        figures = measure(options, Path(folder))
+    write_json(options.json, figures)
+    Console().print_json(data={k: v for k, v in figures.items() if k != "targets"})
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Stream, learn at some targets, and extrapolate."""
+    torch.manual_seed(0)
+    with torch.device(options.device):
+        unet = UNet2DConditionModel(**CONFIGS[options.model]).requires_grad_(False).eval()
+    model_gib = peak_gib(options.device)
+    calls = random_calls(unet, options.samples)
+    settings = QuantizationSettings()
+    quantize_(unet, settings, calls.distinct_timesteps, calls.latent_size)
+    start_observing_(unet)
+    targets = ordered_targets(unet, settings, calls, options.device)
+    rooms = waiting_rooms(WaitingSettings(options.place, options.dtype), unet, folder)
+    pairs = torch.cartesian_prod(torch.arange(options.samples // 4), torch.arange(4)).flip(1)
+    batches = [on(options.device, calls.batch(p)) for p in pairs.split(options.micro_batch)]
+    with Timer() as start:
+        streams = PairedStreams(unet, targets, batches, rooms)
+    rows: list[dict[str, Any]] = []
+    chosen = some_blocks(list(targets), options.stop_after)
+    stops = list(targets)[: options.stop_after]
+    for name in track(stops, description=options.model):
+        row = visit(streams, targets[name], options, name in chosen)
+        rows.append({"target": name, **row, "peak_gib": peak_gib(options.device)})
+    streams.close()
+    return summary(options, unet, rows, start.seconds, model_gib)
+
+
+def visit(
+    streams: PairedStreams, target: nn.Module, options: argparse.Namespace, learned: bool
+) -> dict[str, float]:
+    """Capture, search ranges, learn a few iterations if asked to, and pass on; seconds of each."""
+    row: dict[str, float] = {}
+    with Timer() as timer:
+        streams.refer()
+    row["capture_s"] = timer.seconds
+    with Timer() as timer:
+        learn.start_learning_(target)
+    row["range_search_s"] = timer.seconds
+    if learned:
+        with Timer() as timer:
+            learn_some(streams, target, options.batch_size)
+        row["iteration_s"] = timer.seconds / ITERATIONS
+    learn.harden_(target)
+    with Timer() as timer:
+        streams.leave()
+    row["observation_s"] = timer.seconds
+    return row
+
+
+def learn_some(streams: PairedStreams, target: nn.Module, batch_size: int) -> None:
+    """A few iterations of the recipe."""
+    optimizer, _ = learn.make_optimizer(target, RECIPE)
+    for iteration in range(ITERATIONS):
+        rows = torch.randperm(streams.n_rows)[:batch_size]
+        inputs = streams.inputs(rows)
+        mode = quantization(streams.unet, weights=True, activations=False)
+        with mode, at_step(streams.unet, inputs.step):
+            output = target(*inputs.args, **inputs.kwargs)
+        loss = reconstruction_loss(output, streams.references(rows))
+        (loss + learn.penalty(target, RECIPE.iterations // 2 + iteration, RECIPE)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def summary(
+    options: argparse.Namespace,
+    unet: UNet2DConditionModel,
+    rows: list[dict[str, Any]],
+    start_s: float,
+    model_gib: float,
+) -> dict[str, Any]:
+    """Totals, and what learning every target would take.
+
+    An iteration costs a fixed multiple of streaming its rows once, measured where it was learned.
+    """
+    streamed = sum(row["capture_s"] for row in rows) + start_s / 2
+    ratios = [
+        row["iteration_s"] / (row["capture_s"] * options.batch_size / options.samples)
+        for row in rows
+        if "iteration_s" in row
+    ]
+    ratio = sum(ratios) / max(1, len(ratios))
+    per_iteration = ratio * streamed * options.batch_size / options.samples
+    return {
+        "command": vars(options) | {"json": str(options.json)},
+        "parameters": sum(p.numel() for p in unet.parameters() if p.numel()),
+        "threads": torch.get_num_threads(),
+        "targets_passed": len(rows),
+        "capture_s": streamed,
+        "observation_s": sum(row["observation_s"] for row in rows) + start_s / 2,
+        "range_search_s": sum(row["range_search_s"] for row in rows),
+        "iteration_over_forward_of_its_rows": ratios,
+        "learning_of_all_s": per_iteration * RECIPE.total_iterations,
+        "model_gib": model_gib,
+        "peak_gib": rows[-1]["peak_gib"],
+        "peak_above_model_gib": rows[-1]["peak_gib"] - model_gib,
+        "targets": rows,
+    }
+
+
+def some_blocks(names: list[str], stop_after: int | None) -> set[str]:
+    """The first, the middle and the last resnet or transformer block that is passed."""
+    blocks = [n for n in names[:stop_after] if "resnets" in n or "transformer_blocks" in n]
+    return {blocks[0], blocks[len(blocks) // 2], blocks[-1]} if blocks else set()
+
+
+def ordered_targets(
+    unet: nn.Module, settings: QuantizationSettings, calls: UNetCalls, device: str
+) -> dict[str, nn.Module]:
+    """Targets in execution order."""
+    found = find_targets(unet, settings.keep)
+    call = on(device, calls.batch(torch.tensor([[0, 0]])))
+    with quantization(unet, weights=False, activations=False):
+        return {name: found[name] for name in execution_order(unet, found, call)}
+
+
+def random_calls(unet: UNet2DConditionModel, n_samples: int) -> UNetCalls:
+    """Calls of 4 steps without guidance, with what the UNet is conditioned on."""
+    config = unet.config
+    n_prompts = n_samples // 4
+    shape = (n_prompts, 1, N_TOKENS, config.cross_attention_dim)
+    conditioning = {"encoder_hidden_states": torch.randn(shape)}
+    if config.addition_embed_type == "text_time":
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        conditioning["added_cond_kwargs.text_embeds"] = torch.randn(n_prompts, 1, width)
+        conditioning["added_cond_kwargs.time_ids"] = torch.randn(n_prompts, 1, 6)
+    size = config.sample_size
+    latents = torch.randn(len(TIMESTEPS), n_prompts, 4, size, size)
+    return UNetCalls(latents, torch.tensor(TIMESTEPS), conditioning)
+
+
+def on(device: str, value: Any) -> Any:
+    """Nested arguments on a device."""
+    if isinstance(value, Mapping):
+        return {name: on(device, item) for name, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def peak_gib(device: str) -> float:
+    """The most memory held so far: of the accelerator, or of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Timer:
+    """CPU seconds of a block; seconds of the clock where an accelerator computes."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> "Timer":
+        self._started = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self._started
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+
+if __name__ == "__main__":
+    main()
