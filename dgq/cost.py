@@ -12,7 +12,8 @@ parts are kept apart here.
 
 Modules tell their precision by duck typing: ``weight_bits`` and ``activation_bits`` on an
 ``nn.Linear`` or ``nn.Conv2d``; ``query_bits``, ``key_bits``, ``value_bits`` and ``score_bits`` on
-an attention processor. What has no such property runs in floating point.
+an attention processor, and ``keep_start`` where the first key and its scores stay in floating
+point. What has no such property, kept layers above all, runs in floating point.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,14 +111,25 @@ def _attention_hook(total: Operations) -> Callable[..., None]:
         queries = _n_tokens(hidden)
         keys = queries if context is None else _n_tokens(context)
         # Over all heads q.k and scores.v have the same shape: [queries, keys] x width.
-        macs = hidden.shape[0] * queries * keys * attention.to_q.out_features
-        processor = attention.processor
-        products = _bits(processor, "query_bits") * _bits(processor, "key_bits")
-        products += _bits(processor, "score_bits") * _bits(processor, "value_bits")
-        total.attention_macs += 2 * macs
-        total.attention_bops += macs * products
+        macs_per_key = hidden.shape[0] * queries * attention.to_q.out_features
+        kept = _kept_keys(attention.processor, keys)
+        products = (keys - kept) * _products(attention.processor)
+        products += kept * _products(attention.processor, kept=True)
+        total.attention_macs += 2 * macs_per_key * keys
+        total.attention_bops += macs_per_key * products
 
     return count
+
+
+def _kept_keys(processor: object, keys: int) -> int:
+    """Keys that stay in floating point: the start token's, unless it is the only one."""
+    return int(getattr(processor, "keep_start", False) and keys > 1)
+
+
+def _products(processor: object, kept: bool = False) -> int:
+    """Bits times bits of q.k plus those of score.v, for one key, or for one that is kept."""
+    key, score = (FLOAT_BITS if kept else _bits(processor, n) for n in ("key_bits", "score_bits"))
+    return _bits(processor, "query_bits") * key + score * _bits(processor, "value_bits")
 
 
 def _fan_in(layer: nn.Module) -> int:

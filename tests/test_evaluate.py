@@ -1,127 +1,84 @@
-"""The command line: what it passes on, and what it says about bad input."""
+"""The script as users call it: from anywhere, killed and called again, on two devices."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
-import pytest
+import torch
 
-import evaluate
-from dgq.errors import DGQError
-from lit.evaluation import EvaluationSettings
+from dgq.checkpoint import GenerationSettings
+from dgq.pipelines import load_pipeline
+from lit.evaluation.generation import sample
+from lit.evaluation.images import read_image, to_tensor
 
-
-@pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[EvaluationSettings]:
-    """Settings of the evaluations that were asked for, none of which is run."""
-    asked: list[EvaluationSettings] = []
-    monkeypatch.setattr(evaluate, "evaluate", lambda settings, _: asked.append(settings))
-    return asked
+SCRIPT = Path(__file__).parents[1] / "evaluate.py"
+PROMPTS = [f"a picture of {i} red circles" for i in range(12)]
 
 
-def test_options_become_settings(evaluated: list[EvaluationSettings]) -> None:
-    command = (
-        "--ckpt outputs/w4a8 --num-images 8 --batch-size 2 --seed 3 --num-inference-steps 4 "
-        "--guidance-scale 0 --prompts p.txt --references r --pipeline some/model --clip c "
-        "--output o --sqnr-prompts 5 --full-precision-images f --device cpu --overwrite"
+def start(work: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """The script, in a folder of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        cwd=work,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert evaluate.main(command.split()) == 0
-    assert evaluated == [
-        EvaluationSettings(
-            ckpt=Path("outputs/w4a8"),
-            output=Path("o"),
-            full_precision_images=Path("f"),
-            num_images=8,
-            batch_size=2,
-            seed=3,
-            num_inference_steps=4,
-            guidance_scale=0.0,
-            prompts=Path("p.txt"),
-            references=Path("r"),
-            pipeline="some/model",
-            clip="c",
-            sqnr_prompts=5,
-            device="cpu",
-            overwrite=True,
-        )
-    ]
-
-
-def test_defaults_are_those_of_the_settings(evaluated: list[EvaluationSettings]) -> None:
-    assert evaluate.main(["--ckpt", "outputs/w4a8"]) == 0
-    assert evaluated == [EvaluationSettings(ckpt=Path("outputs/w4a8"))]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--num-images", "0"], "--num-images must be a whole number of at least 1, got 0"),
-        (["--batch-size", "-1"], "--batch-size"),
-        (["--num-inference-steps", "0"], "--num-inference-steps"),
-        (["--sqnr-prompts", "0"], "--sqnr-prompts"),
-        (["--guidance-scale", "nan"], "--guidance-scale"),
-        (["--seed", "-1"], "--seed"),
-        ([], "cannot be used as a checkpoint"),
-    ],
-)
-def test_bad_input_is_one_line_and_code_2(
-    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate.main(["--ckpt", str(tmp_path / "missing"), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "missing").exists()
-
-
-@pytest.mark.parametrize("options", [["--num-images", "3.5"], ["--nonsense"], []])
-def test_what_cannot_be_parsed_is_code_2(options: list[str]) -> None:
-    arguments = ["--ckpt", "x", *options] if options else []
-    with pytest.raises(SystemExit) as exit_:
-        evaluate.main(arguments)
-    assert exit_.value.code == 2
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [(DGQError("no such thing"), 2, "no such thing"), (KeyboardInterrupt(), 130, "goes on")],
-)
-def test_exit_codes(
-    error: BaseException,
-    code: int,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def fail(*_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(evaluate, "evaluate", fail)
-    assert evaluate.main(["--ckpt", "x"]) == code
-    assert said in capsys.readouterr().err
-
-
-def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        evaluate.main(["--help"])
-    text = capsys.readouterr().out
-    for action in evaluate.make_parser()._actions:
-        assert action.help
-        assert action.option_strings[-1] in text
 
 
 def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, evaluate.__file__, "--ckpt", "missing"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    script = start(tmp_path, "--ckpt", "missing")
+    _, error = script.communicate()
+    assert script.returncode == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_killed_and_called_again_it_goes_on_with_two_processes(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    command = (
+        f"--pipeline {micro_folder} --prompts prompts.txt --batch-size 1 --guidance-scale 3 "
+        "--num-inference-steps 25 --devices 2 --device cpu --output out --latency-calls 1"
+    ).split()
+    script = start(tmp_path, *command)
+    before = wait_for_images(tmp_path, 2)
+    script.send_signal(signal.SIGKILL)
+    script.communicate()
+    assert len(before) < len(PROMPTS)
+    assert not (tmp_path / "out").exists()
+
+    again = start(tmp_path, *command)
+    printed, error = again.communicate()
+    assert again.returncode == 0, error
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["protocol"]["num_images"] == len(PROMPTS)
+    images = sorted((tmp_path / "outputs" / "images").glob("*/*.png"))
+    assert len(images) == len(PROMPTS)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert "12/12" in printed
+    # The same images as in one process and one batch.
+    generation = GenerationSettings(25, 3.0)
+    pipeline = load_pipeline(str(micro_folder))
+    with torch.no_grad():
+        expected = sample(pipeline, PROMPTS, range(len(PROMPTS)), generation, 0)
+    actual = to_tensor([read_image(path) for path in images])
+    torch.testing.assert_close(actual, expected, atol=1.01 / 255, rtol=0)
+
+
+def wait_for_images(work: Path, n: int) -> dict[Path, int]:
+    """Images that are there as soon as there are n, with the times they were made."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        found = {p: p.stat().st_mtime_ns for p in (work / "outputs").glob("images/*/[0-9]*.png")}
+        if len(found) >= n:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError("no images were drawn")

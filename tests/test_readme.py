@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import dgq
-import evaluate
 import scenes
 from data.calibration import CalibrationData
 from lit.cli import main
+from lit.evaluation.command_line import parse_settings
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
@@ -37,7 +37,7 @@ def test_every_calibration_parses(
 
 @pytest.mark.parametrize("arguments", commands("evaluate.py"), ids=" ".join)
 def test_every_evaluation_parses(arguments: Sequence[str]) -> None:
-    assert evaluate.make_settings(evaluate.make_parser().parse_args(arguments)).ckpt
+    assert parse_settings(arguments)
 
 
 def test_the_example_uses_names_that_exist() -> None:

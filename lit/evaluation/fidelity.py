@@ -1,17 +1,15 @@
-"""How far the quantized UNet's outputs are from full precision, at each sampler step."""
+"""How far a quantized UNet's outputs are from full precision, at each sampler step."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from diffusers import DiffusionPipeline
-from rich.progress import Progress
+import torch
 from torch import Tensor, nn
 
 from lit.evaluation.batching import batched
-from lit.evaluation.generation import Sampling, sample
+from lit.evaluation.trajectory import load_trajectories
 
 
 class SqnrMeter:
@@ -32,73 +30,67 @@ class SqnrMeter:
 
     def per_step(self) -> list[float]:
         """Signal to quantization noise ratio in dB of each step; infinite where nothing differs."""
-        return [sqnr_db(s, n) for s, n in zip(self._signal, self._noise, strict=True)]
+        return [decibels(s, n) for s, n in zip(self._signal, self._noise, strict=True)]
 
 
-def sqnr_db(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
     """``10 log10(signal / noise)`` of two energies; infinite without noise."""
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def unet_sqnr(
-    pipeline: DiffusionPipeline,
-    quantized: nn.Module,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    batch_size: int,
-    progress: Progress,
-) -> list[float]:
-    """SQNR in dB of the quantized UNet's output at each step, on the full-precision trajectory.
+@dataclass(frozen=True)
+class Sqnr:
+    """SQNR in dB of the UNet's output at each step.
 
-    Each call that the full-precision UNet gets while it samples is repeated by the quantized one
-    with the very same inputs, so that errors do not pile up from step to step. With guidance, both
-    halves of the batch count.
+    Args:
+        plain: of what the UNet returns, both halves of the batch with guidance.
+        guided: of ``u + g (c - u)``, which the sampler goes on with; None without guidance.
     """
-    meter = SqnrMeter()
-    task = progress.add_task("SQNR of the UNet", total=len(prompts))
-    for batch in batched(range(len(prompts)), batch_size):
-        with _shadowing(pipeline.unet, quantized, meter):
-            sample(pipeline, prompts, batch, sampling, output_type="latent")
-        progress.advance(task, len(batch))
-    return meter.per_step()
+
+    plain: list[float]
+    guided: list[float] | None
 
 
-def record_call(
-    pipeline: DiffusionPipeline, prompt: str, sampling: Sampling
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the first UNet call that the pipeline makes for a prompt."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+@torch.no_grad()
+def unet_sqnr(
+    unet: nn.Module,
+    trajectories: Sequence[Path],
+    guidance_scale: float,
+    batch_size: int,
+    device: str | torch.device,
+    advance: Callable[[int], None],
+) -> Sqnr:
+    """SQNR of a UNet's outputs on the recorded full-precision trajectories.
 
-    def keep(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((args, kwargs))
-        raise _EnoughError
+    Each recorded call is repeated with the very same inputs, so that errors do not pile up from
+    step to step.
 
-    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        sample(pipeline, [prompt], [0], sampling, output_type="latent")
-    except _EnoughError:
-        pass
-    finally:
-        handle.remove()
-    return calls[0]
+    Args:
+        unet: the quantized one.
+        trajectories: files, one for each prompt.
+        guidance_scale: they were drawn with.
+        batch_size: prompts at once.
+        device: of the UNet.
+        advance: called with the number of prompts after each batch.
+    """
+    plain, guided = SqnrMeter(), SqnrMeter()
+    is_guided = False
+    for paths in batched(trajectories, batch_size):
+        trajectory = load_trajectories(paths)
+        is_guided = trajectory.samples.shape[1] == 2
+        for step, (call, reference) in enumerate(trajectory.calls(device)):
+            output = unet(**call)[0]
+            plain.update(step, reference, output)
+            if is_guided:
+                both = guide(reference, guidance_scale), guide(output, guidance_scale)
+                guided.update(step, *both)
+        advance(len(paths))
+    return Sqnr(plain.per_step(), guided.per_step() if is_guided else None)
 
 
-class _EnoughError(Exception):
-    """Leaves a sampling loop whose first call is all that is wanted."""
-
-
-@contextmanager
-def _shadowing(unet: nn.Module, shadow: nn.Module, meter: SqnrMeter) -> Iterator[None]:
-    """Repeat each call of ``unet`` with ``shadow``, which sees exactly the same inputs."""
-    steps = count()
-
-    def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        meter.update(next(steps), out[0], shadow(*args, **kwargs)[0])
-
-    handle = unet.register_forward_hook(repeat, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def guide(output: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance: [2 N, ...], the unconditional half first, -> [N, ...]."""
+    unconditional, conditional = output.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)

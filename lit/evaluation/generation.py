@@ -2,36 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
-from lit.evaluation.batching import batched
-from lit.evaluation.store import ImageStore
+from dgq.checkpoint import GenerationSettings
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are sampled.
-
-    Args:
-        num_inference_steps: sampler steps.
-        guidance_scale: of classifier-free guidance; at most 1 is without.
-        seed: of the noise; image i is seeded with (seed, i).
-        height: pixels; None is the pipeline's default.
-        width: pixels; None is the pipeline's default.
-    """
-
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-    height: int | None = None
-    width: int | None = None
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
@@ -47,39 +27,47 @@ def sample(
     pipeline: DiffusionPipeline,
     prompts: Sequence[str],
     indices: Sequence[int],
-    sampling: Sampling,
-    output_type: str = "pil",
-) -> Any:
-    """Run the pipeline once, for ``prompts[i], i in indices``; images in that order."""
-    result = pipeline(
+    generation: GenerationSettings,
+    seed: int,
+    output_type: str = "pt",
+) -> Tensor:
+    """Run the pipeline once, for ``prompts[i], i in indices``.
+
+    Returns:
+        Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
+        ``output_type`` is ``latent``.
+    """
+    return pipeline(
         prompt=[prompts[index] for index in indices],
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
-        height=sampling.height,
-        width=sampling.width,
-        generator=[image_generator(sampling.seed, index) for index in indices],
+        num_inference_steps=generation.num_inference_steps,
+        guidance_scale=generation.guidance_scale,
+        height=generation.height,
+        width=generation.width,
+        generator=[image_generator(seed, index) for index in indices],
         output_type=output_type,
-    )
-    return result.images
+    ).images
 
 
-def fill(
-    store: ImageStore,
-    pipeline: DiffusionPipeline,
-    sampling: Sampling,
-    batch_size: int,
-    progress: Progress,
-    description: str,
-) -> None:
-    """Generate the images that ``store`` misses; safe to interrupt and to call again."""
-    missing = store.missing()
-    n = len(store.prompts)
-    task = progress.add_task(description, total=n, completed=n - len(missing))
-    for batch in batched(missing, batch_size):
-        images = sample(pipeline, store.prompts, batch, sampling)
-        for index, image in zip(batch, images, strict=True):
-            store.save(index, image)
-        progress.advance(task, len(batch))
+def record_call(pipeline: DiffusionPipeline, prompt: str, generation: GenerationSettings) -> Call:
+    """Arguments of the first UNet call that the pipeline makes for a prompt."""
+    calls: list[Call] = []
+
+    def keep(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
+        raise _EnoughError
+
+    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        sample(pipeline, [prompt], [0], generation, 0, output_type="latent")
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
+    return calls[0]
+
+
+class _EnoughError(Exception):
+    """Leaves a sampling loop whose first call is all that is wanted."""
 
 
 @contextmanager

@@ -1,9 +1,14 @@
 """A picture for the eye: the same prompts with and without quantization."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lit.evaluation.images import read_image, save_image
+from lit.evaluation.plan import Plan
+
+COLUMNS = 8
 CELL = 192
 GAP = 8
 LABEL_WIDTH = 120
@@ -13,6 +18,16 @@ BACKGROUND = "white"
 INK = "black"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def write_grid(path: Path, plan: Plan) -> None:
+    """Write a picture of the first prompts: full precision first, a row for each model."""
+    captions = plan.prompts.captions[:COLUMNS]
+    rows = {
+        model.name: [read_image(p) for p in plan.stores(number)[0].paths[: len(captions)]]
+        for number, model in enumerate(plan.models)
+    }
+    save_image(path, draw_grid(rows, captions))
 
 
 def draw_grid(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str]) -> Image.Image:

@@ -1,6 +1,7 @@
-"""Images as tensors, and as PNG files that are either whole or not there."""
+"""Images as tensors, and as files that are either whole or not there."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from dgq.errors import DGQError
 from dgq.files import written_beside
 from lit.evaluation.batching import batched
 
-UNREADABLE = (OSError, SyntaxError, ValueError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What PIL raises for files that are truncated, damaged or no image."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -29,10 +30,13 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in codes.cpu().numpy()]
 
 
-def save_png(path: Path, image: Image.Image) -> None:
-    """Write an image so that at no time a part of it is seen under its name."""
+def save_image(path: Path, image: Image.Image, jpeg_quality: int | None = None) -> None:
+    """Write an image so that at no time a part of it is seen under its name; PNG or JPEG."""
     with written_beside(path) as beside:
-        image.save(beside, format="png")
+        if jpeg_quality is None:
+            image.save(beside, format="png")
+        else:
+            image.save(beside, format="jpeg", quality=jpeg_quality)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -77,3 +81,18 @@ def read_images(paths: Iterable[Path], batch_size: int) -> Iterator[list[Image.I
     """Decode files in batches, in order."""
     for batch in batched(paths, batch_size):
         yield [read_image(path) for path in batch]
+
+
+def as_measured(image: Image.Image, size: int | None, jpeg_quality: int | None) -> Image.Image:
+    """The image as a protocol measures it: resized, and if images are JPEG encoded once more.
+
+    Published numbers are of such images (512 px JPEG -> 256 px JPEG), so the second loss counts.
+    """
+    if size is None:
+        return image
+    resized = image.resize((size, size))  # PIL's default, bicubic and antialiased
+    if jpeg_quality is None:
+        return resized
+    encoded = BytesIO()
+    resized.save(encoded, format="jpeg", quality=jpeg_quality)
+    return Image.open(encoded).convert("RGB")

@@ -1,195 +1,206 @@
-"""The numbers of an evaluation, from the images on disk and the two UNets."""
+"""The numbers of an evaluation, from the images on disk and the UNets."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
-import scenes
-from dgq.cost import count_operations, parameter_bytes, state_bytes
-from lit.evaluation import metrics
-from lit.evaluation.batching import batched
-from lit.evaluation.features import ImageFeatures
-from lit.evaluation.fidelity import record_call, unet_sqnr
-from lit.evaluation.images import read_image, read_images, to_images, to_tensor
+from lit.evaluation.costs import Cost, measure_costs
+from lit.evaluation.estimate import Estimate, of_ratios, over_seeds
+from lit.evaluation.extractors import Seen
+from lit.evaluation.fidelity import unet_sqnr
 from lit.evaluation.plan import Plan
-from lit.evaluation.prompts import reference_captions
-from lit.evaluation.store import ImageStore
+from lit.evaluation.quality import Quality, compare, judge_alone, judge_contents, texts_of
+from lit.evaluation.references import References, load_references, render_references
 
-MIN_REFERENCES = 1024
-"""Scenes are cheap to draw: more of them than images make FID steadier."""
-
-RENDER_BATCH = 64
-"""Scenes drawn at once, with a seed for each batch."""
+METRICS = (
+    *("fid", "kid", "inception_score", "clip_score", "image_reward"),
+    *("fid_to_full_precision", "kid_to_full_precision", "psnr", "ssim", "lpips"),
+)
+"""Metrics of every model; those of the oracle come with captions of scenes."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of both pipelines, as it goes into ``metrics.json``.
+    """What was measured, as it goes into ``metrics.json``.
 
     Args:
-        full_precision: metrics of the full-precision pipeline.
-        quantized: the same of the quantized one, and its distances to full precision.
-        cost: bit operations and bytes of both.
+        metrics: of each model, by name; None where something could not be measured.
+        sqnr: of each model, dB at each step; None in full precision.
+        costs: of each model.
+        references: how many real images there were; None if unknown.
         notes: what a reader of the numbers has to know.
     """
 
-    full_precision: dict[str, Any]
-    quantized: dict[str, Any]
-    cost: dict[str, dict[str, int]]
+    metrics: list[dict[str, dict[str, Any] | None]]
+    sqnr: list[dict[str, Any] | None]
+    costs: list[Cost]
+    references: int | None
     notes: list[str]
 
 
 def measure(plan: Plan, progress: Progress) -> Measured:
     """Compute all metrics; the images must be there."""
-    notes: list[str] = []
-    task = progress.add_task("metrics", total=4)
-    references = _reference_features(plan, notes)
+    notes = [*_protocol_notes(plan), *plan.judges.notes]
+    n_steps = len(plan.models) * (len(plan.seeds) + 1) + 1
+    task = progress.add_task("metrics", total=n_steps)
+    references = _references(plan, notes)
     progress.advance(task)
-    texts = plan.clip.texts(plan.prompts.captions)
-    if not plan.prompts.are_scenes:
-        notes.append("inception_score: its classes are those of scenes, and the prompts are not")
-        if plan.settings.clip is None:
-            notes.append(
-                "FID and CLIP score: the embedded CLIP knows scenes only, so here they mean "
-                "little; give a CLIP model with --clip"
-            )
-    features, results = [], []
-    for store in (plan.full_precision_images, plan.quantized_images):
-        features.append(plan.clip.images(_batches(plan, store)))
-        results.append(_quality(plan, features[-1], references, texts))
-        results[-1]["oracle"] = _oracle(plan, store, notes)
+    texts = texts_of(plan.extractors, _scored_captions(plan))
+    expected: list[Seen] = []
+    metrics = []
+    for number in range(len(plan.models)):
+        qualities = []
+        for position in range(len(plan.seeds)):
+            seen = _look(plan, number, position)
+            if number == 0:
+                expected.append(seen)
+                if position == 0:
+                    notes.extend(_sample_size_notes(seen.features, references))
+            pair = expected[position], seen
+            qualities.append(_judge(plan, number, position, pair, references, texts))
+            progress.advance(task)
+        notes += [note for quality in qualities for note in quality.notes]
+        metrics.append(_estimates(qualities, plan.models[number].name, notes))
         progress.advance(task)
-    results[1] |= _fidelity(plan, features[0].pooled, features[1].pooled, progress)
-    progress.advance(task)
-    notes.extend(_sample_size_notes(features[0].pooled, references))
-    full_precision, quantized = (_finite(result, notes) for result in results)
-    return Measured(full_precision, quantized, _cost(plan), list(dict.fromkeys(notes)))
+    sqnr = [_sqnr(plan, number, progress) for number in range(len(plan.models))]
+    costs = measure_costs(plan, notes)
+    n_references = None if references is None else references.n
+    return Measured(metrics, sqnr, costs, n_references, list(dict.fromkeys(notes)))
 
 
-def _quality(
-    plan: Plan, features: ImageFeatures, references: Tensor | None, texts: Tensor
-) -> dict[str, Any]:
-    """What the features of one pipeline's images say about them."""
-    score = None
-    if plan.prompts.are_scenes:
-        logits = plan.clip.logits(features.embeddings, scenes.class_prompts())
-        score = metrics.inception_score(logits)
-    return {
-        "fid": _fid(references, features.pooled),
-        "inception_score": score,
-        "clip_score": metrics.clip_score(features.embeddings, texts),
-    }
+def _references(plan: Plan, notes: list[str]) -> References | None:
+    """Real images; None with a note where there are none."""
+    path, batch_size = plan.settings.protocol.references, plan.settings.batch_size
+    if path is not None:
+        references = load_references(path, plan.extractors, batch_size, notes)
+        if references.features is None:
+            notes.append(f"KID: {path.name} has statistics only, and it needs images")
+        return references
+    size = next(plan.stores(0)[0].measured(1))[0].width
+    rendered = render_references(plan.prompts, plan.seeds[0], size, plan.extractors)
+    if rendered is None:
+        notes.append("FID and KID: need real images; give them or their statistics (--references)")
+    return rendered
 
 
-def _reference_features(plan: Plan, notes: list[str]) -> Tensor | None:
-    """Features of real images, [M, d]; None with a note where there are no such images."""
-    batch_size = plan.settings.batch_size
-    if plan.references is not None:
-        return plan.clip.images(read_images(plan.references, batch_size)).pooled
-    if plan.prompts.are_scenes:
-        return plan.clip.images(_rendered(plan)).pooled
-    notes.append("fid: needs real images; give a folder of them with --references")
+def _scored_captions(plan: Plan) -> Sequence[str]:
+    """Prompts of the images that the CLIP score looks at."""
+    return plan.prompts.captions[: plan.settings.protocol.clip_images]
+
+
+def _look(plan: Plan, number: int, position: int) -> Seen:
+    store = plan.stores(number)[position]
+    n_embedded = len(_scored_captions(plan))
+    return plan.extractors.look(store.measured(plan.settings.batch_size), n_embedded)
+
+
+def _judge(
+    plan: Plan,
+    number: int,
+    position: int,
+    seen: tuple[Seen, Seen],
+    references: References | None,
+    texts: Tensor | None,
+) -> Quality:
+    """Everything about the images of one model with one seed."""
+    store, batch_size = plan.stores(number)[position], plan.settings.batch_size
+    splits = plan.settings.protocol.inception_score_splits
+    parts = [
+        judge_alone(seen[1], references, texts, splits),
+        judge_contents(store, plan.prompts, plan.judges.image_reward, batch_size),
+    ]
+    if number > 0:
+        full_precision = plan.stores(0)[position]
+        parts.append(compare(full_precision, store, seen, plan.judges, batch_size))
+    quality = Quality()
+    for part in parts:
+        quality.values |= part.values
+        quality.ratios |= part.ratios
+        quality.notes += part.notes
+    return quality
+
+
+def _estimates(
+    qualities: Sequence[Quality], model: str, notes: list[str]
+) -> dict[str, dict[str, Any] | None]:
+    """Each metric over the seeds; None for what was not measured."""
+    result: dict[str, dict[str, Any] | None] = dict.fromkeys(METRICS)
+    for name in qualities[0].values:
+        result[name] = _finite(over_seeds([q.values[name] for q in qualities]), name, model, notes)
+    for name in qualities[0].ratios:
+        estimate = of_ratios([quality.ratios[name] for quality in qualities])
+        result[name] = _finite(estimate, name, model, notes)
+    return result
+
+
+def _finite(estimate: Estimate, name: str, model: str, notes: list[str]) -> dict[str, Any] | None:
+    """JSON knows no infinity: None instead, and a note that says so."""
+    if math.isfinite(estimate.value):
+        return asdict(estimate)
+    why = "the images compared are equal" if estimate.value > 0 else "there is nothing to measure"
+    notes.append(f"{name} of {model}: {estimate.value}, since {why}")
     return None
 
 
-def _rendered(plan: Plan) -> Iterator[list[Image.Image]]:
-    """Renders of other held-out scenes, at least as many as there are images."""
-    n = max(len(plan.prompts.captions), MIN_REFERENCES)
-    size = read_image(plan.full_precision_images.path(0)).width
-    captions = reference_captions(n, plan.settings.seed)
-    for number, batch in enumerate(batched(captions, RENDER_BATCH)):
-        yield to_images(scenes.render(batch, size, plan.settings.seed + number))
-
-
-def _batches(plan: Plan, store: ImageStore) -> Iterator[list[Image.Image]]:
-    return read_images(store.paths, plan.settings.batch_size)
-
-
-def _fid(reference: Tensor | None, features: Tensor) -> float | None:
-    """FID; None without references, or with a single image, which has no covariance."""
-    if reference is None or min(len(reference), len(features)) < 2:
+def _sqnr(plan: Plan, number: int, progress: Progress) -> dict[str, Any] | None:
+    """SQNR of a model's UNet on the trajectories of the first prompts, None in full precision."""
+    if number == 0:
         return None
-    return metrics.frechet_distance(reference, features)
-
-
-def _oracle(plan: Plan, store: ImageStore, notes: list[str]) -> dict[str, float | None] | None:
-    """What is read back from the images: mean, faultless share, and each attribute.
-
-    An attribute that no caption asks for is None; all of it is None where it cannot be read.
-    """
-    if not plan.prompts.are_scenes:
-        return None
-    pixels = torch.cat([to_tensor(batch) for batch in _batches(plan, store)])
-    try:
-        summary = scenes.score(pixels, plan.prompts.captions).summary()
-    except ValueError as error:  # not square, or too small to be read
-        notes.append(f"oracle: {error}")
-        return None
-    return {name: summary.get(name) for name in ("mean", "all", *scenes.ATTRIBUTES)}
-
-
-def _fidelity(plan: Plan, expected: Tensor, actual: Tensor, progress: Progress) -> dict[str, Any]:
-    """Distances of the quantized pipeline to the full-precision one."""
-    prompts = plan.prompts.captions[: plan.settings.sqnr_prompts]
-    batch_size = plan.settings.batch_size
-    per_step = unet_sqnr(
-        plan.pipeline, plan.quantized, prompts, plan.sampling, batch_size, progress
+    task = progress.add_task(f"SQNR of {plan.models[number].name}", total=plan.n_recorded)
+    store = plan.stores(0)[0]
+    sqnr = unet_sqnr(
+        plan.unet(number),
+        [store.trajectory_path(index) for index in range(plan.n_recorded)],
+        plan.generation.guidance_scale,
+        plan.settings.batch_size,
+        plan.device,
+        lambda n: progress.advance(task, n),
     )
+    return {"plain": _per_step(sqnr.plain), "guided": sqnr.guided and _per_step(sqnr.guided)}
+
+
+def _per_step(values: list[float]) -> dict[str, Any]:
+    """Decibels of each step and their mean; None where outputs are equal."""
+    mean = sum(values) / len(values)
     return {
-        "fid_to_full_precision": _fid(expected, actual),
-        "psnr": metrics.psnr(
-            _batches(plan, plan.full_precision_images), _batches(plan, plan.quantized_images)
-        ),
-        "sqnr_db": sum(per_step) / len(per_step),
-        "sqnr_db_per_step": per_step,
+        "mean_db": mean if math.isfinite(mean) else None,
+        "per_step_db": [value if math.isfinite(value) else None for value in values],
     }
 
 
-def _cost(plan: Plan) -> dict[str, dict[str, int]]:
-    """Bit operations of one sampler step for one image, and bytes of the weights."""
-    args, kwargs = record_call(plan.pipeline, plan.prompts.captions[0], plan.sampling)
-    sizes = parameter_bytes(plan.pipeline.unet), state_bytes(plan.quantized)
-    cost = {}
-    for name, unet, n_bytes in zip(
-        ("full_precision", "quantized"), (plan.pipeline.unet, plan.quantized), sizes, strict=True
-    ):
-        operations = count_operations(unet, args, kwargs)
-        cost[name] = {
-            "bops": operations.bops,
-            "layer_bops": operations.layer_bops,
-            "attention_bops": operations.attention_bops,
-            "bytes": n_bytes,
-        }
-    return cost
+def _protocol_notes(plan: Plan) -> Iterator[str]:
+    """What the protocol leaves out, or takes from where it does not fit."""
+    protocol, of_scenes = plan.settings.protocol, plan.prompts.are_scenes
+    if protocol.features == "clip" and not of_scenes:
+        yield "Inception score: its classes are those of scenes, and the prompts are not"
+        if protocol.clip is None:
+            yield (
+                "FID, KID and CLIP score: the embedded CLIP knows scenes only, so here they mean "
+                "little; give --features inception, and a CLIP model with --clip"
+            )
+    if plan.extractors.clip is None:
+        yield "CLIP score: no CLIP model beside Inception; give one with --clip"
+    timesteps = {float(t) for t in plan.timesteps()}
+    for model in plan.models:
+        if model.manifest is not None and not timesteps <= set(model.manifest.timesteps):
+            yield (
+                f"{model.name} was not calibrated for these sampler steps: the scales of the "
+                "nearest calibrated ones were used"
+            )
 
 
-def _sample_size_notes(features: Tensor, references: Tensor | None) -> Iterator[str]:
+def _sample_size_notes(features: Tensor, references: References | None) -> Iterator[str]:
     """Say so where there are too few images for FID."""
     n, dimensions = features.shape
-    if n < 2:
-        yield "fid: needs at least two images"
-    elif n <= dimensions:
+    if 2 <= n <= dimensions:
         yield (
             f"FID rests on {n} images for {dimensions} features: the covariance is singular, "
-            "so compare only with runs of as many images"
+            "so compare only with runs of as many images, or look at KID"
         )
-    if references is not None and len(references) <= dimensions and n >= 2:
-        yield f"FID rests on {len(references)} real images for {dimensions} features"
-
-
-def _finite(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """JSON knows no infinity: None instead, and a note that says so."""
-    result = dict(values)
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            result[name] = None
-            notes.append(f"{name}: {value}, since the outputs compared are equal")
-        elif isinstance(value, list):
-            result[name] = [v if math.isfinite(v) else None for v in value]
-    return result
+    n_real = None if references is None else references.n
+    if n_real is not None and n_real <= dimensions and n >= 2:
+        yield f"FID rests on {n_real} real images for {dimensions} features"

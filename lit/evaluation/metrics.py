@@ -1,17 +1,38 @@
-"""The metrics, by torchmetrics, as functions of features and of image files."""
+"""The metrics as pure functions; by torchmetrics where its formula is the standard one."""
 
 import warnings
-from collections.abc import Iterable
+from itertools import pairwise
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.functional import cosine_similarity
-from torchmetrics.image import PeakSignalNoiseRatio
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from lit.evaluation.images import to_tensor
+ISC_SEED = 2020
+KID_SUBSETS = 100
+KID_SUBSET_SIZE = 1000
+
+
+def inception_score(logits: Tensor, splits: int = 10) -> float:
+    """``exp(mean KL(p(class | image) || p(class)))``, averaged over splits (Salimans et al., 2016).
+
+    As torch-fidelity computes it, shuffled with its seed; torchmetrics shuffles otherwise.
+
+    Args:
+        logits: [N, classes].
+        splits: parts of equal size whose scores are averaged; at most N.
+    """
+    order = np.random.RandomState(ISC_SEED).permutation(len(logits))
+    log_p = logits.double()[order].log_softmax(1)
+    bounds = [i * len(logits) // splits for i in range(splits + 1)]
+    parts = [log_p[a:b] for a, b in pairwise(bounds)]
+    return float(np.mean([_exponential_divergence(part) for part in parts]))
+
+
+def _exponential_divergence(log_p: Tensor) -> float:
+    p = log_p.exp()
+    return (p * (log_p - p.mean(0).log())).nan_to_num().sum(1).mean().exp().item()
 
 
 class _Features(nn.Module):
@@ -25,50 +46,68 @@ class _Features(nn.Module):
         return features
 
 
-def frechet_distance(reference: Tensor, features: Tensor) -> float:
-    """Fréchet distance of two sets of features (FID), with unbiased covariances.
+def kernel_distance(reference: Tensor, features: Tensor) -> float:
+    """Kernel inception distance (KID; Binkowski et al., 2018): unbiased, so fit for few images.
+
+    The mean over 100 random subsets of at most 1000, always the same ones.
 
     Args:
         reference: [M, d], M at least 2.
         features: [N, d], N at least 2.
     """
-    metric = FrechetInceptionDistance(feature=_Features(reference.shape[1]))
-    metric.update(reference.double(), real=True)
-    metric.update(features.double(), real=False)
-    return metric.compute().item()
-
-
-def inception_score(logits: Tensor) -> float:
-    """``exp(mean KL(p(class | image) || p(class)))`` over all images at once (one split).
-
-    Args:
-        logits: [N, classes].
-    """
+    size = min(len(reference), len(features), KID_SUBSET_SIZE)
     with warnings.catch_warnings():
-        # It warns that it keeps features, and that one split has no standard deviation.
-        warnings.simplefilter("ignore", UserWarning)
-        metric = InceptionScore(feature=_Features(logits.shape[1]), splits=1)
-        metric.update(logits.double())
-        with torch.random.fork_rng(devices=[]):  # it shuffles, which one split does not see
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps features
+        metric = KernelInceptionDistance(
+            feature=_Features(features.shape[1]), subsets=KID_SUBSETS, subset_size=size
+        )
+        metric.update(reference.double(), real=True)
+        metric.update(features.double(), real=False)
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return metric.compute()[0].item()
 
 
-def clip_score(images: Tensor, texts: Tensor) -> float:
-    """Mean cosine of image i with text i, times 100, not below 0 (Hessel et al., 2021).
+def paired_kernel_distance(expected: Tensor, actual: Tensor) -> float:
+    """KID of images to those of the same prompts and seeds, which are not independent of them.
 
-    ``torchmetrics.multimodal.CLIPScore`` is this, but cannot call transformers 5.
+    The U-statistic of pairs (Gretton et al., 2012, lemma 6): without ``k(x_i, y_i)``, which close
+    pairs would make the usual estimate negative with. Averaged over parts of at most 1000 pairs.
+
+    Args:
+        expected: [N, d], N at least 2.
+        actual: [N, d].
+    """
+    n_parts = -(-len(expected) // KID_SUBSET_SIZE)
+    chunks = (features.double().tensor_split(n_parts) for features in (expected, actual))
+    return float(np.mean([_pair_statistic(x, y) for x, y in zip(*chunks, strict=True)]))
+
+
+def _pair_statistic(x: Tensor, y: Tensor) -> float:
+    n, d = x.shape
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / d + 1) ** 3
+
+    across = kernel(x, y)
+    terms = kernel(x, x) + kernel(y, y) - across - across.T
+    return ((terms.sum() - terms.trace()) / (n * (n - 1))).item()
+
+
+def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of image i with text i times 100, at least 0 (Hessel et al., 2021), [N].
+
+    ``torchmetrics.multimodal.CLIPScore`` is their mean, but cannot call transformers 5.
 
     Args:
         images: embeddings [N, p].
         texts: embeddings [N, p].
     """
-    return max(100 * cosine_similarity(images, texts, reduction="mean").item(), 0.0)
+    return (100 * torch.cosine_similarity(images, texts)).clamp(min=0)
 
 
-def psnr(reference: Iterable[list[Image.Image]], images: Iterable[list[Image.Image]]) -> float:
-    """Peak signal to noise ratio in dB, of the error averaged over all images; infinite if none."""
-    metric = PeakSignalNoiseRatio(data_range=1.0)
-    for expected, actual in zip(reference, images, strict=True):
-        metric.update(to_tensor(actual), to_tensor(expected))
-    return metric.compute().item()
+def ssim(expected: Tensor, actual: Tensor) -> Tensor:
+    """Structural similarity of each image, [N] (Wang et al., 2004)."""
+    values = structural_similarity_index_measure(actual, expected, data_range=1.0, reduction="none")
+    assert isinstance(values, Tensor)
+    return values.reshape(-1)

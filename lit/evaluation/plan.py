@@ -1,23 +1,31 @@
 """Everything an evaluation needs, loaded and checked before any work starts."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import nn
 
 import scenes
 from dgq import checkpoint, pipelines
+from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from lit.evaluation.features import ClipExtractor
+from lit.evaluation.drawing import Job
+from lit.evaluation.extractors import Extractors
 from lit.evaluation.fingerprint import pipeline_fingerprint
-from lit.evaluation.generation import Sampling
-from lit.evaluation.images import list_images
+from lit.evaluation.models import FULL_PRECISION, Model, check_same_architecture, find_models
+from lit.evaluation.perceptual import Judges, find_judges
 from lit.evaluation.prompts import Prompts, load_prompts
+from lit.evaluation.references import check_references
 from lit.evaluation.settings import EvaluationSettings
-from lit.evaluation.store import ImageStore, check_stores
+from lit.evaluation.store import ImageStore
+
+PROBE = Image.new("RGB", (64, 64))
+"""An image that every extractor looks at before hours of drawing."""
 
 
 @dataclass(frozen=True)
@@ -26,33 +34,92 @@ class Plan:
 
     Args:
         settings: what the user asked.
-        output: folder of the results.
+        models: full precision first.
         source: hub id or folder of the pipeline.
-        manifest: of the quantized model.
         prompts: one for each image.
-        sampling: how images are sampled.
-        device: where everything runs.
+        generation: how images are sampled.
+        devices: one process draws on each; the first measures.
         pipeline: in full precision.
-        quantized: the quantized UNet.
-        clip: the model that measures.
-        references: files of real images, if a folder was given.
-        full_precision_images: where the images of the pipeline go.
-        quantized_images: where those with the quantized UNet go.
+        pipeline_sha256: of its networks and sampler.
+        extractors: that look at the images.
+        judges: optional metrics of images.
     """
 
     settings: EvaluationSettings
-    output: Path
+    models: list[Model]
     source: str
-    manifest: checkpoint.Manifest
     prompts: Prompts
-    sampling: Sampling
-    device: str
+    generation: GenerationSettings
+    devices: list[str]
     pipeline: DiffusionPipeline
-    quantized: nn.Module
-    clip: ClipExtractor
-    references: list[Path] | None
-    full_precision_images: ImageStore
-    quantized_images: ImageStore
+    pipeline_sha256: str
+    extractors: Extractors
+    judges: Judges
+
+    @property
+    def device(self) -> str:
+        """Where everything runs in this process."""
+        return self.devices[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the noise."""
+        return self.settings.protocol.seeds
+
+    @property
+    def n_recorded(self) -> int:
+        """Prompts whose full-precision UNet calls are recorded, to repeat them quantized."""
+        if len(self.models) == 1:
+            return 0
+        return min(self.settings.protocol.sqnr_prompts, len(self.prompts.captions))
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """The images of each model with each seed; full precision first, seeds in order."""
+        return [
+            Job(
+                number,
+                model.name + (f", seed {seed}" if len(self.seeds) > 1 else ""),
+                self._store(model, seed),
+                seed,
+                self.n_recorded if model.checkpoint is None and seed == self.seeds[0] else 0,
+            )
+            for number, model in enumerate(self.models)
+            for seed in self.seeds
+        ]
+
+    def stores(self, model: int) -> list[ImageStore]:
+        """Images of a model, one store for each seed."""
+        return [job.store for job in self.jobs if job.model == model]
+
+    def unet(self, model: int) -> nn.Module:
+        """The UNet of a model, on its device."""
+        folder = self.models[model].checkpoint
+        if folder is None:
+            return self.pipeline.unet
+        return checkpoint.load_quantized_unet(folder).to(self.device)
+
+    def timesteps(self) -> Sequence[float]:
+        """The scheduler's values that the sampler visits."""
+        scheduler = self.pipeline.scheduler
+        scheduler.set_timesteps(self.generation.num_inference_steps)
+        return scheduler.timesteps.tolist()
+
+    def _store(self, model: Model, seed: int) -> ImageStore:
+        protocol = self.settings.protocol
+        settings: dict[str, Any] = {
+            **asdict(self.generation),
+            "seed": seed,
+            "prompts": self.prompts.identity,
+            "pipeline_sha256": self.pipeline_sha256,
+            "unet": model.sha256 or FULL_PRECISION,
+            "device": torch.device(self.device).type,
+        }
+        name = f"{model.name.replace(' ', '_')}-seed{seed}"
+        return ImageStore(
+            *(self.settings.images, name, settings, self.prompts.captions),
+            *(protocol.jpeg_quality, protocol.measured_size),
+        )
 
 
 def prepare(settings: EvaluationSettings) -> Plan:
@@ -61,101 +128,89 @@ def prepare(settings: EvaluationSettings) -> Plan:
     Raises:
         DGQError: if anything is missing, damaged, or does not fit together.
     """
-    manifest = checkpoint.read_manifest(settings.ckpt)
-    prompts = load_prompts(settings.prompts, settings.num_images, settings.seed)
-    references = list_images(settings.references) if settings.references else None
-    device = _device(settings.device)
-    source = settings.pipeline or manifest.pipeline
-    pipeline = pipelines.load_pipeline(source).to(device)
-    quantized = checkpoint.load_quantized_unet(settings.ckpt).to(device)
-    _check_same_architecture(pipeline.unet, quantized, source)
-    sampling = _sampling(settings, manifest.generation)
-    output = settings.output or run_folder(settings.ckpt) / "evaluation"
-    stores = _stores(settings, output, pipeline, prompts, sampling, manifest.weights_sha256)
-    clip = ClipExtractor(settings.clip or scenes.CLIP_DIR, device)
-    return Plan(
+    protocol = settings.protocol
+    models = find_models(settings.ckpt)
+    prompts = load_prompts(protocol.prompts, protocol.num_images, protocol.seeds[0])
+    devices = find_devices(settings.device, settings.devices)
+    extractors = Extractors(protocol, prompts.are_scenes, devices[0])
+    dimensions = extractors.look([[PROBE]], 1).features.shape[1]
+    check_references(protocol.references, dimensions)
+    judges = find_judges(protocol, devices[0])
+    source = _source(settings, models)
+    pipeline = pipelines.load_pipeline(source).to(devices[0])
+    plan = Plan(
         settings=settings,
-        output=output,
+        models=models,
         source=source,
-        manifest=manifest,
         prompts=prompts,
-        sampling=sampling,
-        device=device,
+        generation=_generation(settings, models, source),
+        devices=devices,
         pipeline=pipeline,
-        quantized=quantized,
-        clip=clip,
-        references=references,
-        full_precision_images=stores[0],
-        quantized_images=stores[1],
+        pipeline_sha256=pipeline_fingerprint(pipeline),
+        extractors=extractors,
+        judges=judges,
     )
+    for number, model in enumerate(models):
+        check_same_architecture(pipeline.unet, plan.unet(number), model.name, source)
+    for job in plan.jobs:
+        job.store.check()
+    return plan
 
 
-def run_folder(ckpt: Path) -> Path:
-    """Folder of the run that a quantized model belongs to."""
-    return ckpt.parent if ckpt.name == "quantized" else ckpt
+def find_devices(name: str | None, n: int) -> list[str]:
+    """Devices of n processes: a GPU for each, or as many processes on the CPU.
 
-
-def _stores(
-    settings: EvaluationSettings,
-    output: Path,
-    pipeline: DiffusionPipeline,
-    prompts: Prompts,
-    sampling: Sampling,
-    checkpoint_sha256: str,
-) -> tuple[ImageStore, ImageStore]:
-    """Stores of both pipelines, checked against what is on disk."""
-    if output.exists() and not output.is_dir():
-        raise DGQError(f"--output {output} is not a folder")
-    own = output / "images" / "full_precision"
-    folders = settings.full_precision_images or own, output / "images" / "quantized"
-    if folders[0].resolve() == folders[1].resolve():
-        raise DGQError(f"--full-precision-images {folders[0]} is where quantized images go")
-    common = {
-        **asdict(sampling),
-        "pipeline_sha256": pipeline_fingerprint(pipeline),
-        "device": pipeline.device.type,
-    }
-    captions = list(prompts.captions)
-    full_precision = ImageStore(folders[0], {**common, "unet": "full precision"}, captions)
-    quantized = ImageStore(folders[1], {**common, "unet": checkpoint_sha256}, captions)
-    check_stores([full_precision, quantized], settings.overwrite)
-    return full_precision, quantized
-
-
-def _sampling(settings: EvaluationSettings, calibrated: checkpoint.GenerationSettings) -> Sampling:
-    """The calibrated settings, where the user asks for nothing else."""
-    steps, guidance = settings.num_inference_steps, settings.guidance_scale
-    return Sampling(
-        num_inference_steps=calibrated.num_inference_steps if steps is None else steps,
-        guidance_scale=calibrated.guidance_scale if guidance is None else guidance,
-        seed=settings.seed,
-        height=calibrated.height,
-        width=calibrated.width,
-    )
-
-
-def _device(name: str | None) -> str:
+    Raises:
+        DGQError: if there is no such device, or not as many.
+    """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise DGQError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return name
+    if n == 1 or torch.device(name).type == "cpu":
+        return [name] * n
+    available = torch.cuda.device_count()
+    if torch.device(name).index is not None or n > available:
+        raise DGQError(
+            f"--devices {n} with --device {name}: there are {available} GPUs; give a number of at "
+            "most that, and --device without an index"
+        )
+    return [f"{name}:{index}" for index in range(n)]
 
 
-def _check_same_architecture(unet: nn.Module, quantized: nn.Module, source: str) -> None:
-    """Raise DGQError if the quantized UNet is not one of this pipeline's."""
-    expected, actual = _architecture(unet), _architecture(quantized)
-    for name in sorted(expected.keys() | actual.keys()):
-        theirs, ours = expected.get(name), actual.get(name)
-        if theirs != ours:
+def _source(settings: EvaluationSettings, models: Sequence[Model]) -> str:
+    """The pipeline that the user names, or that all models were calibrated on."""
+    if settings.pipeline is not None:
+        return settings.pipeline
+    calibrated = {m.name: m.manifest.pipeline for m in models if m.manifest is not None}
+    sources = set(calibrated.values())
+    if len(sources) > 1:
+        pairs = ", ".join(f"{name} of {source}" for name, source in calibrated.items())
+        raise DGQError(f"these models are of different pipelines ({pairs}): compare them apart")
+    return next(iter(sources), "scenes")
+
+
+def _generation(
+    settings: EvaluationSettings, models: Sequence[Model], source: str
+) -> GenerationSettings:
+    """What the protocol says; where it says nothing, what the models were calibrated for."""
+    calibrated = [m.manifest.generation for m in models if m.manifest is not None]
+    default = calibrated[0] if calibrated else _default_generation(source)
+    protocol = settings.protocol
+    names = ("num_inference_steps", "guidance_scale", "height", "width")
+    asked = {n: getattr(protocol, n) for n in names if getattr(protocol, n) is not None}
+    for other in calibrated:
+        if replace(other, **asked) != replace(default, **asked):
             raise DGQError(
-                f"the checkpoint is of another model than {source}: "
-                f"{name} is {ours!r} there and {theirs!r} in the pipeline"
+                f"these models were calibrated for different sampling ({default} and {other}): "
+                "say which to compare them with (--num-inference-steps, --guidance-scale, "
+                "--height, --width)"
             )
+    return replace(default, **asked)
 
 
-def _architecture(unet: Any) -> dict[str, Any]:
-    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
-    config.pop("quantization_config", None)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+def _default_generation(source: str) -> GenerationSettings:
+    if source == "scenes":
+        return GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
+    return GenerationSettings()

@@ -1,12 +1,13 @@
-"""The prompts of an evaluation: captions of scenes, lines of a text file, or COCO captions."""
+"""The prompts of an evaluation: captions of scenes, or whatever file or dataset is given."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
 from dgq.captions import read_captions
 from dgq.errors import DGQError
-from lit.evaluation.settings import DEFAULT_NUM_IMAGES
+from lit.evaluation.protocol import DEFAULT_NUM_IMAGES
 
 REFERENCE_SEED_OFFSET = 1_000_003
 """References have a seed of their own, so that they are other scenes than the prompts'."""
@@ -19,10 +20,12 @@ class Prompts:
     Args:
         captions: one for each image.
         source: for the report.
+        identity: of the list that these are the first of, for the names of folders.
     """
 
     captions: tuple[str, ...]
     source: str
+    identity: str
 
     @property
     def are_scenes(self) -> bool:
@@ -30,24 +33,27 @@ class Prompts:
         return all(scenes.is_scene_caption(caption) for caption in self.captions)
 
 
-def load_prompts(path: Path | None, num_images: int | None, seed: int) -> Prompts:
-    """The first ``num_images`` prompts of a file, or that many held-out captions of scenes.
+def load_prompts(source: str | None, num_images: int | None, seed: int) -> Prompts:
+    """The first ``num_images`` prompts of a source, or that many held-out captions of scenes.
 
     Args:
-        path: text file with a prompt on each line, or COCO captions JSON; None draws captions.
-        num_images: None is 256, or all prompts of a shorter file.
+        source: whatever ``read_captions`` reads; None draws captions of scenes.
+        num_images: None is 256, or all prompts of a shorter source.
         seed: of the captions that are drawn.
 
     Raises:
-        DGQError: if the file is missing or malformed, or has too few prompts.
+        DGQError: if the source is missing or malformed, or has too few prompts.
     """
-    if path is None:
+    if source is None:
         captions = scenes.sample_captions(num_images or DEFAULT_NUM_IMAGES, seed, "test")
-        return Prompts(tuple(captions), f"captions of scenes, test split, seed {seed}")
-    captions = read_captions(path)
+        name = f"captions of scenes, test split, seed {seed}"
+        return Prompts(tuple(captions), name, name)
+    captions = read_captions(source)
     if num_images is not None and len(captions) < num_images:
-        raise DGQError(f"--num-images is {num_images}, but {path} holds {len(captions)} prompts")
-    return Prompts(tuple(captions[: num_images or DEFAULT_NUM_IMAGES]), path.name)
+        raise DGQError(f"--num-images is {num_images}, but {source} holds {len(captions)} prompts")
+    identity = hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    chosen = tuple(captions[: num_images or DEFAULT_NUM_IMAGES])
+    return Prompts(chosen, Path(source).name if Path(source).exists() else source, identity)
 
 
 def reference_captions(n: int, seed: int) -> list[str]:

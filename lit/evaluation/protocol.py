@@ -1,61 +1,102 @@
-"""What has to be known to repeat an evaluation."""
+"""What determines the numbers of an evaluation: its presets are in ``configs/protocols``."""
 
-import json
-from dataclasses import asdict
-from importlib.metadata import version
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
-from lit.evaluation.plan import Plan, run_folder
+from dgq.errors import SettingsError
+from dgq.settings import check_choice, check_positive
 
-LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics")
+DEFAULT_NUM_IMAGES = 256
 
-
-def describe(plan: Plan) -> dict[str, Any]:
-    """The protocol, as it goes into ``metrics.json``."""
-    sampling = plan.sampling
-    clip = _clip_name(plan)
-    return {
-        "checkpoint": run_folder(plan.settings.ckpt).resolve().name,
-        "checkpoint_sha256": plan.manifest.weights_sha256,
-        "quantization": _as_json(asdict(plan.manifest.quantization)),
-        "pipeline": plan.source,
-        "prompts": plan.prompts.source,
-        "references": _references(plan),
-        "num_images": len(plan.prompts.captions),
-        "num_inference_steps": sampling.num_inference_steps,
-        "guidance_scale": sampling.guidance_scale,
-        "height": sampling.height,
-        "width": sampling.width,
-        "seed": sampling.seed,
-        "sampler": type(plan.pipeline.scheduler).__name__,
-        "sqnr_prompts": min(plan.settings.sqnr_prompts, len(plan.prompts.captions)),
-        "device": plan.pipeline.device.type,
-        "extractors": {
-            "fid": f"pooled vision features of {clip}",
-            "inception_score": f"zero-shot classes of {clip}",
-            "clip_score": clip,
-        },
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
+FeatureSource = Literal["clip", "inception"]
 
 
-def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """The same as it will be read back: tuples become lists."""
-    result: dict[str, Any] = json.loads(json.dumps(values))
-    return result
+@dataclass(frozen=True)
+class Protocol:
+    """What is drawn and what it is measured with, validated when it is made.
+
+    Args:
+        prompts: COCO captions JSON, metadata.csv or its folder, PartiPrompts.tsv, text with a
+            prompt on each line, or a dataset's hub id (owner/name:split:column); by default
+            held-out captions of scenes.
+        references: for FID and KID, a folder of real images or an npz with mu and sigma as
+            pytorch-fid writes it; by default renders of other scenes where prompts are captions.
+        num_images: prompts to draw; by default 256, or all of a shorter file.
+        seeds: of the noise, one set of images for each; the first also draws captions of scenes.
+        num_inference_steps: sampler steps; by default what the model was calibrated for, else 25.
+        guidance_scale: classifier-free guidance; by default what the model was calibrated for,
+            else 7.5.
+        height: of the images in pixels; by default the pipeline's own.
+        width: of the images in pixels; by default the pipeline's own.
+        jpeg_quality: keep images as JPEG of this quality (1 to 95) instead of PNG.
+        measured_size: resize images to this side before they are measured, and where they are
+            JPEG encode them once more.
+        features: what FID, KID and Inception score see, the CLIP model or inception.
+        inception: state dict of pytorch-fid's Inception; by default where torch.hub keeps it.
+        clip: hub id or folder of a CLIP model, or open_clip:ARCHITECTURE:WEIGHTS; by default the
+            embedded one of scenes, or none beside inception.
+        clip_images: images that the CLIP score looks at, the first ones; by default all.
+        inception_score_splits: parts whose Inception scores are averaged.
+        sqnr_prompts: prompts on which the outputs of the UNets are compared.
+        lpips: perceptual distance to full precision; by default where the package is installed.
+        image_reward: ImageReward of each image, which needs its package.
+
+    Raises:
+        SettingsError: if a value is outside its domain.
+    """
+
+    prompts: str | None = None
+    references: Path | None = None
+    num_images: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    jpeg_quality: int | None = None
+    measured_size: int | None = None
+    features: FeatureSource = "clip"
+    inception: Path | None = None
+    clip: str | None = None
+    clip_images: int | None = None
+    inception_score_splits: int = 1
+    sqnr_prompts: int = 32
+    lpips: bool | None = None
+    image_reward: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("num_images", "num_inference_steps", "height", "width", "measured_size"),
+            *("clip_images", "inception_score_splits", "sqnr_prompts"),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                check_positive(flag(name), value)
+        self._check_seeds()
+        self._check_images()
+        check_choice("--features", self.features, get_args(FeatureSource))
+        if self.inception is not None and self.features != "inception":
+            raise SettingsError("--inception gives weights: it goes with --features inception")
+        guidance = self.guidance_scale
+        if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
+            raise SettingsError(f"--guidance-scale must be at least 0 and finite, got {guidance}")
+
+    def _check_seeds(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise SettingsError(
+                f"--seeds must be distinct and at least 0, got {' '.join(map(str, self.seeds))}"
+            )
+
+    def _check_images(self) -> None:
+        if (self.height is None) != (self.width is None):
+            raise SettingsError("--height and --width go together: pipelines ignore one alone")
+        quality = self.jpeg_quality
+        if quality is not None and not 1 <= quality <= 95:
+            raise SettingsError(f"--jpeg-quality must be 1 to 95, got {quality}")
 
 
-def _clip_name(plan: Plan) -> str:
-    source = plan.settings.clip
-    if source is None:
-        return "the embedded scenes CLIP"
-    return Path(source).name if Path(source).is_dir() else source
-
-
-def _references(plan: Plan) -> str | None:
-    """What FID compares with."""
-    if plan.references is not None:
-        assert plan.settings.references is not None
-        return f"{len(plan.references)} images of {plan.settings.references.name}"
-    return "renders of other held-out scenes" if plan.prompts.are_scenes else None
+def flag(name: str) -> str:
+    """A setting as it is written on the command line."""
+    return "--" + name.replace("_", "-")

@@ -1,88 +1,156 @@
-"""An evaluation from beginning to end: generate, measure, report."""
+"""An evaluation from beginning to end: draw, measure, report."""
 
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
+from torch import nn
 
 from dgq.errors import DGQError
 from dgq.files import write_json
-from lit.evaluation.generation import fill, using_unet
-from lit.evaluation.grid import draw_grid
-from lit.evaluation.images import read_image, save_png
+from lit.evaluation.drawing import Artist, Batch, plan_batches
+from lit.evaluation.grid import write_grid
 from lit.evaluation.measure import Measured, measure
+from lit.evaluation.models import as_json
 from lit.evaluation.plan import Plan, prepare
+from lit.evaluation.processes import Workshop, draw_in_processes
 from lit.evaluation.progress import make_progress
-from lit.evaluation.protocol import describe
+from lit.evaluation.record import describe, describe_model, describe_versions, identity
+from lit.evaluation.report.page import write_report
 from lit.evaluation.settings import EvaluationSettings
 from lit.evaluation.table import make_table
 
 METRICS_FILE = "metrics.json"
 GRID_FILE = "grid.png"
-GRID_COLUMNS = 8
-FULL, QUANTIZED = "full precision", "quantized"
+REPORT_FILE = "report.html"
+SHARED_OUTPUT = Path("outputs/evaluation")
+"""Where comparisons go that belong to no single run."""
 
 
-def evaluate(settings: EvaluationSettings, console: Console) -> dict[str, Any]:
-    """Compare a quantized model with its full-precision pipeline.
+def evaluate(settings: EvaluationSettings, console: Console, command: str = "") -> dict[str, Any]:
+    """Measure a full-precision pipeline, and quantized models against it.
 
-    Writes ``images/``, ``grid.png`` and ``metrics.json`` into the output folder and prints a
-    table. Images that are there from an interrupted run with the same settings are kept.
+    Keeps images in the folder of images, writes ``metrics.json``, ``grid.png`` and
+    ``report.html`` into the output folder and prints a table. Images that are there already, from
+    an interrupted run or another evaluation with the same settings, are not drawn again.
+
+    Args:
+        settings: what to do.
+        console: for progress and table.
+        command: how it was called, for the report.
 
     Returns:
         What ``metrics.json`` holds.
 
     Raises:
-        DGQError: if an input is missing, damaged, or does not fit; before anything is written.
+        DGQError: if an input is missing, damaged, or does not fit, before anything is written; or
+            if writing fails, and then what is there is kept.
     """
     plan = prepare(settings)
-    _open_(plan)
-    with make_progress(console) as progress:
-        _generate(plan, progress)
-        measured = measure(plan, progress)
-    report = _report(plan, measured)
-    write_json(plan.output / METRICS_FILE, report)
-    save_png(plan.output / GRID_FILE, _grid(plan))
+    protocol = describe(plan)
+    models = [describe_model(model) for model in plan.models]
+    output = settings.output or default_output(plan, identity(protocol, models))
+    check_output(output, identity(protocol, models), settings.overwrite)
+    try:
+        for job in plan.jobs:
+            job.store.open_()
+        with make_progress(console) as progress:
+            draw(plan, progress)
+            measured = measure(plan, progress)
+        report = make_report(protocol, models, measured, command)
+        write_json(output / METRICS_FILE, report)
+        write_grid(output / GRID_FILE, plan)
+        write_report(output / REPORT_FILE, report, plan)
+    except OSError as error:
+        raise DGQError(f"cannot write: {error}; mend that and call again, it goes on") from error
     console.print(make_table(report))
-    console.print(f"written: {METRICS_FILE}, {GRID_FILE} and images/ in {plan.output}")
+    console.print(f"written: {METRICS_FILE}, {GRID_FILE} and {REPORT_FILE} in {output}")
     return report
 
 
-def _open_(plan: Plan) -> None:
-    """Make the output folder ready; results of other images must not stay beside the new ones."""
+def default_output(plan: Plan, name: str) -> Path:
+    """Folder of the results: in the run, if there is a single one, else among comparisons."""
+    runs = [model.run for model in plan.models if model.run is not None]
+    parent = runs[0] / "evaluation" if len(runs) == 1 else SHARED_OUTPUT
+    return parent / f"{plan.settings.protocol_name}-{name}"
+
+
+def check_output(output: Path, name: str, overwrite: bool) -> None:
+    """Raise DGQError rather than replace results of another evaluation.
+
+    Args:
+        output: folder of the results.
+        name: identity of this evaluation.
+        overwrite: replace them all the same.
+    """
+    if output.exists() and not output.is_dir():
+        raise DGQError(f"--output {output} is not a folder")
+    file = output / METRICS_FILE
+    if overwrite or not file.exists():
+        return
     try:
-        for name in (METRICS_FILE, GRID_FILE):
-            (plan.output / name).unlink(missing_ok=True)
-        for store in (plan.full_precision_images, plan.quantized_images):
-            store.open_()
-    except OSError as error:
-        raise DGQError(f"cannot write to --output {plan.output}: {error}") from error
+        known = json.loads(file.read_text())
+        other = identity(known["protocol"], known["models"])
+    except (OSError, ValueError, KeyError, TypeError):
+        other = None
+    if other != name:
+        raise DGQError(
+            f"{output} holds results of another evaluation: choose another --output, or "
+            "--overwrite to replace them"
+        )
 
 
-def _generate(plan: Plan, progress: Progress) -> None:
-    """Images of both pipelines, which share everything but the UNet."""
-    batch_size = plan.settings.batch_size
-    fill(plan.full_precision_images, plan.pipeline, plan.sampling, batch_size, progress, FULL)
-    with using_unet(plan.pipeline, plan.quantized) as pipeline:
-        fill(plan.quantized_images, pipeline, plan.sampling, batch_size, progress, QUANTIZED)
+@torch.no_grad()
+def draw(plan: Plan, progress: Progress) -> None:
+    """Draw what is missing, on one device or several."""
+    batches = plan_batches(plan.jobs, plan.settings.batch_size)
+    advance = _bars(plan, batches, progress)
+    if len(plan.devices) > 1 and batches:
+        threads = max(1, torch.get_num_threads() // len(plan.devices))
+        checkpoints = tuple(model.checkpoint for model in plan.models)
+        workshop = Workshop(plan.source, checkpoints, tuple(plan.jobs), plan.generation, threads)
+        draw_in_processes(workshop, plan.devices, batches, advance)
+        return
+
+    @lru_cache(maxsize=1)  # batches come model after model
+    def unet_of(model: int) -> nn.Module:
+        return plan.unet(model)
+
+    with Artist(plan.pipeline, unet_of, plan.jobs, plan.generation) as artist:
+        for batch in batches:
+            artist.draw(batch)
+            advance(batch)
 
 
-def _report(plan: Plan, measured: Measured) -> dict[str, Any]:
-    return {
-        "protocol": describe(plan),
-        "full_precision": measured.full_precision,
-        "quantized": measured.quantized,
-        "cost": measured.cost,
+def _bars(plan: Plan, batches: list[Batch], progress: Progress) -> Callable[[Batch], None]:
+    """A bar for each job; the function that moves them."""
+    tasks: list[TaskID] = []
+    for number, job in enumerate(plan.jobs):
+        n = len(job.store.prompts)
+        missing = sum(len(batch.indices) for batch in batches if batch.job == number)
+        tasks.append(progress.add_task(job.label, total=n, completed=n - missing))
+    return lambda batch: progress.advance(tasks[batch.job], len(batch.indices))
+
+
+def make_report(
+    protocol: dict[str, Any], models: list[dict[str, Any]], measured: Measured, command: str
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds."""
+    parts = zip(models, measured.metrics, measured.sqnr, measured.costs, strict=True)
+    report = {
+        "protocol": protocol,
+        "models": [
+            {**model, "metrics": metrics, "sqnr": sqnr, "cost": cost}
+            for model, metrics, sqnr, cost in parts
+        ],
+        "n_references": measured.references,
         "notes": measured.notes,
+        "versions": describe_versions(),
+        "command": command,
     }
-
-
-def _grid(plan: Plan) -> Image.Image:
-    """The first prompts, full precision above quantized."""
-    captions = plan.prompts.captions[:GRID_COLUMNS]
-    rows = {
-        label: [read_image(store.path(index)) for index in range(len(captions))]
-        for label, store in ((FULL, plan.full_precision_images), (QUANTIZED, plan.quantized_images))
-    }
-    return draw_grid(rows, captions)
+    return as_json(report)

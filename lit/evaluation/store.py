@@ -1,6 +1,9 @@
 """A folder of generated images that a later run can continue, and never mixes with others."""
 
+import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,52 +11,69 @@ from PIL import Image
 
 from dgq.errors import DGQError
 from dgq.files import write_json
-from lit.evaluation.images import is_readable, save_png
+from lit.evaluation.images import as_measured, is_readable, read_image, save_image
 
 MANIFEST = "manifest.json"
+READERS = 4
 
 
 class ImageStore:
     """Images ``00000.png``, ``00001.png``, ... and a manifest of what determines them.
 
-    Image i depends on the settings and on prompt i alone, so that a folder serves every run with
-    the same settings whose prompts begin, or go on, like its own.
+    The folder's name has a fingerprint of the settings, so that other settings have other folders.
+    Image i depends on the settings and on prompt i alone: a folder serves every evaluation with
+    these settings whose prompts begin, or go on, like its own.
 
     Args:
-        folder: where the images are.
+        parent: folder of all stores.
+        name: of the model, for readers.
         settings: whatever the images depend on, prompts apart, as JSON values.
         prompts: the prompt of each image.
+        jpeg_quality: None keeps PNG.
+        measured_size: side that images are resized to before they are measured.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], prompts: list[str]) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.prompts = prompts
+    def __init__(
+        self,
+        parent: Path,
+        name: str,
+        settings: Mapping[str, Any],
+        prompts: Sequence[str],
+        jpeg_quality: int | None = None,
+        measured_size: int | None = None,
+    ) -> None:
+        self.settings = {**settings, "jpeg_quality": jpeg_quality}
+        self.folder = parent / f"{name}-{fingerprint(self.settings)}"
+        self.prompts = list(prompts)
+        self.jpeg_quality = jpeg_quality
+        self.measured_size = measured_size
 
     def path(self, index: int) -> Path:
         """File of one image."""
-        return self.folder / f"{index:05d}.png"
+        return self.folder / f"{index:05d}.{'png' if self.jpeg_quality is None else 'jpg'}"
+
+    def trajectory_path(self, index: int) -> Path:
+        """File of the UNet calls that one image was drawn with, where they were recorded."""
+        return self.folder / "trajectories" / f"{index:05d}.safetensors"
 
     @property
     def paths(self) -> list[Path]:
         """Files of all images, whether there already or not."""
         return [self.path(index) for index in range(len(self.prompts))]
 
-    def conflict(self) -> str | None:
-        """What keeps this run from using the folder as it is, in one line; None if nothing."""
-        if not self.folder.exists():
-            return None
-        if not self.folder.is_dir():
-            return f"{self.folder} is not a folder"
-        if not (self.folder / MANIFEST).exists():
-            return f"{self.folder} holds images without a manifest" if self._images() else None
-        return self._difference(self._read_manifest())
+    def check(self) -> None:
+        """Raise DGQError if the folder cannot be used; nothing is changed."""
+        known = self._read_manifest()
+        if known is None:
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+                raise DGQError(f"{self.folder} holds something else than images: move it away")
+            return
+        pairs = zip(known["prompts"], self.prompts, strict=False)
+        if known["settings"] != self.settings or any(theirs != ours for theirs, ours in pairs):
+            raise DGQError(f"{self.folder} holds other images: choose another --images folder")
 
     def open_(self) -> None:
-        """Make the folder ready for this run; images made with other settings are deleted."""
-        if self.conflict() is not None:
-            for path in [*self._images(), self.folder / MANIFEST]:
-                path.unlink(missing_ok=True)
+        """Make the folder, and note what its images are."""
         known = self._read_manifest()
         if known is None or len(known["prompts"]) < len(self.prompts):
             manifest = {"settings": self.settings, "prompts": self.prompts}
@@ -61,14 +81,22 @@ class ImageStore:
 
     def missing(self) -> list[int]:
         """Indices of images that are not there, or that do not decode completely."""
-        return [i for i in range(len(self.prompts)) if not is_readable(self.path(i))]
+        with ThreadPoolExecutor(READERS) as pool:
+            readable = pool.map(is_readable, self.paths)
+            return [index for index, whole in enumerate(readable) if not whole]
 
     def save(self, index: int, image: Image.Image) -> None:
         """Write one image, atomically."""
-        save_png(self.path(index), image)
+        save_image(self.path(index), image, self.jpeg_quality)
 
-    def _images(self) -> list[Path]:
-        return [p for p in self.folder.glob("*.png") if p.stem.isdigit()]
+    def measured(self, batch_size: int) -> Iterator[list[Image.Image]]:
+        """All images in order and in batches, as the protocol measures them."""
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(self.prompts), batch_size):
+                yield list(pool.map(self._measured, self.paths[start : start + batch_size]))
+
+    def _measured(self, path: Path) -> Image.Image:
+        return as_measured(read_image(path), self.measured_size, self.jpeg_quality)
 
     def _read_manifest(self) -> dict[str, Any] | None:
         path = self.folder / MANIFEST
@@ -77,32 +105,14 @@ class ImageStore:
         try:
             manifest = json.loads(path.read_text())
             return {"settings": dict(manifest["settings"]), "prompts": list(manifest["prompts"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {"damaged": True, "settings": {}, "prompts": []}
-
-    def _difference(self, known: dict[str, Any] | None) -> str | None:
-        if known is None:
-            return None
-        if "damaged" in known:
-            return f"{self.folder / MANIFEST} is damaged"
-        for name in sorted(known["settings"].keys() | self.settings.keys()):
-            theirs, ours = known["settings"].get(name), self.settings.get(name)
-            if theirs != ours:
-                return f"{self.folder} holds images with {name} {theirs!r}, not {ours!r}"
-        pairs = zip(known["prompts"], self.prompts, strict=False)
-        if any(theirs != ours for theirs, ours in pairs):
-            return f"{self.folder} holds images of other prompts"
-        return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DGQError(
+                f"{path} is damaged ({type(error).__name__}): delete its folder, and its images "
+                "are drawn again"
+            ) from error
 
 
-def check_stores(stores: list[ImageStore], overwrite: bool) -> None:
-    """Compare the stores with what is on disk; nothing is changed.
-
-    Raises:
-        DGQError: if a folder holds other images and ``overwrite`` is not set.
-    """
-    for store in stores:
-        conflict = store.conflict()
-        fatal = store.folder.exists() and not store.folder.is_dir()
-        if conflict and (fatal or not overwrite):
-            raise DGQError(f"{conflict}; choose another --output, or --overwrite to delete them")
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Ten digits of the hash of JSON values."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -27,7 +27,6 @@ from dgq.layers import quantized_layers
 from dgq.pipelines import load_pipeline
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_
 from dgq.settings import ActivationSettings, QuantizationSettings
-from lit.evaluation.generation import Sampling
 from scenes.training.tokenizer import build_tokenizer
 
 TEXT = {
@@ -162,6 +161,6 @@ def pipeline(pipeline_folder: Path) -> DiffusionPipeline:
 
 
 @pytest.fixture
-def sampling() -> Sampling:
+def generation() -> GenerationSettings:
     """Two guided steps."""
-    return Sampling(num_inference_steps=2, guidance_scale=3.0, seed=5)
+    return GenerationSettings(num_inference_steps=2, guidance_scale=3.0)

@@ -3,25 +3,22 @@
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 
+from dgq.checkpoint import GenerationSettings
 from dgq.cost import count_operations
+from dgq.errors import DGQError
 from dgq.pipelines import load_pipeline
-from lit.evaluation.fidelity import SqnrMeter, record_call, sqnr_db, unet_sqnr
-from lit.evaluation.generation import Sampling, sample
+from lit.evaluation.fidelity import SqnrMeter, decibels, guide, unet_sqnr
+from lit.evaluation.generation import record_call, sample
+from lit.evaluation.trajectory import Recorder, Trajectory, is_recorded, load_trajectories
 
 PROMPTS = ["a red circle", "a blue square", "two stars"]
-
-
-@pytest.fixture
-def progress() -> Progress:
-    return Progress(disable=True)
+SEED = 5
 
 
 @pytest.fixture
@@ -33,10 +30,26 @@ def perturbed(pipeline: DiffusionPipeline) -> nn.Module:
     return unet
 
 
+def record(pipeline: DiffusionPipeline, generation: GenerationSettings) -> Trajectory:
+    """The calls of all prompts, drawn together."""
+    recorder = Recorder(len(PROMPTS))
+    with recorder.recording(pipeline.unet):
+        sample(pipeline, PROMPTS, range(len(PROMPTS)), generation, SEED)
+    return recorder.trajectory()
+
+
+def save(trajectory: Trajectory, folder: Path) -> list[Path]:
+    """A file for each prompt."""
+    paths = [folder / f"{i}.safetensors" for i in range(len(PROMPTS))]
+    for position, path in enumerate(paths):
+        trajectory.of_prompt(position).save(path)
+    return paths
+
+
 def test_formula() -> None:
-    assert sqnr_db(100.0, 1.0) == pytest.approx(20)
-    assert sqnr_db(1.0, 0.0) == math.inf
-    assert sqnr_db(0.0, 1.0) == -math.inf
+    assert decibels(100.0, 1.0) == pytest.approx(20)
+    assert decibels(1.0, 0.0) == math.inf
+    assert decibels(0.0, 1.0) == -math.inf
 
 
 def test_meter_adds_up_energies_within_a_step() -> None:
@@ -50,55 +63,98 @@ def test_meter_adds_up_energies_within_a_step() -> None:
     assert meter.per_step() == pytest.approx([expected, expected], rel=1e-5)
 
 
-def test_sqnr_equals_recorded_and_replayed_calls(
-    pipeline: DiffusionPipeline, perturbed: nn.Module, sampling: Sampling, progress: Progress
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_sqnr_equals_that_of_live_calls(
+    pipeline: DiffusionPipeline, perturbed: nn.Module, tmp_path: Path, guidance_scale: float
 ) -> None:
-    calls: list[tuple[Any, Any, Tensor]] = []
-    handle = pipeline.unet.register_forward_hook(
-        lambda _, args, kwargs, output: calls.append((args, kwargs, output[0])), with_kwargs=True
-    )
-    sample(pipeline, PROMPTS, range(3), sampling)
-    handle.remove()
-    expected = []
-    for args, kwargs, reference in calls:
+    generation = GenerationSettings(2, guidance_scale)
+    plain: list[float] = []
+    guided: list[float] = []
+
+    def compare(_: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:  # type: ignore[type-arg]
         with torch.no_grad():
-            noise = reference - perturbed(*args, **kwargs)[0]
-        expected.append(10 * math.log10(reference.square().sum() / noise.square().sum()))
+            other = perturbed(*args, **kwargs)[0]
+        for values, f in ((plain, lambda x: x), (guided, lambda x: guide(x, guidance_scale))):
+            a, b = f(output[0]), f(other)
+            values.append(10 * math.log10(a.square().sum() / (a - b).square().sum()))
+
+    handle = pipeline.unet.register_forward_hook(compare, with_kwargs=True)
+    trajectory = record(pipeline, generation)
+    handle.remove()
+    paths = save(trajectory, tmp_path)
+    # PNDM makes one call more than it has steps.
+    assert len(plain) == generation.num_inference_steps + 1
     for batch_size in (3, 2):
-        actual = unet_sqnr(pipeline, perturbed, PROMPTS, sampling, batch_size, progress)
-        # PNDM makes one call more than it has steps.
-        assert len(actual) == sampling.num_inference_steps + 1
-        assert actual == pytest.approx(expected, abs=0.01)
+        done: list[int] = []
+        actual = unet_sqnr(perturbed, paths, guidance_scale, batch_size, "cpu", done.append)
+        assert sum(done) == 3
+        assert actual.plain == pytest.approx(plain, abs=0.01)
+        if guidance_scale > 1:
+            assert actual.guided == pytest.approx(guided, abs=0.01)
+        else:
+            assert actual.guided is None
 
 
-def test_equal_unets_are_infinitely_close_and_keep_no_hooks(
-    pipeline: DiffusionPipeline, sampling: Sampling, progress: Progress
+def test_guidance_weights_the_difference() -> None:
+    halves = torch.tensor([[1.0], [2.0], [5.0], [4.0]])
+    torch.testing.assert_close(guide(halves, 3.0), torch.tensor([[13.0], [8.0]]))
+
+
+def test_a_unet_repeats_its_own_calls_exactly(
+    pipeline: DiffusionPipeline, generation: GenerationSettings, tmp_path: Path
 ) -> None:
-    same = copy.deepcopy(pipeline.unet)
-    assert set(unet_sqnr(pipeline, same, PROMPTS[:1], sampling, 1, progress)) == {math.inf}
+    paths = save(record(pipeline, generation), tmp_path)
     assert not pipeline.unet._forward_hooks
+    sqnr = unet_sqnr(pipeline.unet, paths, 3.0, 3, "cpu", lambda _: None)
+    assert set(sqnr.plain) == {math.inf}
+
+
+def test_trajectories_of_prompts_go_together_again(
+    pipeline: DiffusionPipeline, generation: GenerationSettings, tmp_path: Path
+) -> None:
+    whole = record(pipeline, generation)
+    paths = save(whole, tmp_path)
+    again = load_trajectories(paths)
+    for name in ("samples", "timesteps", "outputs"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
+    assert again.conditioning.keys() == {"encoder_hidden_states"}
+    assert again.samples.shape[:3] == (3, 2, 3)
+    assert all(is_recorded(path) for path in paths)
+
+
+@pytest.mark.parametrize("cut", [0, 8, 200, -10])
+def test_a_damaged_trajectory_is_noticed(
+    pipeline: DiffusionPipeline, generation: GenerationSettings, tmp_path: Path, cut: int
+) -> None:
+    path = save(record(pipeline, generation), tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:cut])
+    assert not is_recorded(path)
+    with pytest.raises(DGQError, match=r"0\.safetensors"):
+        load_trajectories([path])
 
 
 @pytest.mark.parametrize(("guidance_scale", "batch"), [(1.0, 1), (3.0, 2)])
 def test_a_recorded_call_is_doubled_by_guidance(
     pipeline: DiffusionPipeline, guidance_scale: float, batch: int
 ) -> None:
-    args, _ = record_call(pipeline, PROMPTS[0], Sampling(2, guidance_scale, seed=0))
+    args, _ = record_call(pipeline, PROMPTS[0], GenerationSettings(2, guidance_scale))
     assert args[0].shape == (batch, 4, 8, 8)
     assert not pipeline.unet._forward_pre_hooks
 
 
-def test_the_structure_of_sdxl_is_measured_alike(sdxl_folder: Path, progress: Progress) -> None:
+def test_the_structure_of_sdxl_is_measured_alike(sdxl_folder: Path, tmp_path: Path) -> None:
     pipeline = load_pipeline(str(sdxl_folder))
-    sampling = Sampling(num_inference_steps=2, guidance_scale=0.0, seed=0)
+    generation = GenerationSettings(num_inference_steps=2, guidance_scale=0.0)
+    trajectory = record(pipeline, generation)
+    assert "added_cond_kwargs.time_ids" in trajectory.conditioning
     halved = copy.deepcopy(pipeline.unet)
     with torch.no_grad():
         for parameter in halved.conv_out.parameters():
             parameter.mul_(0.5)
     # Half the output is missing: the noise has a quarter of the signal's energy.
-    sqnr = unet_sqnr(pipeline, halved, PROMPTS, sampling, 2, progress)
-    assert sqnr == pytest.approx([10 * math.log10(4)] * 2, abs=1e-3)
-    args, kwargs = record_call(pipeline, PROMPTS[0], sampling)
+    sqnr = unet_sqnr(halved, save(trajectory, tmp_path), 0.0, 2, "cpu", lambda _: None)
+    assert sqnr.plain == pytest.approx([10 * math.log10(4)] * 2, abs=1e-3)
+    args, kwargs = record_call(pipeline, PROMPTS[0], generation)
     operations = count_operations(pipeline.unet, args, kwargs)
     assert operations.layer_bops == operations.layer_macs * 32 * 32 > 0
     assert operations.attention_macs > 0

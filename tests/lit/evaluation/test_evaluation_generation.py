@@ -1,29 +1,15 @@
-"""Images are functions of prompt, seed and index, and survive interruptions."""
-
-from pathlib import Path
+"""Images are functions of prompt, seed and index."""
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from rich.progress import Progress
 from torch import nn
 
+from dgq.checkpoint import GenerationSettings
 from lit.evaluation.fingerprint import pipeline_fingerprint
-from lit.evaluation.generation import Sampling, fill, image_generator, sample, using_unet
-from lit.evaluation.images import to_tensor
-from lit.evaluation.store import ImageStore
+from lit.evaluation.generation import image_generator, sample, using_unet
 
 PROMPTS = ["a red circle", "a large blue square on a pink background", "two stars", "a bar"]
-
-
-def make_store(folder: Path) -> ImageStore:
-    store = ImageStore(folder, {"seed": 5}, PROMPTS)
-    store.open_()
-    return store
-
-
-def contents(store: ImageStore) -> list[bytes]:
-    return [path.read_bytes() for path in store.paths]
 
 
 def test_each_seed_and_index_has_noise_of_its_own() -> None:
@@ -37,59 +23,33 @@ def test_each_seed_and_index_has_noise_of_its_own() -> None:
 
 
 def test_an_image_does_not_depend_on_the_batch(
-    pipeline: DiffusionPipeline, sampling: Sampling
+    pipeline: DiffusionPipeline, generation: GenerationSettings
 ) -> None:
-    whole = to_tensor(sample(pipeline, PROMPTS, [0, 1, 2, 3], sampling))
-    parts = [sample(pipeline, PROMPTS, batch, sampling) for batch in ([3], [1, 0], [2])]
-    alone = to_tensor([parts[1][1], parts[1][0], parts[2][0], parts[0][0]])
-    torch.testing.assert_close(whole, alone, atol=1.01 / 255, rtol=0)
+    whole = sample(pipeline, PROMPTS, [0, 1, 2, 3], generation, 5)
+    parts = [sample(pipeline, PROMPTS, batch, generation, 5) for batch in ([3], [1, 0], [2])]
+    alone = torch.stack([parts[1][1], parts[1][0], parts[2][0], parts[0][0]])
+    torch.testing.assert_close(whole, alone, atol=1e-4, rtol=0)
     assert (whole[0] - whole[1]).abs().max() > 0.1
 
 
-def test_the_seed_matters(pipeline: DiffusionPipeline, sampling: Sampling) -> None:
-    other = Sampling(sampling.num_inference_steps, sampling.guidance_scale, seed=6)
-    a, b = (to_tensor(sample(pipeline, PROMPTS, [0], s)) for s in (sampling, other))
+def test_the_seed_matters(pipeline: DiffusionPipeline, generation: GenerationSettings) -> None:
+    a, b = (sample(pipeline, PROMPTS, [0], generation, seed) for seed in (5, 6))
     assert (a - b).abs().max() > 0.1
 
 
-def test_a_continued_run_writes_the_same_bytes(
-    pipeline: DiffusionPipeline, sampling: Sampling, tmp_path: Path
+def test_images_are_those_of_the_stock_pipeline(
+    pipeline: DiffusionPipeline, generation: GenerationSettings
 ) -> None:
-    store, progress = make_store(tmp_path / "images"), Progress(disable=True)
-    fill(store, pipeline, sampling, 2, progress, "images")
-    expected = contents(store)
-    store.path(1).unlink()
-    store.path(2).write_bytes(expected[2][: len(expected[2]) // 2])
-    store.path(3).write_bytes(b"")
-    before = store.path(0).stat().st_mtime_ns
-    assert store.missing() == [1, 2, 3]
-    fill(store, pipeline, sampling, 1, progress, "images")
-    assert store.missing() == []
-    assert store.path(0).stat().st_mtime_ns == before
-    # Batches of another size may round a few pixels differently; here none does.
-    assert contents(store) == expected
+    from lit.evaluation.images import to_images, to_tensor
 
-
-def test_interrupted_generation_leaves_whole_images_only(
-    pipeline: DiffusionPipeline,
-    sampling: Sampling,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store = make_store(tmp_path / "images")
-    save, saved = store.save, []
-
-    def interrupted(index: int, image: object) -> None:
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        saved.append(index)
-        save(index, image)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(store, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fill(store, pipeline, sampling, 3, Progress(disable=True), "images")
-    assert store.missing() == [2, 3]
-    assert not list(store.folder.glob(".*"))
+    stock = pipeline(
+        PROMPTS[0],
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        generator=image_generator(5, 0),
+    ).images[0]
+    ours = to_images(sample(pipeline, PROMPTS, [0], generation, 5))
+    assert torch.equal(to_tensor([stock]), to_tensor(ours))
 
 
 def test_the_unet_is_put_back_even_after_an_error(pipeline: DiffusionPipeline) -> None:

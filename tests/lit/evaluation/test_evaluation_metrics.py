@@ -1,145 +1,104 @@
 """Each metric against its formula, written down a second time."""
 
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
-from PIL import Image
-from torch import Tensor
-from torchmetrics.multimodal import CLIPScore
 
-from dgq.errors import DGQError
-from lit.evaluation.features import ClipExtractor
-from lit.evaluation.images import to_images, to_tensor
-from lit.evaluation.metrics import clip_score, frechet_distance, inception_score, psnr
-
-
-def random_images(n: int, seed: int = 0) -> list[Image.Image]:
-    generator = torch.Generator().manual_seed(seed)
-    return to_images(torch.rand(n, 3, 16, 16, generator=generator))
+from lit.evaluation.metrics import (
+    clip_scores,
+    inception_score,
+    kernel_distance,
+    paired_kernel_distance,
+    ssim,
+)
 
 
-def frechet_by_hand(a: np.ndarray, b: np.ndarray) -> float:
-    root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
-    traces = np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
-    return float(np.sum((a.mean(0) - b.mean(0)) ** 2) + traces)
+def inception_score_by_hand(logits: np.ndarray, splits: int) -> float:
+    """torch-fidelity's: shuffled with its seed, split, exponential of the mean divergence."""
+    order = np.random.RandomState(2020).permutation(len(logits))
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    p = (e / e.sum(1, keepdims=True))[order]
+    scores = []
+    for i in range(splits):
+        part = p[i * len(p) // splits : (i + 1) * len(p) // splits]
+        divergence = (part * (np.log(part) - np.log(part.mean(0)))).sum(1)
+        scores.append(np.exp(divergence.mean()))
+    return float(np.mean(scores))
 
 
-@pytest.mark.parametrize(("n", "m"), [(40, 40), (30, 55)])
-def test_frechet_distance_equals_scipy(n: int, m: int) -> None:
-    torch.manual_seed(0)
-    mixing = torch.randn(6, 6)
-    a, b = torch.randn(m, 6), 1.5 * torch.randn(n, 6) @ mixing + 0.3
-    expected = frechet_by_hand(a.double().numpy(), b.double().numpy())
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-3)
-
-
-def test_frechet_distance_of_equal_sets_is_zero() -> None:
-    features = torch.randn(50, 5)
-    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
-
-
-def test_inception_score_equals_its_definition() -> None:
-    torch.manual_seed(0)
-    logits = 3 * torch.randn(37, 5)
-    p = logits.double().softmax(1)
-    expected = (p * (p / p.mean(0)).log()).sum(1).mean().exp().item()
-    assert inception_score(logits) == pytest.approx(expected, rel=1e-6)
-
-
-def test_inception_score_leaves_the_random_state_alone() -> None:
-    torch.manual_seed(0)
-    expected = torch.rand(1)
-    torch.manual_seed(0)
-    inception_score(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
-    assert torch.equal(torch.rand(1), expected)
+@pytest.mark.parametrize("splits", [1, 3, 10])
+def test_inception_score_equals_torch_fidelitys(splits: int) -> None:
+    logits = 3 * torch.randn(37, 5, generator=torch.Generator().manual_seed(0))
+    expected = inception_score_by_hand(logits.double().numpy(), splits)
+    assert inception_score(logits, splits) == pytest.approx(expected, rel=1e-9)
 
 
 def test_inception_score_of_confident_and_diverse_images_is_the_number_of_classes() -> None:
-    assert inception_score(1000 * torch.eye(7)) == pytest.approx(7, rel=1e-6)
+    assert inception_score(1000 * torch.eye(7), 1) == pytest.approx(7, rel=1e-9)
 
 
-def test_clip_score_is_a_mean_cosine_that_is_not_negative() -> None:
-    texts = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    images = torch.tensor([[3.0, 4.0], [0.0, 0.5]])
-    assert clip_score(images, texts) == pytest.approx(100 * (0.6 + 1) / 2)
-    assert clip_score(-images, texts) == 0
+def mmd_by_hand(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased squared distance of two sets with the kernel of KID."""
+    n, d = x.shape
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a @ b / d + 1) ** 3)
+
+    within = [sum(k(s[i], s[j]) for i in range(n) for j in range(n) if i != j) for s in (x, y)]
+    across = sum(k(a, b) for a in x for b in y)
+    return sum(within) / (n * (n - 1)) - 2 * across / n**2
 
 
-def test_clip_score_equals_torchmetrics(clip_folder: Path) -> None:
-    extractor = ClipExtractor(clip_folder)
-    prompts, images = ["a red circle", "two squares"], random_images(2)
-    features = extractor.images([images])
-    # A tower of random weights may see opposites; the sign makes the comparison meaningful.
-    ours = [clip_score(s * features.embeddings, extractor.texts(prompts)) for s in (1, -1)]
-
-    class Tensors:
-        """What torchmetrics expects of a CLIP model: features as plain tensors."""
-
-        def __init__(self, sign: int) -> None:
-            self.config, self.sign = extractor.model.config, sign
-
-        def to(self, _: Any) -> "Tensors":
-            return self
-
-        def get_image_features(self, pixels: Tensor) -> Tensor:
-            return self.sign * extractor.model.get_image_features(pixels).pooler_output
-
-        def get_text_features(self, tokens: Tensor, mask: Tensor) -> Tensor:
-            return extractor.model.get_text_features(tokens, attention_mask=mask).pooler_output
-
-    for sign, score in zip((1, -1), ours, strict=True):
-        model = SimpleNamespace(make=lambda s=sign: (Tensors(s), extractor.processor))
-        metric = CLIPScore(model_name_or_path=model.make)
-        metric.update([(255 * to_tensor([i])[0]).to(torch.uint8) for i in images], prompts)
-        assert score == pytest.approx(metric.compute().item(), abs=1e-3)
-    assert max(ours) > 0
+def test_kid_of_equally_many_images_is_the_unbiased_distance() -> None:
+    x, y = torch.randn(12, 4), torch.randn(12, 4) + 0.5
+    expected = mmd_by_hand(x.double().numpy(), y.double().numpy())
+    assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-6)
 
 
-def test_features_do_not_depend_on_the_batches(clip_folder: Path) -> None:
-    extractor = ClipExtractor(clip_folder)
-    images = random_images(3)
-    whole, parts = extractor.images([images]), extractor.images([images[:2], images[2:]])
-    torch.testing.assert_close(whole.pooled, parts.pooled)
-    assert whole.pooled.shape == (3, 12)
-    torch.testing.assert_close(whole.embeddings.norm(dim=1), torch.ones(3))
+def test_kid_leaves_the_random_state_alone_and_repeats_itself() -> None:
+    x, y = torch.randn(30, 4), torch.randn(12, 4)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert kernel_distance(x, y) == kernel_distance(x, y)
+    assert torch.equal(torch.rand(1), expected)
 
 
-def test_zero_shot_logits_are_scaled_cosines(clip_folder: Path) -> None:
-    extractor = ClipExtractor(clip_folder)
-    images, classes = random_images(2), ["a circle", "a square", "a star"]
-    logits = extractor.logits(extractor.images([images]).embeddings, classes)
-    inputs = extractor.processor(text=classes, images=images, return_tensors="pt", padding=True)
-    torch.testing.assert_close(logits, extractor.model(**inputs).logits_per_image)
+def test_kid_of_pairs_leaves_pairs_out() -> None:
+    x = torch.randn(9, 3, dtype=torch.float64)
+    y = x + 0.1 * torch.randn(9, 3, dtype=torch.float64)
+    n, d = x.shape
+
+    def k(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a @ b / d + 1) ** 3)
+
+    terms = [
+        k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i])
+        for i in range(n)
+        for j in range(n)
+        if i != j
+    ]
+    assert paired_kernel_distance(x, y) == pytest.approx(sum(terms) / (n * (n - 1)), rel=1e-9)
+    assert paired_kernel_distance(x, x) == pytest.approx(0, abs=1e-12)
 
 
-def test_half_precision_weights_are_computed_with_in_full(
-    clip_folder: Path, tmp_path: Path
-) -> None:
-    extractor = ClipExtractor(clip_folder)
-    extractor.model.half().save_pretrained(tmp_path)
-    extractor.processor.save_pretrained(tmp_path)
-    features = ClipExtractor(tmp_path).images([random_images(1)])
-    assert features.pooled.dtype == torch.float32
-    expected = ClipExtractor(clip_folder).images([random_images(1)])
-    torch.testing.assert_close(features.pooled, expected.pooled, atol=0.01, rtol=0.01)
+def test_kid_of_many_pairs_is_averaged_over_parts() -> None:
+    x, y = torch.randn(1500, 3), torch.randn(1500, 3) + 1
+    parts = [paired_kernel_distance(x[s], y[s]) for s in (slice(0, 750), slice(750, 1500))]
+    assert paired_kernel_distance(x, y) == pytest.approx(np.mean(parts), rel=1e-9)
 
 
-def test_a_clip_model_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DGQError, match="no CLIP model can be loaded"):
-        ClipExtractor(tmp_path / "missing")
+def test_clip_scores_are_cosines_that_are_not_negative() -> None:
+    texts = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+    images = torch.tensor([[3.0, 4.0], [0.0, 0.5], [-1.0, 0.1]])
+    torch.testing.assert_close(clip_scores(images, texts), torch.tensor([60.0, 100.0, 0.0]))
 
 
-def test_psnr_equals_its_definition_whatever_the_batches() -> None:
-    a, b = random_images(3, seed=1), random_images(3, seed=2)
-    error = (to_tensor(a).double() - to_tensor(b).double()).square().mean().item()
-    assert psnr([a], [b]) == pytest.approx(-10 * np.log10(error), rel=1e-5)
-    assert psnr([a[:1], a[1:]], [b[:1], b[1:]]) == pytest.approx(psnr([a], [b]), rel=1e-5)
-
-
-def test_psnr_of_equal_images_is_infinite() -> None:
-    assert psnr([random_images(2)], [random_images(2)]) == float("inf")
+def test_ssim_of_each_image() -> None:
+    a = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    b = a.clone()
+    b[1] = 1 - a[1]
+    values = ssim(a, b)
+    assert values[[0, 2]].tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert values[1] < 0
+    assert ssim(a[:1], b[:1]).shape == (1,)

@@ -24,17 +24,17 @@ def test_references_are_other_scenes() -> None:
 def test_lines_of_a_text_file(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("a red circle\n\n  zwölf Boxkämpfer \n", encoding="utf-8")
-    prompts = load_prompts(file, None, 0)
+    prompts = load_prompts(str(file), None, 0)
     assert prompts.captions == ("a red circle", "zwölf Boxkämpfer")
     assert not prompts.are_scenes
     assert prompts.source == "prompts.txt"
-    assert load_prompts(file, 1, 0).captions == ("a red circle",)
+    assert load_prompts(str(file), 1, 0).captions == ("a red circle",)
 
 
 def test_captions_in_a_file_are_recognised(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(scenes.sample_captions(3, 0, "train")))
-    assert load_prompts(file, None, 0).are_scenes
+    assert load_prompts(str(file), None, 0).are_scenes
 
 
 def test_the_first_caption_of_each_image_of_coco(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_first_caption_of_each_image_of_coco(tmp_path: Path) -> None:
         {"image_id": 1, "caption": "A cat."},
     ]
     file.write_text(json.dumps({"annotations": annotations}))
-    assert load_prompts(file, None, 0).captions == ("A dog.", "A cat.")
+    assert load_prompts(str(file), None, 0).captions == ("A dog.", "A cat.")
 
 
 @pytest.mark.parametrize("content", ["", " \n\n"])
@@ -53,7 +53,7 @@ def test_an_empty_list_is_an_error(tmp_path: Path, content: str) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text(content)
     with pytest.raises(DGQError, match="holds no captions"):
-        load_prompts(file, None, 0)
+        load_prompts(str(file), None, 0)
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,32 @@ def test_a_json_file_that_is_not_coco(tmp_path: Path, content: str) -> None:
     file = tmp_path / "captions.json"
     file.write_text(content)
     with pytest.raises(DGQError, match="not in COCO"):
-        load_prompts(file, None, 0)
+        load_prompts(str(file), None, 0)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DGQError, match="cannot be read"):
-        load_prompts(tmp_path / "missing.txt", None, 0)
+        load_prompts(str(tmp_path / "missing.txt"), None, 0)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DGQError, match="cannot be read"):
-        load_prompts(tmp_path / "binary.txt", None, 0)
+        load_prompts(str(tmp_path / "binary.txt"), None, 0)
 
 
 def test_more_images_than_prompts(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("one\ntwo\n")
     with pytest.raises(DGQError, match=r"--num-images is 3, but .* holds 2 prompts"):
-        load_prompts(file, 3, 0)
+        load_prompts(str(file), 3, 0)
+
+
+def test_lists_with_the_same_beginning_are_told_apart(tmp_path: Path) -> None:
+    """So that images of one list are never taken for those of another."""
+    identities = set()
+    for name, text in {"a": "one\ntwo", "b": "one\nthree"}.items():
+        file = tmp_path / f"{name}.txt"
+        file.write_text(text)
+        identities.add(load_prompts(str(file), 1, 0).identity)
+    assert len(identities) == 2
+    few, many = load_prompts(None, 3, 0), load_prompts(None, 30, 0)
+    assert few.identity == many.identity != load_prompts(None, 3, 1).identity
+    assert many.captions[:3] == few.captions

@@ -3,48 +3,60 @@
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors import safe_open
 
 import scenes
 from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
 from dgq.pipelines import load_pipeline
-from lit.evaluation import EvaluationSettings, evaluate
-from lit.evaluation.features import ClipExtractor
-from lit.evaluation.generation import Sampling, sample, using_unet
+from lit.evaluation import EvaluationSettings, Protocol, evaluate, references
+from lit.evaluation.extractors import Extractors
+from lit.evaluation.gaussian import fit_gaussian, frechet_distance
+from lit.evaluation.generation import sample, using_unet
 from lit.evaluation.images import read_image, to_images, to_tensor
-from lit.evaluation.measure import MIN_REFERENCES, RENDER_BATCH
-from lit.evaluation.metrics import frechet_distance
-from lit.evaluation.plan import run_folder
+from lit.evaluation.models import find_models, locate
 from lit.evaluation.prompts import reference_captions
+from lit.evaluation.references import RENDER_BATCH
 
 Evaluate = Callable[..., dict[str, Any]]
 N = 5
+OF_SETTINGS = {"ckpt", "output", "images", "overwrite", "pipeline", "batch_size", "devices"}
 
 
 @pytest.fixture(scope="module")
-def run(ckpt: Path, clip_folder: Path) -> Evaluate:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of images that all evaluations here share."""
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_renders() -> Iterator[None]:
+    """A thousand of them for each evaluation would be most of the work here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(references, "MIN_RENDERS", 96)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(ckpt: Path, clip_folder: Path, images: Path) -> Evaluate:
     """Evaluate with small defaults; what is printed is under ``printed``."""
 
-    def call(output: Path, **changes: Any) -> dict[str, Any]:
-        defaults = {
-            "ckpt": ckpt,
-            "output": output,
-            "clip": str(clip_folder),
-            "num_images": N,
-            "batch_size": 3,
-            "sqnr_prompts": 2,
-        }
-        console = Console(file=io.StringIO(), width=120)
-        report = evaluate(EvaluationSettings(**(defaults | changes)), console)
+    def call(output: Path | None, **changes: Any) -> dict[str, Any]:
+        settings = {"ckpt": (ckpt,), "output": output, "images": images, "batch_size": 3}
+        protocol = {"clip": str(clip_folder), "num_images": N, "sqnr_prompts": 2}
+        for name, value in changes.items():
+            (settings if name in OF_SETTINGS else protocol)[name] = value
+        console = Console(file=io.StringIO(), width=160)
+        asked = EvaluationSettings(**settings, protocol=Protocol(**protocol), latency_calls=1)
+        report = evaluate(asked, console, "python evaluate.py")
         return {"report": report, "printed": console.file.getvalue()}  # type: ignore[attr-defined]
 
     return call
@@ -61,68 +73,103 @@ def finished(run: Evaluate, output: Path) -> dict[str, Any]:
     return run(output)
 
 
+def folder_of(images: Path, name: str) -> Path:
+    """Images of a model with the first settings."""
+    return min(images.glob(f"{name}-seed0-*"), key=lambda path: path.stat().st_ctime_ns)
+
+
 def test_metrics_json_has_the_promised_keys(finished: dict[str, Any], output: Path) -> None:
     report = json.loads((output / "metrics.json").read_text())
     assert report == finished["report"]
-    metrics = {"fid", "inception_score", "clip_score", "oracle"}
-    distances = {"fid_to_full_precision", "psnr", "sqnr_db", "sqnr_db_per_step"}
-    assert set(report) == {"protocol", "full_precision", "quantized", "cost", "notes"}
-    assert set(report["full_precision"]) == metrics
-    assert set(report["quantized"]) == metrics | distances
-    for name in ("full_precision", "quantized"):
-        assert list(report[name]["oracle"]) == ["mean", "all", *scenes.ATTRIBUTES]
-        assert {"bops", "bytes"} <= set(report["cost"][name])
-        assert all(isinstance(report[name][m], float) for m in metrics - {"oracle"})
-    assert len(report["quantized"]["sqnr_db_per_step"]) == 3
+    assert set(report) == {
+        *("protocol", "models", "n_references", "notes", "versions", "command"),
+    }
+    full, quantized = report["models"]
+    alone = {"fid", "kid", "inception_score", "clip_score", "oracle_mean", "oracle_all"}
+    distances = {"fid_to_full_precision", "kid_to_full_precision", "psnr", "ssim"}
+    for name in alone:
+        assert isinstance(full["metrics"][name]["value"], float)
+    for name in alone | distances:
+        assert isinstance(quantized["metrics"][name]["value"], float)
+    assert full["metrics"]["psnr"] is None
+    assert full["sqnr"] is None
+    # PNDM makes one call more than it has steps.
+    for part in ("plain", "guided"):
+        assert len(quantized["sqnr"][part]["per_step_db"]) == 3
+    for name in ("clip_score", "oracle_all"):
+        estimate = full["metrics"][name]
+        assert estimate["interval"][0] <= estimate["value"] <= estimate["interval"][1]
 
 
-def test_the_protocol_says_how_it_was_done(finished: dict[str, Any]) -> None:
+def test_the_protocol_says_how_it_was_done(finished: dict[str, Any], ckpt: Path) -> None:
     protocol = finished["report"]["protocol"]
+    assert protocol["preset"] == "custom"
     assert protocol["num_images"] == N
+    assert protocol["seeds"] == [0]
     assert protocol["num_inference_steps"] == 2
     assert protocol["guidance_scale"] == 3.0
     assert protocol["sampler"] == "PNDMScheduler"
-    assert protocol["checkpoint"] == "w4a8"
-    assert len(protocol["checkpoint_sha256"]) == 64
-    assert protocol["versions"]["torch"] == torch.__version__
-    assert protocol["quantization"]["weights"]["n_bits"] == 4
+    assert finished["report"]["versions"]["torch"] == torch.__version__
+    full, quantized = finished["report"]["models"]
+    assert (full["name"], full["checkpoint_sha256"]) == ("full precision", None)
+    assert quantized["name"] == "w4a8"
+    assert len(quantized["checkpoint_sha256"]) == 64
+    assert quantized["quantization"]["weights"]["n_bits"] == 4
 
 
 def test_images_are_those_of_the_two_unets(
-    finished: dict[str, Any], output: Path, ckpt: Path, pipeline_folder: Path
+    finished: dict[str, Any], images: Path, ckpt: Path, pipeline_folder: Path, generation: Any
 ) -> None:
-    pipeline, sampling = load_pipeline(str(pipeline_folder)), Sampling(2, 3.0, seed=0)
+    pipeline = load_pipeline(str(pipeline_folder))
     prompts = scenes.sample_captions(N, 0, "test")
-    expected = to_tensor(sample(pipeline, prompts, [4], sampling))
+    expected = sample(pipeline, prompts, [4], generation, 0)
     with using_unet(pipeline, load_quantized_unet(ckpt)):
-        quantized = to_tensor(sample(pipeline, prompts, [4], sampling))
-    for name, image in (("full_precision", expected), ("quantized", quantized)):
-        actual = to_tensor([read_image(output / "images" / name / "00004.png")])
+        quantized = sample(pipeline, prompts, [4], generation, 0)
+    for name, image in (("full_precision", expected), ("w4a8", quantized)):
+        actual = to_tensor([read_image(folder_of(images, name) / "00004.png")])
         torch.testing.assert_close(actual, image, atol=1.01 / 255, rtol=0)
     assert (expected - quantized).abs().max() > 2 / 255
 
 
 def test_fid_is_that_of_renders_of_other_scenes(
-    finished: dict[str, Any], output: Path, clip_folder: Path
+    finished: dict[str, Any], images: Path, clip_folder: Path
 ) -> None:
-    clip = ClipExtractor(clip_folder)
-    captions = reference_captions(MIN_REFERENCES, 0)
+    extractors = Extractors(Protocol(clip=str(clip_folder)), of_scenes=True, device="cpu")
+    captions = reference_captions(references.MIN_RENDERS, 0)
     renders = [
         to_images(scenes.render(captions[i : i + RENDER_BATCH], 32, i // RENDER_BATCH))
         for i in range(0, len(captions), RENDER_BATCH)
     ]
-    images = [read_image(p) for p in sorted((output / "images" / "quantized").glob("*.png"))]
-    expected = frechet_distance(clip.images(renders).pooled, clip.images([images]).pooled)
-    assert finished["report"]["quantized"]["fid"] == pytest.approx(expected, rel=1e-3)
+    drawn = [read_image(p) for p in sorted(folder_of(images, "w4a8").glob("*.png"))]
+    a, b = (fit_gaussian(extractors.look(batches, 0).features) for batches in (renders, [drawn]))
+    actual = finished["report"]["models"][1]["metrics"]["fid"]["value"]
+    assert actual == pytest.approx(frechet_distance(a, b), rel=1e-5)
 
 
-def test_bytes_are_those_of_the_files(finished: dict[str, Any], ckpt: Path) -> None:
-    cost = finished["report"]["cost"]
-    with safe_open(ckpt / "quantized" / "quantized.safetensors", "pt") as file:
-        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-    assert cost["quantized"]["bytes"] == sum(t.numel() * t.element_size() for t in tensors)
-    assert cost["quantized"]["bytes"] < cost["full_precision"]["bytes"] / 3
-    assert cost["quantized"]["layer_bops"] < cost["full_precision"]["layer_bops"] / 8
+def test_distances_to_full_precision_are_those_of_the_images(
+    finished: dict[str, Any], images: Path
+) -> None:
+    a, b = (
+        to_tensor([read_image(p) for p in sorted(folder_of(images, name).glob("*.png"))])
+        for name in ("full_precision", "w4a8")
+    )
+    expected = -10 * torch.log10((a - b).double().square().mean()).item()
+    metrics = finished["report"]["models"][1]["metrics"]
+    assert metrics["psnr"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert 0 < metrics["ssim"]["value"] < 1
+
+
+def test_costs_are_those_of_the_files(finished: dict[str, Any], ckpt: Path) -> None:
+    full, quantized = (model["cost"] for model in finished["report"]["models"])
+    file = ckpt / "quantized" / "quantized.safetensors"
+    assert quantized["bytes_on_disk"] == file.stat().st_size
+    assert quantized["bytes_in_memory"] < full["bytes_in_memory"] / 3
+    assert quantized["layer_bops"] < full["layer_bops"] / 8
+    for cost in (full, quantized):
+        assert cost["latency_s"] > 0
+        assert cost["peak_call_bytes"] > 4 * 2 * 16 * 64  # an activation of two rows at least
+    assert full["compiled_latency_s"] is None
+    assert any("--compile" in note for note in finished["report"]["notes"])
 
 
 def test_too_few_images_for_fid_are_pointed_out(finished: dict[str, Any]) -> None:
@@ -130,129 +177,192 @@ def test_too_few_images_for_fid_are_pointed_out(finished: dict[str, Any]) -> Non
     assert "covariance is" in finished["printed"]
 
 
-def test_grid_and_table(finished: dict[str, Any], output: Path) -> None:
+def test_grid_table_and_page(finished: dict[str, Any], output: Path) -> None:
     with Image.open(output / "grid.png") as grid:
         assert grid.width > N * 192
     for expected in ("FID to real images", "CLIP score", "oracle: shape", "SQNR", "GBOPs"):
         assert expected in finished["printed"]
+    page = (output / "report.html").read_text()
+    assert page.count('class="pixelated"') == 2 * N
+    assert scenes.sample_captions(N, 0, "test")[0] in page
 
 
 def test_a_rerun_continues_and_reports_the_same(
+    finished: dict[str, Any], run: Evaluate, output: Path, images: Path
+) -> None:
+    folder = folder_of(images, "w4a8")
+    expected = (folder / "00003.png").read_bytes()
+    (folder / "00003.png").write_bytes(expected[:100])
+    kept = (folder / "00000.png").stat().st_mtime_ns
+    report = run(output)["report"]
+    for first, second in zip(finished["report"]["models"], report["models"], strict=True):
+        assert first["metrics"] == second["metrics"]
+        assert first["sqnr"] == second["sqnr"]
+    assert (folder / "00003.png").read_bytes() == expected
+    assert (folder / "00000.png").stat().st_mtime_ns == kept
+
+
+def test_results_of_another_evaluation_are_not_replaced(
     finished: dict[str, Any], run: Evaluate, output: Path
 ) -> None:
-    images = output / "images" / "quantized"
-    expected = (images / "00003.png").read_bytes()
-    (images / "00003.png").write_bytes(expected[:100])
-    kept = (images / "00000.png").stat().st_mtime_ns
-    report = run(output)["report"]
-    assert report == finished["report"]
-    assert (images / "00003.png").read_bytes() == expected
-    assert (images / "00000.png").stat().st_mtime_ns == kept
-
-
-def test_other_settings_are_refused(finished: dict[str, Any], run: Evaluate, output: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*")}
-    with pytest.raises(DGQError, match=r"guidance_scale 3\.0, not 1\.0.*--overwrite"):
-        run(output, guidance_scale=1.0)
+    with pytest.raises(DGQError, match=r"results of another evaluation.*--overwrite"):
+        run(output, num_images=2)
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*")} == before
 
 
-def test_overwriting_replaces_images_and_results(run: Evaluate, tmp_path: Path) -> None:
+def test_overwriting_replaces_results_and_keeps_images(
+    finished: dict[str, Any], run: Evaluate, output: Path, images: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    first = run(out, num_images=2)["report"]
-    image = out / "images" / "full_precision" / "00000.png"
-    before = image.read_bytes()
-    second = run(out, num_images=2, seed=1, overwrite=True)["report"]
-    assert image.read_bytes() != before
-    assert (first["protocol"]["seed"], second["protocol"]["seed"]) == (0, 1)
-    assert json.loads((out / "metrics.json").read_text()) == second
+    shutil.copytree(output, out)
+    before = {p: p.stat().st_mtime_ns for p in images.rglob("*.png")}
+    report = run(out, num_images=2, overwrite=True)["report"]
+    assert json.loads((out / "metrics.json").read_text()) == report
+    assert report["protocol"]["num_images"] == 2
+    assert {p: p.stat().st_mtime_ns for p in images.rglob("*.png")} == before
 
 
-def test_an_output_that_cannot_be_written(
-    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_protocol_has_a_folder_of_its_own_by_default(run: Evaluate, ckpt: Path) -> None:
+    for n in (2, 3):
+        run(None, num_images=n)
+    folders = list((ckpt / "evaluation").iterdir())
+    assert len(folders) == 2
+    sizes = {
+        json.loads((f / "metrics.json").read_text())["protocol"]["num_images"] for f in folders
+    }
+    assert sizes == {2, 3}
+    shutil.rmtree(ckpt / "evaluation")
+
+
+def test_several_models_and_seeds_in_one_table(
+    finished: dict[str, Any], run: Evaluate, ckpt: Path, output: Path, tmp_path: Path
 ) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError("read-only file system")
+    other = tmp_path / "other"
+    shutil.copytree(ckpt, other)
+    manifest = json.loads((other / "quantized" / "quantization.json").read_text())
+    manifest["generation"]["num_inference_steps"] = 5
+    (other / "quantized" / "quantization.json").write_text(json.dumps(manifest))
+    ckpts = (ckpt, other / "quantized")
+    with pytest.raises(DGQError, match="calibrated for different sampling"):
+        run(tmp_path / "out", ckpt=ckpts)
+    result = run(tmp_path / "out", ckpt=ckpts, seeds=(0, 1), num_inference_steps=2)
+    full, first, second = result["report"]["models"]
+    assert [m["name"] for m in (full, first, second)] == ["full precision", "w4a8", "other"]
+    # The same weights: the same images, whatever the manifest says otherwise.
+    assert first["metrics"] == second["metrics"]
+    assert first["checkpoint_sha256"] != second["checkpoint_sha256"]
+    fid = first["metrics"]["fid"]
+    assert fid["value"] == pytest.approx(np.mean(fid["seeds"]))
+    assert fid["std"] == pytest.approx(np.std(fid["seeds"], ddof=1))
+    assert fid["seeds"][0] == finished["report"]["models"][1]["metrics"]["fid"]["value"]
+    assert "±" in result["printed"]
+    assert "other" in (tmp_path / "out" / "report.html").read_text()
 
-    monkeypatch.setattr("lit.evaluation.store.write_json", refuse)
-    with pytest.raises(DGQError, match=r"cannot write to --output .*read-only"):
-        run(tmp_path / "out")
+
+def test_full_precision_alone(run: Evaluate, pipeline_folder: Path, tmp_path: Path) -> None:
+    result = run(
+        tmp_path / "out",
+        **{"ckpt": (), "pipeline": str(pipeline_folder), "num_inference_steps": 2},
+        guidance_scale=3.0,
+    )
+    (model,) = result["report"]["models"]
+    assert model["metrics"]["fid"]["value"] > 0
+    assert "FID to full precision" not in result["printed"]
 
 
-def test_a_run_can_be_named_by_its_quantized_folder(ckpt: Path) -> None:
-    assert run_folder(ckpt / "quantized") == run_folder(ckpt) == ckpt
-
-
-def test_images_too_small_for_the_oracle(
-    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise ValueError("too small")
-
-    monkeypatch.setattr(scenes, "score", refuse)
-    report = run(tmp_path / "out", num_images=2)["report"]
-    assert report["quantized"]["oracle"] is None
-    assert report["notes"].count("oracle: too small") == 1
+def test_the_published_protocol_in_small(run: Evaluate, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").mkdir()
+    lines = ["file_name,text", *(f"{i}.jpg,a dog number {i}" for i in range(4))]
+    (tmp_path / "list" / "metadata.csv").write_text("\n".join(lines))
+    np.savez(tmp_path / "real.npz", mu=np.zeros(12), sigma=np.eye(12))
+    report = run(
+        tmp_path / "out",
+        prompts=str(tmp_path / "list"),
+        references=tmp_path / "real.npz",
+        num_images=3,
+        jpeg_quality=75,
+        measured_size=16,
+        clip_images=2,
+    )["report"]
+    assert report["protocol"]["references"] == "real.npz"
+    assert len(report["protocol"]["references_sha256"]) == 64
+    assert report["protocol"]["clip_images"] == 2
+    full, quantized = report["models"]
+    assert full["metrics"]["fid"]["value"] > 0
+    assert full["metrics"]["kid"] is None
+    assert full["metrics"]["inception_score"] is None
+    assert "oracle_all" not in full["metrics"]
+    assert quantized["metrics"]["kid_to_full_precision"] is not None
+    assert any("KID: real.npz has statistics only" in note for note in report["notes"])
+    assert any(list(folder.glob("00002.jpg")) for folder in images.iterdir())
 
 
 def test_other_prompts_and_a_single_image(run: Evaluate, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a dog on a beach\n")
-    result = run(tmp_path / "out", prompts=tmp_path / "prompts.txt", num_images=None)
+    result = run(tmp_path / "out", prompts=str(tmp_path / "prompts.txt"), num_images=None)
     report = result["report"]
     assert report["protocol"]["num_images"] == 1
-    for name in ("full_precision", "quantized"):
-        assert report[name]["fid"] is None
-        assert report[name]["oracle"] is None
-        assert report[name]["inception_score"] is None
-    assert report["quantized"]["fid_to_full_precision"] is None
+    for model in report["models"]:
+        for name in ("fid", "kid", "inception_score", "fid_to_full_precision"):
+            assert model["metrics"][name] is None
     assert any("--references" in note for note in report["notes"])
+    assert any("need at least two images" in note for note in report["notes"])
     assert "--references" in result["printed"]
 
 
-def test_shared_full_precision_images_and_references(
-    finished: dict[str, Any], run: Evaluate, output: Path, tmp_path: Path
+def test_equal_images_have_no_psnr_and_a_note(
+    finished: dict[str, Any], run: Evaluate, tmp_path: Path, images: Path
 ) -> None:
-    shared = output / "images" / "full_precision"
-    before = {p: p.stat().st_mtime_ns for p in shared.iterdir()}
-    # The real images are the full-precision ones: their distance to themselves is nothing.
-    report = run(tmp_path / "out", full_precision_images=shared, references=shared)["report"]
-    assert {p: p.stat().st_mtime_ns for p in shared.iterdir()} == before
-    assert not (tmp_path / "out" / "images" / "full_precision").exists()
-    assert report["full_precision"]["fid"] == pytest.approx(0, abs=1e-3)
-    quantized = report["quantized"]
-    assert quantized["fid"] == pytest.approx(quantized["fid_to_full_precision"], rel=1e-6)
-    assert quantized["psnr"] == finished["report"]["quantized"]["psnr"]
+    copied = tmp_path / "images"
+    folders = [folder_of(images, name) for name in ("full_precision", "w4a8")]
+    for folder in folders:
+        shutil.copytree(folder, copied / folder.name)
+    for path in folders[0].glob("*.png"):
+        shutil.copy(path, copied / folders[1].name)
+    report = run(tmp_path / "out", images=copied)["report"]
+    assert report["models"][1]["metrics"]["psnr"] is None
+    assert "psnr of w4a8: inf, since the images compared are equal" in report["notes"]
 
 
-def test_weights_at_full_precision_are_infinitely_close(
-    run: Evaluate, tmp_path: Path, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unet = load_pipeline(str(pipeline_folder)).unet
-    monkeypatch.setattr("dgq.checkpoint.load_quantized_unet", lambda _: unet)
-    report = run(tmp_path / "out", num_images=2)["report"]
-    assert report["quantized"]["psnr"] is None
-    assert report["quantized"]["sqnr_db"] is None
-    assert report["quantized"]["sqnr_db_per_step"] == [None] * 3
-    assert any(note.startswith("sqnr_db: inf") for note in report["notes"])
-    assert report["quantized"]["fid_to_full_precision"] == pytest.approx(0, abs=1e-4)
+def test_images_too_small_for_the_oracle(run: Evaluate, tmp_path: Path) -> None:
+    report = run(tmp_path / "out", num_images=2, measured_size=16)["report"]
+    assert "oracle_all" not in report["models"][1]["metrics"]
+    assert sum(note.startswith("oracle: ") for note in report["notes"]) == 1
+
+
+def test_steps_that_were_not_calibrated_are_noted(run: Evaluate, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="not calibrated"):
+        report = run(tmp_path / "out", num_images=2, num_inference_steps=3)["report"]
+    assert any("w4a8 was not calibrated for these sampler steps" in n for n in report["notes"])
+
+
+def test_an_output_that_cannot_be_written(run: Evaluate, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DGQError, match=r"cannot write: .*it goes on"):
+        run(tmp_path / "file" / "out")
+    with pytest.raises(DGQError, match="is not a folder"):
+        run(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ckpt": Path("missing/run")}, "missing/run cannot be used as a checkpoint"),
-        ({"clip": "missing/clip/model"}, "no CLIP model can be loaded"),
-        ({"references": Path("missing")}, "is not a folder"),
-        ({"device": "nonsense"}, "--device nonsense cannot be used"),
+        ({"prompts": "missing.txt"}, "missing.txt cannot be read"),
+        ({"references": Path("missing")}, "missing is not a folder"),
+        ({"clip": "missing/clip"}, "no CLIP model can be loaded"),
+        ({"pipeline": "missing/pipeline"}, "neither a local folder"),
+        ({"ckpt": (Path("missing"),)}, "cannot be used as a checkpoint"),
     ],
 )
-def test_bad_input_is_found_before_anything_is_written(
+def test_what_is_missing_is_said_before_anything_is_written(
     run: Evaluate, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DGQError, match=message) as error:
-        run(tmp_path / "out", **changes)
+        run(tmp_path / "out", **({"images": tmp_path / "images"} | changes))
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_model_is_refused(
@@ -262,7 +372,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     config = dict(pipeline.unet.config) | {"layers_per_block": 2}
     pipeline.unet = type(pipeline.unet).from_config(config)
     pipeline.save_pretrained(tmp_path / "other")
-    with pytest.raises(DGQError, match=r"of another model than .*: layers_per_block is 1 there"):
+    with pytest.raises(DGQError, match=r"w4a8 is of another model than .*: layers_per_block is 1"):
         run(tmp_path / "out", pipeline=str(tmp_path / "other"))
     assert not (tmp_path / "out").exists()
 
@@ -277,18 +387,31 @@ def test_a_truncated_checkpoint_is_refused(
     (damaged / "quantized" / file).write_bytes(content[: len(content) // 2])
     before = sorted(damaged.rglob("*"))
     with pytest.raises(DGQError, match="damaged"):
-        run(tmp_path / "out", ckpt=damaged)
+        run(tmp_path / "out", ckpt=(damaged,))
     assert not (tmp_path / "out").exists()
     assert sorted(damaged.rglob("*")) == before
 
 
-def test_the_two_kinds_of_images_cannot_share_a_folder(run: Evaluate, tmp_path: Path) -> None:
-    with pytest.raises(DGQError, match="is where quantized images go"):
-        run(tmp_path / "out", full_precision_images=tmp_path / "out" / "images" / "quantized")
+def test_models_are_named_by_run_folder_checkpoint_or_export(ckpt: Path, tmp_path: Path) -> None:
+    quantized = ckpt / "quantized"
+    assert locate(ckpt) == locate(quantized) == quantized
+    for name in ("a", "b"):
+        shutil.copytree(ckpt, tmp_path / name / "w4a8")
+    (tmp_path / "a" / "w4a8" / "last.ckpt").write_bytes(b"")
+    assert locate(tmp_path / "a" / "w4a8" / "last.ckpt") == tmp_path / "a" / "w4a8" / "quantized"
+    models = find_models([tmp_path / "a" / "w4a8", tmp_path / "b" / "w4a8"])
+    assert [model.name for model in models] == ["full precision", "a-w4a8", "b-w4a8"]
+    shutil.rmtree(tmp_path / "a" / "w4a8" / "quantized")
+    with pytest.raises(DGQError, match=r"has not finished.*--ckpt_path last"):
+        locate(tmp_path / "a" / "w4a8" / "last.ckpt")
 
 
-def test_an_output_that_is_a_file_is_refused(run: Evaluate, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(DGQError, match="is not a folder"):
-        run(tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"
+def test_models_of_different_pipelines_are_not_compared(
+    run: Evaluate, ckpt: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(ckpt, tmp_path / "other")
+    file = tmp_path / "other" / "quantized" / "quantization.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps(manifest | {"pipeline": "elsewhere"}))
+    with pytest.raises(DGQError, match="different pipelines"):
+        run(tmp_path / "out", ckpt=(ckpt, tmp_path / "other"))

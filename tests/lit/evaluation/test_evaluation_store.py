@@ -1,13 +1,15 @@
-"""Folders of images are continued or refused, never mixed."""
+"""Folders of images are continued or refused, never mixed, and measured as a protocol says."""
 
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dgq.errors import DGQError
-from lit.evaluation.images import list_images, read_images
-from lit.evaluation.store import MANIFEST, ImageStore, check_stores
+from lit.evaluation.images import as_measured, list_images, read_images
+from lit.evaluation.store import MANIFEST, ImageStore
 
 PROMPTS = ["a", "b", "ü"]
 
@@ -16,10 +18,15 @@ def image(shade: int = 0) -> Image.Image:
     return Image.new("RGB", (4, 4), (shade, 0, 0))
 
 
+def photo(side: int = 64) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
     """A folder with two of three images."""
-    store = ImageStore(tmp_path / "images", {"seed": 0, "steps": 2}, PROMPTS)
+    store = ImageStore(tmp_path, "model", {"seed": 0, "steps": 2}, PROMPTS)
     store.open_()
     store.save(0, image(1))
     store.save(1, image(2))
@@ -27,12 +34,13 @@ def store(tmp_path: Path) -> ImageStore:
 
 
 def reopened(store: ImageStore, prompts: list[str] = PROMPTS, **changes: int) -> ImageStore:
-    return ImageStore(store.folder, store.settings | changes, prompts)
+    settings = {"seed": 0, "steps": 2} | changes
+    return ImageStore(store.folder.parent, "model", settings, prompts)
 
 
 def test_the_same_settings_continue(store: ImageStore) -> None:
     again = reopened(store)
-    assert again.conflict() is None
+    again.check()
     again.open_()
     assert again.missing() == [2]
 
@@ -40,81 +48,93 @@ def test_the_same_settings_continue(store: ImageStore) -> None:
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], [*PROMPTS, "d", "e"]])
 def test_fewer_and_more_prompts_continue(store: ImageStore, prompts: list[str]) -> None:
     again = reopened(store, prompts)
-    check_stores([again], overwrite=False)
+    again.check()
     again.open_()
     assert again.missing() == list(range(2, len(prompts)))
     # Whoever comes next still knows the prompt of every image there is.
-    assert reopened(store, ["a", "b", "other"]).conflict() is not None
+    with pytest.raises(DGQError, match="holds other images"):
+        reopened(store, ["a", "b", "other"]).check()
 
 
-@pytest.mark.parametrize(
-    ("change", "prompts", "reason"),
-    [({"seed": 1}, PROMPTS, "seed 0, not 1"), ({}, ["a", "x", "ü"], "other prompts")],
-)
-def test_other_images_are_refused_and_left_alone(
-    store: ImageStore, change: dict[str, int], prompts: list[str], reason: str
-) -> None:
-    before = sorted((p.name, p.read_bytes()) for p in store.folder.iterdir())
-    with pytest.raises(DGQError, match=f"{reason}.*choose another --output, or --overwrite"):
-        check_stores([reopened(store, prompts, **change)], overwrite=False)
-    assert sorted((p.name, p.read_bytes()) for p in store.folder.iterdir()) == before
-
-
-def test_overwriting_deletes_other_images_and_nothing_else(store: ImageStore) -> None:
-    (store.folder / "notes.txt").write_text("mine")
-    again = reopened(store, seed=1)
-    check_stores([again], overwrite=True)
-    again.open_()
-    assert again.missing() == [0, 1, 2]
-    assert again.conflict() is None
-    assert (store.folder / "notes.txt").read_text() == "mine"
-
-
-def test_overwriting_keeps_images_of_the_same_settings(store: ImageStore) -> None:
-    check_stores([reopened(store)], overwrite=True)
-    reopened(store).open_()
+def test_other_settings_have_another_folder(store: ImageStore) -> None:
+    other = reopened(store, seed=1)
+    other.check()
+    other.open_()
+    assert other.folder != store.folder
+    assert other.missing() == [0, 1, 2]
     assert store.missing() == [2]
+    jpeg = ImageStore(store.folder.parent, "model", {"seed": 0, "steps": 2}, PROMPTS, 75)
+    assert jpeg.folder != store.folder
+
+
+def test_other_images_are_refused_and_left_alone(store: ImageStore) -> None:
+    before = sorted((p.name, p.read_bytes()) for p in store.folder.iterdir())
+    with pytest.raises(DGQError, match="choose another --images"):
+        reopened(store, ["a", "x", "ü"]).check()
+    assert sorted((p.name, p.read_bytes()) for p in store.folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": 1, "prompts": []}'])
 def test_a_damaged_manifest_is_refused(store: ImageStore, content: str) -> None:
     (store.folder / MANIFEST).write_text(content)
     with pytest.raises(DGQError, match="damaged"):
-        check_stores([reopened(store)], overwrite=False)
-    reopened(store).open_()
-    assert store.missing() == [0, 1, 2]
+        reopened(store).check()
 
 
-def test_images_without_a_manifest_are_refused(store: ImageStore) -> None:
-    (store.folder / MANIFEST).unlink()
-    with pytest.raises(DGQError, match="without a manifest"):
-        check_stores([reopened(store)], overwrite=False)
-
-
-def test_a_file_in_the_place_of_the_folder_is_refused_even_with_overwrite(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(DGQError, match="is not a folder"):
-        check_stores([ImageStore(tmp_path / "file", {}, PROMPTS)], overwrite=True)
+def test_something_else_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, "model", {}, PROMPTS)
+    store.folder.write_text("mine")
+    with pytest.raises(DGQError, match="something else"):
+        store.check()
+    store.folder.unlink()
+    store.folder.mkdir()
+    store.check()
+    (store.folder / "00000.png").write_text("mine")
+    with pytest.raises(DGQError, match="something else"):
+        store.check()
 
 
 def test_images_come_in_order_and_in_batches(store: ImageStore) -> None:
     store.save(2, image(3))
-    batches = list(read_images(store.paths, 2))
-    assert [len(batch) for batch in batches] == [2, 1]
-    assert [i.getpixel((0, 0)) for batch in batches for i in batch] == [
-        (1, 0, 0),
-        (2, 0, 0),
-        (3, 0, 0),
-    ]
+    for batches in (list(read_images(store.paths, 2)), list(store.measured(2))):
+        assert [len(batch) for batch in batches] == [2, 1]
+        shades = [i.getpixel((0, 0)) for batch in batches for i in batch]
+        assert shades == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
 
 
-@pytest.mark.parametrize("cut", [0, 10, 40, -20, -12])
-def test_a_truncated_image_is_made_again_or_an_error(store: ImageStore, cut: int) -> None:
+def test_images_of_the_published_protocol_lose_twice(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, "model", {}, ["a"], jpeg_quality=75, measured_size=32)
+    store.open_()
+    store.save(0, photo())
+    assert store.path(0).suffix == ".jpg"
+    # As BK-SDM's scripts do it with PIL alone: save, open, resize, save, open.
+    saved, resized = BytesIO(), BytesIO()
+    photo().save(saved, format="jpeg")
+    Image.open(saved).resize((32, 32)).save(resized, format="jpeg")
+    measured = next(store.measured(1))[0]
+    assert np.array_equal(np.array(measured), np.array(Image.open(resized)))
+
+
+def test_png_images_are_only_resized() -> None:
+    assert as_measured(photo(), None, 75).size == (64, 64)
+    assert np.array_equal(as_measured(photo(), 32, None), photo().resize((32, 32)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("part", [0, 0.2, 0.6, 0.98])
+def test_a_truncated_image_is_made_again_or_an_error(
+    tmp_path: Path, suffix: str, part: float
+) -> None:
+    quality = 75 if suffix == "jpg" else None
+    store = ImageStore(tmp_path, "model", {}, PROMPTS[:2], quality)
+    store.open_()
+    for index in range(2):
+        store.save(index, photo())
     whole = store.path(1).read_bytes()
-    store.path(1).write_bytes(whole[:cut])
+    store.path(1).write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(DGQError, match="cannot be read as an image"):
-        list(read_images(store.paths[:2], 2))
-    assert store.missing() == [1, 2]
+        list(read_images(store.paths, 2))
+    assert store.missing() == [1]
 
 
 def test_a_flipped_bit_is_noticed(store: ImageStore) -> None:
@@ -128,5 +148,6 @@ def test_reference_folders(store: ImageStore, tmp_path: Path) -> None:
     assert list_images(store.folder) == [store.path(0), store.path(1)]
     with pytest.raises(DGQError, match="is not a folder"):
         list_images(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DGQError, match="holds no image"):
-        list_images(tmp_path)
+        list_images(tmp_path / "empty")

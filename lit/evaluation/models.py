@@ -1,0 +1,108 @@
+"""What is compared: a pipeline in full precision, and its quantized UNets."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dgq.checkpoint import FOLDER, MANIFEST_FILE, Manifest, quantized_folder, read_manifest
+from dgq.errors import DGQError
+
+FULL_PRECISION = "full precision"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One UNet of a comparison.
+
+    Args:
+        name: in tables, and of the folder of its images.
+        checkpoint: folder of the quantized model; None is the pipeline in full precision.
+        manifest: of the quantized model.
+        sha256: of the packed model, weights and manifest; None in full precision.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+    manifest: Manifest | None = None
+    sha256: str | None = None
+
+    @property
+    def run(self) -> Path | None:
+        """Folder of the run that it belongs to."""
+        return None if self.checkpoint is None else run_folder(self.checkpoint)
+
+
+def find_models(ckpts: Sequence[Path]) -> list[Model]:
+    """Full precision first, then the quantized models in the order given.
+
+    Raises:
+        DGQError: if one is missing or damaged, or belongs to another pipeline than the first.
+    """
+    folders = [locate(ckpt) for ckpt in ckpts]
+    names = _names([run_folder(folder) for folder in folders])
+    models = [Model(FULL_PRECISION)]
+    for folder, name in zip(folders, names, strict=True):
+        content = (folder / MANIFEST_FILE).read_bytes()
+        manifest = read_manifest(folder)
+        models.append(Model(name, folder, manifest, hashlib.sha256(content).hexdigest()))
+    return models
+
+
+def locate(ckpt: Path) -> Path:
+    """Folder of the quantized model that a run folder, its Lightning checkpoint or itself names.
+
+    Raises:
+        DGQError: if there is none, or the calibration has not finished.
+    """
+    if not ckpt.is_file():
+        return quantized_folder(ckpt)
+    folder = ckpt.parent / FOLDER
+    if not (folder / MANIFEST_FILE).is_file():
+        raise DGQError(
+            f"{ckpt} is of a calibration that has not finished, since there is no {folder}: go on "
+            "with `python train.py fit ... --ckpt_path last`"
+        )
+    return folder
+
+
+def run_folder(folder: Path) -> Path:
+    """Folder of the run that a quantized model belongs to."""
+    return folder.parent if folder.name == FOLDER else folder
+
+
+def check_same_architecture(unet: nn.Module, quantized: nn.Module, name: str, source: str) -> None:
+    """Raise DGQError if a quantized UNet is not one of this pipeline's."""
+    expected, actual = _architecture(unet), _architecture(quantized)
+    for key in sorted(expected.keys() | actual.keys()):
+        theirs, ours = expected.get(key), actual.get(key)
+        if theirs != ours:
+            raise DGQError(
+                f"{name} is of another model than {source}: "
+                f"{key} is {ours!r} there and {theirs!r} in the pipeline"
+            )
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """The same as it will be read back: tuples become lists, paths strings."""
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return result
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Names of run folders, with as many of their parents as it takes to tell them apart."""
+    parts = [run.resolve().parts for run in runs]
+    depth = 1
+    while len({p[-depth:] for p in parts}) < len(set(parts)):
+        depth += 1
+    return ["-".join(p[-depth:]) for p in parts]
+
+
+def _architecture(unet: Any) -> dict[str, Any]:
+    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    config.pop("quantization_config", None)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}

@@ -1,0 +1,76 @@
+"""What has to be known to repeat an evaluation."""
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgq.files import sha256_of
+from lit.evaluation.models import Model, as_json
+from lit.evaluation.plan import Plan
+from lit.evaluation.store import fingerprint
+
+LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "pillow", "numpy")
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The protocol as it was carried out, for ``metrics.json``."""
+    protocol = plan.settings.protocol
+    generation = asdict(plan.generation)
+    settings = asdict(protocol)
+    del settings["inception"]  # a path; the extractor's name has the hash of what is there
+    return as_json(
+        {
+            "preset": plan.settings.protocol_name,
+            **settings,
+            **generation,
+            "prompts": plan.prompts.source,
+            "prompts_fingerprint": fingerprint({"prompts": list(plan.prompts.captions)}),
+            "num_images": len(plan.prompts.captions),
+            "clip_images": len(plan.prompts.captions[: protocol.clip_images]),
+            "references": _references(plan),
+            "references_sha256": _file_hash(protocol.references),
+            "sqnr_prompts": plan.n_recorded,
+            "lpips": plan.judges.lpips is not None,
+            "sampler": type(plan.pipeline.scheduler).__name__,
+            "pipeline": plan.source,
+            "pipeline_sha256": plan.pipeline_sha256,
+            "extractors": plan.extractors.names,
+            "device": torch.device(plan.device).type,
+        }
+    )
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """One model, for ``metrics.json``."""
+    quantization = None if model.manifest is None else as_json(asdict(model.manifest.quantization))
+    return {
+        "name": model.name,
+        "checkpoint": None if model.run is None else str(model.run),
+        "checkpoint_sha256": model.sha256,
+        "quantization": quantization,
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers may depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:
+    """What two results must share to be results of the same evaluation."""
+    return fingerprint({"protocol": protocol, "models": [m["checkpoint_sha256"] for m in models]})
+
+
+def _references(plan: Plan) -> str | None:
+    """What FID compares with."""
+    path = plan.settings.protocol.references
+    if path is not None:
+        return path.name
+    return "renders of other held-out scenes" if plan.prompts.are_scenes else None
+
+
+def _file_hash(path: Path | None) -> str | None:
+    return sha256_of(path) if path is not None and path.is_file() else None

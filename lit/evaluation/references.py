@@ -1,0 +1,131 @@
+"""The real images that FID and KID compare with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+import scenes
+from dgq.errors import DGQError
+from lit.evaluation.batching import batched
+from lit.evaluation.extractors import Extractors
+from lit.evaluation.gaussian import Gaussian, fit_gaussian, load_gaussian
+from lit.evaluation.images import list_images, read_image, to_images
+from lit.evaluation.prompts import Prompts, reference_captions
+
+MIN_RENDERS = 1024
+"""Scenes are cheap to draw: more of them than images make FID steadier."""
+
+RENDER_BATCH = 64
+"""Scenes drawn at once, with a seed for each batch."""
+
+MANY = 3
+"""Names of unreadable images that are listed."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What real images look like to the extractors.
+
+    Args:
+        gaussian: of their features.
+        features: [M, d]; None where only statistics are known, so that there is no KID.
+        n: how many; None where only statistics are known.
+    """
+
+    gaussian: Gaussian
+    features: Tensor | None = None
+    n: int | None = None
+
+
+def check_references(path: Path | None, dimensions: int) -> None:
+    """Raise DGQError if references cannot be used; images themselves are read later.
+
+    Args:
+        path: folder of images or npz file.
+        dimensions: features of the extractor.
+    """
+    if path is None or path.suffix != ".npz":
+        if path is not None:
+            list_images(path)
+        return
+    found = load_gaussian(path).dimensions
+    if found != dimensions:
+        raise DGQError(
+            f"{path} has statistics of {found} features, but the extractor gives {dimensions}: "
+            "they are of another network (pytorch-fid's go with --features inception)"
+        )
+
+
+def load_references(
+    path: Path | None, extractors: Extractors, batch_size: int, notes: list[str]
+) -> References:
+    """References from a folder of images, or from an npz file.
+
+    Images that cannot be read are left out, counted and named in ``notes``.
+
+    Raises:
+        DGQError: if fewer than two images can be read.
+    """
+    assert path is not None
+    if path.suffix == ".npz":
+        return References(load_gaussian(path))
+    unreadable: list[str] = []
+    seen = extractors.look(_readable(list_images(path), batch_size, unreadable), 0)
+    if unreadable:
+        names = ", ".join(unreadable[:MANY]) + (", ..." if len(unreadable) > MANY else "")
+        notes.append(
+            f"references: {len(unreadable)} images of {path} cannot be read and were left "
+            f"out: {names}"
+        )
+    return of_features(seen.features)
+
+
+def render_references(
+    prompts: Prompts, seed: int, size: int, extractors: Extractors
+) -> References | None:
+    """Renders of other held-out scenes, at least as many as prompts; None for other prompts.
+
+    Args:
+        prompts: of the evaluation.
+        seed: of scenes and renders.
+        size: side of the images in pixels.
+        extractors: that look at them.
+    """
+    if not prompts.are_scenes:
+        return None
+    captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed)
+    batches = (
+        to_images(scenes.render(batch, size, seed + number))
+        for number, batch in enumerate(batched(captions, RENDER_BATCH))
+    )
+    return of_features(extractors.look(batches, 0).features)
+
+
+def of_features(features: Tensor) -> References:
+    """References from features [M, d], M at least 2."""
+    return References(fit_gaussian(features), features, len(features))
+
+
+def _readable(
+    paths: list[Path], batch_size: int, unreadable: list[str]
+) -> Iterator[list[Image.Image]]:
+    """Batches of the images that can be read; the names of the others are appended."""
+    n_read = 0
+    for batch in batched(paths, batch_size):
+        images = []
+        for path in batch:
+            try:
+                images.append(read_image(path))
+            except DGQError:
+                unreadable.append(path.name)
+        n_read += len(images)
+        if images:
+            yield images
+    if n_read < 2:
+        raise DGQError(
+            f"{paths[0].parent} holds {n_read} readable images ({len(unreadable)} cannot be "
+            "read): references for FID need at least 2"
+        )

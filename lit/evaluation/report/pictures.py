@@ -1,0 +1,73 @@
+"""Images of the same prompts side by side, small enough for a page."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from lit.evaluation.images import list_images, read_image
+from lit.evaluation.models import Model
+from lit.evaluation.plan import Plan
+from lit.evaluation.report.charts import data_uri
+
+N_PROMPTS = 12
+SIDE = 256
+"""Pixels that larger images are shown at."""
+
+PIXELATED_BELOW = 128
+"""Smaller images are enlarged by the browser, with hard pixels."""
+
+GROUP_PICTURES = "groups"
+"""Folder of a run with pictures of its activation groups, if there are any."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture.
+
+    Args:
+        label: of the model.
+        uri: the picture itself.
+        pixelated: whether to enlarge it with hard pixels.
+    """
+
+    label: str
+    uri: str
+    pixelated: bool
+
+
+def compared_pictures(plan: Plan) -> list[tuple[str, list[Shown]]]:
+    """The first prompts, each with its image in full precision and of every model."""
+    stores = [(model.name, plan.stores(number)[0]) for number, model in enumerate(plan.models)]
+    return [
+        (caption, [_shown(name, store.path(index)) for name, store in stores])
+        for index, caption in enumerate(plan.prompts.captions[:N_PROMPTS])
+    ]
+
+
+def group_pictures(models: list[Model]) -> list[Shown]:
+    """Pictures of activation groups that lie in the models' runs."""
+    folders = [(m.name, m.run / GROUP_PICTURES) for m in models if m.run is not None]
+    return [
+        Shown(f"{name}: {path.stem}", _encoded(read_image(path)), False)
+        for name, folder in folders
+        if folder.is_dir() and any(folder.iterdir())
+        for path in list_images(folder)
+    ]
+
+
+def _shown(name: str, path: Path) -> Shown:
+    image = read_image(path)
+    pixelated = max(image.size) < PIXELATED_BELOW
+    image.thumbnail((SIDE, SIDE))
+    return Shown(name, _encoded(image), pixelated)
+
+
+def _encoded(image: Image.Image) -> str:
+    content = BytesIO()
+    if max(image.size) < PIXELATED_BELOW:
+        image.save(content, format="png")
+        return data_uri(content.getvalue(), "image/png")
+    image.save(content, format="jpeg", quality=90)
+    return data_uri(content.getvalue(), "image/jpeg")
