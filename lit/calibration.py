@@ -1,6 +1,7 @@
 """The whole calibration as one Lightning fit: an epoch is a target, a batch a step of learning."""
 
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,14 +91,21 @@ class Calibration(LightningModule):
 
     def on_train_start(self) -> None:
         """Bring all streams to the target that this run starts, or goes on, with."""
-        folder = self.waiting.folder or Path(self.trainer.default_root_dir) / "waiting"
-        rooms = waiting_rooms(self.waiting, self.unet, folder)
+        # A killed run leaves its files behind; nothing can be resumed from them.
+        shutil.rmtree(self.waiting_folder, ignore_errors=True)
+        rooms = waiting_rooms(self.waiting, self.unet, self.waiting_folder)
         with self.phase("capture"):
             self._streams = self._stream(self.data.micro_batches, rooms)
             self._held_out = self._stream(self.data.held_out, rooms)
             for _ in range(self.current_epoch):
                 self.refer()
                 self.leave()
+
+    @property
+    def waiting_folder(self) -> Path:
+        """Where this process keeps samples that wait on disk."""
+        run = Path(self.trainer.default_root_dir)
+        return (self.waiting.folder or run) / f"waiting-{run.name}-{self.trainer.global_rank}"
 
     def _stream(
         self, calls: Sequence[Mapping[str, Any]], rooms: Iterator[Waiting]
@@ -160,7 +168,7 @@ class Calibration(LightningModule):
             learn.set_soft_rounding_(self.target, False)
         if batch_idx == self.learning.weight_iterations:
             self.turn_to_ranges()
-        self._started = time.process_time()
+        self._started = self.clock()
 
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
         """Reconstruction error of the target on some rows, plus the rounding's penalty."""
@@ -172,7 +180,7 @@ class Calibration(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         """Count the time of the learning."""
-        self.count("learning", time.process_time() - self._started)
+        self.count("learning", self.clock() - self._started)
 
     def learns(self, iteration: int) -> bool:
         """Whether anything of the current target can be learned at this iteration."""
@@ -288,20 +296,25 @@ class Calibration(LightningModule):
         return 10 * math.log10(signal / max(noise, 1e-20 * signal))
 
     def on_train_end(self) -> None:
-        """Drop the streams."""
+        """Drop the streams, and what waited on disk."""
         self.streams.close()
         self.held_out.close()
+        shutil.rmtree(self.waiting_folder, ignore_errors=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Compute in the Trainer's precision, and count the CPU seconds of a phase."""
-        started = time.process_time()
+        """Compute in the Trainer's precision, and count the seconds of a phase."""
+        started = self.clock()
         with self.trainer.precision_plugin.forward_context():
             yield
-        self.count(name, time.process_time() - started)
+        self.count(name, self.clock() - started)
+
+    def clock(self) -> float:
+        """CPU seconds, or those on the wall where an accelerator computes."""
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
 
     def count(self, name: str, seconds: float) -> None:
-        """Add CPU seconds to a phase."""
+        """Add seconds to a phase."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def manifest(self) -> Manifest:

@@ -1,9 +1,11 @@
 """What happens around a calibration: progress, log, checkpoints, and the finished model."""
 
 import csv
+import resource
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +14,13 @@ from dgq.checkpoint import FOLDER, save_quantized
 from dgq.files import written_beside
 from lit.calibration import Calibration
 from lit.console import print_note
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory held so far: of the accelerator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class TargetCheckpoint(ModelCheckpoint):
@@ -128,7 +137,7 @@ class RunFolder(Checkpoint):
             f"{self.folder / FOLDER}: SQNR of the UNet's output on held-out samples "
             f"{module.sqnr_db['weights']:.1f} dB with quantized weights, "
             f"{module.sqnr_db['all']:.1f} dB with everything quantized\n"
-            f"CPU seconds: {seconds}\n"
+            f"seconds: {seconds}; peak memory {peak_memory_gib(module.device):.2f} GiB\n"
             f"measure it with: python evaluate.py --ckpt {self.folder}"
         )
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 
 from dgq.checkpoint import FOLDER
 from dgq.errors import DGQError
@@ -192,5 +193,8 @@ def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
         CalibrationCLI(resolved, data, Path("outputs") / name)
     except (DGQError, ArgumentError) as error:
         print_error(error)
+        return 2
+    except (OSError, SafetensorError) as error:
+        print_error(DGQError(f"{error}: free space or mend access, then go on: --ckpt_path last"))
         return 2
     return 0

@@ -276,6 +276,37 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(
     assert_same_result(run, finished_work / "run")
 
 
+LIMITED = """
+import resource, sys
+from data.calibration import CalibrationData
+from lit.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[1:], CalibrationData))
+"""
+
+
+def test_a_run_that_cannot_write_says_so_and_goes_on_later(
+    finished_work: Path, micro_folder: Path
+) -> None:
+    arguments = [*fit_arguments(micro_folder, finished_work, "limited"), *LEARNING]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    limited = subprocess.run(
+        [sys.executable, "-c", LIMITED, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert limited.returncode == 2
+    assert "File too large" in limited.stderr.splitlines()[-1]
+    assert "--ckpt_path last" in limited.stderr.splitlines()[-1]
+    run = finished_work / "limited"
+    assert 0 < len(rows(run)) < 24
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    assert_same_result(run, finished_work / "run")
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
