@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--stop-after", type=int, help="targets to pass; all by default")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    Path("outputs").mkdir(exist_ok=True)  # on a disk, where the usual place may be in memory
+    with tempfile.TemporaryDirectory(dir="outputs") as folder:
         figures = measure(options, Path(folder))
     write_json(options.json, figures)
     Console().print_json(data={k: v for k, v in figures.items() if k != "targets"})

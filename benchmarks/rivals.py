@@ -33,6 +33,7 @@ PREFIX = LearningSettings(
     scale_lr=0.02,
     polish_lr=0.005,
     penalty=0.05,
+    activation_lr=0,
 )
 PUBLISHED = LearningSettings(
     iterations=1000,
@@ -40,6 +41,7 @@ PUBLISHED = LearningSettings(
     rounding_lr=1e-3,
     scale_lr=0,
     polish_lr=0,
+    activation_lr=0,
     decay="constant",
     penalty=0.01,
 )

@@ -58,6 +58,11 @@ def start_learning_ranges_(target: nn.Module) -> None:
         quantizer.start_learning_()
 
 
+def learns_ranges(target: nn.Module) -> bool:
+    """Whether ranges of a target's activations are being learned now."""
+    return any(q.learnable is not None and q.learnable.active for q in quantizers_of(target))
+
+
 def harden_ranges_(target: nn.Module) -> None:
     """End the learning of the ranges."""
     for quantizer in quantizers_of(target):
@@ -102,8 +107,6 @@ def make_optimizer(
 
 def rounding_lr(iteration: int, settings: LearningSettings) -> float:
     """Learning rate of the rounding during the iterations; 0 after."""
-    if iteration >= settings.iterations:
-        return 0.0
     return settings.rounding_lr * decay(iteration, settings.iterations, settings.decay)
 
 
@@ -112,21 +115,19 @@ def scale_lr(iteration: int, settings: LearningSettings) -> float:
     if iteration < settings.iterations:
         return settings.scale_lr * decay(iteration, settings.iterations, settings.decay)
     polished = iteration - settings.iterations
-    if polished >= settings.polish_iterations:
-        return 0.0
     return settings.polish_lr * decay(polished, settings.polish_iterations, settings.decay)
 
 
 def activation_lr(iteration: int, settings: LearningSettings) -> float:
-    """Learning rate of the activations' ranges, after the weights' iterations; 0 before."""
-    learned = iteration - settings.weight_iterations
-    if learned < 0:
+    """Learning rate of the activations' ranges during the polish; 0 before."""
+    polished = iteration - settings.iterations
+    if polished < 0:
         return 0.0
-    return settings.activation_lr * decay(learned, settings.activation_iterations, settings.decay)
+    return settings.activation_lr * decay(polished, settings.polish_iterations, settings.decay)
 
 
 def decay(iteration: int, n_iterations: int, method: Decay) -> float:
-    """What is left of a learning rate: half a cosine from 1 to 0, or always 1."""
-    if method == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / max(1, n_iterations))))
+    """What is left of a learning rate: half a cosine from 1 to 0, or 1 until it ends."""
+    if iteration >= n_iterations:
+        return 0.0
+    return 1.0 if method == "constant" else 0.5 * (1 + math.cos(math.pi * iteration / n_iterations))

@@ -128,13 +128,13 @@ class LearningSettings:
 
     Args:
         iterations: steps that learn rounding, scales and biases together; 0 rounds to nearest.
-        polish_iterations: steps after that on scales and biases alone, with the rounding fixed.
+        polish_iterations: steps after that with the rounding fixed, on scales, biases and the
+            ranges of the activations, with everything quantized.
         rounding_lr: Adam's learning rate for the rounding.
         scale_lr: the same for the logarithm of the scales and for the biases.
         polish_lr: the same during the polish.
-        activation_iterations: steps after that on the ranges of the activations, with the weights
-            fixed; 0 keeps the ranges that were observed.
-        activation_lr: Adam's learning rate for them, relative to their width.
+        activation_lr: the same for the ranges of the activations, relative to their width; 0 keeps
+            the ranges that were observed, and activations unquantized while weights are learned.
         decay: ``cosine`` lets each rate fall to 0, ``constant`` keeps it.
         penalty: weight of the term that drives each rounding to 0 or 1.
         warmup: fraction of the iterations without that term.
@@ -145,8 +145,7 @@ class LearningSettings:
     rounding_lr: float = 0.2
     scale_lr: float = 0.02
     polish_lr: float = 0.005
-    activation_iterations: int = 0
-    activation_lr: float = 0.01
+    activation_lr: float = 0.05
     decay: Decay = "cosine"
     penalty: float = 0.05
     warmup: float = 0.2
@@ -158,7 +157,6 @@ class LearningSettings:
             "rounding_lr",
             "scale_lr",
             "polish_lr",
-            "activation_iterations",
             "activation_lr",
             "penalty",
         )
@@ -169,14 +167,14 @@ class LearningSettings:
             raise SettingsError(f"learning.warmup must be in [0, 1), got {self.warmup}")
 
     @property
-    def weight_iterations(self) -> int:
-        """Optimizer steps on the weights of each target."""
+    def total_iterations(self) -> int:
+        """Optimizer steps for each target."""
         return self.iterations + self.polish_iterations
 
     @property
-    def total_iterations(self) -> int:
-        """Optimizer steps for each target."""
-        return self.weight_iterations + self.activation_iterations
+    def learns_ranges(self) -> bool:
+        """Whether the polish learns ranges of activations."""
+        return self.polish_iterations > 0 and self.activation_lr > 0
 
 
 @dataclass(frozen=True)

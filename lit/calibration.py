@@ -148,7 +148,7 @@ class Calibration(LightningModule):
         A resumed run passes the finished targets in the same way, since observed attention is
         rounded differently from attention that is not.
         """
-        self.streams.leave(observing=not self.learning.activation_iterations)
+        self.streams.leave(observing=not self.learning.learns_ranges)
         self.held_out.leave(observing=False)
 
     def on_train_epoch_start(self) -> None:
@@ -163,11 +163,9 @@ class Calibration(LightningModule):
         learn.set_soft_rounding_(self.target, self.learning.iterations > 0)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Turn to what is learned next: scales and biases alone, then the ranges."""
+        """After the last step on the rounding, turn to the polish."""
         if batch_idx == self.learning.iterations:
-            learn.set_soft_rounding_(self.target, False)
-        if batch_idx == self.learning.weight_iterations:
-            self.turn_to_ranges()
+            self.fix_rounding()
         self._started = self.clock()
 
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
@@ -175,7 +173,8 @@ class Calibration(LightningModule):
         if not self.learns(batch_idx):
             # Changes nothing; the Trainer accepts no loss at all in one process only.
             return torch.zeros((), requires_grad=True)
-        error = reconstruction_loss(*self.output_and_reference(self.streams, rows))
+        activations = learn.learns_ranges(self.target)
+        error = reconstruction_loss(*self.output_and_reference(self.streams, rows, activations))
         return error + learn.penalty(self.target, batch_idx, self.learning)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
@@ -186,24 +185,18 @@ class Calibration(LightningModule):
         """Whether anything of the current target can be learned at this iteration."""
         if iteration >= self.learning.total_iterations:
             return False
-        if self.learning_ranges:
-            return bool(learn.quantizers_of(self.target))
-        return bool(learn.layers_of(self.target))
+        return bool(learn.layers_of(self.target)) or learn.learns_ranges(self.target)
 
-    @property
-    def learning_ranges(self) -> bool:
-        """Whether the weights of the current target are finished, and its ranges are learned."""
-        return "error" in self.records[-1]
-
-    def turn_to_ranges(self) -> None:
-        """Harden the weights, observe the activations, and begin to learn their ranges."""
-        self.finish_weights()
-        if self.learning.activation_iterations:
+    def fix_rounding(self) -> None:
+        """Round hard from here on, observe the activations, and begin to learn their ranges."""
+        learn.set_soft_rounding_(self.target, False)
+        if self.learning.learns_ranges:
             with self.phase("observation"):
                 self.observe_target()
                 self.share_ranges()
             learn.start_learning_ranges_(self.target)
 
+    @torch.no_grad()
     def observe_target(self) -> None:
         """Record the ranges of the current target's activations, without leaving it."""
         with quantization(self.unet, weights=True, activations=False, observing=True):
@@ -218,38 +211,37 @@ class Calibration(LightningModule):
                 if buffer.numel():
                     buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op=side))
 
-    @torch.no_grad()
-    def finish_weights(self) -> None:
-        """Keep packed codes, and measure them."""
-        learn.harden_(self.target)
-        record = self.records[-1]
-        record["error"] = self.error()
-        if not torch.isfinite(torch.tensor(record["error"])):
-            raise DGQError(
-                f"{self.target_name}: the error is {record['error']}; lower the learning rates, "
-                "and check that the pipeline draws sensible images in float32"
-            )
-
     def run_target(self, streams: PairedStreams, rows: Tensor) -> Tensor:
         """What the current target computes for some rows in the mode that the UNet is in."""
         inputs = streams.inputs(rows.cpu())
         with at_step(self.unet, inputs.step):
             return self.target(*inputs.args, **inputs.kwargs)
 
-    def output_and_reference(self, streams: PairedStreams, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def output_and_reference(
+        self, streams: PairedStreams, rows: Tensor, activations: bool
+    ) -> tuple[Tensor, Tensor]:
         """What the target computes now for these rows, and what it should."""
-        with quantization(self.unet, weights=True, activations=self.learning_ranges):
+        with quantization(self.unet, weights=True, activations=activations):
             return self.run_target(streams, rows), streams.references(rows.cpu())
 
     @torch.no_grad()
-    def error(self) -> float:
-        """Relative squared error of the target's output on the held-out samples."""
+    def error(self, activations: bool = False) -> float:
+        """Relative squared error of the target's output on the held-out samples.
+
+        Raises:
+            DGQError: if it is not finite.
+        """
         with self.phase("measuring"):
             parts = [
-                noise_and_signal(*self.output_and_reference(self.held_out, rows))
+                noise_and_signal(*self.output_and_reference(self.held_out, rows, activations))
                 for rows in torch.arange(self.held_out.n_rows).split(self.data.batch_size)
             ]
         noise, signal = self.summed(parts).tolist()
+        if not math.isfinite(noise / max(signal, 1e-20)):
+            raise DGQError(
+                f"{self.target_name}: the error is {noise} of {signal}; lower the learning rates, "
+                "and check that the pipeline draws sensible images"
+            )
         return noise / max(signal, 1e-20)
 
     def summed(self, parts: Sequence[Tensor]) -> Tensor:
@@ -258,12 +250,12 @@ class Calibration(LightningModule):
         return self.trainer.strategy.reduce(total, reduce_op="sum")
 
     def on_train_epoch_end(self) -> None:
-        """Finish the target, and pass on to the next."""
-        if "error" not in self.records[-1]:
-            self.finish_weights()
-        if self.learning.activation_iterations:
-            self.records[-1]["error_ranges"] = self.error()
-            learn.harden_ranges_(self.target)
+        """Harden the target, measure it, and pass on to the next."""
+        learn.harden_(self.target)
+        learn.harden_ranges_(self.target)
+        self.records[-1]["error"] = self.error()
+        if self.learning.learns_ranges:
+            self.records[-1]["error_quantized"] = self.error(activations=True)
         errors = {name: v for name, v in self.records[-1].items() if name != "target"}
         self.log_dict(errors, sync_dist=True)
         self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
@@ -282,7 +274,7 @@ class Calibration(LightningModule):
 
     def finish(self) -> None:
         """Choose axes, groups and scales of the activations, and measure the whole UNet."""
-        if not self.learning.activation_iterations:
+        if not self.learning.learns_ranges:
             fit_activations_(self.unet)
         self.sqnr_db = {"weights": self.output_sqnr_db(self.held_out.quantized.results)}
         with quantization(self.unet, weights=True, activations=True), torch.no_grad():

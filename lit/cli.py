@@ -71,13 +71,9 @@ class CalibrationCLI(LightningCLI):
         parser.link_arguments("pipeline", "data.pipeline")
         parser.link_arguments("model.n_targets", "trainer.max_epochs", apply_on="instantiate")
         parser.link_arguments(
-            (
-                "model.learning.iterations",
-                "model.learning.polish_iterations",
-                "model.learning.activation_iterations",
-            ),
+            ("model.learning.iterations", "model.learning.polish_iterations"),
             "trainer.limit_train_batches",
-            compute_fn=lambda *iterations: max(1, sum(iterations)),
+            compute_fn=lambda iterations, polish: max(1, iterations + polish),
         )
 
     def fit(self, **arguments: Any) -> None:

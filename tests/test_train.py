@@ -344,8 +344,7 @@ def test_two_processes_find_the_ranges_of_one_bit_for_bit(
 
 def test_two_processes_learn_as_well_as_one(micro_folder: Path, tmp_path: Path) -> None:
     learning = ("--model.learning.iterations", "60", "--model.learning.polish_iterations", "20")
-    ranges = ("--model.learning.activation_iterations", "10")
-    more = (*learning, *ranges, "--data.micro_batch_size", "2")
+    more = (*learning, "--data.micro_batch_size", "2")
     assert command([*fit_arguments(micro_folder, tmp_path, "one"), *more]) == 0
     in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
     one, two = (

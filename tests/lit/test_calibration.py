@@ -19,7 +19,7 @@ RATES = (rounding_lr, scale_lr, activation_lr)
 @pytest.fixture
 def module(micro_folder: Path) -> Calibration:
     """A calibration of the smallest pipeline, not set up."""
-    learning = LearningSettings(iterations=4, polish_iterations=2, activation_iterations=3)
+    learning = LearningSettings(iterations=4, polish_iterations=2)
     return Calibration(str(micro_folder), QuantizationSettings(), learning)
 
 
@@ -44,11 +44,11 @@ def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
     optimizer = configured["optimizer"]
     schedule = configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
     found = []
-    for _ in range(18):
+    for _ in range(12):
         found.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    expected = [[rate(i, module.learning) for rate in RATES] for i in range(9)]
+    expected = [[rate(i, module.learning) for rate in RATES] for i in range(6)]
     assert found == [pytest.approx(rates) for rates in expected * 2]
 
 
