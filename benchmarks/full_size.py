@@ -99,7 +99,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     stops = list(targets)[: options.stop_after]
     for name in track(stops, description=options.model):
         row = visit(streams, targets[name], options, name in chosen)
-        rows.append({"target": name, **row, "peak_gib": peak_gib(options.device)})
+        waiting_gib = sum(f.stat().st_size for f in folder.iterdir()) / 2**30
+        peak = {"peak_gib": peak_gib(options.device), "waiting_on_disk_gib": waiting_gib}
+        rows.append({"target": name, **row, **peak})
     streams.close()
     return summary(options, unet, rows, start.seconds, model_gib)
 
@@ -171,6 +173,7 @@ def summary(
         "iteration_over_forward_of_its_rows": ratios,
         "learning_of_all_s": per_iteration * RECIPE.total_iterations,
         "model_gib": model_gib,
+        "waiting_on_disk_gib": max(row["waiting_on_disk_gib"] for row in rows),
         "peak_gib": rows[-1]["peak_gib"],
         "peak_above_model_gib": rows[-1]["peak_gib"] - model_gib,
         "targets": rows,

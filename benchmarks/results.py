@@ -3,7 +3,7 @@
     python benchmarks/results.py
 
 Calls train.py and evaluate.py as a user would, leaves out what is finished already, and writes
-docs/results.md and docs/results.json.
+results.md and results.json into docs/, and a report to look at into outputs/results-256/.
 """
 
 import argparse
@@ -17,14 +17,13 @@ ROOT = Path(__file__).parents[1]
 BITS = ("w8a8", "w4a8", "w4a6", "w4a4")
 RECIPES = {"rtn_": "RTN, per-tensor", "": "DGQ, 8 groups"}
 COLUMNS = {
-    "SQNR dB": ("sqnr_db", ".1f"),
     "PSNR dB": ("psnr", ".1f"),
     "FID": ("fid", ".2f"),
     "FID to FP": ("fid_to_full_precision", ".2f"),
     "CLIP score": ("clip_score", ".1f"),
     "IS": ("inception_score", ".2f"),
-    "oracle mean": ("mean", ".3f"),
-    "oracle all": ("all", ".3f"),
+    "oracle mean": ("oracle_mean", ".3f"),
+    "oracle all": ("oracle_all", ".3f"),
 }
 
 
@@ -35,36 +34,35 @@ def main() -> None:
     parser.add_argument(
         "--outputs", type=Path, default=Path("outputs"), help="where runs go (default: outputs)"
     )
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs", help="where tables go (default: docs)"
+    )
     arguments = parser.parse_args()
-    reports = {
-        (bits, recipe): report_of(arguments.outputs / (recipe + bits), arguments.num_images)
-        for bits in BITS
-        for recipe in RECIPES
-    }
-    write(reports, arguments.num_images)
+    runs = {recipe + bits: (bits, recipe) for bits in BITS for recipe in RECIPES}
+    for name in runs:
+        calibrate(arguments.outputs / name)
+    report = evaluate([arguments.outputs / name for name in runs], arguments)
+    write(report, list(runs.values()), arguments)
 
 
-def report_of(run: Path, num_images: int) -> dict[str, Any]:
-    """The metrics of one run, calibrated and measured first if that is not done yet."""
-    manifest = run / "quantized" / "quantization.json"
-    if not manifest.is_file():
-        resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
-        call("train.py", "fit", "--config", f"{run.name}.yaml", "--run", str(run), *resume)
-    output = run / f"evaluation-{num_images}"
-    metrics = output / "metrics.json"
-    if not is_newer(metrics, manifest):
-        shared = run.parent / f"full-precision-{num_images}"
-        call(
-            *("evaluate.py", "--ckpt", str(run), "--num-images", str(num_images)),
-            *("--output", str(output), "--full-precision-images", str(shared)),
-        )
-    report: dict[str, Any] = json.loads(metrics.read_text())
+def calibrate(run: Path) -> None:
+    """Calibrate a recipe, or go on with it, unless that is done."""
+    if (run / "quantized" / "quantization.json").is_file():
+        return
+    resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
+    call("train.py", "fit", "--config", f"{run.name}.yaml", "--run", str(run), *resume)
+
+
+def evaluate(runs: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:
+    """One comparison of all runs; images that are there already are not drawn again."""
+    output = arguments.outputs / f"results-{arguments.num_images}"
+    call(
+        *("evaluate.py", "--protocol", "scenes", "--ckpt", *map(str, runs)),
+        *("--num-images", str(arguments.num_images), "--output", str(output), "--overwrite"),
+        *("--images", str(arguments.outputs / "images")),
+    )
+    report: dict[str, Any] = json.loads((output / "metrics.json").read_text())
     return report
-
-
-def is_newer(made: Path, source: Path) -> bool:
-    """Whether a file is there and was made after its source."""
-    return made.is_file() and made.stat().st_mtime > source.stat().st_mtime
 
 
 def call(script: str, *arguments: str) -> None:
@@ -73,37 +71,36 @@ def call(script: str, *arguments: str) -> None:
     subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
 
 
-def write(reports: dict[tuple[str, str], dict[str, Any]], num_images: int) -> None:
+def write(
+    report: dict[str, Any], recipes: list[tuple[str, str]], arguments: argparse.Namespace
+) -> None:
     """Write the table and the numbers behind it."""
-    content = {f"{recipe}{bits}": report for (bits, recipe), report in reports.items()}
-    (ROOT / "docs" / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    n = arguments.num_images
+    (arguments.docs / "results.json").write_text(json.dumps(report, indent=2) + "\n")
     lines = [
-        f"Embedded model, n = {num_images} images; `python benchmarks/results.py "
-        f"--num-images {num_images}` makes this table.",
+        f"Embedded model, n = {n} images; `python benchmarks/results.py --num-images {n}` makes "
+        "this table.",
         "",
-        "| bits | recipe | " + " | ".join(COLUMNS) + " | GBOPs | MB |",
-        "|---" * (len(COLUMNS) + 4) + "|",
-        row("full precision", "", *halves(next(iter(reports.values())), "full_precision")),
+        "| bits | recipe | SQNR dB | " + " | ".join(COLUMNS) + " | GBOPs | MB |",
+        "|---" * (len(COLUMNS) + 5) + "|",
     ]
-    for (bits, recipe), report in reports.items():
-        lines.append(row(bits.upper(), RECIPES[recipe], *halves(report, "quantized")))
-    (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+    full, *quantized = report["models"]
+    lines.append(row("full precision", "", full))
+    for (bits, recipe), model in zip(recipes, quantized, strict=True):
+        lines.append(row(bits.upper(), RECIPES[recipe], model))
+    (arguments.docs / "results.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
-def halves(report: dict[str, Any], which: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics and cost of the full-precision or the quantized pipeline."""
-    metrics = report[which]
-    return {**metrics, **metrics["oracle"]}, report["cost"][which]
-
-
-def row(bits: str, recipe: str, metrics: dict[str, Any], cost: dict[str, Any]) -> str:
+def row(bits: str, recipe: str, model: dict[str, Any]) -> str:
     """One line of the Markdown table."""
-    cells = [bits, recipe]
+    sqnr = model["sqnr"] and model["sqnr"]["plain"]["mean_db"]
+    cells = [bits, recipe, "" if sqnr is None else f"{sqnr:.1f}"]
     for key, digits in COLUMNS.values():
-        value = metrics.get(key)
-        cells.append("" if value is None else format(value, digits))
-    cells += [f"{cost['bops'] / 1e9:.0f}", f"{cost['bytes'] / 1e6:.1f}"]
+        estimate = model["metrics"].get(key)
+        cells.append("" if estimate is None else format(estimate["value"], digits))
+    cost = model["cost"]
+    cells += [f"{cost['bops'] / 1e9:.0f}", f"{cost['bytes_on_disk'] / 1e6:.1f}"]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -33,6 +33,7 @@ PREFIX = LearningSettings(
     scale_lr=0.02,
     polish_lr=0.005,
     penalty=0.05,
+    warmup=0.2,
     activation_lr=0,
 )
 PUBLISHED = LearningSettings(
@@ -44,6 +45,7 @@ PUBLISHED = LearningSettings(
     activation_lr=0,
     decay="constant",
     penalty=0.01,
+    warmup=0.2,
 )
 N_PROMPTS, N_HELD_OUT_PROMPTS = 16, 4
 MICRO_BATCH = 16

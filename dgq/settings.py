@@ -142,13 +142,13 @@ class LearningSettings:
 
     iterations: int = 200
     polish_iterations: int = 60
-    rounding_lr: float = 0.2
+    rounding_lr: float = 0.4
     scale_lr: float = 0.02
     polish_lr: float = 0.005
     activation_lr: float = 0.05
     decay: Decay = "cosine"
     penalty: float = 0.05
-    warmup: float = 0.2
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         names = (
