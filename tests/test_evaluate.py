@@ -63,7 +63,7 @@ def test_killed_and_called_again_it_goes_on_with_two_processes(
     images = sorted((tmp_path / "outputs" / "images").glob("*/*.png"))
     assert len(images) == len(PROMPTS)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert "12/12" in printed
+    assert "full precision" in printed
     # The same images as in one process and one batch.
     generation = GenerationSettings(25, 3.0)
     pipeline = load_pipeline(str(micro_folder))

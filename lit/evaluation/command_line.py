@@ -18,7 +18,9 @@ from lit.evaluation.settings import EvaluationSettings
 
 PROTOCOLS = Path(__file__).parents[2] / "configs" / "protocols"
 PROTOCOL_OPTION = "--protocol"
-CUSTOM = "custom"
+DEFAULT, CUSTOM = "default", "custom"
+"""Names of protocols without a preset."""
+
 FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
 """Options that need no value to be switched on."""
 
@@ -56,7 +58,7 @@ def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
     parsed = make_parser().parse_args(arguments)
     protocol = Protocol(**_values(parsed, Protocol) | {"seeds": tuple(parsed.seeds)})
     others = _values(parsed, EvaluationSettings) | {"ckpt": tuple(parsed.ckpt)}
-    name = "-".join(names) or CUSTOM
+    name = "-".join(names) or (DEFAULT if protocol == Protocol() else CUSTOM)
     return EvaluationSettings(**others, protocol=protocol, protocol_name=name)
 
 

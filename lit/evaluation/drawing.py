@@ -106,7 +106,7 @@ class Artist:
     ) -> None:
         try:
             if error is None:
-                self._wait()
+                self.finish()
         finally:
             self._writers.shutdown(cancel_futures=True)
 
@@ -126,7 +126,7 @@ class Artist:
             pixels = sample(pipeline, prompts, batch.indices, self.generation, job.seed)
         check_finite(pixels, batch, job)
         images = to_images(pixels)
-        self._wait()
+        self.finish()
         trajectory = recorder.trajectory() if recorder else None
         for position, (index, image) in enumerate(zip(batch.indices, images, strict=True)):
             if trajectory is not None:
@@ -137,7 +137,7 @@ class Artist:
     def _write(self, function: Callable[..., None], *args: object) -> None:
         self._pending.append(self._writers.submit(function, *args))
 
-    def _wait(self) -> None:
+    def finish(self) -> None:
         """Wait until everything is written; raises what went wrong."""
         pending, self._pending = self._pending, []
         for future in pending:

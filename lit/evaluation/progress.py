@@ -1,4 +1,7 @@
-"""The progress bar: images per second and time left."""
+"""Progress: images per second and time left."""
+
+import time
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -7,10 +10,17 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+SPEED_PERIOD = 600
+"""Seconds that a speed is averaged over: a single slow batch must not make it disappear."""
+
+LINE_SECONDS = 30
+"""Between two lines in a log."""
 
 
 class SpeedColumn(ProgressColumn):
@@ -22,8 +32,33 @@ class SpeedColumn(ProgressColumn):
         return Text(f"{speed:6.2f}/s" if speed else " " * 8, style="progress.data.speed")
 
 
+class LineProgress(Progress):
+    """Where there is no terminal, such as in a log file: a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, disable=True, speed_estimate_period=SPEED_PERIOD)
+        self._printed = time.monotonic()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Move a task on; print how far it is if the last line is old enough."""
+        super().advance(task_id, advance)
+        if time.monotonic() - self._printed < LINE_SECONDS:
+            return
+        self._printed = time.monotonic()
+        task = next(task for task in self.tasks if task.id == task_id)
+        speed = f", {task.speed:.2f}/s" if task.speed else ""
+        left = "" if task.time_remaining is None else f", {timedelta(seconds=task.time_remaining)}"
+        self.console.print(
+            f"{task.description}: {task.completed:.0f}/{task.total:.0f}{speed}"
+            f"{left and left + ' left'}",
+            highlight=False,
+        )
+
+
 def make_progress(console: Console) -> Progress:
-    """A bar for each task on ``console``."""
+    """A bar for each task on ``console``, or lines where it is no terminal."""
+    if not console.is_terminal:
+        return LineProgress(console)
     return Progress(
         TextColumn("{task.description:<24}"),
         BarColumn(),
@@ -31,6 +66,5 @@ def make_progress(console: Console) -> Progress:
         SpeedColumn(),
         TimeRemainingColumn(),
         console=console,
-        # A single slow batch must not make the estimate disappear.
-        speed_estimate_period=600,
+        speed_estimate_period=SPEED_PERIOD,
     )

@@ -67,7 +67,10 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
         write_grid(output / GRID_FILE, plan)
         write_report(output / REPORT_FILE, report, plan)
     except OSError as error:
-        raise DGQError(f"cannot write: {error}; mend that and call again, it goes on") from error
+        raise DGQError(
+            f"cannot write to {settings.images} or {output}: {error}; mend that and call again, "
+            "it goes on from here"
+        ) from error
     console.print(make_table(report))
     console.print(f"written: {METRICS_FILE}, {GRID_FILE} and {REPORT_FILE} in {output}")
     return report

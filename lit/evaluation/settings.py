@@ -35,7 +35,7 @@ class EvaluationSettings:
 
     ckpt: tuple[Path, ...] = ()
     protocol: Protocol = field(default_factory=Protocol)
-    protocol_name: str = "custom"
+    protocol_name: str = "default"
     pipeline: str | None = None
     output: Path | None = None
     images: Path = Path("outputs/images")

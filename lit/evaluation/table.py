@@ -1,23 +1,40 @@
 """The results as a table for the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from lit.evaluation.batching import batched
 from lit.evaluation.rows import Row, make_rows
 
+PER_TABLE = 3
 COLOURS = {1: "green", -1: "red", 0: "dim"}
 
 
-def make_table(report: dict[str, Any]) -> Table:
-    """Full precision beside each model, from what is written to ``metrics.json``."""
-    table = Table(title=_title(report), caption=_caption(report), caption_justify="left")
+def make_table(report: dict[str, Any]) -> Group:
+    """Full precision beside each model, from what is written to ``metrics.json``.
+
+    A few models in a table: a terminal has room for no more.
+    """
+    rows = list(make_rows(report))
+    quantized = range(1, len(report["models"]))
+    tables = [_table(report, rows, [0, *part]) for part in batched(quantized, PER_TABLE)]
+    tables = tables or [_table(report, rows, [0])]
+    tables[0].title = _title(report)
+    tables[-1].caption = _caption(report)
+    return Group(*tables)
+
+
+def _table(report: dict[str, Any], rows: Sequence[Row], models: Sequence[int]) -> Table:
+    table = Table(caption_justify="left")
     table.add_column("metric")
-    for model in report["models"]:
-        table.add_column(escape(model["name"]), justify="right")
-    for row in make_rows(report):
-        cells = (_text(row, number) for number in range(len(report["models"])))
+    for number in models:
+        table.add_column(escape(report["models"][number]["name"]), justify="right")
+    for row in rows:
+        cells = (_text(row, number) for number in models)
         table.add_row(f"{row.label} {row.arrow}".strip(), *cells)
     return table
 

@@ -88,6 +88,7 @@ def test_interrupted_drawing_leaves_whole_images_only(
 ) -> None:
     jobs = make_jobs(tmp_path)
     batches = plan_batches(jobs, 2)
+
     def interrupted() -> None:
         with Artist(pipeline, lambda _: pipeline.unet, jobs, generation) as artist:
             for batch in batches[:2]:

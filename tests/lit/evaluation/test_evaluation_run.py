@@ -103,7 +103,7 @@ def test_metrics_json_has_the_promised_keys(finished: dict[str, Any], output: Pa
 
 def test_the_protocol_says_how_it_was_done(finished: dict[str, Any], ckpt: Path) -> None:
     protocol = finished["report"]["protocol"]
-    assert protocol["preset"] == "custom"
+    assert protocol["preset"] == "default"
     assert protocol["num_images"] == N
     assert protocol["seeds"] == [0]
     assert protocol["num_inference_steps"] == 2
@@ -339,7 +339,7 @@ def test_steps_that_were_not_calibrated_are_noted(run: Evaluate, tmp_path: Path)
 
 def test_an_output_that_cannot_be_written(run: Evaluate, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DGQError, match=r"cannot write: .*it goes on"):
+    with pytest.raises(DGQError, match=r"cannot write to .*it goes on"):
         run(tmp_path / "file" / "out")
     with pytest.raises(DGQError, match="is not a folder"):
         run(tmp_path / "file")
