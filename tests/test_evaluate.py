@@ -28,6 +28,7 @@ def start(work: Path, *arguments: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -52,6 +53,7 @@ def test_killed_and_called_again_it_goes_on_with_two_processes(
     before = wait_for_images(tmp_path, 2)
     script.send_signal(signal.SIGKILL)
     script.communicate()
+    wait_until_gone(script.pid)
     assert len(before) < len(PROMPTS)
     assert not (tmp_path / "out").exists()
 
@@ -71,6 +73,18 @@ def test_killed_and_called_again_it_goes_on_with_two_processes(
         expected = sample(pipeline, PROMPTS, range(len(PROMPTS)), generation, 0)
     actual = to_tensor([read_image(path) for path in images])
     torch.testing.assert_close(actual, expected, atol=1.01 / 255, rtol=0)
+
+
+def wait_until_gone(group: int) -> None:
+    """Until no process of a session is left: whoever drew has noticed that nobody waits."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise TimeoutError("drawing processes outlive the script")
 
 
 def wait_for_images(work: Path, n: int) -> dict[Path, int]:

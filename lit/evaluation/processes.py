@@ -1,7 +1,7 @@
 """Drawing on several devices: processes that take batch after batch from one queue."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import parent_process
@@ -116,9 +116,6 @@ def _work(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
 def _draw(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
     pipeline = load_pipeline(workshop.source).to(device)
     own = pipeline.unet
-    parent = parent_process()
-    assert parent is not None
-
     @lru_cache(maxsize=1)  # batches come model after model
     def unet_of(model: int) -> nn.Module:
         checkpoint = workshop.checkpoints[model]
@@ -126,10 +123,23 @@ def _draw(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
 
     finished: Batch | None = None
     with Artist(pipeline, unet_of, workshop.jobs, workshop.generation) as artist:
-        while parent.is_alive() and (batch := tasks.get()) is not None:
+        for batch in _taken(tasks):
             artist.draw(batch)
             if finished is not None:
                 results.put(finished)
             finished = batch
     if finished is not None:
         results.put(finished)
+
+
+def _taken(tasks: Any) -> Iterator[Batch]:
+    """Batches from the queue, until there are no more or the parent was killed."""
+    parent = parent_process()
+    while parent is not None and parent.is_alive():
+        try:
+            batch = tasks.get(timeout=POLL_SECONDS)
+        except Empty:
+            continue
+        if batch is None:
+            return
+        yield batch
