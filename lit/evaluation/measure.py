@@ -66,7 +66,7 @@ def measure(plan: Plan, progress: Progress) -> Measured:
         notes += [note for quality in qualities for note in quality.notes]
         metrics.append(_estimates(qualities, plan.models[number].name, notes))
         progress.advance(task)
-    sqnr = [_sqnr(plan, number, progress) for number in range(len(plan.models))]
+    sqnr = [_sqnr(plan, number, progress, notes) for number in range(len(plan.models))]
     costs = measure_costs(plan, notes)
     n_references = None if references is None else references.n
     return Measured(metrics, sqnr, costs, n_references, list(dict.fromkeys(notes)))
@@ -146,7 +146,7 @@ def _finite(estimate: Estimate, name: str, model: str, notes: list[str]) -> dict
     return None
 
 
-def _sqnr(plan: Plan, number: int, progress: Progress) -> dict[str, Any] | None:
+def _sqnr(plan: Plan, number: int, progress: Progress, notes: list[str]) -> dict[str, Any] | None:
     """SQNR of a model's UNet on the trajectories of the first prompts, None in full precision."""
     if number == 0:
         return None
@@ -160,11 +160,16 @@ def _sqnr(plan: Plan, number: int, progress: Progress) -> dict[str, Any] | None:
         plan.device,
         lambda n: progress.advance(task, n),
     )
+    if not all(map(math.isfinite, sqnr.plain)):
+        notes.append(
+            f"SQNR of {plan.models[number].name}: not finite at "
+            f"{sum(not math.isfinite(value) for value in sqnr.plain)} of {len(sqnr.plain)} steps"
+        )
     return {"plain": _per_step(sqnr.plain), "guided": sqnr.guided and _per_step(sqnr.guided)}
 
 
 def _per_step(values: list[float]) -> dict[str, Any]:
-    """Decibels of each step and their mean; None where outputs are equal."""
+    """Decibels of each step and their mean; None where they are not finite."""
     mean = sum(values) / len(values)
     return {
         "mean_db": mean if math.isfinite(mean) else None,

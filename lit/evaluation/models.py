@@ -13,6 +13,7 @@ from dgq.checkpoint import FOLDER, MANIFEST_FILE, Manifest, quantized_folder, re
 from dgq.errors import DGQError
 
 FULL_PRECISION = "full precision"
+LIGHTNING_SUFFIX = ".ckpt"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def locate(ckpt: Path) -> Path:
     Raises:
         DGQError: if there is none, or the calibration has not finished.
     """
-    if not ckpt.is_file():
+    if not (ckpt.is_file() and ckpt.suffix == LIGHTNING_SUFFIX):
         return quantized_folder(ckpt)
     folder = ckpt.parent / FOLDER
     if not (folder / MANIFEST_FILE).is_file():

@@ -116,6 +116,7 @@ def _work(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
 def _draw(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
     pipeline = load_pipeline(workshop.source).to(device)
     own = pipeline.unet
+
     @lru_cache(maxsize=1)  # batches come model after model
     def unet_of(model: int) -> nn.Module:
         checkpoint = workshop.checkpoints[model]

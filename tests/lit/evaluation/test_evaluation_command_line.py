@@ -40,6 +40,7 @@ def test_options_become_settings() -> None:
             lpips=False,
             image_reward=True,
         ),
+        protocol_name="custom",
         pipeline="some/model",
         output=Path("o"),
         images=Path("i"),
@@ -55,7 +56,9 @@ def test_options_become_settings() -> None:
 def test_defaults_are_those_of_the_settings() -> None:
     assert parse_settings([]) == EvaluationSettings()
     underscores = parse_settings(["--ckpt", "outputs/w4a8", "--num_images=8"])
-    assert underscores == EvaluationSettings((Path("outputs/w4a8"),), Protocol(num_images=8))
+    assert underscores == EvaluationSettings(
+        (Path("outputs/w4a8"),), Protocol(num_images=8), protocol_name="custom"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in PROTOCOLS.glob("*.yaml")))
@@ -141,6 +144,7 @@ def test_bad_input_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lit.evaluation.extras.find_spec", lambda _: None)
     assert main(["--num-images", "2", *options.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
