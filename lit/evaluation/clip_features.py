@@ -14,6 +14,7 @@ import scenes
 from dgq.errors import DGQError
 from dgq.pipelines import first_line
 from lit.evaluation.batching import batched
+from lit.evaluation.fingerprint import short_hash
 
 TEXT_BATCH = 256
 HUB_TIMEOUT_S = 10
@@ -43,10 +44,9 @@ class ClipFeatures:
             ) from error
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = device
-        folder = Path(location)
-        self.name = folder.name if folder.is_dir() else location
-        if source is None:
-            self.name = "the embedded scenes CLIP"
+        name = Path(location).name if Path(location).is_dir() else location
+        name = "the embedded scenes CLIP" if source is None else name
+        self.name = f"{name} (sha256 {short_hash(model)})"
 
     @torch.no_grad()
     def images(self, batch: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The command line of ``evaluate.py``: options from the settings' fields, presets from YAML."""
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     quieten_libraries()
     try:
         settings = parse_settings(argv)
-        evaluate(settings, Console(), " ".join(["python evaluate.py", *argv]))
+        evaluate(settings, Console(), f"python evaluate.py {shlex.join(argv)}")
     except (DGQError, ArgumentError) as error:
         print_error(error)
         return 2

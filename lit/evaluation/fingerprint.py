@@ -1,4 +1,4 @@
-"""A hash of all that determines a pipeline's images, the settings of a call apart."""
+"""Hashes of networks: of all that determines a pipeline's images, of what measures them."""
 
 import hashlib
 import json
@@ -19,6 +19,13 @@ def pipeline_fingerprint(pipeline: DiffusionPipeline) -> str:
     sampler["class"] = type(pipeline.scheduler).__name__
     digest.update(json.dumps(sampler, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def short_hash(network: nn.Module) -> str:
+    """Eight digits of the SHA-256 of a network's tensors and their names."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, network)
+    return digest.hexdigest()[:8]
 
 
 def _add_tensors(digest: "hashlib._Hash", module: nn.Module) -> None:

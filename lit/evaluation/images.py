@@ -1,6 +1,6 @@
 """Images as tensors, and as files that are either whole or not there."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.files import written_beside
-from lit.evaluation.batching import batched
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What PIL raises for files that are truncated, damaged or no image."""
@@ -75,12 +74,6 @@ def list_images(folder: Path) -> list[Path]:
     if not found:
         raise DGQError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
     return found
-
-
-def read_images(paths: Iterable[Path], batch_size: int) -> Iterator[list[Image.Image]]:
-    """Decode files in batches, in order."""
-    for batch in batched(paths, batch_size):
-        yield [read_image(path) for path in batch]
 
 
 def as_measured(image: Image.Image, size: int | None, jpeg_quality: int | None) -> Image.Image:

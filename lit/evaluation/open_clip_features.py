@@ -12,6 +12,7 @@ from dgq.pipelines import first_line
 from lit.evaluation.batching import batched
 from lit.evaluation.clip_features import TEXT_BATCH
 from lit.evaluation.extras import import_extra
+from lit.evaluation.fingerprint import short_hash
 
 PREFIX = "open_clip:"
 
@@ -44,7 +45,7 @@ class OpenClipFeatures:
             ) from error
         self.model = model.eval().requires_grad_(False)
         self.device = device
-        self.name = f"{architecture} {weights} (open_clip)"
+        self.name = f"{architecture} {weights} (open_clip, sha256 {short_hash(model)})"
 
     @torch.no_grad()
     def images(self, batch: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import scenes
 from dgq.errors import DGQError
 from lit.evaluation.clip_features import ClipFeatures
 from lit.evaluation.extractors import Extractors, load_clip
+from lit.evaluation.fingerprint import short_hash
 from lit.evaluation.images import to_images, to_tensor
 from lit.evaluation.metrics import clip_scores
 from lit.evaluation.open_clip_features import OpenClipFeatures
@@ -92,6 +93,18 @@ def test_half_precision_weights_are_computed_with_in_full(
     torch.testing.assert_close(pooled, expected, atol=0.01, rtol=0.01)
 
 
+def test_names_tell_models_of_the_same_folder_name_apart(clip_folder: Path, tmp_path: Path) -> None:
+    clip = ClipFeatures(clip_folder)
+    with torch.no_grad():
+        clip.model.logit_scale += 1
+    copied = tmp_path / clip_folder.name
+    clip.model.save_pretrained(copied)
+    clip.processor.save_pretrained(copied)
+    names = {ClipFeatures(folder).name for folder in (clip_folder, copied)}
+    assert len(names) == 2
+    assert all(name.startswith(f"{clip_folder.name} (sha256 ") for name in names)
+
+
 def test_a_clip_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DGQError, match="no CLIP model can be loaded"):
         ClipFeatures(tmp_path / "missing")
@@ -134,7 +147,7 @@ def test_open_clip_features(asked: list[tuple[Any, ...]]) -> None:
     clip = load_clip("open_clip:ViT-g-14:tag", "cpu")
     assert isinstance(clip, OpenClipFeatures)
     assert asked == [("ViT-g-14", "tag", "cpu")]
-    assert clip.name == "ViT-g-14 tag (open_clip)"
+    assert clip.name == f"ViT-g-14 tag (open_clip, sha256 {short_hash(FakeTower())})"
     images = random_images(2)
     pooled, embeddings = clip.images(images)
     expected = to_tensor(images).mean(dim=(2, 3))

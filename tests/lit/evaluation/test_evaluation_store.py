@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dgq.errors import DGQError
-from lit.evaluation.images import as_measured, list_images, read_images
+from lit.evaluation.images import as_measured, list_images
 from lit.evaluation.store import MANIFEST, ImageStore
 
 PROMPTS = ["a", "b", "ü"]
@@ -96,10 +96,10 @@ def test_something_else_in_the_place_of_the_folder_is_refused(tmp_path: Path) ->
 
 def test_images_come_in_order_and_in_batches(store: ImageStore) -> None:
     store.save(2, image(3))
-    for batches in (list(read_images(store.paths, 2)), list(store.measured(2))):
-        assert [len(batch) for batch in batches] == [2, 1]
-        shades = [i.getpixel((0, 0)) for batch in batches for i in batch]
-        assert shades == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
+    batches = list(store.measured(2))
+    assert [len(batch) for batch in batches] == [2, 1]
+    shades = [i.getpixel((0, 0)) for batch in batches for i in batch]
+    assert shades == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
 
 
 def test_images_of_the_published_protocol_lose_twice(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_truncated_image_is_made_again_or_an_error(
     whole = store.path(1).read_bytes()
     store.path(1).write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(DGQError, match="cannot be read as an image"):
-        list(read_images(store.paths, 2))
+        list(store.measured(2))
     assert store.missing() == [1]
 
 
