@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from data.unet_calls import UNetCalls
 from dgq import LearningSettings, QuantizationSettings, quantize_
 from dgq import learning as learn
-from dgq.context import at_step, quantization
+from dgq.context import quantization
 from dgq.files import write_json
 from dgq.paired_streams import PairedStreams
 from dgq.quantize import start_observing_
 from dgq.reconstruction import reconstruction_loss
 from dgq.settings import WaitingSettings
 from dgq.targets import execution_order, find_targets
+from dgq.visit import Visit
 from dgq.waiting import waiting_rooms
 
 SD14 = {
@@ -133,11 +134,8 @@ def learn_some(streams: PairedStreams, target: nn.Module, batch_size: int) -> No
     optimizer, _ = learn.make_optimizer(target, RECIPE)
     for iteration in range(ITERATIONS):
         rows = torch.randperm(streams.n_rows)[:batch_size]
-        inputs = streams.inputs(rows)
-        mode = quantization(streams.unet, weights=True, activations=False)
-        with mode, at_step(streams.unet, inputs.step):
-            output = target(*inputs.args, **inputs.kwargs)
-        loss = reconstruction_loss(output, streams.references(rows))
+        output = Visit(target, streams).output_and_reference(rows, activations=False)
+        loss = reconstruction_loss(*output)
         (loss + learn.penalty(target, RECIPE.iterations // 2 + iteration, RECIPE)).backward()
         optimizer.step()
         optimizer.zero_grad()

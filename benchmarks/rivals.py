@@ -21,10 +21,11 @@ from dgq import (
     quantize_,
 )
 from dgq import learning as learn
-from dgq.context import at_step, quantization
+from dgq.context import quantization
 from dgq.paired_streams import PairedStreams
 from dgq.reconstruction import reconstruction_loss, relative_error
 from dgq.targets import execution_order, find_targets
+from dgq.visit import Visit
 
 PREFIX = LearningSettings(
     iterations=200,
@@ -69,17 +70,16 @@ class Problem:
     streams: PairedStreams
     n_learned: int
 
-    def output_and_reference(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What the target computes for these rows, and what it should."""
-        inputs, unet = self.streams.inputs(rows), self.streams.unet
-        with quantization(unet, weights=True, activations=False), at_step(unet, inputs.step):
-            return self.target(*inputs.args, **inputs.kwargs), self.streams.references(rows)
+    @property
+    def visit(self) -> Visit:
+        """The target with all samples."""
+        return Visit(self.target, self.streams)
 
     @torch.no_grad()
     def held_out_error(self) -> float:
         """Relative squared error on the rows that nothing was learned on."""
         rows = torch.arange(self.n_learned, self.streams.n_rows)
-        return float(relative_error(*self.output_and_reference(rows)))
+        return float(relative_error(*self.visit.output_and_reference(rows, activations=False)))
 
 
 def solve_(
@@ -94,7 +94,7 @@ def solve_(
     for iteration, rows in enumerate(islice(batches, settings.total_iterations)):
         if iteration == settings.iterations:
             learn.set_soft_rounding_(problem.target, False)
-        loss = reconstruction_loss(*problem.output_and_reference(rows))
+        loss = reconstruction_loss(*problem.visit.output_and_reference(rows, False))
         optimizer.zero_grad()
         (loss + learn.penalty(problem.target, iteration, settings)).backward()
         optimizer.step()

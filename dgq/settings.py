@@ -145,7 +145,7 @@ class LearningSettings:
     rounding_lr: float = 0.4
     scale_lr: float = 0.02
     polish_lr: float = 0.005
-    activation_lr: float = 0.05
+    activation_lr: float = 0.0
     decay: Decay = "cosine"
     penalty: float = 0.05
     warmup: float = 0.0

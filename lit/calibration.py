@@ -2,9 +2,9 @@
 
 import math
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgq import learning as learn
 from dgq.checkpoint import Manifest, calibration_state, load_calibration_state_
-from dgq.context import at_step, quantization
+from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import load_unet
@@ -23,8 +23,10 @@ from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.reconstruction import noise_and_signal, reconstruction_loss
 from dgq.settings import LearningSettings, QuantizationSettings, WaitingSettings
 from dgq.targets import execution_order, find_targets
+from dgq.visit import Visit
 from dgq.waiting import Waiting, waiting_rooms
 from lit.identity import identity_of
+from lit.phase_timer import PhaseTimer
 
 
 class Calibration(LightningModule):
@@ -115,6 +117,11 @@ class Calibration(LightningModule):
 
     # One target
 
+    @cached_property
+    def timer(self) -> PhaseTimer:
+        """Counts into ``seconds``."""
+        return PhaseTimer(self.device, self.seconds)
+
     @property
     def target_name(self) -> str:
         """Name of the current target."""
@@ -166,20 +173,20 @@ class Calibration(LightningModule):
         """After the last step on the rounding, turn to the polish."""
         if batch_idx == self.learning.iterations:
             self.fix_rounding()
-        self._started = self.clock()
+        self.timer.start()
 
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
         """Reconstruction error of the target on some rows, plus the rounding's penalty."""
         if not self.learns(batch_idx):
             # Changes nothing; the Trainer accepts no loss at all in one process only.
             return torch.zeros((), requires_grad=True)
-        activations = learn.learns_ranges(self.target)
-        error = reconstruction_loss(*self.output_and_reference(self.streams, rows, activations))
-        return error + learn.penalty(self.target, batch_idx, self.learning)
+        visit = Visit(self.target, self.streams)
+        output = visit.output_and_reference(rows.cpu(), learn.learns_ranges(self.target))
+        return reconstruction_loss(*output) + learn.penalty(self.target, batch_idx, self.learning)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         """Count the time of the learning."""
-        self.count("learning", self.clock() - self._started)
+        self.timer.stop("learning")
 
     def learns(self, iteration: int) -> bool:
         """Whether anything of the current target can be learned at this iteration."""
@@ -192,16 +199,9 @@ class Calibration(LightningModule):
         learn.set_soft_rounding_(self.target, False)
         if self.learning.learns_ranges:
             with self.phase("observation"):
-                self.observe_target()
+                Visit(self.target, self.streams).observe(self.data.batch_size)
                 self.share_ranges()
             learn.start_learning_ranges_(self.target)
-
-    @torch.no_grad()
-    def observe_target(self) -> None:
-        """Record the ranges of the current target's activations, without leaving it."""
-        with quantization(self.unet, weights=True, activations=False, observing=True):
-            for rows in torch.arange(self.streams.n_rows).split(self.data.batch_size):
-                self.run_target(self.streams, rows)
 
     def share_ranges(self) -> None:
         """Widen the ranges of the current target by those of the other processes; exact."""
@@ -211,20 +211,6 @@ class Calibration(LightningModule):
                 if buffer.numel():
                     buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op=side))
 
-    def run_target(self, streams: PairedStreams, rows: Tensor) -> Tensor:
-        """What the current target computes for some rows in the mode that the UNet is in."""
-        inputs = streams.inputs(rows.cpu())
-        with at_step(self.unet, inputs.step):
-            return self.target(*inputs.args, **inputs.kwargs)
-
-    def output_and_reference(
-        self, streams: PairedStreams, rows: Tensor, activations: bool
-    ) -> tuple[Tensor, Tensor]:
-        """What the target computes now for these rows, and what it should."""
-        with quantization(self.unet, weights=True, activations=activations):
-            return self.run_target(streams, rows), streams.references(rows.cpu())
-
-    @torch.no_grad()
     def error(self, activations: bool = False) -> float:
         """Relative squared error of the target's output on the held-out samples.
 
@@ -232,22 +218,21 @@ class Calibration(LightningModule):
             DGQError: if it is not finite.
         """
         with self.phase("measuring"):
-            parts = [
-                noise_and_signal(*self.output_and_reference(self.held_out, rows, activations))
-                for rows in torch.arange(self.held_out.n_rows).split(self.data.batch_size)
-            ]
-        noise, signal = self.summed(parts).tolist()
-        if not math.isfinite(noise / max(signal, 1e-20)):
+            visit = Visit(self.target, self.held_out)
+            parts = visit.noise_and_signal(self.data.batch_size, activations)
+        noise, signal = self.summed(parts)
+        if not math.isfinite(noise / signal):
             raise DGQError(
                 f"{self.target_name}: the error is {noise} of {signal}; lower the learning rates, "
                 "and check that the pipeline draws sensible images"
             )
-        return noise / max(signal, 1e-20)
+        return noise / signal
 
-    def summed(self, parts: Sequence[Tensor]) -> Tensor:
-        """The sum of noise and signal over these parts and over all processes."""
-        total = sum(parts, torch.zeros(2, device=self.device))
-        return self.trainer.strategy.reduce(total, reduce_op="sum")
+    def summed(self, noise_and_signal: Tensor) -> tuple[float, float]:
+        """Noise and signal over all processes; the signal is never 0."""
+        total = self.trainer.strategy.reduce(noise_and_signal.to(self.device), reduce_op="sum")
+        noise, signal = total.tolist()
+        return noise, max(signal, 1e-20)
 
     def on_train_epoch_end(self) -> None:
         """Harden the target, measure it, and pass on to the next."""
@@ -284,7 +269,8 @@ class Calibration(LightningModule):
     def output_sqnr_db(self, results: Sequence[Any]) -> float:
         """SQNR in decibel of the UNet's outputs for the held-out samples."""
         pairs = zip(results, self.held_out.full_precision.results, strict=True)
-        noise, signal = self.summed([noise_and_signal(q[0], f[0]) for q, f in pairs]).tolist()
+        parts = [noise_and_signal(q[0], f[0]).cpu() for q, f in pairs]
+        noise, signal = self.summed(sum(parts, torch.zeros(2)))
         return 10 * math.log10(signal / max(noise, 1e-20 * signal))
 
     def on_train_end(self) -> None:
@@ -296,18 +282,8 @@ class Calibration(LightningModule):
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Compute in the Trainer's precision, and count the seconds of a phase."""
-        started = self.clock()
-        with self.trainer.precision_plugin.forward_context():
+        with self.timer.phase(name), self.trainer.precision_plugin.forward_context():
             yield
-        self.count(name, self.clock() - started)
-
-    def clock(self) -> float:
-        """CPU seconds, or those on the wall where an accelerator computes."""
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
-
-    def count(self, name: str, seconds: float) -> None:
-        """Add seconds to a phase."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def manifest(self) -> Manifest:
         """What the finished model is described by."""
@@ -339,7 +315,7 @@ class Calibration(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the log; that the settings agree was checked before any work."""
         self.records = checkpoint["calibration"]["records"]
-        self.seconds = checkpoint["calibration"]["seconds"]
+        self.seconds.update(checkpoint["calibration"]["seconds"])
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Finished weights and observed ranges."""

@@ -1,0 +1,55 @@
+"""A target and the samples that wait at it: what it computes for them, and what it should."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgq.context import at_step, quantization
+from dgq.paired_streams import PairedStreams
+from dgq.reconstruction import noise_and_signal
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Samples at a target.
+
+    Args:
+        target: that the streams wait at, after ``PairedStreams.refer``.
+        streams: with its inputs and references.
+    """
+
+    target: nn.Module
+    streams: PairedStreams
+
+    def output(self, rows: Tensor) -> Tensor:
+        """What the target computes for samples ``rows [n]``, in the mode that the UNet is in."""
+        inputs = self.streams.inputs(rows)
+        with at_step(self.streams.unet, inputs.step):
+            return self.target(*inputs.args, **inputs.kwargs)
+
+    def output_and_reference(self, rows: Tensor, activations: bool) -> tuple[Tensor, Tensor]:
+        """What the target computes with quantized weights, and what it should.
+
+        Args:
+            rows: ``[n]``, indices of samples.
+            activations: quantize those too.
+        """
+        with quantization(self.streams.unet, weights=True, activations=activations):
+            return self.output(rows), self.streams.references(rows)
+
+    @torch.no_grad()
+    def observe(self, batch_size: int) -> None:
+        """Record the ranges of the target's activations for all samples, without leaving it."""
+        with quantization(self.streams.unet, weights=True, activations=False, observing=True):
+            for rows in torch.arange(self.streams.n_rows).split(batch_size):
+                self.output(rows)
+
+    @torch.no_grad()
+    def noise_and_signal(self, batch_size: int, activations: bool) -> Tensor:
+        """``[2]``: squared error of the target's output over all samples, and its energy."""
+        parts = [
+            noise_and_signal(*self.output_and_reference(rows, activations))
+            for rows in torch.arange(self.streams.n_rows).split(batch_size)
+        ]
+        return sum(parts, torch.zeros(2))
