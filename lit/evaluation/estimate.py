@@ -1,7 +1,7 @@
 """A number with what is known about its error."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,14 @@ class Estimate:
         std: standard deviation over the seeds (unbiased); None with a single seed.
         interval: 95 % bootstrap interval over prompts; None where none is made.
         seeds: the value for each seed.
+        difference: such an interval of the difference to full precision, image by image.
     """
 
     value: float
     std: float | None
     interval: tuple[float, float] | None
     seeds: list[float]
+    difference: tuple[float, float] | None = None
 
 
 def mean(values: Array) -> Ratio:
@@ -51,25 +53,35 @@ def mean(values: Array) -> Ratio:
     return Ratio(values, np.ones_like(values))
 
 
-def over_seeds(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
+def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean and standard deviation over seeds."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Estimate(float(np.mean(values)), std, interval, [float(v) for v in values])
+    return Estimate(float(np.mean(values)), std, None, [float(v) for v in values])
 
 
-def of_ratios(seeds: Sequence[Mapping[str, Ratio]]) -> Estimate:
-    """A mean of ratios (of a single one, as a rule) for each seed, with a bootstrap interval.
+def of_ratios(
+    seeds: Sequence[Mapping[str, Ratio]], full_precision: Sequence[Mapping[str, Ratio]] | None
+) -> Estimate:
+    """A mean of ratios (of a single one, as a rule) for each seed, with bootstrap intervals.
 
-    Prompts are drawn again, each with its images of all seeds.
+    Prompts are drawn again, each with its images of all seeds and of both models.
 
     Args:
         seeds: for each seed, the ratios whose mean is the metric.
+        full_precision: the same in full precision, to compare with.
     """
-
-    def statistic(of: Sequence[Mapping[str, Ratio]]) -> Callable[[Weights | float], float]:
-        ratios = [ratio for seed in of for ratio in seed.values()]
-        return lambda weights: float(np.mean([ratio.value(weights) for ratio in ratios]))
-
     n = len(next(iter(seeds[0].values())).hits)
-    values = [statistic([seed])(1.0) for seed in seeds]
-    return over_seeds(values, bootstrap_interval(statistic(seeds), n))
+    estimate = over_seeds([_statistic([seed])(1.0) for seed in seeds])
+    ours = _statistic(seeds)
+    interval = bootstrap_interval(ours, n)
+    if full_precision is None:
+        return replace(estimate, interval=interval)
+    theirs = _statistic(full_precision)
+    difference = bootstrap_interval(lambda weights: ours(weights) - theirs(weights), n)
+    return replace(estimate, interval=interval, difference=difference)
+
+
+def _statistic(seeds: Sequence[Mapping[str, Ratio]]) -> Callable[[Weights | float], float]:
+    """The mean of the ratios of all seeds, as a function of the images' weights."""
+    ratios = [ratio for seed in seeds for ratio in seed.values()]
+    return lambda weights: float(np.mean([ratio.value(weights) for ratio in ratios]))

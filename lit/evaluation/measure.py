@@ -52,6 +52,7 @@ def measure(plan: Plan, progress: Progress) -> Measured:
     texts = texts_of(plan.extractors, _scored_captions(plan))
     expected: list[Seen] = []
     metrics = []
+    full_precision: list[Quality] = []
     for number in range(len(plan.models)):
         qualities = []
         for position in range(len(plan.seeds)):
@@ -64,7 +65,8 @@ def measure(plan: Plan, progress: Progress) -> Measured:
             qualities.append(_judge(plan, number, position, pair, references, texts))
             progress.advance(task)
         notes += [note for quality in qualities for note in quality.notes]
-        metrics.append(_estimates(qualities, plan.models[number].name, notes))
+        metrics.append(_estimates(qualities, full_precision, plan.models[number].name, notes))
+        full_precision = full_precision or qualities
         progress.advance(task)
     sqnr = [_sqnr(plan, number, progress, notes) for number in range(len(plan.models))]
     costs = measure_costs(plan, notes)
@@ -125,14 +127,15 @@ def _judge(
 
 
 def _estimates(
-    qualities: Sequence[Quality], model: str, notes: list[str]
+    qualities: Sequence[Quality], full_precision: Sequence[Quality], model: str, notes: list[str]
 ) -> dict[str, dict[str, Any] | None]:
-    """Each metric over the seeds; None for what was not measured."""
+    """Each metric over the seeds, compared with full precision; None for what was not measured."""
     result: dict[str, dict[str, Any] | None] = dict.fromkeys(METRICS)
     for name in qualities[0].values:
         result[name] = _finite(over_seeds([q.values[name] for q in qualities]), name, model, notes)
     for name in qualities[0].ratios:
-        estimate = of_ratios([quality.ratios[name] for quality in qualities])
+        known = [quality.ratios[name] for quality in full_precision if name in quality.ratios]
+        estimate = of_ratios([quality.ratios[name] for quality in qualities], known or None)
         result[name] = _finite(estimate, name, model, notes)
     return result
 

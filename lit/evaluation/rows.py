@@ -15,11 +15,13 @@ class Cell:
         value: None where it was not measured.
         std: over seeds.
         interval: 95 % bootstrap interval.
+        difference: such an interval of the difference to full precision.
     """
 
     value: float | None
     std: float | None = None
     interval: tuple[float, float] | None = None
+    difference: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,12 @@ class Row:
         return "=" if float(text) == 0 else text
 
     def verdict(self, model: int) -> int:
-        """1 where a model is better than full precision, -1 where it is worse, else 0."""
-        change = self.change(model)
-        if change in ("", "="):
+        """1 where a model is better than full precision, -1 where it is worse, else 0.
+
+        Also 0 where the difference may be chance, since its interval includes none.
+        """
+        change, difference = self.change(model), self.cells[model].difference
+        if change in ("", "=") or (difference and difference[0] <= 0 <= difference[1]):
             return 0
         full, value = self.cells[0].value, self.cells[model].value
         assert full is not None
@@ -135,11 +140,12 @@ def make_rows(report: dict[str, Any]) -> Iterator[Row]:
 def _cell(estimate: dict[str, Any] | None, scale: float) -> Cell:
     if estimate is None:
         return Cell(None)
-    std, interval = estimate["std"], estimate["interval"]
+    std = estimate["std"]
     return Cell(
         estimate["value"] * scale,
         None if std is None else std * scale,
-        None if interval is None else (interval[0] * scale, interval[1] * scale),
+        estimate["interval"],
+        estimate["difference"],
     )
 
 

@@ -50,10 +50,21 @@ def test_ratios_are_sums_over_sums() -> None:
 def test_prompts_are_drawn_with_their_images_of_all_seeds() -> None:
     # Two seeds that cancel each other out for each prompt: between prompts nothing varies.
     values = np.random.default_rng(0).normal(size=50)
-    estimate = of_ratios([{"": mean(values)}, {"": mean(-values)}])
+    estimate = of_ratios([{"": mean(values)}, {"": mean(-values)}], None)
     assert estimate.value == pytest.approx(0, abs=1e-12)
     assert estimate.interval == pytest.approx((0, 0), abs=1e-12)
     assert estimate.seeds == pytest.approx([values.mean(), -values.mean()])
+
+
+def test_differences_are_those_of_the_same_prompts() -> None:
+    # Prompts differ much, models little and always alike: the values overlap, the difference not.
+    values = np.random.default_rng(0).normal(scale=10, size=40)
+    better = values + np.random.default_rng(1).normal(0.5, 0.1, size=40)
+    estimate = of_ratios([{"": mean(better)}], [{"": mean(values)}])
+    assert estimate.interval is not None
+    assert estimate.difference is not None
+    assert estimate.interval[0] < values.mean() < estimate.interval[1]
+    assert 0.4 < estimate.difference[0] < 0.5 < estimate.difference[1] < 0.6
 
 
 def test_the_oracle_in_batches_says_what_it_says_at_once() -> None:
@@ -68,7 +79,7 @@ def test_the_oracle_in_batches_says_what_it_says_at_once() -> None:
             {n: v for n, v in summary.items() if n != "mean"}
         )
         attributes = {n: r for n, r in read.items() if n != "all"}
-        assert of_ratios([attributes]).value == pytest.approx(summary["mean"], abs=1e-6)
+        assert of_ratios([attributes], None).value == pytest.approx(summary["mean"], abs=1e-6)
 
 
 def test_images_that_the_oracle_cannot_read() -> None:

@@ -24,7 +24,8 @@ EVIL = "<script>alert('prompt')</script> & [red]"
 
 
 def estimate(value: float, std: float | None = None, interval: Any = None) -> dict[str, Any]:
-    return {"value": value, "std": std, "interval": interval, "seeds": [value]}
+    parts = {"value": value, "std": std, "interval": interval, "seeds": [value]}
+    return parts | {"difference": None}
 
 
 @pytest.fixture
@@ -131,6 +132,15 @@ def test_changes_say_whether_they_are_for_the_better(
     row = Row("metric", [Cell(value) for value in values], better, digits)
     assert (row.change(1), row.verdict(1)) == (change, verdict)
     assert (row.change(0), row.verdict(0)) == ("", 0)
+
+
+def test_a_change_that_may_be_chance_is_neither_better_nor_worse() -> None:
+    verdicts = []
+    for difference in ((-0.1, 0.3), (0.1, 0.3), None):
+        row = Row("oracle", [Cell(0.5), Cell(0.7, difference=difference)], 1, 3)
+        assert row.change(1) == "+0.200"
+        verdicts.append(row.verdict(1))
+    assert verdicts == [0, 1, 1]
 
 
 def test_numbers_have_their_deviation_and_interval(report: dict[str, Any]) -> None:
