@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
-from dgq.affine import affine_parameters, fake_quantize
+from dgq.affine import affine_parameters
 from dgq.settings import RangeMethod
 
 N_CANDIDATES = 80
 SHRINK_STEP = 0.01
 ERROR_EXPONENT = 2.4
+CACHED_ELEMENTS = 2**18
+"""Weights that are searched at a time on a CPU: a megabyte."""
 
 
 def weight_range(weight: Tensor, n_bits: int, method: RangeMethod) -> tuple[Tensor, Tensor]:
@@ -43,6 +45,13 @@ def best_shrink_factor(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> 
     Returns:
         ``[out]``, each in ``[0.21, 1]``.
     """
+    # Row by row independent: some at a time stay in the cache while all candidates are tried.
+    n_rows = max(1, CACHED_ELEMENTS // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+    parts = zip(rows.split(n_rows), low.split(n_rows), high.split(n_rows), strict=True)
+    return torch.cat([_best_factor_of(*part, n_bits) for part in parts])
+
+
+def _best_factor_of(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> Tensor:
     best_error = torch.full_like(low, torch.inf)
     best_factor = torch.ones_like(low)
     for i in range(N_CANDIDATES):
@@ -55,7 +64,12 @@ def best_shrink_factor(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> 
 
 
 def quantization_error(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> Tensor:
-    """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``."""
+    """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``.
+
+    Written out, since ``fake_quantize`` makes a tensor for each of its operations.
+    """
     scale, zero_point = affine_parameters(low, high, n_bits)
-    quantized = fake_quantize(rows, scale[:, None], zero_point[:, None], n_bits)
-    return (quantized - rows).abs_().pow_(ERROR_EXPONENT).mean(1)
+    ratio = rows / scale[:, None]
+    lowest = -zero_point[:, None]
+    error = ratio.round().clamp_(lowest, lowest + 2**n_bits - 1).sub_(ratio).abs_()
+    return error.pow_(ERROR_EXPONENT).mean(1) * scale.pow(ERROR_EXPONENT)
