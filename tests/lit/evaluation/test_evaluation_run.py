@@ -28,7 +28,7 @@ from lit.evaluation.references import RENDER_BATCH
 
 Evaluate = Callable[..., dict[str, Any]]
 N = 5
-OF_SETTINGS = {"ckpt", "output", "images", "overwrite", "pipeline", "batch_size", "devices"}
+OF_SETTINGS = {"ckpt", "output", "images", "overwrite", "pipeline", "batch_size", "compile"}
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,26 @@ def test_costs_are_those_of_the_files(finished: dict[str, Any], ckpt: Path) -> N
         assert cost["peak_call_bytes"] > 4 * 2 * 16 * 64  # an activation of two rows at least
     assert full["compiled_latency_s"] is None
     assert any("--compile" in note for note in finished["report"]["notes"])
+
+
+def test_the_compiled_unet_is_timed_if_asked_for(
+    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Any) -> Any:
+        def call(*_: Any, **__: Any) -> None:
+            raise RuntimeError("no compiler\nanywhere")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", lambda unet: unet)
+    report = run(tmp_path / "out", num_images=2, compile=True)["report"]
+    assert report["models"][0]["cost"]["compiled_latency_s"] > 0
+    assert not any("--compile" in note for note in report["notes"])
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(
+        DGQError, match=r"--compile: the UNet cannot be compiled here \(no compiler"
+    ):
+        run(tmp_path / "out", num_images=2, compile=True)
 
 
 def test_too_few_images_for_fid_are_pointed_out(finished: dict[str, Any]) -> None:
