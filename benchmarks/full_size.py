@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from data.unet_calls import UNetCalls
-from dgq import LearningSettings, QuantizationSettings, quantize_
+from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
 from dgq import learning as learn
 from dgq.context import quantization
 from dgq.files import write_json
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=4, help="rows that run at once")
     parser.add_argument("--place", default="disk", help="where samples wait: device, host, disk")
     parser.add_argument("--dtype", default="bfloat16", help="same, bfloat16 or float16")
+    parser.add_argument("--range-method", default="mse", help="of the weights: mse or minmax")
     parser.add_argument("--device", default="cpu", help="where the UNet runs")
     parser.add_argument("--stop-after", type=int, help="targets to pass; all by default")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
@@ -86,7 +87,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         unet = UNet2DConditionModel(**CONFIGS[options.model]).requires_grad_(False).eval()
     model_gib = peak_gib(options.device)
     calls = random_calls(unet, options.samples)
-    settings = QuantizationSettings()
+    settings = QuantizationSettings(WeightSettings(4, options.range_method))
     quantize_(unet, settings, calls.distinct_timesteps, calls.latent_size)
     start_observing_(unet)
     targets = ordered_targets(unet, settings, calls, options.device)

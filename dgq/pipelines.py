@@ -77,11 +77,11 @@ def resolve(source: str) -> str:
 
 def check_hub(source: str) -> None:
     """Fail at once, rather than after minutes of retries, if a hub model cannot be had."""
-    if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
-        return
     try:
+        if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
+            return
         HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # no network, no such model, no permission: whatever it is
+    except Exception as error:  # no network, model or permission, no possible id: whatever it is
         raise unavailable(source, error) from error
 
 
