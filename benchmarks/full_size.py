@@ -103,7 +103,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         row = visit(streams, targets[name], options, name in chosen)
         waiting_gib = sum(f.stat().st_size for f in folder.iterdir()) / 2**30
         peak = {"peak_gib": peak_gib(options.device), "waiting_on_disk_gib": waiting_gib}
-        rows.append({"target": name, **row, **peak})
+        n_weights = sum(int(layer.weight.numel()) for layer in learn.layers_of(targets[name]))
+        rows.append({"target": name, "n_weights": n_weights, **row, **peak})
     streams.close()
     return summary(options, unet, rows, start.seconds, model_gib)
 
@@ -149,18 +150,9 @@ def summary(
     start_s: float,
     model_gib: float,
 ) -> dict[str, Any]:
-    """Totals, and what learning every target would take.
-
-    An iteration costs a fixed multiple of streaming its rows once, measured where it was learned.
-    """
+    """Totals, and what learning every target would take."""
     streamed = sum(row["capture_s"] for row in rows) + start_s / 2
-    ratios = [
-        row["iteration_s"] / (row["capture_s"] * options.batch_size / options.samples)
-        for row in rows
-        if "iteration_s" in row
-    ]
-    ratio = sum(ratios) / max(1, len(ratios))
-    per_iteration = ratio * streamed * options.batch_size / options.samples
+    iterations = iteration_seconds(rows, options.batch_size / options.samples)
     return {
         "command": vars(options) | {"json": str(options.json)},
         "parameters": sum(p.numel() for p in unet.parameters() if p.numel()),
@@ -169,14 +161,31 @@ def summary(
         "capture_s": streamed,
         "observation_s": sum(row["observation_s"] for row in rows) + start_s / 2,
         "range_search_s": sum(row["range_search_s"] for row in rows),
-        "iteration_over_forward_of_its_rows": ratios,
-        "learning_of_all_s": per_iteration * RECIPE.total_iterations,
+        "learning_of_these_s": sum(iterations) * RECIPE.total_iterations,
         "model_gib": model_gib,
         "waiting_on_disk_gib": max(row["waiting_on_disk_gib"] for row in rows),
         "peak_gib": rows[-1]["peak_gib"],
         "peak_above_model_gib": rows[-1]["peak_gib"] - model_gib,
         "targets": rows,
     }
+
+
+def iteration_seconds(rows: list[dict[str, Any]], batch_share: float) -> list[float]:
+    """Seconds of an iteration at each target, from those that were learned.
+
+    It costs a multiple of running its batch once, and a time for each weight: the two that fit the
+    measured targets best.
+
+    Args:
+        rows: of the targets, with ``iteration_s`` where it was measured.
+        batch_share: of the samples that an iteration runs.
+    """
+    costs = torch.tensor([[row["capture_s"] * batch_share, row["n_weights"]] for row in rows])
+    measured = [index for index, row in enumerate(rows) if "iteration_s" in row]
+    seconds = torch.tensor([[rows[index]["iteration_s"]] for index in measured])
+    scale = costs.amax(0)
+    factors = torch.linalg.lstsq(costs[measured] / scale, seconds).solution.clamp(min=0)
+    return (costs / scale @ factors).flatten().tolist()
 
 
 def some_blocks(names: list[str], stop_after: int | None) -> set[str]:

@@ -181,7 +181,7 @@ class LearningSettings:
 class WaitingSettings:
     """Where calibration samples wait for their turn at a target.
 
-    SD 1.4 keeps some 40 MB for each row and stream in float32, SDXL some 100 MB.
+    SD 1.4 keeps up to 28 MB for each row and stream in float32, SDXL at 512 px up to 44 MB.
 
     Args:
         place: ``device`` (fastest), ``host`` memory for an accelerator with too little of its own,
