@@ -103,7 +103,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         row = visit(streams, targets[name], options, name in chosen)
         waiting_gib = sum(f.stat().st_size for f in folder.iterdir()) / 2**30
         peak = {"peak_gib": peak_gib(options.device), "waiting_on_disk_gib": waiting_gib}
-        n_weights = sum(int(layer.weight.numel()) for layer in learn.layers_of(targets[name]))
+        n_weights = sum(w.numel() for w in weights_of(targets[name]))
         rows.append({"target": name, "n_weights": n_weights, **row, **peak})
     streams.close()
     return summary(options, unet, rows, start.seconds, model_gib)
@@ -168,6 +168,11 @@ def summary(
         "peak_above_model_gib": rows[-1]["peak_gib"] - model_gib,
         "targets": rows,
     }
+
+
+def weights_of(target: nn.Module) -> list[Tensor]:
+    """The weights of a target that are quantized."""
+    return [w for layer in learn.layers_of(target) if isinstance(w := layer.weight, Tensor)]
 
 
 def iteration_seconds(rows: list[dict[str, Any]], batch_share: float) -> list[float]:
