@@ -27,6 +27,7 @@ from dgq.reconstruction import reconstruction_loss, relative_error
 from dgq.targets import execution_order, find_targets
 from dgq.visit import Visit
 
+# Fixed, so that problems stay the same when the defaults change.
 PREFIX = LearningSettings(
     iterations=200,
     polish_iterations=60,

@@ -40,7 +40,9 @@ class RowBatches(IterableDataset[Tensor]):
     def __init__(self, data: "CalibrationData", n_rows: int, batch_size: int) -> None:
         self.data = data
         self.n_rows = n_rows
-        self.batch_size = batch_size
+        # Whole batches alone, or processes with more samples than others would weigh less.
+        self.batch_size = min(batch_size, n_rows)
+        self.n_even = n_rows - n_rows % self.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch = self.data.trainer.current_epoch if self.data.trainer is not None else 0
@@ -48,7 +50,7 @@ class RowBatches(IterableDataset[Tensor]):
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(self.n_rows, generator=generator)
-            yield from order.split(self.batch_size)
+            yield from order[: self.n_even].split(self.batch_size)
 
 
 class CalibrationData(LightningDataModule):
@@ -62,6 +64,7 @@ class CalibrationData(LightningDataModule):
         n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
         n_samples: pairs of prompt and timestep to calibrate on, evenly over the timesteps; all by
             default. With guidance each pair is two rows.
+        n_held_out: pairs of four further prompts, on which errors are measured and nothing learned.
         batch_size: rows in one step of learning.
         micro_batch_size: pairs that run through the UNet at once.
         record_batch_size: prompts generated at once.
@@ -96,8 +99,8 @@ class CalibrationData(LightningDataModule):
         # PNDM makes one call more than it has steps.
         if n_samples is not None and not n_steps <= n_samples <= n_prompts * (n_steps + 1):
             raise SettingsError(
-                f"data.n_samples must be {n_steps} (one for each step) to {n_prompts * n_steps} "
-                f"(steps times data.n_prompts), got {n_samples}"
+                f"data.n_samples must be {n_steps} (one for each step) to "
+                f"{n_prompts * (n_steps + 1)} (calls times data.n_prompts), got {n_samples}"
             )
         self.pipeline = pipeline
         self.generation = generation

@@ -26,7 +26,7 @@ def choose_prompts(captions: Path | None, n_prompts: int, seed: int) -> list[str
     if len(distinct) < n_prompts:
         raise DGQError(
             f"{captions} holds {len(distinct)} distinct captions, fewer than the {n_prompts} asked "
-            "for: lower --data.n_prompts or give more captions"
+            "for, held-out ones included: lower --data.n_prompts or give more captions"
         )
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
     return [distinct[i] for i in order[:n_prompts].tolist()]

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dgq.waiting import tensors_in
+
 ReadRow = Callable[[int, Tensor, int], Tensor]
 """From the index of a part, the part, and a position in it to the row there."""
 
@@ -40,6 +42,8 @@ def gather_inputs(
 
     def pick(values: Sequence[Any]) -> Any:
         if not isinstance(values[0], Tensor):
+            if any(True for _ in tensors_in(values[0])):
+                raise TypeError("a target was called with nested tensors, which are not gathered")
             return values[0]
         return pick_rows(values, places, read)
 

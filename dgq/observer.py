@@ -60,6 +60,8 @@ class RangeObserver(SizedByCheckpoint):
         self._widen("pixel", x.amin(2), x.amax(2), step)
 
     def _widen(self, axis: str, low: Tensor, high: Tensor, step: Tensor) -> None:
+        # Groups and scales are made of them, which takes float32 whatever is observed.
+        low, high = low.float(), high.float()
         low_name, high_name = f"{axis}_low", f"{axis}_high"
         if getattr(self, low_name).numel() == 0:
             shape = (self.n_steps, low.shape[1])

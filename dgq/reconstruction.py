@@ -15,7 +15,11 @@ def reconstruction_loss(output: Tensor, reference: Tensor) -> Tensor:
 
 
 def noise_and_signal(output: Tensor, reference: Tensor) -> Tensor:
-    """``[2]``: the sums of ``|output - reference|^2`` and ``|reference|^2``, which can be added."""
+    """``[2]``: the sums of ``|output - reference|^2`` and ``|reference|^2``, which can be added.
+
+    In float32, whatever the precision of both.
+    """
+    output, reference = output.float(), reference.float()
     return torch.stack([(output - reference).pow(2).sum(), reference.pow(2).sum()])
 
 

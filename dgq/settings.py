@@ -186,7 +186,8 @@ class WaitingSettings:
     Args:
         place: ``device`` (fastest), ``host`` memory for an accelerator with too little of its own,
             or ``disk`` for a host with too little memory.
-        dtype: ``same`` keeps activations as they are; ``bfloat16`` or ``float16`` halve float32.
+        dtype: ``same`` keeps activations as they are; ``bfloat16`` or ``float16`` halve those in
+            float32.
         folder: for the files of ``disk``; in the run's folder by default.
     """
 

@@ -42,14 +42,19 @@ class Visit:
     def observe(self, batch_size: int) -> None:
         """Record the ranges of the target's activations for all samples, without leaving it."""
         with quantization(self.streams.unet, weights=True, activations=False, observing=True):
-            for rows in torch.arange(self.streams.n_rows).split(batch_size):
+            for rows in self._batches(batch_size):
                 self.output(rows)
 
     @torch.no_grad()
     def noise_and_signal(self, batch_size: int, activations: bool) -> Tensor:
         """``[2]``: squared error of the target's output over all samples, and its energy."""
         parts = [
-            noise_and_signal(*self.output_and_reference(rows, activations))
-            for rows in torch.arange(self.streams.n_rows).split(batch_size)
+            noise_and_signal(*self.output_and_reference(rows, activations)).cpu()
+            for rows in self._batches(batch_size)
         ]
         return sum(parts, torch.zeros(2))
+
+    def _batches(self, batch_size: int) -> list[Tensor]:
+        """Indices of all samples, some at a time; a process may have none to measure on."""
+        n_rows = self.streams.n_rows
+        return list(torch.arange(n_rows).split(batch_size)) if n_rows else []

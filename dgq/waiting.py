@@ -36,11 +36,10 @@ class Copy(Protocol):
 
 
 class HostCopy:
-    """A copy in host memory, pinned where the original is on an accelerator."""
+    """A copy in host memory."""
 
     def __init__(self, flat: Tensor, dtype: torch.dtype) -> None:
-        self._flat = torch.empty(flat.shape, dtype=dtype, pin_memory=flat.is_cuda)
-        self._flat.copy_(flat)
+        self._flat = flat.to("cpu", dtype, copy=True)
 
     def flat(self) -> Tensor:
         """All elements, 1-D."""
@@ -221,7 +220,7 @@ def copier(settings: WaitingSettings, folder: Path) -> Callable[[Tensor], Copy] 
     """What makes copies; ``None`` if tensors stay as they are."""
 
     def dtype_of(flat: Tensor) -> torch.dtype:
-        lower = settings.dtype != "same" and flat.is_floating_point()
+        lower = settings.dtype != "same" and flat.dtype == torch.float32
         return getattr(torch, settings.dtype) if lower else flat.dtype
 
     if settings.place == "disk":

@@ -1,5 +1,6 @@
 """The whole calibration as one Lightning fit: an epoch is a target, a batch a step of learning."""
 
+import hashlib
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,8 +94,7 @@ class Calibration(LightningModule):
 
     def on_train_start(self) -> None:
         """Bring all streams to the target that this run starts, or goes on, with."""
-        # A killed run leaves its files behind; nothing can be resumed from them.
-        shutil.rmtree(self.waiting_folder, ignore_errors=True)
+        self.clear_waiting_folders()
         rooms = waiting_rooms(self.waiting, self.unet, self.waiting_folder)
         with self.phase("capture"):
             self._streams = self._stream(self.data.micro_batches, rooms)
@@ -105,9 +105,19 @@ class Calibration(LightningModule):
 
     @property
     def waiting_folder(self) -> Path:
-        """Where this process keeps samples that wait on disk."""
-        run = Path(self.trainer.default_root_dir)
-        return (self.waiting.folder or run) / f"waiting-{run.name}-{self.trainer.global_rank}"
+        """Where this process keeps samples that wait on disk; no other run has the same."""
+        run = Path(self.trainer.default_root_dir).resolve()
+        digest = hashlib.sha256(str(run).encode()).hexdigest()[:8]
+        name = f"waiting-{run.name}-{digest}-{self.trainer.global_rank}"
+        return (self.waiting.folder or run) / name
+
+    def clear_waiting_folders(self) -> None:
+        """Remove what a killed run left behind, whatever its number of processes."""
+        if self.trainer.is_global_zero:
+            pattern = self.waiting_folder.name.removesuffix("0") + "*"
+            for folder in self.waiting_folder.parent.glob(pattern):
+                shutil.rmtree(folder)
+        self.trainer.strategy.barrier()
 
     def _stream(
         self, calls: Sequence[Mapping[str, Any]], rooms: Iterator[Waiting]
@@ -236,10 +246,11 @@ class Calibration(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Harden the target, measure it, and pass on to the next."""
+        learned_ranges = learn.learns_ranges(self.target)
         learn.harden_(self.target)
         learn.harden_ranges_(self.target)
         self.records[-1]["error"] = self.error()
-        if self.learning.learns_ranges:
+        if learned_ranges:
             self.records[-1]["error_quantized"] = self.error(activations=True)
         errors = {name: v for name, v in self.records[-1].items() if name != "target"}
         self.log_dict(errors, sync_dist=True)
@@ -262,9 +273,11 @@ class Calibration(LightningModule):
         if not self.learning.learns_ranges:
             fit_activations_(self.unet)
         self.sqnr_db = {"weights": self.output_sqnr_db(self.held_out.quantized.results)}
-        with quantization(self.unet, weights=True, activations=True), torch.no_grad():
-            calls = [to_device(call, self.device) for call in self.data.held_out]
-            self.sqnr_db["all"] = self.output_sqnr_db([self.unet(**call) for call in calls])
+        calls = [to_device(call, self.device) for call in self.data.held_out]
+        everything = quantization(self.unet, weights=True, activations=True)
+        with self.phase("measuring"), everything, torch.no_grad():
+            results = [self.unet(**call) for call in calls]
+        self.sqnr_db["all"] = self.output_sqnr_db(results)
 
     def output_sqnr_db(self, results: Sequence[Any]) -> float:
         """SQNR in decibel of the UNet's outputs for the held-out samples."""
@@ -275,8 +288,13 @@ class Calibration(LightningModule):
 
     def on_train_end(self) -> None:
         """Drop the streams, and what waited on disk."""
-        self.streams.close()
-        self.held_out.close()
+        self.drop_streams()
+
+    def drop_streams(self) -> None:
+        """Free what waits, in memory and on disk."""
+        for streams in (self._streams, self._held_out):
+            if streams is not None:
+                streams.close()
         shutil.rmtree(self.waiting_folder, ignore_errors=True)
 
     @contextmanager
@@ -299,13 +317,19 @@ class Calibration(LightningModule):
 
     # Checkpoints: finished targets and observed ranges, never the full-precision weights
 
-    def identity(self, data: dict[str, Any]) -> str:
-        """What a checkpoint must agree in to be resumed; ``data`` is the DataModule's part."""
-        return identity_of(self.pipeline, self.settings, self.learning, data)
+    def identity(self, data: dict[str, Any], precision: str) -> str:
+        """What a checkpoint must agree in to be resumed.
+
+        Args:
+            data: the DataModule's part.
+            precision: the Trainer's.
+        """
+        numerics = {"precision": precision, "waiting.dtype": self.waiting.dtype}
+        return identity_of(self.pipeline, self.settings, self.learning, data | numerics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""
-        identity = self.identity(self.data.identity)
+        identity = self.identity(self.data.identity, str(self.trainer.precision))
         checkpoint["calibration"] = {
             "identity": identity,
             "records": self.records,

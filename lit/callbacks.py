@@ -149,7 +149,9 @@ class RunFolder(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Say how to go on after Ctrl-C."""
+        """Free what waits on disk, which may be what fills it; say how to go on after Ctrl-C."""
+        if isinstance(pl_module, Calibration) and self._started:
+            pl_module.drop_streams()
         if isinstance(exception, KeyboardInterrupt):
             print_note("interrupted: the same command with --ckpt_path last goes on from here")
 
@@ -158,6 +160,7 @@ class RunFolder(Checkpoint):
             written_beside(self.folder / "log.csv") as beside,
             beside.open("w", newline="") as file,
         ):
-            writer = csv.DictWriter(file, list(module.records[0]))
+            columns = dict.fromkeys(name for record in module.records for name in record)
+            writer = csv.DictWriter(file, list(columns))
             writer.writeheader()
             writer.writerows(record for record in module.records if "error" in record)

@@ -79,7 +79,8 @@ class CalibrationCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
         if self.saved_identity is not None:
-            check_identity(self.saved_identity, self.model.identity(self.datamodule.identity))
+            identity = self.model.identity(self.datamodule.identity, str(self.trainer.precision))
+            check_identity(self.saved_identity, identity)
         self.trainer.fit(weights_only=True, **arguments)
 
     def before_instantiate_classes(self) -> None:

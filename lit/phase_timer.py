@@ -17,7 +17,7 @@ class PhaseTimer:
 
     def __init__(self, device: torch.device, seconds: dict[str, float]) -> None:
         self.seconds = seconds
-        self._clock = time.process_time if device.type == "cpu" else time.perf_counter
+        self._device = device
         self._started = 0.0
 
     def start(self) -> None:
@@ -27,6 +27,11 @@ class PhaseTimer:
     def stop(self, phase: str) -> None:
         """End the phase that was begun last."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + self._clock() - self._started
+
+    def _clock(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.process_time() if self._device.type == "cpu" else time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -276,6 +276,34 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(
     assert_same_result(run, finished_work / "run")
 
 
+def test_mixed_precision_keeps_float32_scales_and_does_not_resume_as_float32(
+    micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
+    ranges = ("--model.learning.activation_lr", "0.05")
+    assert command([*arguments, *ranges, "--trainer.precision", "bf16-mixed"]) == 0
+    state = load_file(tmp_path / "run" / "quantized" / "quantized.safetensors")
+    scales = [tensor for name, tensor in state.items() if name.endswith("scale")]
+    assert all(scale.dtype == torch.float32 for scale in scales)
+    capsys.readouterr()
+    assert command([*arguments, *ranges, "--ckpt_path", "last"]) == 2
+    assert "precision: bf16-mixed then, 32-true now" in error_lines(capsys)[-1]
+
+
+def test_a_trial_of_one_batch_runs_with_learned_ranges(micro_folder: Path, tmp_path: Path) -> None:
+    arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
+    trial = ("--trainer.fast_dev_run", "true", "--model.learning.activation_lr", "0.05")
+    assert command([*arguments, *trial]) == 0
+
+
+def test_samples_that_wait_on_disk_change_no_byte_and_leave_no_file(
+    finished_work: Path, micro_folder: Path
+) -> None:
+    arguments = [*fit_arguments(micro_folder, finished_work, "from-disk"), *LEARNING]
+    assert command([*arguments, "--model.waiting.place", "disk"]) == 0
+    assert_same_result(finished_work / "from-disk", finished_work / "run")
+
+
 LIMITED = """
 import resource, sys
 from data.calibration import CalibrationData
@@ -340,6 +368,14 @@ def test_two_processes_find_the_ranges_of_one_bit_for_bit(
     in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
     for name in ("quantized/quantized.safetensors", "quantized/quantization.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_process_may_have_nothing_held_out(micro_folder: Path, tmp_path: Path) -> None:
+    """One micro-batch of held-out pairs and two of others: the second process measures nothing."""
+    nearest = ("--model.learning.iterations", "0", "--model.learning.polish_iterations", "0")
+    more = (*nearest, "--data.micro_batch_size", "6", "--data.n_held_out", "4")
+    in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
+    assert len(rows(tmp_path / "two")) == 24
 
 
 def test_two_processes_learn_as_well_as_one(micro_folder: Path, tmp_path: Path) -> None:
