@@ -42,9 +42,11 @@ def find_models(ckpts: Sequence[Path]) -> list[Model]:
     """Full precision first, then the quantized models in the order given.
 
     Raises:
-        DGQError: if one is missing or damaged, or belongs to another pipeline than the first.
+        DGQError: if one is missing, damaged, or named twice.
     """
     folders = [locate(ckpt) for ckpt in ckpts]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise DGQError(f"--ckpt names the same model twice: {', '.join(map(str, ckpts))}")
     names = _names([run_folder(folder) for folder in folders])
     models = [Model(FULL_PRECISION)]
     for folder, name in zip(folders, names, strict=True):

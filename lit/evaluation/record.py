@@ -31,7 +31,7 @@ def describe(plan: Plan) -> dict[str, Any]:
             "num_images": len(plan.prompts.captions),
             "clip_images": len(plan.prompts.captions[: protocol.clip_images]),
             "references": _references(plan),
-            "references_sha256": _file_hash(protocol.references),
+            "references_sha256": _references_hash(protocol.references),
             "sqnr_prompts": plan.n_recorded,
             "lpips": plan.judges.lpips is not None,
             "sampler": type(plan.pipeline.scheduler).__name__,
@@ -72,5 +72,9 @@ def _references(plan: Plan) -> str | None:
     return "renders of other held-out scenes" if plan.prompts.are_scenes else None
 
 
-def _file_hash(path: Path | None) -> str | None:
-    return sha256_of(path) if path is not None and path.is_file() else None
+def _references_hash(path: Path | None) -> str | None:
+    """Of the statistics' content, or of the names and sizes of all images in a folder."""
+    if path is None or path.is_file():
+        return None if path is None else sha256_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return fingerprint({str(f.relative_to(path)): f.stat().st_size for f in files})

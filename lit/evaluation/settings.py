@@ -30,7 +30,7 @@ class EvaluationSettings:
         overwrite: replace results of another protocol in the output folder.
 
     Raises:
-        SettingsError: if a number is outside its domain, or models have the same name.
+        SettingsError: if a number is outside its domain, or a model is named twice.
     """
 
     ckpt: tuple[Path, ...] = ()

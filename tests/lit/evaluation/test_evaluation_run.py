@@ -420,6 +420,8 @@ def test_models_are_named_by_run_folder_checkpoint_or_export(ckpt: Path, tmp_pat
     (tmp_path / "a" / "w4a8" / "last.ckpt").write_bytes(b"")
     assert locate(tmp_path / "a" / "w4a8" / "last.ckpt") == tmp_path / "a" / "w4a8" / "quantized"
     models = find_models([tmp_path / "a" / "w4a8", tmp_path / "b" / "w4a8"])
+    with pytest.raises(DGQError, match="same model twice"):
+        find_models([tmp_path / "a" / "w4a8", tmp_path / "a" / "w4a8" / "quantized"])
     assert [model.name for model in models] == ["full precision", "a-w4a8", "b-w4a8"]
     shutil.rmtree(tmp_path / "a" / "w4a8" / "quantized")
     with pytest.raises(DGQError, match=r"has not finished.*--ckpt_path last"):
