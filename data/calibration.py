@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -167,13 +168,18 @@ class CalibrationData(LightningDataModule):
                 "there are fewer micro-batches than processes: lower data.micro_batch_size, or "
                 "raise data.n_samples"
             )
-        self.held_out = self.own_share(
-            self.calls.held_out_pairs(self.n_held_out, N_HELD_OUT_PROMPTS)
-        )
+        held_out = self.calls.held_out_pairs(self.n_held_out, N_HELD_OUT_PROMPTS)
+        self.held_out = self.own_share(held_out, math.ceil(len(held_out) / self.n_processes))
 
-    def own_share(self, pairs: Tensor) -> list[dict[str, Any]]:
-        """This process' micro-batches, which are the same whatever the number of processes."""
-        parts = pairs.split(self.micro_batch_size)[self.rank :: self.n_processes]
+    def own_share(self, pairs: Tensor, at_most: int | None = None) -> list[dict[str, Any]]:
+        """This process' micro-batches, which are the same whatever the number of processes.
+
+        Args:
+            pairs: ``[n, 2]``, of all processes.
+            at_most: pairs in a micro-batch, where all processes should have some.
+        """
+        size = min(self.micro_batch_size, at_most or self.micro_batch_size)
+        parts = pairs.split(size)[self.rank :: self.n_processes]
         return [self.require_calls().batch(part) for part in parts]
 
     def require_calls(self) -> UNetCalls:
