@@ -1,8 +1,8 @@
 """Captioned scenes: a small world of pictures and captions, and the models trained on it.
 
 `sample_captions` draws captions, `render` draws their pictures, `score` compares any pictures
-with captions exactly. `PIPELINE_DIR` is a Stable Diffusion pipeline for this world, `CLIP_DIR` a
-CLIP model, both loaded by `from_pretrained`.
+with captions exactly. `PIPELINE_DIR` is a Stable Diffusion pipeline for this world, `SIBLING_DIR`
+one with SDXL's structure, `CLIP_DIR` a CLIP model, all loaded by `from_pretrained`.
 """
 
 from pathlib import Path
@@ -16,6 +16,10 @@ from scenes.renderer import render
 ASSETS_DIR: Final[Path] = Path(__file__).parent.parent / "assets" / "scenes"
 PIPELINE_DIR: Final[Path] = ASSETS_DIR / "pipeline"
 """Folder for `StableDiffusionPipeline.from_pretrained`."""
+SIBLING_DIR: Final[Path] = ASSETS_DIR / "sibling"
+"""Folder for `StableDiffusionXLPipeline.from_pretrained`."""
+FEW_STEP_DIR: Final[Path] = ASSETS_DIR / "few-step"
+"""The same for `FEW_STEPS` steps without guidance (`guidance_scale=0`)."""
 CLIP_DIR: Final[Path] = ASSETS_DIR / "clip"
 """Folder for `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained`."""
 
@@ -23,14 +27,19 @@ GUIDANCE_SCALE: Final = 2.0
 """The guidance scale that the pipeline was measured with; see the model card."""
 NUM_INFERENCE_STEPS: Final = 25
 """The sampler steps that the pipeline was measured with."""
+FEW_STEPS: Final = 4
+"""The sampler steps of the pipeline in `FEW_STEP_DIR`."""
 
 __all__ = [
     "ASSETS_DIR",
     "ATTRIBUTES",
     "CLIP_DIR",
+    "FEW_STEPS",
+    "FEW_STEP_DIR",
     "GUIDANCE_SCALE",
     "NUM_INFERENCE_STEPS",
     "PIPELINE_DIR",
+    "SIBLING_DIR",
     "Item",
     "OracleScore",
     "Scene",

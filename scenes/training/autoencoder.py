@@ -22,6 +22,8 @@ LATENT_CHANNELS = 4
 
 def train(settings: Autoencoder, image_size: int, folder: Path, device: str, resume: bool) -> None:
     """Train the autoencoder and save it, its scaling factor set, into `folder`/model."""
+    if resume and (folder / "model").is_dir():
+        return
     torch.manual_seed(settings.fit.seed)
     model = build(settings, image_size).to(device)
     captions = sample_captions(settings.n_pictures, settings.fit.seed, "train")

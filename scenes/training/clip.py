@@ -1,8 +1,9 @@
 """A small CLIP of our own: contrastive, with an auxiliary loss that asks for the attributes.
 
-The contrastive loss alone needs far more pictures to notice shapes and textures. The attributes
-are asked for at the end of the text, at a random padding position (the UNet sees those states
-too) and at each noun, so that all text states are informative.
+The contrastive loss alone needs far more pictures to notice shapes and textures, and places and
+counts hardly at all: so each picture must also tell its caption from one with a single attribute
+changed. The attributes are asked for at the end of the text, at a random padding position (the
+UNet sees those states too) and at each noun, so that all text states are informative.
 """
 
 import random
@@ -21,7 +22,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from scenes.captions import sample_captions
+from scenes.captions import sample_captions, split_of
+from scenes.changes import change, changeable
+from scenes.grammar import describe, parse_caption
 from scenes.renderer import render
 from scenes.training.attributes import ITEM_CLASSES, SCENE_CLASSES, noun_targets, scene_targets
 from scenes.training.autoencoder import to_model
@@ -46,6 +49,8 @@ class ClipWithAttributes(nn.Module):
 
 def train(settings: Clip, image_size: int, folder: Path, device: str, resume: bool) -> None:
     """Train CLIP and save model, tokenizer and image processor into `folder`/model."""
+    if resume and (folder / "model").is_dir():
+        return
     torch.manual_seed(settings.fit.seed)
     tokenizer = build_tokenizer(folder / "tokenizer")
     model = ClipWithAttributes(build(settings, image_size, tokenizer), settings.width).to(device)
@@ -64,6 +69,7 @@ class Objective:
         tokenizer: CLIPTokenizer,
     ) -> None:
         self.model, self.settings, self.image_size = model, settings, image_size
+        self.tokenizer = tokenizer
         self.captions = sample_captions(settings.n_captions, settings.fit.seed, "train")
         self.ids = tokenize(tokenizer, self.captions)
         self.scenes = scene_targets(self.captions)
@@ -77,11 +83,20 @@ class Objective:
         # The text tower is causal: what follows does not change earlier states, so any length
         # that leaves room for padding will do; now and then the full one trains all positions.
         length = random.Random(seed).choice((28, 28, 28, CONTEXT_LENGTH))
-        losses, accuracy = self._losses(chosen, self.ids[chosen, :length], pictures)
+        ids = self.ids[chosen, :length]
+        if self.settings.with_changed and length < CONTEXT_LENGTH:
+            ids = torch.cat([ids, self._changed(chosen, seed)[:, :length]])
+        losses, accuracy = self._losses(chosen, ids, pictures)
         attributes = losses["picture"] + 2 * losses["text"] + losses["nouns"]
         total = losses["contrast"] + self.settings.attribute_weight * attributes
         numbers = {name: value.item() for name, value in losses.items()}
         return total, {"retrieval": accuracy} | numbers
+
+    def _changed(self, chosen: Tensor, seed: int) -> Tensor:
+        """Token ids of the chosen captions with one attribute changed, from the same split."""
+        generator = random.Random(seed)
+        captions = [changed_caption(self.captions[i], generator) for i in chosen.tolist()]
+        return tokenize(self.tokenizer, captions)
 
     def _losses(
         self, chosen: Tensor, ids: Tensor, pictures: Tensor
@@ -93,6 +108,8 @@ class Objective:
             seen = model.clip.vision_model(to_model(pictures).to(device))[1]
             contrast, accuracy = contrastive_loss(model.clip, pooled, seen)
             picture = model.picture_head(seen)
+            # The changed captions, if any, follow the right ones: these alone name the attributes.
+            states, pooled = states[: len(chosen)], pooled[: len(chosen)]
             text = model.text_head(torch.cat([pooled, states[:, -1]]))
             at = self.noun_positions[chosen].to(device)[:, :, None]
             nouns = model.noun_head(states.gather(1, at.expand(-1, -1, states.shape[-1])))
@@ -142,13 +159,32 @@ def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 
 
 def contrastive_loss(clip: CLIPModel, text: Tensor, vision: Tensor) -> tuple[Tensor, float]:
-    """CLIP's symmetric loss of pooled states, and how often a picture finds its caption."""
+    """CLIP's symmetric loss of pooled states, and how often a picture finds its caption.
+
+    `text` is [captions, width] with at least as many rows as `vision` [pictures, width]; the
+    first belong to the pictures, further ones are only there to be told apart from these.
+    """
     texts = F.normalize(clip.text_projection(text).float(), dim=-1)
     pictures = F.normalize(clip.visual_projection(vision).float(), dim=-1)
     logits = pictures @ texts.T * clip.logit_scale.exp().clamp(max=100)
     own = torch.arange(len(logits), device=logits.device)
-    value = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    to_pictures = logits[:, : len(logits)].T
+    value = (F.cross_entropy(logits, own) + F.cross_entropy(to_pictures, own)) / 2
     return value, float((logits.argmax(1) == own).float().mean())
+
+
+def changed_caption(caption: str, generator: random.Random) -> str:
+    """The caption with one attribute changed, from the same split.
+
+    Every other time it is the place, relation or count, which pictures' embeddings neglect most.
+    """
+    scene, split = parse_caption(caption), split_of(caption)
+    *appearance, layout = changeable(scene)
+    while True:
+        attribute = generator.choice((layout, generator.choice(appearance)))
+        other = describe(change(scene, attribute, generator))
+        if split_of(other) == split:
+            return other
 
 
 def attribute_loss(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Putting the parts together: the pipeline and CLIP as folders for `from_pretrained`, in fp16."""
+"""Putting the parts together: pipelines and CLIP as folders for `from_pretrained`, in fp16."""
 
 import json
 import os
@@ -6,50 +6,84 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
-from transformers import CLIPModel
+from torch import nn
+from transformers import CLIPModel, CLIPTokenizer
 
-from scenes.training.clip import save, text_tower
-from scenes.training.diffusion import build, scheduler
-from scenes.training.loop import CHECKPOINT, read_average
+from scenes.training.clip import save
+from scenes.training.diffusion import build
+from scenes.training.loop import CHECKPOINT, LOG, read_average
+from scenes.training.pipelines import (
+    euler,
+    euler_trailing,
+    stable_diffusion,
+    stable_diffusion_xl,
+)
 from scenes.training.settings import Settings
 from scenes.training.tokenizer import build_tokenizer
 
+LOGS = "training"
+"""Folder of the exported training logs, one for each stage."""
 
-def export(settings: Settings, folder: Path, assets: Path) -> int:
-    """Write `assets`/pipeline and `assets`/clip; returns the UNet's training step.
+
+def export(settings: Settings, work: Path, assets: Path) -> list[str]:
+    """Write what has been trained into `assets`; returns the names of the folders written.
 
     Each folder is written beside its place and moved there, so that readers never see half of it.
     """
-    text_encoder, tokenizer = text_tower(folder / "clip" / "model")
-    vae = AutoencoderKL.from_pretrained(folder / "autoencoder" / "model")
+    written = ["clip", "pipeline"]
+    _export_clip(work / "clip" / "model", assets / "clip", settings.image_size)
+    unet = _read_unet(settings, settings.diffusion.unet, work / "diffusion", text_encoders=1)
+    _export_pipeline(stable_diffusion(work, unet), assets / "pipeline")
+    for stage, sampler in (("sibling", euler), ("few-step", euler_trailing)):
+        if (work / stage / CHECKPOINT).exists():
+            arguments = settings.sibling.diffusion.unet
+            unet = _read_unet(settings, arguments, work / stage, text_encoders=2)
+            _export_pipeline(stable_diffusion_xl(work, unet, sampler()), assets / stage)
+            written.append(stage)
+    _export_logs(work, assets / LOGS)
+    return written
+
+
+def _read_unet(
+    settings: Settings, arguments: dict[str, Any], folder: Path, text_encoders: int
+) -> UNet2DConditionModel:
     side = settings.image_size // 2 ** (len(settings.autoencoder.block_out_channels) - 1)
-    unet = build(settings.diffusion, side, text_encoder.config.hidden_size)
-    step = read_average(folder / "diffusion" / CHECKPOINT, unet)
+    widths = (settings.clip.width, settings.sibling.clip.width)
+    unet = build(arguments, side, sum(widths[:text_encoders]))
+    read_average(folder / CHECKPOINT, unet)
     unet.set_attn_processor(AttnProcessor2_0())
-    pipeline = StableDiffusionPipeline(
-        vae=vae.eval(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+    return unet.eval()
+
+
+def _export_pipeline(pipeline: DiffusionPipeline, place: Path) -> None:
+    parts = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    for part in parts.values():
         part.half()
-    clip = CLIPModel.from_pretrained(folder / "clip" / "model").half()
-    with _replaced(assets / "pipeline") as new:
+    tokenizers = [n for n, p in pipeline.components.items() if isinstance(p, CLIPTokenizer)]
+    with _replaced(place) as new:
         pipeline.save_pretrained(new)
-        build_tokenizer(new / "tokenizer")
-        _declare_float32(new / "text_encoder" / "config.json")
-    with _replaced(assets / "clip") as new:
-        save(clip, tokenizer, settings.image_size, new)
+        for name in tokenizers:
+            build_tokenizer(new / name)
+        for name in parts:
+            if name.startswith("text_encoder"):
+                _declare_float32(new / name / "config.json")
+
+
+def _export_clip(model: Path, place: Path, image_size: int) -> None:
+    clip, tokenizer = CLIPModel.from_pretrained(model).half(), CLIPTokenizer.from_pretrained(model)
+    with _replaced(place) as new:
+        save(clip, tokenizer, image_size, new)
         _declare_float32(new / "config.json")
-    return step
+
+
+def _export_logs(work: Path, place: Path) -> None:
+    with _replaced(place) as new:
+        for log in sorted(work.glob(f"*/{LOG}")):
+            shutil.copy(log, new / f"{log.parent.name}.jsonl")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The one training loop: AdamW, warmup and cosine, running average, checkpoints, a log.
 
-A stage supplies a module and its loss. In several processes gradients are averaged; the share of
-the time budget that is spent travels with them, so that all processes stop together.
+A stage supplies a module and its loss. Everything is scheduled by steps, so that a run gives the
+same weights however fast the machine is; several processes share each batch and average their
+gradients.
 """
 
 import json
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scenes.training.settings import Fit
@@ -23,8 +26,9 @@ Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 """Loss and numbers to log, from the step and a generator seeded for it."""
 
 CHECKPOINT = "last.pt"
+LOG = "log.jsonl"
 _SECONDS_BETWEEN_CHECKPOINTS = 90.0
-_SECONDS_BETWEEN_LOG_LINES = 15.0
+_LOG_LINES = 200
 
 
 def fit(module: nn.Module, loss: Loss, settings: Fit, folder: Path, resume: bool) -> None:
@@ -32,11 +36,20 @@ def fit(module: nn.Module, loss: Loss, settings: Fit, folder: Path, resume: bool
 
     Writes `log.jsonl` and the checkpoint `last.pt` into `folder`; with `resume` a checkpoint
     found there is continued, and one that is complete is only loaded.
+
+    Raises:
+        FileExistsError: there is a checkpoint, and `resume` is not set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainer = _Trainer(module, settings)
-    if resume and (folder / CHECKPOINT).exists():
+    if (folder / CHECKPOINT).exists():
+        if not resume:
+            raise FileExistsError(
+                f"{folder} holds a training already; continue it with --resume, or remove it"
+            )
         trainer.load(folder / CHECKPOINT)
+        if trainer.is_main:
+            _forget_after(trainer.step, folder / LOG)
     trainer.run(loss, folder)
     trainer.use_average_()
 
@@ -46,7 +59,8 @@ class _Trainer:
 
     def __init__(self, module: nn.Module, settings: Fit) -> None:
         self.module, self.settings = module, settings
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.parameters, settings.weight_decay), betas=(0.9, 0.99), fused=True
         )
@@ -55,30 +69,38 @@ class _Trainer:
         self.is_main = not dist.is_initialized() or dist.get_rank() == 0
 
     def run(self, loss: Loss, folder: Path) -> None:
-        """Step until the budget is spent."""
+        """Take the steps that are left."""
         self.module.train()
-        lap, saved, logged = time.monotonic(), self.seconds, self.seconds
-        while (progress := self._progress()) < 1:
-            learning_rate = self._set_learning_rate(progress)
-            value, numbers = loss(self.step, self._generator())
-            value.backward()
-            now = time.monotonic()
-            self.seconds += self._average_over_processes(now - lap)
-            lap = now
-            norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.step += 1
-            self._update_average()
-            if self.is_main and self.seconds - logged > _SECONDS_BETWEEN_LOG_LINES:
-                logged = self.seconds
-                extra = {"lr": learning_rate, "grad_norm": float(norm)}
-                self._log(folder, {"loss": value.item()} | numbers | extra)
-            if self.is_main and self.seconds - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                saved = self.seconds
-                self.save(folder / CHECKPOINT)
+        lap, saved = time.monotonic(), self.seconds
+        with progress_bar(folder.name, self.settings.steps, self.step, self.is_main) as show:
+            while self.step < self.settings.steps:
+                numbers = self._take_step(loss)
+                self.seconds, lap = self.seconds + time.monotonic() - lap, time.monotonic()
+                show(self.step, numbers["loss"])
+                if not self.is_main:
+                    continue
+                if self.step % max(self.settings.steps // _LOG_LINES, 1) == 0:
+                    self._log(folder, numbers)
+                if self.step in self.settings.snapshots:
+                    self._save_snapshot(folder)
+                if self.seconds - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                    saved = self.seconds
+                    self.save(folder / CHECKPOINT)
         if self.is_main:
             self.save(folder / CHECKPOINT)
+
+    def _take_step(self, loss: Loss) -> dict[str, float]:
+        """One step of the optimizer; returns the numbers to log."""
+        learning_rate = self._set_learning_rate()
+        value, numbers = loss(self.step, self._generator())
+        value.backward()
+        self._average_over_processes()
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._update_average()
+        return {"loss": value.item(), **numbers, "lr": learning_rate, "grad_norm": float(norm)}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint beside `path`, then move it there."""
@@ -106,37 +128,34 @@ class _Trainer:
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data.copy_(average)
 
-    def _progress(self) -> float:
-        """The share of the budget that is spent, of time or of steps, whichever is more."""
-        spent = self.seconds / (60 * self.settings.minutes)
-        return max(spent, self.step / self.settings.max_steps)
-
-    def _set_learning_rate(self, progress: float) -> float:
+    def _set_learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps)
-        decay = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
         learning_rate = self.settings.learning_rate * warmup * decay
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
 
     def _generator(self) -> torch.Generator:
-        """A generator that depends on seed, step and process only, so that runs can resume."""
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        seed = (self.settings.seed * 64 + rank) * 10_000_019 + self.step
-        return torch.Generator().manual_seed(seed)
+        """A generator that depends on seed and step only, so that runs can resume."""
+        return torch.Generator().manual_seed(self.settings.seed * 10_000_019 + self.step)
 
-    def _average_over_processes(self, seconds: float) -> float:
-        """Average the gradients, and with them a duration: so all processes stop together."""
+    def _average_over_processes(self) -> None:
         if not dist.is_initialized():
-            return seconds
+            return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([*(g.flatten() for g in gradients), gradients[0].new_tensor([seconds])])
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        *averages, duration = flat.split([*(g.numel() for g in gradients), 1])
-        for gradient, average in zip(gradients, averages, strict=True):
-            gradient.copy_(average.view_as(gradient))
-        return float(duration)
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _save_snapshot(self, folder: Path) -> None:
+        """Keep the weights of this step, averaged where an average is kept."""
+        state = dict(zip(self.names, self.average or self.parameters, strict=True))
+        tensors = {name: tensor.detach().half().contiguous() for name, tensor in state.items()}
+        save_file(tensors, folder / snapshot_name(self.step))
 
     def _update_average(self) -> None:
         if self.average:
@@ -146,7 +165,7 @@ class _Trainer:
     def _log(self, folder: Path, numbers: dict[str, float]) -> None:
         line = {"step": self.step, "seconds": round(self.seconds, 1)}
         rounded = {key: float(f"{number:.5g}") for key, number in numbers.items()}
-        with (folder / "log.jsonl").open("a") as file:
+        with (folder / LOG).open("a") as file:
             file.write(json.dumps(line | rounded) + "\n")
 
 
@@ -157,9 +176,36 @@ def autocast(device: torch.device) -> Iterator[None]:
         yield
 
 
+def _forget_after(step: int, log: Path) -> None:
+    """Drop the lines of steps that are about to be taken again."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    new = log.with_suffix(".new")
+    new.write_text("".join(kept))
+    os.replace(new, log)
+
+
+def snapshot_name(step: int) -> str:
+    """The file that keeps the weights of a step."""
+    return f"step-{step:06d}.safetensors"
+
+
+@contextmanager
+def progress_bar(
+    name: str, steps: int, done: int, is_shown: bool
+) -> Iterator[Callable[[int, float], None]]:
+    """A bar that is told the step and the loss."""
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, "loss {task.fields[loss]:.4f}", TimeRemainingColumn(), disable=not is_shown
+    ) as bar:
+        task = bar.add_task(name, total=steps, completed=done, loss=math.nan)
+        yield lambda step, loss: bar.update(task, completed=step, loss=loss)
+
+
 def read_average(path: Path, module: nn.Module) -> int:
     """Load a checkpoint's averaged weights into a module; returns the step they are from."""
-    trainer = _Trainer(module, Fit(minutes=1, batch_size=1, learning_rate=0, ema_decay=0.5))
+    trainer = _Trainer(module, Fit(steps=1, batch_size=1, learning_rate=0, ema_decay=0.5))
     trainer.load(path)
     trainer.use_average_()
     return trainer.step

@@ -1,60 +1,86 @@
-"""How well the pipeline follows captions it has not seen, scored by the oracle."""
+"""How well the pipelines follow captions they have not seen, scored by the oracle."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
+from rich.progress import track
 from torch import Tensor
 
+from scenes import FEW_STEPS, GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 from scenes.captions import sample_captions
-from scenes.oracle import ATTRIBUTES, score
+from scenes.intervals import wilson_interval
+from scenes.oracle import ATTRIBUTES, OracleScore, score
 from scenes.renderer import render
 from scenes.training.autoencoder import reconstruct
 
 _BATCH_SIZE = 64
+_SEED = 0
 
 
-def measure(
-    pipeline_folder: Path,
-    output: Path,
-    n: int,
-    guidance_scales: Sequence[float],
-    steps: int,
-    device: str,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Score renders, their reconstructions and generated pictures of `n` test captions.
+@dataclass(frozen=True)
+class Case:
+    """A pipeline to measure, by its folder's name, and how it is sampled."""
 
-    Writes `measure.json`, and `samples.png` for the last guidance scale, into `output`. Returns
-    the oracle's summary of each set of pictures.
+    folder: str
+    steps: int
+    guidance_scale: float
+
+    @property
+    def name(self) -> str:
+        """As it heads a column."""
+        return f"{self.folder}, {self.steps} steps, guidance {self.guidance_scale:g}"
+
+
+def measure(assets: Path, n: int, guidance_scales: Sequence[float], device: str) -> str:
+    """Score renders, their reconstructions and what each pipeline makes of `n` test captions.
+
+    Writes `measured.json`, `measured.md` and a grid of samples of each pipeline into `assets`.
+    Returns the table.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder).to(device)
+    captions = sample_captions(n, _SEED, "test")
+    base = load(assets / "pipeline", device)
+    size = base.unet.config.sample_size * base.vae_scale_factor
+    pictures = render(captions, size, _SEED)
+    decoded = reconstruct(base.vae, pictures.to(device)).cpu()
+    scores = {"renders": score(pictures, captions), "autoencoder": score(decoded, captions)}
+    for case in _cases(assets, guidance_scales):
+        pipeline = load(assets / case.folder, device)
+        images = generate(pipeline, captions, case.guidance_scale, case.steps, _SEED)
+        scores[case.name] = score(images, captions)
+        save_grid(images[:64], assets / f"samples-{case.folder}.png", columns=16)
+    protocol = {"n": n, "seed": _SEED, "split": "test"}
+    psnr = float(-10 * (decoded - pictures).square().mean().log10())
+    results = {name: shares(one) for name, one in scores.items()}
+    report = {"protocol": protocol, "autoencoder_psnr_db": psnr, "results": results}
+    (assets / "measured.json").write_text(json.dumps(report, indent=2) + "\n")
+    text = table(results)
+    (assets / "measured.md").write_text(text + "\n")
+    return text
+
+
+def _cases(assets: Path, guidance_scales: Sequence[float]) -> list[Case]:
+    cases = [Case("pipeline", NUM_INFERENCE_STEPS, scale) for scale in guidance_scales]
+    if (assets / "sibling").is_dir():
+        cases.append(Case("sibling", NUM_INFERENCE_STEPS, GUIDANCE_SCALE))
+    if (assets / "few-step").is_dir():
+        cases.append(Case("few-step", FEW_STEPS, 0.0))
+    return cases
+
+
+def load(folder: Path, device: str) -> DiffusionPipeline:
+    """A pipeline that draws quietly."""
+    pipeline = DiffusionPipeline.from_pretrained(folder).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    captions = sample_captions(n, seed, "test")
-    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    pictures = render(captions, size, seed)
-    decoded = reconstruct(pipeline.vae, pictures.to(device)).cpu()
-    results = {
-        "renders": score(pictures, captions).summary(),
-        "autoencoder": score(decoded, captions).summary(),
-    }
-    results["autoencoder"]["psnr"] = float(-10 * (decoded - pictures).square().mean().log10())
-    for guidance_scale in guidance_scales:
-        images = generate(pipeline, captions, guidance_scale, steps, seed)
-        results[f"guidance {guidance_scale:g}"] = score(images, captions).summary()
-        save_grid(images[:64], output / "samples.png", columns=8)
-    protocol = {"n": n, "steps": steps, "seed": seed, "split": "test"}
-    text = json.dumps({"protocol": protocol, "results": results}, indent=2)
-    (output / "measure.json").write_text(text + "\n")
-    return results
+    return pipeline
 
 
 def generate(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     captions: Sequence[str],
     guidance_scale: float,
     steps: int,
@@ -65,7 +91,8 @@ def generate(
     Each picture has a seed of its own, so that batches make no difference.
     """
     parts = []
-    for start in range(0, len(captions), _BATCH_SIZE):
+    starts = range(0, len(captions), _BATCH_SIZE)
+    for start in track(starts, f"{steps} steps, guidance {guidance_scale:g}", transient=True):
         part = list(captions[start : start + _BATCH_SIZE])
         generators = [
             torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))
@@ -78,20 +105,46 @@ def generate(
             output_type="pt",
         ).images
         parts.append(images.float().cpu())
-        print(f"guidance {guidance_scale:g}: {start + len(part)} of {len(captions)} pictures")
     return torch.cat(parts)
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def shares(scored: OracleScore) -> dict[str, dict[str, float]]:
+    """Each attribute's share with its 95 % interval, then the mean and the share of `all` right.
+
+    Objects of one picture are not independent: intervals count pictures.
+    """
+    summary = scored.summary()
+    cases = {name: int(scored.applies[name].sum()) for name in ATTRIBUTES}
+    n = len(scored.asked[ATTRIBUTES[0]])
+    result = {
+        name: _with_interval(summary[name], cases[name]) for name in ATTRIBUTES if name in summary
+    }
+    return result | {
+        "mean": {"share": summary["mean"]},
+        "all": _with_interval(summary["all"], n),
+    }
+
+
+def _with_interval(share: float, n: int) -> dict[str, float]:
+    low, high = wilson_interval(share, n)
+    return {"share": share, "low": low, "high": high, "pictures": n}
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """Results as a Markdown table, one column for each set of pictures."""
-    lines = [f"| | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
+    lines = [f"| share right | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
     for name in (*ATTRIBUTES, "mean", "all"):
-        cells = [f"{column[name]:.3f}" if name in column else "" for column in results.values()]
+        cells = [_cell(column[name]) if name in column else "" for column in results.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def save_grid(images: Tensor, path: Path, columns: int, scale: int = 3) -> None:
+def _cell(numbers: dict[str, float]) -> str:
+    interval = f" ({numbers['low']:.3f} to {numbers['high']:.3f})" if "low" in numbers else ""
+    return f"{numbers['share']:.3f}{interval}"
+
+
+def save_grid(images: Tensor, path: Path, columns: int, scale: int = 2) -> None:
     """Write pictures side by side, enlarged, as one PNG."""
     framed = torch.nn.functional.pad(images, (1, 1, 1, 1), value=0.5)
     missing = -len(framed) % columns

@@ -1,6 +1,7 @@
 """Every number of the training, one dataclass for each stage, and the two sets in use."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -8,29 +9,35 @@ class Fit:
     """How one network is fitted.
 
     Args:
-        minutes: wall-clock budget; the learning rate follows the share of it that is spent.
-        max_steps: stop after so many steps even if time is left.
-        batch_size: pictures for each step and process.
+        steps: how many batches are learned from.
+        batch_size: pictures for each step, over all processes.
         learning_rate: highest learning rate, reached after `warmup_steps`.
         warmup_steps: steps of linear increase; a cosine to zero follows.
         weight_decay: of AdamW, for matrices and convolutions only.
         ema_decay: of the running average of the weights; 0 keeps none.
         seed: of the initial weights and of everything drawn.
+        snapshots: steps whose weights are kept, to see how a model came about.
     """
 
-    minutes: float
+    steps: int
     batch_size: int
     learning_rate: float
-    max_steps: int = 10_000_000
     warmup_steps: int = 100
     weight_decay: float = 0.01
     ema_decay: float = 0.0
     seed: int = 0
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The CLIP model: both towers have `width`, `n_layers` and `n_heads`."""
+    """The CLIP model: both towers have `width`, `n_layers` and `n_heads`.
+
+    Args:
+        attribute_weight: of the auxiliary losses that ask for the attributes.
+        with_changed: whether a picture must also tell its caption from one with an attribute
+            changed (hard negatives, Yuksekgonul et al. 2023, section 4).
+    """
 
     fit: Fit
     width: int = 128
@@ -40,6 +47,7 @@ class Clip:
     projection_dim: int = 64
     n_captions: int = 60_000
     attribute_weight: float = 1.0
+    with_changed: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,19 +77,46 @@ class Diffusion:
     """The UNet2DConditionModel and its loss.
 
     Args:
-        n_processes: data-parallel processes on a CPU, one thread each (a GPU uses one process).
+        unet: arguments of the model, apart from those that follow from latents and text states.
         dropped_captions: share of captions replaced by the empty one, for guidance.
         snr_clip: errors count by min(SNR + 1, this) / (SNR + 1); see `velocity_weight`.
     """
 
     fit: Fit
-    n_processes: int = 2
-    block_out_channels: tuple[int, ...] = (64, 128, 128)
-    layers_per_block: int = 1
-    n_heads: int = 8
-    norm_num_groups: int = 16
+    unet: dict[str, Any]
     dropped_captions: float = 0.1
     snr_clip: float = 5.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The few-step student of the sibling.
+
+    Args:
+        student_steps: sampler steps of the student.
+        teacher_steps: steps of the teacher that one of the student's stands for.
+        guidance_scale: of the teacher; the student has it built in.
+    """
+
+    fit: Fit
+    student_steps: int = 4
+    teacher_steps: int = 4
+    guidance_scale: float = 1.5
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """A second model with SDXL's structure; it shares autoencoder, pictures and first encoder.
+
+    Args:
+        clip: whose text tower is the second text encoder.
+        diffusion: the UNet that is conditioned on both.
+        distillation: the few-step variant.
+    """
+
+    clip: Clip
+    diffusion: Diffusion
+    distillation: Distillation
 
 
 @dataclass(frozen=True)
@@ -91,31 +126,136 @@ class Settings:
     clip: Clip
     autoencoder: Autoencoder
     diffusion: Diffusion
+    sibling: Sibling
     latents: Latents = field(default_factory=Latents)
     image_size: int = 32
 
 
-CPU = Settings(
-    clip=Clip(Fit(minutes=7, batch_size=128, learning_rate=1e-3)),
-    autoencoder=Autoencoder(Fit(minutes=9, batch_size=32, learning_rate=2e-3)),
+def sd_unet(channels: tuple[int, ...], layers: int = 1) -> dict[str, Any]:
+    """Stable Diffusion 1's arrangement at three resolutions."""
+    return {
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        # What diffusers calls the dimension of heads is their number.
+        "attention_head_dim": 8,
+        "norm_num_groups": 16,
+    }
+
+
+def sdxl_unet(
+    channels: tuple[int, ...], heads: tuple[int, ...], pooled: int, layers: int = 1
+) -> dict[str, Any]:
+    """SDXL's arrangement: no attention at the finest resolution, deeper transformers inside.
+
+    `pooled` is the width of the pooled text embedding; six numbers (sizes and crop) follow it.
+    """
+    time_width = 16
+    return {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "transformer_layers_per_block": (1, 1, 2),
+        "attention_head_dim": heads,
+        "norm_num_groups": 16,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": time_width,
+        "projection_class_embeddings_input_dim": pooled + 6 * time_width,
+    }
+
+
+SNAPSHOTS = (100, 200, 400, 800, 1600)
+"""Steps of the UNet whose weights are kept: evenly spaced on the logarithmic axis of learning."""
+
+SMALL = Settings(
+    clip=Clip(Fit(steps=700, batch_size=128, learning_rate=1e-3)),
+    autoencoder=Autoencoder(Fit(steps=2400, batch_size=32, learning_rate=2e-3)),
     diffusion=Diffusion(
-        Fit(minutes=36, batch_size=32, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999)
+        Fit(
+            steps=3200,
+            batch_size=64,
+            learning_rate=1e-3,
+            warmup_steps=200,
+            ema_decay=0.999,
+            snapshots=SNAPSHOTS,
+        ),
+        unet=sd_unet((64, 128, 128)),
+    ),
+    sibling=Sibling(
+        clip=Clip(
+            Fit(steps=400, batch_size=128, learning_rate=1e-3, seed=2), width=96, with_changed=False
+        ),
+        diffusion=Diffusion(
+            Fit(
+                steps=4000,
+                batch_size=64,
+                learning_rate=1e-3,
+                warmup_steps=200,
+                ema_decay=0.999,
+                seed=3,
+            ),
+            unet=sdxl_unet((64, 96, 96), heads=(4, 6, 6), pooled=64),
+        ),
+        distillation=Distillation(
+            Fit(
+                steps=1500,
+                batch_size=64,
+                learning_rate=3e-4,
+                warmup_steps=100,
+                ema_decay=0.99,
+                seed=4,
+            )
+        ),
     ),
 )
-"""Two CPU cores, about an hour in all: the model that is shipped."""
+"""Pictures of 32 pixels, for two CPU cores: the models that are shipped."""
 
-GPU = Settings(
+LARGE = Settings(
     image_size=64,
-    clip=Clip(Fit(minutes=4, batch_size=512, learning_rate=1e-3), patch_size=8),
+    clip=Clip(Fit(steps=4000, batch_size=256, learning_rate=1e-3), patch_size=8),
     autoencoder=Autoencoder(
-        Fit(minutes=6, batch_size=128, learning_rate=1e-3), block_out_channels=(64, 96, 128)
+        Fit(steps=6000, batch_size=64, learning_rate=1e-3), block_out_channels=(64, 96, 128)
     ),
     latents=Latents(n_captions=100_000),
     diffusion=Diffusion(
-        Fit(minutes=18, batch_size=256, learning_rate=6e-4, warmup_steps=500, ema_decay=0.9995),
-        n_processes=1,
-        block_out_channels=(64, 128, 192),
-        layers_per_block=2,
+        Fit(
+            steps=20_000,
+            batch_size=256,
+            learning_rate=6e-4,
+            warmup_steps=500,
+            ema_decay=0.9995,
+            snapshots=SNAPSHOTS,
+        ),
+        unet=sd_unet((64, 128, 192), layers=2),
+    ),
+    sibling=Sibling(
+        clip=Clip(
+            Fit(steps=4000, batch_size=256, learning_rate=1e-3, seed=2), width=192, patch_size=8
+        ),
+        diffusion=Diffusion(
+            Fit(
+                steps=20_000,
+                batch_size=256,
+                learning_rate=6e-4,
+                warmup_steps=500,
+                ema_decay=0.9995,
+                seed=3,
+            ),
+            unet=sdxl_unet((64, 128, 192), heads=(4, 8, 12), pooled=64),
+        ),
+        distillation=Distillation(
+            Fit(
+                steps=10_000,
+                batch_size=256,
+                learning_rate=2e-4,
+                warmup_steps=100,
+                ema_decay=0.999,
+                seed=4,
+            )
+        ),
     ),
 )
-"""One data-centre GPU, about half an hour in all: pictures of 64 pixels."""
+"""Pictures of 64 pixels, for a GPU."""

@@ -7,51 +7,63 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPModel, CLIPProcessor
 
 from scenes.training import __main__ as command
-from scenes.training import diffusion, latents, loop
+from scenes.training import conditions, diffusion, distillation, latents, loop, measure
 from scenes.training.attributes import MISSING, noun_targets, scene_targets
 from scenes.training.autoencoder import principal_components
 from scenes.training.diffusion import stratified_timesteps, velocity_weight
-from scenes.training.settings import Autoencoder, Clip, Diffusion, Fit, Latents, Settings
+from scenes.training.pipelines import euler_trailing, pndm
+from scenes.training.settings import (
+    Autoencoder,
+    Clip,
+    Diffusion,
+    Distillation,
+    Fit,
+    Latents,
+    Settings,
+    Sibling,
+    sd_unet,
+    sdxl_unet,
+)
 
-TINY_FIT = Fit(minutes=60, max_steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+TINY_FIT = Fit(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+AVERAGED_FIT = dataclasses.replace(TINY_FIT, ema_decay=0.5, snapshots=(2,))
+TINY_CLIP = Clip(TINY_FIT, width=32, n_layers=2, n_heads=2, projection_dim=16, n_captions=40)
 TINY = Settings(
-    clip=Clip(TINY_FIT, width=32, n_layers=1, n_heads=2, projection_dim=16, n_captions=40),
+    clip=TINY_CLIP,
     autoencoder=Autoencoder(
         TINY_FIT, block_out_channels=(8, 8, 8), norm_num_groups=4, pca_steps=1, n_pictures=40
     ),
     latents=Latents(n_captions=20, renders=2),
-    diffusion=Diffusion(
-        dataclasses.replace(TINY_FIT, ema_decay=0.5),
-        n_processes=1,
-        block_out_channels=(16, 16, 16),
-        n_heads=2,
-        norm_num_groups=8,
+    diffusion=Diffusion(AVERAGED_FIT, unet=sd_unet((16, 16, 16))),
+    sibling=Sibling(
+        clip=dataclasses.replace(TINY_CLIP, with_changed=False),
+        diffusion=Diffusion(AVERAGED_FIT, unet=sdxl_unet((16, 16, 16), (1, 1, 1), pooled=16)),
+        distillation=Distillation(AVERAGED_FIT),
     ),
 )
+STAGES = tuple(stage for stage in command.STAGES if stage != "measure")
+
+
+def options_for(stage: str, work: Path, resume: bool = False) -> Namespace:
+    arguments = [stage, "--work", str(work), "--assets", str(work / "assets"), "--n", "2"]
+    arguments += ["--processes", "1"] + ["--resume"] * resume
+    return command.parser().parse_args(arguments)
 
 
 def run(stage: str, work: Path, settings: Settings = TINY, resume: bool = False) -> None:
-    options = Namespace(
-        stage=stage,
-        work=work,
-        device="cpu",
-        resume=resume,
-        assets=work / "assets",
-        n=2,
-        guidance_scale=[2.0],
-    )
-    command.run(options, settings)
+    command.run(options_for(stage, work, resume), settings)
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    for stage in ("clip", "autoencoder", "latents", "diffusion", "export"):
+    for stage in STAGES:
         run(stage, folder)
     return folder
 
@@ -69,39 +81,111 @@ def test_exported_folders_load(work: Path) -> None:
     assert not list((work / "assets").glob(".*"))
 
 
-def test_measure_writes_numbers_and_grid(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "NUM_INFERENCE_STEPS", 2)
+@pytest.mark.parametrize(("folder", "steps", "guidance"), [("sibling", 2, 2.0), ("few-step", 4, 0)])
+def test_the_sibling_is_an_sdxl_pipeline(
+    work: Path, folder: str, steps: int, guidance: float
+) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(work / "assets" / folder)
+    assert type(pipeline) is StableDiffusionXLPipeline
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(
+        "two small blue bars", num_inference_steps=steps, guidance_scale=guidance, output_type="np"
+    ).images
+    assert image.shape == (1, 32, 32, 3)
+
+
+def test_measure_writes_numbers_grids_and_curves(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "NUM_INFERENCE_STEPS", 2)
     run("measure", work)
-    report = json.loads((work / "measure" / "measure.json").read_text())
-    assert report["protocol"] == {"n": 2, "steps": 2, "seed": 0, "split": "test"}
-    assert report["results"]["renders"]["all"] == 1
-    assert set(report["results"]) == {"renders", "autoencoder", "guidance 2"}
-    assert (work / "measure" / "samples.png").exists()
+    assets = work / "assets"
+    report = json.loads((assets / "measured.json").read_text())
+    assert report["protocol"] == {"n": 2, "seed": 0, "split": "test"}
+    assert report["results"]["renders"]["all"]["share"] == 1
+    assert report["results"]["renders"]["all"]["low"] < 1
+    assert len(report["results"]) == 5
+    for name in ("pipeline", "sibling", "few-step"):
+        assert (assets / f"samples-{name}.png").exists()
+        assert name in (assets / "measured.md").read_text()
+    assert (assets / "training" / "curves.png").exists()
 
 
 def test_latents_have_unit_variance(work: Path) -> None:
     data = latents.load(work / "latents")
-    assert data.latents.shape == (20, 2, 4, 8, 8)
-    assert data.states.shape == (21, 77, 32)
-    assert 0.5 < data.latents.float().std() < 2
+    assert data.shape == (20, 2, 4, 8, 8)
+    assert 0.5 < data.float().std() < 2
 
 
-def test_missing_latents_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pipeline", "sibling"])
+def test_conditions_are_those_of_the_pipeline(work: Path, name: str) -> None:
+    known = conditions.load(
+        work / {"pipeline": "conditions", "sibling": "sibling-conditions"}[name]
+    )
+    pipeline = DiffusionPipeline.from_pretrained(work / "assets" / name)
+    caption = latents.training_captions(TINY.latents)[4]
+    embeddings = (
+        pipeline.encode_prompt(caption, "cpu", 1, True)
+        if name == "pipeline"
+        else (pipeline.encode_prompt(caption, device="cpu"))
+    )
+    arguments = known.of(torch.tensor([5, 0]), torch.device("cpu"))
+    states = torch.cat(embeddings[:2])
+    assert torch.allclose(arguments["encoder_hidden_states"], states, atol=0.02)
+    assert ("added_cond_kwargs" in arguments) == (name == "sibling")
+    if name == "sibling":
+        added = arguments["added_cond_kwargs"]
+        assert torch.allclose(added["text_embeds"], torch.cat(embeddings[2:]), atol=0.02)
+        assert (added["text_embeds"][1] == 0).all()
+        assert added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 2
+
+
+def test_missing_latents_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FileNotFoundError, match=r"scenes\.training latents"):
         latents.load(tmp_path)
+    with pytest.raises(SystemExit, match=r"scenes\.training latents"):
+        command.main(["diffusion", "--work", str(tmp_path), "--processes", "1"])
 
 
-def test_two_processes_train_together(work: Path, tmp_path: Path) -> None:
-    (tmp_path / "latents").symlink_to(work / "latents")
-    settings = dataclasses.replace(TINY.diffusion, n_processes=2)
-    diffusion.train(settings, tmp_path / "diffusion", "cpu", resume=False)
-    checkpoint = torch.load(tmp_path / "diffusion" / loop.CHECKPOINT, weights_only=True)
-    assert checkpoint["step"] == 3
+def test_the_number_of_processes_changes_nothing(work: Path, tmp_path: Path) -> None:
+    for name in ("latents", "conditions"):
+        (tmp_path / name).symlink_to(work / name)
+    options = options_for("diffusion", tmp_path)
+    options.processes = 2
+    command.run(options, TINY)
+    one, two = (
+        torch.load(folder / "diffusion" / loop.CHECKPOINT, weights_only=True)
+        for folder in (work, tmp_path)
+    )
+    assert two["step"] == 3
+    for alone, shared in zip(one["average"], two["average"], strict=True):
+        assert torch.allclose(alone, shared, atol=2e-3)
+
+
+def test_snapshots_are_weights_of_the_unet(work: Path) -> None:
+    assert [path.name for path in (work / "diffusion").glob("*.safetensors")] == [
+        loop.snapshot_name(2)
+    ]
+    unet = diffusion.build(TINY.diffusion.unet, 8, 32)
+    unet.load_state_dict(load_file(work / "diffusion" / loop.snapshot_name(2)))
+
+
+def test_a_training_is_not_overwritten(work: Path) -> None:
+    with pytest.raises(FileExistsError, match="--resume"):
+        run("diffusion", work)
+
+
+def test_what_is_complete_stays(work: Path) -> None:
+    files = [work / "diffusion" / loop.LOG, work / "clip" / "model" / "model.safetensors"]
+    before = [path.read_bytes() for path in files]
+    for stage in STAGES:
+        run(stage, work, resume=True)
+    assert [path.read_bytes() for path in files] == before
 
 
 def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    settings = dataclasses.replace(TINY_FIT, max_steps=6, ema_decay=0.5)
+    settings = dataclasses.replace(TINY_FIT, steps=6, ema_decay=0.5)
     whole, halves = nn.Linear(3, 3), nn.Linear(3, 3)
     halves.load_state_dict(whole.state_dict())
     loop.fit(whole, loss_of(whole), settings, tmp_path / "whole", resume=False)
@@ -164,8 +248,39 @@ def test_velocity_weight_is_one_where_noise_dominates() -> None:
     assert torch.allclose(velocity_weight(snr / (1 + snr), 5.0), expected)
 
 
-def test_command_line() -> None:
-    options = command._parser().parse_args(["diffusion", "--resume", "--minutes", "2"])
-    assert (options.stage, options.resume, options.minutes) == ("diffusion", True, 2.0)
-    with pytest.raises(SystemExit, match="stages that train"):
-        command.main(["export", "--minutes", "3"])
+def test_velocities_of_the_student_lead_where_the_teacher_ends() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noisy, first, second = torch.randn(3, 5, 4, 2, 2, generator=generator)
+    alphas = torch.tensor([0.1, 0.5, 1.0])
+    middle = distillation.step_to(noisy, first, alphas[0], alphas[1])
+    end = distillation.step_to(middle, second, alphas[1], alphas[2])
+    velocity = distillation.velocity_between(noisy, end, alphas[0], alphas[2])
+    landed = distillation.step_to(noisy, velocity, alphas[0], alphas[2])
+    assert torch.allclose(landed, end, atol=1e-5)
+
+
+def test_the_student_visits_the_timesteps_of_its_sampler() -> None:
+    sampler = euler_trailing()
+    sampler.set_timesteps(4)
+    timesteps = distillation.trailing_timesteps(16)
+    assert timesteps[::4].tolist() == sampler.timesteps.tolist()
+
+
+def test_a_step_of_ddim_is_a_step_of_the_sampler() -> None:
+    sampler = euler_trailing()
+    sampler.set_timesteps(4)
+    generator = torch.Generator().manual_seed(0)
+    noisy, velocity = torch.randn(2, 1, 4, 2, 2, generator=generator)
+    alpha, next_alpha = (pndm().alphas_cumprod[int(t)].sqrt() for t in sampler.timesteps[1:3])
+    sampler._init_step_index(sampler.timesteps[1])
+    stepped = sampler.step(velocity, sampler.timesteps[1], noisy / alpha).prev_sample
+    ours = distillation.step_to(noisy, velocity, alpha, next_alpha)
+    assert torch.allclose(stepped * next_alpha, ours, atol=1e-4)
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    options = command.parser().parse_args(["all", "--resume", "--device", "cuda"])
+    assert (options.stage, options.resume, options.device) == ("all", True, "cuda")
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert "sibling-clip" in capsys.readouterr().out
