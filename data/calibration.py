@@ -58,7 +58,7 @@ class CalibrationData(LightningDataModule):
     """Prompts, the UNet calls they lead to, and random rows of them to learn on.
 
     Args:
-        pipeline: ``scenes`` for the embedded model, a folder, or a hub id.
+        pipeline: the name of an embedded model, a folder, or a hub id.
         generation: how the full-precision pipeline is run.
         captions: file of captions (COCO's JSON, or text with one a line); the embedded scenes'
             captions by default.

@@ -10,8 +10,13 @@ from safetensors import SafetensorError
 
 from dgq.errors import DGQError
 
-EMBEDDED = {"scenes": Path(__file__).parents[1] / "assets" / "scenes" / "pipeline"}
-"""Pipelines that come with this project, by name."""
+_SCENES = Path(__file__).parents[1] / "assets" / "scenes"
+EMBEDDED = {
+    "scenes": _SCENES / "pipeline",
+    "scenes-xl": _SCENES / "xl",
+    "scenes-few-step": _SCENES / "few-step",
+}
+"""Pipelines that come with this project, by name: Stable Diffusion 1's structure, then SDXL's."""
 
 HUB_TIMEOUT_S = 10
 
@@ -20,8 +25,8 @@ def load_pipeline(source: str) -> DiffusionPipeline:
     """A text-to-image pipeline in float32 and evaluation mode, without progress bars.
 
     Args:
-        source: ``scenes`` for the embedded model, a folder as ``save_pretrained`` writes it, or the
-            id of a model on the hub.
+        source: the name of an embedded model (``EMBEDDED``), a folder as ``save_pretrained``
+            writes it, or the id of a model on the hub.
 
     Raises:
         DGQError: if it cannot be found or read.

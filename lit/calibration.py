@@ -37,7 +37,7 @@ class Calibration(LightningModule):
     calls) and batches of row indices; everything else is streamed from target to target.
 
     Args:
-        pipeline: ``scenes`` for the embedded model, a folder, or a hub id.
+        pipeline: the name of an embedded model, a folder, or a hub id.
         quantization: what is quantized and how.
         learning: how weights and ranges are learned.
         waiting: where samples wait for their turn.

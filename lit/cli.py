@@ -65,7 +65,7 @@ class CalibrationCLI(LightningCLI):
             "--pipeline",
             type=str,
             default="scenes",
-            help="'scenes' for the embedded model, a pipeline's folder, or a hub id.",
+            help="Embedded model ('scenes', 'scenes-xl', 'scenes-few-step'), folder, or hub id.",
         )
         parser.link_arguments("pipeline", "model.pipeline")
         parser.link_arguments("pipeline", "data.pipeline")

@@ -1,7 +1,7 @@
 """Captioned scenes: a small world of pictures and captions, and the models trained on it.
 
 `sample_captions` draws captions, `render` draws their pictures, `score` compares any pictures
-with captions exactly. `PIPELINE_DIR` is a Stable Diffusion pipeline for this world, `SIBLING_DIR`
+with captions exactly. `PIPELINE_DIR` is a Stable Diffusion pipeline for this world, `XL_DIR`
 one with SDXL's structure, `CLIP_DIR` a CLIP model, all loaded by `from_pretrained`.
 """
 
@@ -16,7 +16,7 @@ from scenes.renderer import render
 ASSETS_DIR: Final[Path] = Path(__file__).parent.parent / "assets" / "scenes"
 PIPELINE_DIR: Final[Path] = ASSETS_DIR / "pipeline"
 """Folder for `StableDiffusionPipeline.from_pretrained`."""
-SIBLING_DIR: Final[Path] = ASSETS_DIR / "sibling"
+XL_DIR: Final[Path] = ASSETS_DIR / "xl"
 """Folder for `StableDiffusionXLPipeline.from_pretrained`."""
 FEW_STEP_DIR: Final[Path] = ASSETS_DIR / "few-step"
 """The same for `FEW_STEPS` steps without guidance (`guidance_scale=0`)."""
@@ -39,7 +39,7 @@ __all__ = [
     "GUIDANCE_SCALE",
     "NUM_INFERENCE_STEPS",
     "PIPELINE_DIR",
-    "SIBLING_DIR",
+    "XL_DIR",
     "Item",
     "OracleScore",
     "Scene",

@@ -211,6 +211,8 @@ def _generation(
 
 
 def _default_generation(source: str) -> GenerationSettings:
-    if source == "scenes":
+    if source == "scenes-few-step":
+        return GenerationSettings(scenes.FEW_STEPS, 0.0)
+    if source in pipelines.EMBEDDED:
         return GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
     return GenerationSettings()

@@ -5,8 +5,8 @@ python -m scenes.training all --device cuda     # the same on a GPU
 
 The stages, in their order: clip (text and image towers), autoencoder, latents and conditions
 (pictures and captions encoded once), diffusion (the UNet of Stable Diffusion's structure); the
-sibling of SDXL's structure with its second text encoder: sibling-clip, sibling-conditions,
-sibling, few-step; export (folders for from_pretrained), measure (tables, pictures, curves).
+sibling of SDXL's structure with its second text encoder: xl-clip, xl-conditions,
+xl, few-step; export (folders for from_pretrained), measure (tables, pictures, curves).
 """
 
 import argparse
@@ -45,8 +45,8 @@ def _clip(settings: Settings, options: argparse.Namespace) -> None:
     _train_clip("clip", settings.clip, settings, options)
 
 
-def _sibling_clip(settings: Settings, options: argparse.Namespace) -> None:
-    _train_clip("sibling-clip", settings.sibling.clip, settings, options)
+def _xl_clip(settings: Settings, options: argparse.Namespace) -> None:
+    _train_clip("xl-clip", settings.xl.clip, settings, options)
 
 
 def _train_clip(
@@ -74,18 +74,18 @@ def _conditions(settings: Settings, options: argparse.Namespace) -> None:
     conditions.prepare(pipeline, captions, options.work / "conditions")
 
 
-def _sibling_conditions(settings: Settings, options: argparse.Namespace) -> None:
+def _xl_conditions(settings: Settings, options: argparse.Namespace) -> None:
     pipeline = stable_diffusion_xl(options.work, None, euler()).to(options.device)
     captions = latents.training_captions(settings.latents)
-    conditions.prepare(pipeline, captions, options.work / "sibling-conditions")
+    conditions.prepare(pipeline, captions, options.work / "xl-conditions")
 
 
 def _diffusion(settings: Settings, options: argparse.Namespace) -> None:
     _train_unet("diffusion", "conditions", settings.diffusion, options)
 
 
-def _sibling(settings: Settings, options: argparse.Namespace) -> None:
-    _train_unet("sibling", "sibling-conditions", settings.sibling.diffusion, options)
+def _xl(settings: Settings, options: argparse.Namespace) -> None:
+    _train_unet("xl", "xl-conditions", settings.xl.diffusion, options)
 
 
 def _train_unet(
@@ -111,11 +111,11 @@ def _few_step(settings: Settings, options: argparse.Namespace) -> None:
         _n_processes(options),
         folder,
         distillation.train,
-        settings.sibling.distillation,
-        settings.sibling.diffusion.unet,
+        settings.xl.distillation,
+        settings.xl.diffusion.unet,
         work / "latents",
-        work / "sibling-conditions",
-        work / "sibling",
+        work / "xl-conditions",
+        work / "xl",
         folder,
         options.device,
         options.resume,
@@ -142,9 +142,9 @@ STAGES: dict[str, Callable[[Settings, argparse.Namespace], None]] = {
     "latents": _latents,
     "conditions": _conditions,
     "diffusion": _diffusion,
-    "sibling-clip": _sibling_clip,
-    "sibling-conditions": _sibling_conditions,
-    "sibling": _sibling,
+    "xl-clip": _xl_clip,
+    "xl-conditions": _xl_conditions,
+    "xl": _xl,
     "few-step": _few_step,
     "export": _export,
     "measure": _measure,

@@ -13,10 +13,10 @@ matplotlib.use("Agg")
 # What each stage's curve shows, beside its loss.
 _QUANTITIES = {
     "clip": ("retrieval", "contrast"),
-    "sibling-clip": ("retrieval", "contrast"),
+    "xl-clip": ("retrieval", "contrast"),
     "autoencoder": ("psnr", None),
     "diffusion": ("mse", None),
-    "sibling": ("mse", None),
+    "xl": ("mse", None),
     "few-step": ("loss", None),
 }
 

@@ -38,9 +38,9 @@ def export(settings: Settings, work: Path, assets: Path) -> list[str]:
     _export_clip(work / "clip" / "model", assets / "clip", settings.image_size)
     unet = _read_unet(settings, settings.diffusion.unet, work / "diffusion", text_encoders=1)
     _export_pipeline(stable_diffusion(work, unet), assets / "pipeline")
-    for stage, sampler in (("sibling", euler), ("few-step", euler_trailing)):
+    for stage, sampler in (("xl", euler), ("few-step", euler_trailing)):
         if (work / stage / CHECKPOINT).exists():
-            arguments = settings.sibling.diffusion.unet
+            arguments = settings.xl.diffusion.unet
             unet = _read_unet(settings, arguments, work / stage, text_encoders=2)
             _export_pipeline(stable_diffusion_xl(work, unet, sampler()), assets / stage)
             written.append(stage)
@@ -52,7 +52,7 @@ def _read_unet(
     settings: Settings, arguments: dict[str, Any], folder: Path, text_encoders: int
 ) -> UNet2DConditionModel:
     side = settings.image_size // 2 ** (len(settings.autoencoder.block_out_channels) - 1)
-    widths = (settings.clip.width, settings.sibling.clip.width)
+    widths = (settings.clip.width, settings.xl.clip.width)
     unet = build(arguments, side, sum(widths[:text_encoders]))
     read_average(folder / CHECKPOINT, unet)
     unet.set_attn_processor(AttnProcessor2_0())

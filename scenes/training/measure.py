@@ -65,8 +65,8 @@ def measure(assets: Path, n: int, guidance_scales: Sequence[float], device: str)
 
 def _cases(assets: Path, guidance_scales: Sequence[float]) -> list[Case]:
     cases = [Case("pipeline", NUM_INFERENCE_STEPS, scale) for scale in guidance_scales]
-    if (assets / "sibling").is_dir():
-        cases.append(Case("sibling", NUM_INFERENCE_STEPS, GUIDANCE_SCALE))
+    if (assets / "xl").is_dir():
+        cases.append(Case("xl", NUM_INFERENCE_STEPS, GUIDANCE_SCALE))
     if (assets / "few-step").is_dir():
         cases.append(Case("few-step", FEW_STEPS, 0.0))
     return cases

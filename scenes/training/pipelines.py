@@ -55,7 +55,7 @@ def stable_diffusion_xl(
     work: Path, unet: UNet2DConditionModel | None, scheduler: EulerDiscreteScheduler
 ) -> StableDiffusionXLPipeline:
     """The pipeline with SDXL's structure, from the stages' folders in `work`."""
-    first, second = work / "clip" / "model", work / "sibling-clip" / "model"
+    first, second = work / "clip" / "model", work / "xl-clip" / "model"
     return StableDiffusionXLPipeline(
         vae=_autoencoder(work),
         text_encoder=CLIPTextModel.from_pretrained(first).eval(),

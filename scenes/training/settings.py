@@ -126,7 +126,7 @@ class Settings:
     clip: Clip
     autoencoder: Autoencoder
     diffusion: Diffusion
-    sibling: Sibling
+    xl: Sibling
     latents: Latents = field(default_factory=Latents)
     image_size: int = 32
 
@@ -184,7 +184,7 @@ SMALL = Settings(
         ),
         unet=sd_unet((64, 128, 128)),
     ),
-    sibling=Sibling(
+    xl=Sibling(
         clip=Clip(
             Fit(steps=400, batch_size=128, learning_rate=1e-3, seed=2), width=96, with_changed=False
         ),
@@ -231,7 +231,7 @@ LARGE = Settings(
         ),
         unet=sd_unet((64, 128, 192), layers=2),
     ),
-    sibling=Sibling(
+    xl=Sibling(
         clip=Clip(
             Fit(steps=4000, batch_size=256, learning_rate=1e-3, seed=2), width=192, patch_size=8
         ),

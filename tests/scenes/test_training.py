@@ -41,7 +41,7 @@ TINY = Settings(
     ),
     latents=Latents(n_captions=20, renders=2),
     diffusion=Diffusion(AVERAGED_FIT, unet=sd_unet((16, 16, 16))),
-    sibling=Sibling(
+    xl=Sibling(
         clip=dataclasses.replace(TINY_CLIP, with_changed=False),
         diffusion=Diffusion(AVERAGED_FIT, unet=sdxl_unet((16, 16, 16), (1, 1, 1), pooled=16)),
         distillation=Distillation(AVERAGED_FIT),
@@ -81,7 +81,7 @@ def test_exported_folders_load(work: Path) -> None:
     assert not list((work / "assets").glob(".*"))
 
 
-@pytest.mark.parametrize(("folder", "steps", "guidance"), [("sibling", 2, 2.0), ("few-step", 4, 0)])
+@pytest.mark.parametrize(("folder", "steps", "guidance"), [("xl", 2, 2.0), ("few-step", 4, 0)])
 def test_the_sibling_is_an_sdxl_pipeline(
     work: Path, folder: str, steps: int, guidance: float
 ) -> None:
@@ -105,7 +105,7 @@ def test_measure_writes_numbers_grids_and_curves(
     assert report["results"]["renders"]["all"]["share"] == 1
     assert report["results"]["renders"]["all"]["low"] < 1
     assert len(report["results"]) == 5
-    for name in ("pipeline", "sibling", "few-step"):
+    for name in ("pipeline", "xl", "few-step"):
         assert (assets / f"samples-{name}.png").exists()
         assert name in (assets / "measured.md").read_text()
     assert (assets / "training" / "curves.png").exists()
@@ -117,11 +117,9 @@ def test_latents_have_unit_variance(work: Path) -> None:
     assert 0.5 < data.float().std() < 2
 
 
-@pytest.mark.parametrize("name", ["pipeline", "sibling"])
+@pytest.mark.parametrize("name", ["pipeline", "xl"])
 def test_conditions_are_those_of_the_pipeline(work: Path, name: str) -> None:
-    known = conditions.load(
-        work / {"pipeline": "conditions", "sibling": "sibling-conditions"}[name]
-    )
+    known = conditions.load(work / {"pipeline": "conditions", "xl": "xl-conditions"}[name])
     pipeline = DiffusionPipeline.from_pretrained(work / "assets" / name)
     caption = latents.training_captions(TINY.latents)[4]
     embeddings = (
@@ -132,8 +130,8 @@ def test_conditions_are_those_of_the_pipeline(work: Path, name: str) -> None:
     arguments = known.of(torch.tensor([5, 0]), torch.device("cpu"))
     states = torch.cat(embeddings[:2])
     assert torch.allclose(arguments["encoder_hidden_states"], states, atol=0.02)
-    assert ("added_cond_kwargs" in arguments) == (name == "sibling")
-    if name == "sibling":
+    assert ("added_cond_kwargs" in arguments) == (name == "xl")
+    if name == "xl":
         added = arguments["added_cond_kwargs"]
         assert torch.allclose(added["text_embeds"], torch.cat(embeddings[2:]), atol=0.02)
         assert (added["text_embeds"][1] == 0).all()
@@ -283,4 +281,4 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert (options.stage, options.resume, options.device) == ("all", True, "cuda")
     with pytest.raises(SystemExit):
         command.main(["--help"])
-    assert "sibling-clip" in capsys.readouterr().out
+    assert "xl-clip" in capsys.readouterr().out
