@@ -17,8 +17,8 @@ class EvaluationSettings:
             exported models; none measures full precision alone.
         protocol: what determines the numbers.
         protocol_name: names of the presets that the protocol came from.
-        pipeline: full-precision pipeline, a hub id, a folder or an embedded model's name; by default
-            the one that was calibrated, else `scenes`.
+        pipeline: full-precision pipeline (an embedded model's name, a folder or a hub id); by
+            default the one that was calibrated, else `scenes`.
         output: folder of the results; by default one for each protocol in <run>/evaluation, or in
             outputs/evaluation where several models are compared.
         images: folder that keeps generated images, which evaluations with the same settings share.
