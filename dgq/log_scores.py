@@ -16,8 +16,13 @@ def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
         Tensor like ``scores``; zeros stay zeros, whatever the maximum.
     """
     ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
-    exponent = (-torch.log2(ratio)).round().clamp(0, 2**n_bits - 1)
-    return torch.where(scores > 0, maximum * torch.exp2(-exponent), 0.0)
+    largest = 2**n_bits - 1
+    if torch.is_grad_enabled():
+        exponent = (-torch.log2(ratio)).round().clamp(0, largest)
+        return torch.where(scores > 0, maximum * torch.exp2(-exponent), 0.0)
+    # The same in place: there are more scores than anything else, and fresh memory is slow.
+    powers = ratio.log2_().neg_().round_().clamp_(0, largest).neg_().exp2_()
+    return powers.mul_(maximum).masked_fill_(~(scores > 0), 0.0)
 
 
 def live_maximum(scores: Tensor) -> Tensor:

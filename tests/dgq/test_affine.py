@@ -25,6 +25,17 @@ def test_equals_the_formula_for_per_channel_scales(n_bits: int) -> None:
     np.testing.assert_array_equal(fake_quantize(x, scale, zero_point, n_bits).numpy(), expected)
 
 
+@pytest.mark.parametrize("n_bits", N_BITS)
+def test_without_gradients_the_bits_are_the_same_and_the_input_stays(n_bits: int) -> None:
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * 3
+    before, scale = x.clone(), torch.tensor([[0.1], [0.02], [1.5], [0.3], [7.0]])
+    zero_point = torch.tensor([[0], [3], [1], [-40], [300]], dtype=torch.int32)
+    with torch.no_grad():
+        quantized = fake_quantize(x, scale, zero_point, n_bits)
+    assert torch.equal(quantized, fake_quantize(x, scale, zero_point, n_bits))
+    assert torch.equal(x, before)
+
+
 def test_halves_are_rounded_to_even() -> None:
     x = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5])
     expected = [-2.0, -2.0, 0.0, 0.0, 2.0, 2.0, 4.0]

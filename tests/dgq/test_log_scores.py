@@ -31,6 +31,19 @@ def test_equals_the_formula_under_each_samples_own_maximum(n_bits: int) -> None:
         assert quantized.flatten().tolist() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("quantize", [log_quantize_live, log_quantize_but_start])
+def test_without_gradients_the_bits_are_the_same_and_the_input_stays(
+    quantize: Callable[[Tensor, int], Tensor],
+) -> None:
+    p = scores()
+    p[0, 0, 0, 3], p[1, 1] = 0.0, 0.0
+    before = p.clone()
+    with torch.no_grad():
+        quantized = quantize(p, 3)
+    assert torch.equal(quantized, quantize(p, 3))
+    assert torch.equal(p, before)
+
+
 def test_the_maximum_is_kept_and_the_rest_are_powers_of_two_below_it() -> None:
     p = scores(1)
     exponents = -torch.log2(log_quantize_live(p, 8) / p.max())
