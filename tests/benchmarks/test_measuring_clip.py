@@ -29,22 +29,15 @@ from scenes.vocabulary import RELATIONS
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import measuring_clip  # noqa: E402
-from measuring_clip import (  # noqa: E402
-    DIRECTIONS,
-    Point,
-    Share,
-    captions_about,
-    find_snapshots,
-    main,
-    make_parser,
-    picture_key,
-    plot,
-    retrieve,
-    rises,
-    statement,
-    tell_changed,
-)
+from measuring_clip import attributes, retrieval  # noqa: E402
+from measuring_clip.attributes import captions_about, tell_changed  # noqa: E402
+from measuring_clip.command import main, make_parser  # noqa: E402
+from measuring_clip.page import statement  # noqa: E402
+from measuring_clip.plot import plot  # noqa: E402
+from measuring_clip.points import Point, rises  # noqa: E402
+from measuring_clip.retrieval import DIRECTIONS, picture_key, retrieve  # noqa: E402
+from measuring_clip.share import Share  # noqa: E402
+from measuring_clip.snapshots import find_snapshots, load_weights_  # noqa: E402
 
 ABOVE = "a small red circle above a large blue square on a white background"
 BELOW = "a large blue square below a small red circle on a white background"
@@ -210,7 +203,7 @@ def test_the_command_writes_table_numbers_and_plot(
     assert not torch.equal(*drawn)
 
     # Again, from the images that are kept.
-    monkeypatch.setattr(measuring_clip, "generate", None)
+    monkeypatch.setattr("measuring_clip.training.generate", None)
     assert run(*command) == 0
     assert json.loads((docs / "measuring_clip.json").read_text()) == report
 
@@ -219,13 +212,13 @@ def test_check_tells_whether_bars_are_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     command = (*TINY, "--docs", tmp_path, "--check")
-    monkeypatch.setattr(measuring_clip, "RETRIEVAL_BAR", 0.0)
-    monkeypatch.setattr(measuring_clip, "ATTRIBUTE_BAR", 0.0)
+    monkeypatch.setattr(retrieval, "BAR", 0.0)
+    monkeypatch.setattr(attributes, "BAR", 0.0)
     assert run(*command) == 0
     assert "bars missed: none" in capsys.readouterr().out
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md"]
     assert "## FID" not in (tmp_path / "measuring_clip.md").read_text()
-    monkeypatch.setattr(measuring_clip, "RETRIEVAL_BAR", 1.1)
+    monkeypatch.setattr(retrieval, "BAR", 1.1)
     assert run(*command) == 1
     assert "bars missed: picture to caption, caption to picture" in capsys.readouterr().out
     assert "**no**" in (tmp_path / "measuring_clip.md").read_text()
@@ -273,9 +266,9 @@ def test_snapshots_come_in_order_and_must_fit(tmp_path: Path) -> None:
         (tmp_path / f"step-{step:06d}.safetensors").touch()
     assert list(find_snapshots(tmp_path)) == [100, 1600, 1_000_000]
     with pytest.raises(DGQError, match="x is not of this pipeline's UNet"):
-        measuring_clip.load_weights_(torch.nn.Linear(1, 1), {"weight": torch.ones(2)}, Path("x"))
+        load_weights_(torch.nn.Linear(1, 1), {"weight": torch.ones(2)}, Path("x"))
 
 
 def test_every_option_is_explained() -> None:
     assert all(action.help for action in make_parser()._actions)
-    assert "python benchmarks/measuring_clip.py" in make_parser().format_help()
+    assert "python benchmarks/measuring_clip" in make_parser().format_help()

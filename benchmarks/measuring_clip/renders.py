@@ -1,0 +1,26 @@
+"""What CLIP sees in renders of captions."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+import scenes
+from lit.evaluation.batching import batched
+from lit.evaluation.clip_features import ClipFeatures
+from lit.evaluation.images import to_images
+
+BATCH_SIZE = 64
+Advance = Callable[[int], None]
+
+
+def embed_renders(
+    clip: ClipFeatures, captions: Sequence[str], seed: int, advance: Advance
+) -> Tensor:
+    """Embeddings [N, p] of a render of each caption, of the size that the model sees."""
+    size = clip.model.config.vision_config.image_size
+    parts = []
+    for number, batch in enumerate(batched(captions, BATCH_SIZE)):
+        parts.append(clip.images(to_images(scenes.render(batch, size, seed + number)))[1])
+        advance(len(batch))
+    return torch.cat(parts)
