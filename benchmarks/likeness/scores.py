@@ -1,0 +1,123 @@
+"""Attention that measures its scores and otherwise computes what DGQ's processor does."""
+
+from collections.abc import Iterator
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from dgq.attention import QuantAttnProcessor
+from dgq.context import QuantizationContext
+from dgq.settings import QuantizationSettings
+from likeness import histogram
+
+MAX_SCORES = 2**24
+"""Scores held at once, 64 MiB; at 64x64 latents those of 512 queries of one sample, eight heads."""
+
+
+class ScoreTally:
+    """Running sums over the scores of one attention, kept where the scores are.
+
+    Args:
+        is_cross: cross-attention, whose first key is the start token.
+        n_steps: sampler steps.
+        n_heads: of the attention.
+        n_halves: 2 with classifier-free guidance (empty prompt, prompt), else 1.
+        device: of the scores.
+    """
+
+    def __init__(
+        self, is_cross: bool, n_steps: int, n_heads: int, n_halves: int, device: torch.device
+    ) -> None:
+        self.is_cross = is_cross
+        self.n_steps = n_steps
+        self.n_halves = n_halves
+        self.n_keys = 0
+        self.start_mass = torch.zeros(
+            n_halves * n_steps, n_heads, dtype=torch.float64, device=device
+        )
+        self.n_queries = torch.zeros(n_halves * n_steps, dtype=torch.float64, device=device)
+        self.start_bins = torch.zeros(histogram.N_BINS, dtype=torch.long, device=device)
+        self.bins = torch.zeros_like(self.start_bins)
+
+    def update(self, scores: Tensor, step: Tensor, half: Tensor) -> None:
+        """Count some scores in.
+
+        Args:
+            scores: ``[rows, heads, queries, keys]``, softmaxed.
+            step: ``[rows]``, sampler step of each row.
+            half: ``[rows]``, 0 or 1.
+        """
+        self.n_keys = scores.shape[-1]
+        if not self.is_cross:
+            self.bins += histogram.count(scores)
+            return
+        start = scores[..., 0]
+        self.start_bins += histogram.count(start)
+        self.bins += histogram.count(scores[..., 1:])
+        index = half * self.n_steps + step
+        self.start_mass.index_add_(0, index, start.double().sum(2))
+        queries = torch.full_like(index, start.shape[2], dtype=torch.float64)
+        self.n_queries.index_add_(0, index, queries)
+
+    def mean_mass(self) -> Tensor:
+        """Mean mass on the start token by half, step and head, ``[halves, steps, heads]``.
+
+        Steps that were never seen are NaN.
+        """
+        mean = self.start_mass / self.n_queries[:, None]
+        return mean.unflatten(0, (self.n_halves, self.n_steps)).cpu()
+
+
+class MeasuringProcessor(QuantAttnProcessor):
+    """DGQ's attention processor, which also computes the scores apart and tallies them.
+
+    Args:
+        settings: what is quantized.
+        attention: that the processor is for.
+        context: mode and step of the UNet.
+        n_halves: as in ``ScoreTally``.
+    """
+
+    def __init__(
+        self,
+        settings: QuantizationSettings,
+        attention: Attention,
+        context: QuantizationContext,
+        n_halves: int,
+    ) -> None:
+        super().__init__(settings, attention.is_cross_attention, context)
+        device = attention.to_q.weight.device
+        self.tally = ScoreTally(
+            attention.is_cross_attention, context.n_steps, attention.heads, n_halves, device
+        )
+
+    def _mix(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        rows = torch.arange(query.shape[0], device=query.device)
+        half = rows * self.tally.n_halves // query.shape[0]
+        step = self.context.step.to(query.device).expand(query.shape[0])
+        for part, scores in score_parts(query, key, mask, scale):
+            self.tally.update(scores, step[part], half[part])
+        return super()._mix(query, key, value, mask, scale)
+
+
+def score_parts(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float
+) -> Iterator[tuple[slice, Tensor]]:
+    """Scores of ``[rows, heads, tokens, head_dim]``, at most about MAX_SCORES of them at a time.
+
+    Yields:
+        Rows of the batch, and scores ``[rows, heads, queries, keys]`` of some of their queries.
+    """
+    n_rows, n_heads, n_queries, _ = query.shape
+    per_query = n_heads * key.shape[2]
+    rows_at_once = max(1, MAX_SCORES // (per_query * n_queries))
+    queries_at_once = max(1, MAX_SCORES // (per_query * rows_at_once))
+    for first in range(0, n_rows, rows_at_once):
+        part = slice(first, first + rows_at_once)
+        for some in query[part].split(queries_at_once, dim=2):
+            logits = some @ key[part].transpose(-1, -2) * scale
+            # The mask of a text is [rows, heads, 1, keys], the same for every query.
+            yield part, (logits if mask is None else logits + mask[part]).softmax(-1)
