@@ -1,5 +1,7 @@
 """The shipped weights load with stock libraries and do what the model card says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -8,9 +10,12 @@ from transformers import CLIPModel, CLIPProcessor
 from scenes import (
     ASSETS_DIR,
     CLIP_DIR,
+    FEW_STEP_DIR,
+    FEW_STEPS,
     GUIDANCE_SCALE,
     NUM_INFERENCE_STEPS,
     PIPELINE_DIR,
+    XL_DIR,
     class_prompts,
     parse_caption,
     render,
@@ -18,7 +23,7 @@ from scenes import (
     score,
 )
 from scenes.training.autoencoder import reconstruct
-from scenes.training.measure import generate
+from scenes.training.measure import generate, load
 from scenes.vocabulary import words
 
 
@@ -31,14 +36,29 @@ def pipeline() -> StableDiffusionPipeline:
 
 def test_files_are_small_and_safe() -> None:
     files = [path for path in ASSETS_DIR.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 25e6
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
+    assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 50e6
+    suffixes = {".safetensors", ".json", ".jsonl", ".txt", ".md", ".png"}
+    assert {path.suffix for path in files} <= suffixes
+    for folder in (XL_DIR, FEW_STEP_DIR):
+        assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 25e6
 
 
 def test_pictures_follow_unseen_captions(pipeline: StableDiffusionPipeline) -> None:
     captions = sample_captions(16, 0, "test")
     images = generate(pipeline, captions, GUIDANCE_SCALE, NUM_INFERENCE_STEPS, seed=0)
     assert images.shape == (16, 3, 32, 32)
+    assert score(images, captions).summary()["mean"] >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("folder", "steps", "guidance_scale"),
+    [(XL_DIR, NUM_INFERENCE_STEPS, GUIDANCE_SCALE), (FEW_STEP_DIR, FEW_STEPS, 0.0)],
+)
+def test_the_sibling_follows_unseen_captions_too(
+    folder: Path, steps: int, guidance_scale: float
+) -> None:
+    captions = sample_captions(16, 0, "test")
+    images = generate(load(folder, "cpu"), captions, guidance_scale, steps, seed=0)
     assert score(images, captions).summary()["mean"] >= 0.85
 
 
