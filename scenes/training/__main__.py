@@ -3,10 +3,11 @@
 python -m scenes.training all                   # everything, on a CPU
 python -m scenes.training all --device cuda     # the same on a GPU
 
-The stages, in their order: clip (text and image towers), autoencoder, latents and conditions
-(pictures and captions encoded once), diffusion (the UNet of Stable Diffusion's structure); the
-sibling of SDXL's structure with its second text encoder: xl-clip, xl-conditions,
-xl, few-step; export (folders for from_pretrained), measure (tables, pictures, curves).
+The stages, in their order: clip (text and image towers), measuring-clip (its image tower tuned as a
+judge), autoencoder, latents and conditions (pictures and captions encoded once), diffusion (the
+UNet of Stable Diffusion's structure); the sibling of SDXL's structure with its second text
+encoder: xl-clip, xl-conditions, xl, few-step; export (folders for from_pretrained), measure
+(tables, pictures, curves).
 """
 
 import argparse
@@ -15,7 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scenes import ASSETS_DIR, GUIDANCE_SCALE
-from scenes.training import autoencoder, clip, conditions, diffusion, distillation, latents
+from scenes.training import (
+    autoencoder,
+    clip,
+    conditions,
+    diffusion,
+    distillation,
+    latents,
+    measuring_clip,
+)
 from scenes.training.curves import draw_curves
 from scenes.training.export import export
 from scenes.training.measure import measure
@@ -54,6 +63,18 @@ def _train_clip(
 ) -> None:
     folder = options.work / stage
     clip.train(part, settings.image_size, folder, options.device, options.resume)
+
+
+def _measuring_clip(settings: Settings, options: argparse.Namespace) -> None:
+    source, folder = options.work / "clip" / "model", options.work / "measuring-clip"
+    measuring_clip.train(
+        settings.measuring_clip,
+        settings.image_size,
+        source,
+        folder,
+        options.device,
+        options.resume,
+    )
 
 
 def _autoencoder(settings: Settings, options: argparse.Namespace) -> None:
@@ -138,6 +159,7 @@ def _measure(settings: Settings, options: argparse.Namespace) -> None:
 
 STAGES: dict[str, Callable[[Settings, argparse.Namespace], None]] = {
     "clip": _clip,
+    "measuring-clip": _measuring_clip,
     "autoencoder": _autoencoder,
     "latents": _latents,
     "conditions": _conditions,

@@ -45,35 +45,31 @@ def prepare(pipeline: DiffusionPipeline, captions: list[str], folder: Path) -> N
     """Write the conditions of all captions into `folder`."""
     if is_done(folder):
         return
+    empty = encode(pipeline, captions[:1], empty=True)
     arrays: list[np.memmap] = []
+    for name, first in zip(("states.npy", "pooled.npy"), empty, strict=False):
+        arrays.append(create(folder / name, (1 + len(captions), *first.shape[1:])))
+        arrays[-1][0] = first[0].cpu().numpy().astype(np.float16)
     for start in range(0, len(captions), CHUNK):
         part = captions[start : start + CHUNK]
-        embeddings = encode(pipeline, part)
-        if not arrays:
-            names = ("states.npy", "pooled.npy")[: len(embeddings)]
-            arrays = [
-                create(folder / name, (1 + len(captions), *known.shape[1:]))
-                for name, (known, _) in zip(names, embeddings, strict=True)
-            ]
-        for array, (known, empty) in zip(arrays, embeddings, strict=True):
-            array[0] = empty[0].cpu().numpy().astype(np.float16)
-            array[1 + start : 1 + start + len(part)] = known.cpu().numpy().astype(np.float16)
+        for array, embeddings in zip(arrays, encode(pipeline, part), strict=True):
+            array[1 + start : 1 + start + len(part)] = embeddings.cpu().numpy().astype(np.float16)
     (folder / _IMAGE_SIZE).write_text(str(pipeline.vae.config["sample_size"]))
     mark_done(folder, *arrays)
 
 
-def encode(pipeline: DiffusionPipeline, captions: list[str]) -> list[tuple[Tensor, Tensor]]:
-    """Embeddings of captions and, beside each, those of the empty caption.
+def encode(pipeline: DiffusionPipeline, captions: list[str], empty: bool = False) -> list[Tensor]:
+    """Text states of captions, then pooled embeddings if the pipeline has them.
 
-    Text states come first, then the pooled ones of a pipeline that has them.
+    With `empty`, those that stand for the empty caption in guidance instead.
     """
     embeddings = pipeline.encode_prompt(
         prompt=captions,
         device=pipeline.device,
         num_images_per_prompt=1,
-        do_classifier_free_guidance=True,
+        do_classifier_free_guidance=empty,
     )
-    return list(zip(embeddings[::2], embeddings[1::2], strict=True))
+    return list(embeddings[1::2] if empty else embeddings[::2])
 
 
 def load(folder: Path) -> Conditions:

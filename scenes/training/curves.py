@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 # What each stage's curve shows, beside its loss.
 _QUANTITIES = {
     "clip": ("retrieval", "contrast"),
+    "measuring-clip": ("retrieval", "loss"),
     "xl-clip": ("retrieval", "contrast"),
     "autoencoder": ("psnr", None),
     "diffusion": ("mse", None),

@@ -35,7 +35,7 @@ def export(settings: Settings, work: Path, assets: Path) -> list[str]:
     Each folder is written beside its place and moved there, so that readers never see half of it.
     """
     written = ["clip", "pipeline"]
-    _export_clip(work / "clip" / "model", assets / "clip", settings.image_size)
+    _export_clip(work / "measuring-clip" / "model", assets / "clip", settings.image_size)
     unet = _read_unet(settings, settings.diffusion.unet, work / "diffusion", text_encoders=1)
     _export_pipeline(stable_diffusion(work, unet), assets / "pipeline")
     for stage, sampler in (("xl", euler), ("few-step", euler_trailing)):

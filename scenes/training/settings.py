@@ -51,6 +51,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How CLIP's vision tower learns on, as a judge of pictures."""
+
+    fit: Fit
+    n_captions: int = 60_000
+
+
+@dataclass(frozen=True)
 class Autoencoder:
     """The AutoencoderKL; it shrinks pictures by 2 at every block but the last."""
 
@@ -124,6 +132,7 @@ class Settings:
     """All stages; `image_size` is the side of a picture in pixels."""
 
     clip: Clip
+    measuring_clip: Tuning
     autoencoder: Autoencoder
     diffusion: Diffusion
     xl: Sibling
@@ -172,6 +181,7 @@ SNAPSHOTS = (100, 200, 400, 800, 1600)
 
 SMALL = Settings(
     clip=Clip(Fit(steps=700, batch_size=128, learning_rate=1e-3)),
+    measuring_clip=Tuning(Fit(steps=300, batch_size=128, learning_rate=5e-4, seed=5)),
     autoencoder=Autoencoder(Fit(steps=2400, batch_size=32, learning_rate=2e-3)),
     diffusion=Diffusion(
         Fit(
@@ -216,6 +226,7 @@ SMALL = Settings(
 LARGE = Settings(
     image_size=64,
     clip=Clip(Fit(steps=4000, batch_size=256, learning_rate=1e-3), patch_size=8),
+    measuring_clip=Tuning(Fit(steps=1000, batch_size=256, learning_rate=5e-4, seed=5)),
     autoencoder=Autoencoder(
         Fit(steps=6000, batch_size=64, learning_rate=1e-3), block_out_channels=(64, 96, 128)
     ),
