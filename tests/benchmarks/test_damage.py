@@ -25,9 +25,8 @@ from lit.evaluation.references import RENDER_BATCH
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import damage  # noqa: E402
-import damage_noise as noise  # noqa: E402
-import damage_report as report  # noqa: E402
+from damage import command as damage  # noqa: E402
+from damage import noise, report  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +234,7 @@ def made_figures() -> dict[str, Any]:
     floors = {key: {"seeds": noise.spread([1.0, 2.0, 3.0])} for key in report.COLUMNS}
     floors["fid"]["renders"] = noise.spread([5.0, 5.5])
     return {
-        "command": "python benchmarks/damage.py",
+        "command": "python benchmarks/damage",
         "num_images": 512,
         "seeds": [0, 1, 2],
         "draws": 8,

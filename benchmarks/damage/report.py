@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from damage_noise import THRESHOLD
 from matplotlib.figure import Figure
 
+from damage.noise import THRESHOLD
 from dgq.files import write_json, written_beside
 from lit.evaluation.report.charts import COLOURS, DPI
 

@@ -1,25 +1,18 @@
-"""Which bits damage becomes visible at, metric by metric: rounding to nearest, beyond the noise.
-
-    python benchmarks/damage.py --num-images 512 --rivals outputs/w4a6 outputs/w4a6-variant
-
-Calibrates the rtn recipes into the runs that benchmarks/results.py uses, draws and measures them
-with evaluate.py, leaves out what is finished already, and compares every change with what it takes
-to be no chance: full precision with other seeds, renders against renders, the prompts drawn again.
-Writes damage.md, damage.json and damage.png into docs/.
-"""
+"""Calibrate, draw, judge, compare with chance and with each other: the command."""
 
 import argparse
 import json
 import math
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from damage_noise import (
+from results import ROOT, calibrate, call
+
+from damage.noise import (
     SIGNS,
     THRESHOLD,
     Judged,
@@ -35,9 +28,7 @@ from damage_noise import (
     spread,
     sqnr_of_prompts,
 )
-from damage_report import COLUMNS, PAIR_COLUMNS, write
-from results import ROOT, calibrate, call
-
+from damage.report import COLUMNS, PAIR_COLUMNS, write
 from dgq.errors import DGQError, SettingsError
 from lit.console import print_error, quieten_libraries
 from lit.evaluation.command_line import parse_settings
@@ -66,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         for run in runs:
             calibrate(run)
         report, plan, alone = draw([*runs, *rivals], arguments)
-        command = f"python benchmarks/damage.py {shlex.join(argv)}".strip()
+        command = f"python benchmarks/damage {shlex.join(argv)}".strip()
         figures = {"command": command, **measure(report, plan, alone, arguments.draws)}
         print(write(figures, arguments.docs))
     except DGQError as error:
@@ -79,7 +70,10 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/damage",
+        description="At which bits each metric begins to see rounding to nearest.",
+    )
     parser.add_argument("--num-images", type=int, default=512, help="images (default: 512)")
     parser.add_argument(
         "--outputs", type=Path, default=Path("outputs"), help="where runs go (default: outputs)"
@@ -261,7 +255,3 @@ def compare_pairs(
                 "told_apart_by": [key for key, value in sds.items() if value > THRESHOLD],
                 "images_needed": images_needed(max(sds[key] for key in COLUMNS), n),
             }
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
