@@ -211,10 +211,10 @@ SMALL = Settings(
         ),
         distillation=Distillation(
             Fit(
-                steps=1500,
+                steps=500,
                 batch_size=64,
-                learning_rate=3e-4,
-                warmup_steps=100,
+                learning_rate=5e-4,
+                warmup_steps=50,
                 ema_decay=0.99,
                 seed=4,
             )
