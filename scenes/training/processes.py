@@ -24,15 +24,9 @@ def run_in_processes(n: int, folder: Path, function: Callable[..., None], *argum
 
 
 def rows_of_process(n: int) -> slice:
-    """The rows of a batch of `n` that are this process's share.
-
-    Raises:
-        ValueError: the processes cannot have equal shares.
-    """
+    """The rows of a batch of `n` that are this process's share."""
     if not dist.is_initialized():
         return slice(0, n)
-    if n % dist.get_world_size():
-        raise ValueError(f"a batch of {n} cannot be shared by {dist.get_world_size()} processes")
     return slice(dist.get_rank(), n, dist.get_world_size())
 
 

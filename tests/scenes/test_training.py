@@ -23,6 +23,7 @@ from scenes.training import (
     loop,
     measure,
     measuring_clip,
+    stages,
 )
 from scenes.training.attributes import MISSING, noun_targets, scene_targets
 from scenes.training.autoencoder import principal_components
@@ -59,7 +60,7 @@ TINY = Settings(
         distillation=Distillation(AVERAGED_FIT),
     ),
 )
-STAGES = tuple(stage for stage in command.STAGES if stage != "measure")
+STAGES = tuple(stage for stage in stages.STAGES if stage != "measure")
 
 
 def options_for(stage: str, work: Path, resume: bool = False) -> Namespace:
@@ -196,6 +197,19 @@ def test_kinds_of_captions_are_drawn_evenly() -> None:
     assert weights[counts].sum() == pytest.approx(weights.sum() / 3)
 
 
+def test_other_settings_are_refused(work: Path) -> None:
+    other = dataclasses.replace(TINY, image_size=64)
+    with pytest.raises(FileExistsError, match="--work"):
+        run("clip", work, other, resume=True)
+
+
+@pytest.mark.parametrize("stage", ["measuring-clip", "latents", "xl-conditions", "export"])
+def test_stages_say_what_they_need(stage: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"python -m scenes\.training .* first"):
+        command.main([stage, "--work", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_is_not_overwritten(work: Path) -> None:
     with pytest.raises(FileExistsError, match="--resume"):
         run("diffusion", work)
@@ -302,6 +316,25 @@ def test_a_step_of_ddim_is_a_step_of_the_sampler() -> None:
     stepped = sampler.step(velocity, sampler.timesteps[1], noisy / alpha).prev_sample
     ours = distillation.step_to(noisy, velocity, alpha, next_alpha)
     assert torch.allclose(stepped * next_alpha, ours, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["all", "--processes", "0"], "at least 1"), (["measure", "--n", "-3"], "at least 1")],
+)
+def test_bad_options_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_processes_must_share_batches_equally(work: Path) -> None:
+    options = options_for("diffusion", work, resume=True)
+    options.processes = 3
+    with pytest.raises(ValueError, match="equally"):
+        command.run(options, TINY)
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,211 @@
+"""The stages that make the embedded models: what each needs, its settings, and how it runs."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scenes.training import (
+    autoencoder,
+    clip,
+    conditions,
+    diffusion,
+    distillation,
+    latents,
+    measuring_clip,
+)
+from scenes.training.arrays import is_done
+from scenes.training.curves import draw_curves
+from scenes.training.export import export
+from scenes.training.loop import CHECKPOINT
+from scenes.training.measure import measure
+from scenes.training.pipelines import euler, stable_diffusion, stable_diffusion_xl
+from scenes.training.processes import run_in_processes
+from scenes.training.settings import Settings
+
+_SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Args:
+        run: does it, with the settings and the command's options.
+        settings: what its result depends on, beside the stages it needs; None if it keeps none.
+        needs: stages whose results it reads.
+    """
+
+    run: Callable[[Settings, argparse.Namespace], None]
+    settings: Callable[[Settings], Any] | None
+    needs: tuple[str, ...] = ()
+
+
+def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> None:
+    """Run one stage.
+
+    Raises:
+        FileNotFoundError: a stage that it needs has not been run.
+        FileExistsError: its folder holds the work of other settings.
+    """
+    stage = STAGES[name]
+    for needed in stage.needs:
+        if not _has_run(options.work / needed):
+            raise FileNotFoundError(
+                f"{name} needs {options.work / needed}, which is not there: run "
+                f"`python -m scenes.training {needed}` first"
+            )
+    if stage.settings is not None:
+        part = {"image_size": settings.image_size} | dataclasses.asdict(stage.settings(settings))
+        _remember(options.work / name, part)
+    stage.run(settings, options)
+
+
+def _has_run(folder: Path) -> bool:
+    return (folder / "model").is_dir() or (folder / CHECKPOINT).is_file() or is_done(folder)
+
+
+def _remember(folder: Path, part: dict[str, Any]) -> None:
+    """Note the settings of a stage in its folder, or compare them with those noted there."""
+    text, path = json.dumps(part, indent=2) + "\n", folder / _SETTINGS
+    if path.exists() and path.read_text() != text:
+        raise FileExistsError(
+            f"{folder} was made with other settings (see {path}): remove it, or choose another "
+            "folder with --work"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _clip(settings: Settings, options: argparse.Namespace) -> None:
+    _train_clip("clip", settings.clip, settings, options)
+
+
+def _xl_clip(settings: Settings, options: argparse.Namespace) -> None:
+    _train_clip("xl-clip", settings.xl.clip, settings, options)
+
+
+def _train_clip(
+    stage: str, part: clip.Clip, settings: Settings, options: argparse.Namespace
+) -> None:
+    folder = options.work / stage
+    clip.train(part, settings.image_size, folder, options.device, options.resume)
+
+
+def _measuring_clip(settings: Settings, options: argparse.Namespace) -> None:
+    source, folder = options.work / "clip" / "model", options.work / "measuring-clip"
+    measuring_clip.train(
+        settings.measuring_clip,
+        settings.image_size,
+        source,
+        folder,
+        options.device,
+        options.resume,
+    )
+
+
+def _autoencoder(settings: Settings, options: argparse.Namespace) -> None:
+    folder = options.work / "autoencoder"
+    autoencoder.train(
+        settings.autoencoder, settings.image_size, folder, options.device, options.resume
+    )
+
+
+def _latents(settings: Settings, options: argparse.Namespace) -> None:
+    model, folder = options.work / "autoencoder" / "model", options.work / "latents"
+    latents.prepare(settings.latents, settings.image_size, model, folder, options.device)
+
+
+def _conditions(settings: Settings, options: argparse.Namespace) -> None:
+    pipeline = stable_diffusion(options.work, unet=None).to(options.device)
+    captions = latents.training_captions(settings.latents)
+    conditions.prepare(pipeline, captions, options.work / "conditions")
+
+
+def _xl_conditions(settings: Settings, options: argparse.Namespace) -> None:
+    pipeline = stable_diffusion_xl(options.work, None, euler()).to(options.device)
+    captions = latents.training_captions(settings.latents)
+    conditions.prepare(pipeline, captions, options.work / "xl-conditions")
+
+
+def _diffusion(settings: Settings, options: argparse.Namespace) -> None:
+    _train_unet("diffusion", "conditions", settings.diffusion, options)
+
+
+def _xl(settings: Settings, options: argparse.Namespace) -> None:
+    _train_unet("xl", "xl-conditions", settings.xl.diffusion, options)
+
+
+def _train_unet(
+    stage: str, texts: str, part: diffusion.Diffusion, options: argparse.Namespace
+) -> None:
+    work, folder = options.work, options.work / stage
+    run_in_processes(
+        _n_processes(options, part.fit.batch_size),
+        folder,
+        diffusion.train,
+        part,
+        work / "latents",
+        work / texts,
+        folder,
+        options.device,
+        options.resume,
+    )
+
+
+def _few_step(settings: Settings, options: argparse.Namespace) -> None:
+    part, work, folder = settings.xl.distillation, options.work, options.work / "few-step"
+    run_in_processes(
+        _n_processes(options, part.fit.batch_size),
+        folder,
+        distillation.train,
+        part,
+        settings.xl.diffusion.unet,
+        work / "latents",
+        work / "xl-conditions",
+        work / "xl",
+        folder,
+        options.device,
+        options.resume,
+    )
+
+
+def _n_processes(options: argparse.Namespace, batch_size: int) -> int:
+    n = options.processes if options.device == "cpu" else 1
+    if batch_size % n:
+        raise ValueError(f"--processes {n} cannot share batches of {batch_size} equally")
+    return int(n)
+
+
+def _export(settings: Settings, options: argparse.Namespace) -> None:
+    names = ", ".join(export(settings, options.work, options.assets))
+    print(f"{options.assets}: {names}")
+
+
+def _measure(settings: Settings, options: argparse.Namespace) -> None:
+    print(measure(options.assets, options.n, options.guidance_scale, options.device))
+    draw_curves(options.assets)
+
+
+STAGES: dict[str, Stage] = {
+    "clip": Stage(_clip, lambda all_: all_.clip),
+    "measuring-clip": Stage(_measuring_clip, lambda all_: all_.measuring_clip, ("clip",)),
+    "autoencoder": Stage(_autoencoder, lambda all_: all_.autoencoder),
+    "latents": Stage(_latents, lambda all_: all_.latents, ("autoencoder",)),
+    "conditions": Stage(_conditions, lambda all_: all_.latents, ("clip", "autoencoder")),
+    "diffusion": Stage(_diffusion, lambda all_: all_.diffusion, ("latents", "conditions")),
+    "xl-clip": Stage(_xl_clip, lambda all_: all_.xl.clip),
+    "xl-conditions": Stage(
+        _xl_conditions, lambda all_: all_.latents, ("clip", "xl-clip", "autoencoder")
+    ),
+    "xl": Stage(_xl, lambda all_: all_.xl.diffusion, ("latents", "xl-conditions")),
+    "few-step": Stage(
+        _few_step, lambda all_: all_.xl.distillation, ("xl", "latents", "xl-conditions")
+    ),
+    "export": Stage(_export, None, ("measuring-clip", "autoencoder", "diffusion")),
+    "measure": Stage(_measure, None),
+}
+"""By name, in the order in which they are run."""
