@@ -108,7 +108,7 @@ class Distillation:
 
     fit: Fit
     student_steps: int = 4
-    teacher_steps: int = 4
+    teacher_steps: int = 3
     guidance_scale: float = 1.5
 
 
