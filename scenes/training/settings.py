@@ -211,11 +211,11 @@ SMALL = Settings(
         ),
         distillation=Distillation(
             Fit(
-                steps=500,
+                steps=200,
                 batch_size=64,
                 learning_rate=5e-4,
-                warmup_steps=50,
-                ema_decay=0.99,
+                warmup_steps=20,
+                ema_decay=0.98,
                 seed=4,
             )
         ),
