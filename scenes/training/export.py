@@ -71,6 +71,7 @@ def _export_pipeline(pipeline: DiffusionPipeline, place: Path) -> None:
         for name in parts:
             if name.startswith("text_encoder"):
                 _declare_float32(new / name / "config.json")
+        _forget_origin(new / "vae" / "config.json")
 
 
 def _export_clip(model: Path, place: Path, image_size: int) -> None:
@@ -98,6 +99,13 @@ def _replaced(place: Path) -> Iterator[Path]:
         os.rename(place, old)
     os.rename(new, place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out where diffusers loaded a model from: a path of this machine."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _declare_float32(config: Path) -> None:

@@ -92,6 +92,8 @@ def test_exported_folders_load(work: Path) -> None:
     inputs = processor(text=[prompt], images=pipeline.numpy_to_pil(image), return_tensors="pt")
     assert model(**inputs).logits_per_image.shape == (1, 1)
     assert not list((work / "assets").glob(".*"))
+    configs = [path.read_text() for path in (work / "assets").rglob("*.json")]
+    assert not any(str(work) in text for text in configs)
 
 
 @pytest.mark.parametrize(("folder", "steps", "guidance"), [("xl", 2, 2.0), ("few-step", 4, 0)])
