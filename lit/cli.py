@@ -104,7 +104,7 @@ class CalibrationCLI(LightningCLI):
         callbacks.append(TargetCheckpoint(self.run))
         if options["enable_progress_bar"] is not False:
             callbacks.append(TargetProgress())
-        # A whole number, which a parser may have read as 1.0: to Lightning all batches, without end.
+        # A whole number, which a parser may have read as 1.0: to Lightning that is all batches.
         n_batches = int(options["limit_train_batches"])
         shared = {"callbacks": callbacks, "default_root_dir": self.run, **kwargs}
         shared["limit_train_batches"] = n_batches
