@@ -1,6 +1,7 @@
 """A picture of how the models came about, from the training logs."""
 
 import json
+import math
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,7 @@ from scenes.training.export import LOGS
 
 matplotlib.use("Agg")
 
+_COLUMNS = 4
 # What each stage's curve shows, beside its loss.
 _QUANTITIES = {
     "clip": ("retrieval", "contrast"),
@@ -26,9 +28,10 @@ def draw_curves(assets: Path) -> None:
     """Draw the logs in `assets`/training into `assets`/training/curves.png."""
     logs = {path.stem: path for path in (assets / LOGS).glob("*.jsonl")}
     stages = [stage for stage in _QUANTITIES if stage in logs]
-    figure = Figure(figsize=(3.2 * max(len(stages), 1), 2.6), layout="constrained")
+    n_rows = math.ceil(len(stages) / _COLUMNS)
+    figure = Figure(figsize=(3.2 * _COLUMNS, 2.4 * max(n_rows, 1)), layout="constrained")
     for i, stage in enumerate(stages):
-        axes = figure.add_subplot(1, len(stages), i + 1)
+        axes = figure.add_subplot(n_rows, _COLUMNS, i + 1)
         lines = [json.loads(line) for line in logs[stage].read_text().splitlines()]
         steps = [line["step"] for line in lines]
         for quantity in _QUANTITIES[stage]:
