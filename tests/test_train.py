@@ -600,7 +600,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
         "--data.captions": "COCO's JSON",
         "--data.generation.guidance_scale": "classifier-free guidance",
         "--run": "Folder that the run writes into",
-        "--pipeline": "a pipeline's folder, or a hub id",
+        "--pipeline": "folder, or hub id",
     }.items():
         assert option in text
         assert explanation in text
