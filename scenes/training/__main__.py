@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from scenes import ASSETS_DIR, GUIDANCE_SCALE
+from scenes import GUIDANCE_SCALE
 from scenes.training.settings import LARGE, SMALL, Settings
 from scenes.training.stages import STAGES, run_stage
 
@@ -64,7 +64,10 @@ def parser() -> argparse.ArgumentParser:
         help="where training states are kept (default: outputs/scenes)",
     )
     parser.add_argument(
-        "--assets", type=Path, default=ASSETS_DIR, help="where to export to (default: the shipped)"
+        "--assets",
+        type=Path,
+        help="where to export to, and what to measure (default: assets in --work; the shipped "
+        "models are in assets/scenes)",
     )
     parser.add_argument(
         "--n", type=positive, default=512, help="held-out captions to measure with (default: 512)"

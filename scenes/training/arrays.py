@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scenes.training.loop import DONE
+
 CHUNK = 1000
 """How many captions are computed at a time."""
-_DONE = "done"
 
 
 def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -28,9 +29,9 @@ def mark_done(folder: Path, *arrays: np.memmap) -> None:
     """Write everything out and note that `folder` is complete."""
     for array in arrays:
         array.flush()
-    (folder / _DONE).touch()
+    (folder / DONE).touch()
 
 
 def is_done(folder: Path) -> bool:
     """Whether the arrays in `folder` are complete."""
-    return (folder / _DONE).exists()
+    return (folder / DONE).exists()

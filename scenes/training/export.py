@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
+from scenes.training.arrays import is_done
 from scenes.training.clip import save
 from scenes.training.diffusion import build
 from scenes.training.loop import CHECKPOINT, LOG, read_average
@@ -39,7 +40,7 @@ def export(settings: Settings, work: Path, assets: Path) -> list[str]:
     unet = _read_unet(settings, settings.diffusion.unet, work / "diffusion", text_encoders=1)
     _export_pipeline(stable_diffusion(work, unet), assets / "pipeline")
     for stage, sampler in (("xl", euler), ("few-step", euler_trailing)):
-        if (work / stage / CHECKPOINT).exists():
+        if is_done(work / stage):
             arguments = settings.xl.diffusion.unet
             unet = _read_unet(settings, arguments, work / stage, text_encoders=2)
             _export_pipeline(stable_diffusion_xl(work, unet, sampler()), assets / stage)
@@ -82,15 +83,19 @@ def _export_clip(model: Path, place: Path, image_size: int) -> None:
 
 
 def _export_logs(work: Path, place: Path) -> None:
-    with _replaced(place) as new:
-        for log in sorted(work.glob(f"*/{LOG}")):
-            shutil.copy(log, new / f"{log.parent.name}.jsonl")
+    place.mkdir(parents=True, exist_ok=True)
+    for log in sorted(work.glob(f"*/{LOG}")):
+        new = place / f".{log.parent.name}.new"
+        shutil.copy(log, new)
+        os.replace(new, place / f"{log.parent.name}.jsonl")
 
 
 @contextmanager
 def _replaced(place: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of an old one when all went well."""
     new, old = (place.with_name(f".{place.name}.{state}") for state in ("new", "old"))
+    if old.exists() and not place.exists():  # killed between the two renames below
+        os.rename(old, place)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)

@@ -27,6 +27,8 @@ Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
+DONE = "done"
+"""Marks a folder whose work is complete."""
 _SECONDS_BETWEEN_CHECKPOINTS = 90.0
 _LOG_LINES = 200
 
@@ -41,17 +43,24 @@ def fit(module: nn.Module, loss: Loss, settings: Fit, folder: Path, resume: bool
         FileExistsError: there is a checkpoint, and `resume` is not set.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_existing(folder, resume)
     trainer = _Trainer(module, settings)
     if (folder / CHECKPOINT).exists():
-        if not resume:
-            raise FileExistsError(
-                f"{folder} holds a training already; continue it with --resume, or remove it"
-            )
         trainer.load(folder / CHECKPOINT)
         if trainer.is_main:
             _forget_after(trainer.step, folder / LOG)
     trainer.run(loss, folder)
     trainer.use_average_()
+    if trainer.is_main:
+        (folder / DONE).touch()
+
+
+def refuse_existing(folder: Path, resume: bool) -> None:
+    """Raise FileExistsError if `folder` holds a training that is not to be resumed."""
+    if (folder / CHECKPOINT).exists() and not resume:
+        raise FileExistsError(
+            f"{folder} holds a training already; continue it with --resume, or remove it"
+        )
 
 
 class _Trainer:
@@ -79,7 +88,8 @@ class _Trainer:
                 show(self.step, numbers["loss"])
                 if not self.is_main:
                     continue
-                if self.step % max(self.settings.steps // _LOG_LINES, 1) == 0:
+                is_last = self.step == self.settings.steps
+                if is_last or self.step % max(self.settings.steps // _LOG_LINES, 1) == 0:
                     self._log(folder, numbers)
                 if self.step in self.settings.snapshots:
                     self._save_snapshot(folder)

@@ -1,4 +1,4 @@
-"""CLIP as a judge of pictures: its vision tower learns on, its text tower stays.
+"""CLIP as a judge of pictures: vision tower and projections learn on, the text tower stays.
 
 Locked-text tuning, the mirror image of LiT (Zhai et al. 2022): the text tower conditions the UNets
 and must not change any more, while what pictures are measured by should notice every attribute.

@@ -52,7 +52,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How CLIP's vision tower learns on, as a judge of pictures."""
+    """How CLIP's vision tower and its projections learn on, as a judge of pictures."""
 
     fit: Fit
     n_captions: int = 60_000

@@ -20,7 +20,7 @@ from scenes.training import (
 from scenes.training.arrays import is_done
 from scenes.training.curves import draw_curves
 from scenes.training.export import export
-from scenes.training.loop import CHECKPOINT
+from scenes.training.loop import refuse_existing
 from scenes.training.measure import measure
 from scenes.training.pipelines import euler, stable_diffusion, stable_diffusion_xl
 from scenes.training.processes import run_in_processes
@@ -60,12 +60,19 @@ def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> Non
             )
     if stage.settings is not None:
         part = {"image_size": settings.image_size} | dataclasses.asdict(stage.settings(settings))
-        _remember(options.work / name, part)
+        # With theirs in turn, so that a stage made anew with other settings is noticed downstream.
+        after = {needed: _read_settings(options.work / needed) for needed in stage.needs}
+        _remember(options.work / name, part | {"after": after})
     stage.run(settings, options)
 
 
 def _has_run(folder: Path) -> bool:
-    return (folder / "model").is_dir() or (folder / CHECKPOINT).is_file() or is_done(folder)
+    return (folder / "model").is_dir() or is_done(folder)
+
+
+def _read_settings(folder: Path) -> Any:
+    path = folder / _SETTINGS
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _remember(folder: Path, part: dict[str, Any]) -> None:
@@ -143,6 +150,8 @@ def _train_unet(
     stage: str, texts: str, part: diffusion.Diffusion, options: argparse.Namespace
 ) -> None:
     work, folder = options.work, options.work / stage
+    # Here, since an error in one of several processes would end in a traceback.
+    refuse_existing(folder, options.resume)
     run_in_processes(
         _n_processes(options, part.fit.batch_size),
         folder,
@@ -158,6 +167,7 @@ def _train_unet(
 
 def _few_step(settings: Settings, options: argparse.Namespace) -> None:
     part, work, folder = settings.xl.distillation, options.work, options.work / "few-step"
+    refuse_existing(folder, options.resume)
     run_in_processes(
         _n_processes(options, part.fit.batch_size),
         folder,
@@ -181,13 +191,20 @@ def _n_processes(options: argparse.Namespace, batch_size: int) -> int:
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> None:
-    names = ", ".join(export(settings, options.work, options.assets))
-    print(f"{options.assets}: {names}")
+    assets = _assets(options)
+    names = ", ".join(export(settings, options.work, assets))
+    print(f"{assets}: {names}")
 
 
 def _measure(settings: Settings, options: argparse.Namespace) -> None:
-    print(measure(options.assets, options.n, options.guidance_scale, options.device))
-    draw_curves(options.assets)
+    assets = _assets(options)
+    print(measure(assets, options.n, options.guidance_scale, options.device))
+    draw_curves(assets)
+
+
+def _assets(options: argparse.Namespace) -> Path:
+    """Not the shipped models unless the user says so: tests and documents rest on them."""
+    return options.assets or options.work / "assets"
 
 
 STAGES: dict[str, Stage] = {
