@@ -1,6 +1,7 @@
 """The command line: what to measure, and where the answer goes."""
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ OWN = "pipeline"
 def main(argv: Sequence[str]) -> int:
     """Measure and write; returns the exit code: 0, or 2 after one line about bad input."""
     options = parser().parse_args(argv)
+    options.command = shlex.join(["python", "benchmarks/likeness", *argv])
     quieten_libraries()
     try:
         run(options)
@@ -200,6 +202,6 @@ def heading(options: argparse.Namespace, described: str) -> str:
     return (
         f"Pipeline `{options.pipeline}` with {weights}, in full precision: {options.prompts} "
         f"prompts ({prompts}), {options.steps} steps, guidance {options.guidance:g}, seed "
-        f"{options.seed}. Written by `python benchmarks/likeness`; whatever is known of Stable "
+        f"{options.seed}. Written by `{options.command}`; whatever is known of Stable "
         "Diffusion stands beside the numbers, and cells without it are empty."
     )
