@@ -1,9 +1,7 @@
 """FID and the oracle along a training: images of its snapshots, judged as an evaluation does."""
 
 import argparse
-import io
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -83,8 +81,7 @@ def draw(
     guidance_scale, steps = scenes.GUIDANCE_SCALE, scenes.NUM_INFERENCE_STEPS
     images = []
     for number, batch in enumerate(batched(captions, BATCH_SIZE)):
-        with redirect_stdout(io.StringIO()):  # takes its bar, which would be drawn over ours
-            drawn = generate(pipeline, batch, guidance_scale, steps, seed + number)
+        drawn = generate(pipeline, batch, guidance_scale, steps, seed + number, show_progress=False)
         images += to_images(drawn)
         advance(len(batch))
     return images

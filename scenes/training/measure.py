@@ -85,6 +85,7 @@ def generate(
     guidance_scale: float,
     steps: int,
     seed: int,
+    show_progress: bool = True,
 ) -> Tensor:
     """Generate a picture of each caption, [captions, 3, side, side] in [0, 1] on the CPU.
 
@@ -92,7 +93,8 @@ def generate(
     """
     parts = []
     starts = range(0, len(captions), _BATCH_SIZE)
-    for start in track(starts, f"{steps} steps, guidance {guidance_scale:g}", transient=True):
+    title = f"{steps} steps, guidance {guidance_scale:g}"
+    for start in track(starts, title, transient=True, disable=not show_progress):
         part = list(captions[start : start + _BATCH_SIZE])
         generators = [
             torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))

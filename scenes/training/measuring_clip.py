@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from scenes.captions import sample_captions
+from scenes.changes import changeable
 from scenes.grammar import parse_caption
 from scenes.renderer import render
 from scenes.training.autoencoder import to_model
@@ -69,11 +70,6 @@ class Objective:
 
 def even_weights(captions: Sequence[str]) -> Tensor:
     """Weights of captions such that those of places, relations and counts are equally likely."""
-    kinds = [_kind(caption) for caption in captions]
+    kinds = [changeable(parse_caption(caption))[-1] for caption in captions]
     frequency = Counter(kinds)
     return torch.tensor([1 / frequency[kind] for kind in kinds])
-
-
-def _kind(caption: str) -> str:
-    scene = parse_caption(caption)
-    return "relation" if scene.relation else "count" if scene.count else "place"

@@ -24,7 +24,7 @@ from scenes.training.loop import refuse_existing
 from scenes.training.measure import measure
 from scenes.training.pipelines import euler, stable_diffusion, stable_diffusion_xl
 from scenes.training.processes import run_in_processes
-from scenes.training.settings import Settings
+from scenes.training.settings import Fit, Settings
 
 _SETTINGS = "settings.json"
 
@@ -149,45 +149,32 @@ def _xl(settings: Settings, options: argparse.Namespace) -> None:
 def _train_unet(
     stage: str, texts: str, part: diffusion.Diffusion, options: argparse.Namespace
 ) -> None:
-    work, folder = options.work, options.work / stage
-    # Here, since an error in one of several processes would end in a traceback.
-    refuse_existing(folder, options.resume)
-    run_in_processes(
-        _n_processes(options, part.fit.batch_size),
-        folder,
-        diffusion.train,
-        part,
-        work / "latents",
-        work / texts,
-        folder,
-        options.device,
-        options.resume,
-    )
+    inputs = (part, options.work / "latents", options.work / texts)
+    _train_shared(stage, diffusion.train, part.fit, inputs, options)
 
 
 def _few_step(settings: Settings, options: argparse.Namespace) -> None:
-    part, work, folder = settings.xl.distillation, options.work, options.work / "few-step"
+    part, work = settings.xl.distillation, options.work
+    folders = (work / "latents", work / "xl-conditions", work / "xl")
+    inputs = (part, settings.xl.diffusion.unet, *folders)
+    _train_shared("few-step", distillation.train, part.fit, inputs, options)
+
+
+def _train_shared(
+    stage: str,
+    train: Callable[..., None],
+    fit: Fit,
+    inputs: tuple[Any, ...],
+    options: argparse.Namespace,
+) -> None:
+    """Train in the processes that the options ask for, each batch shared among them."""
+    folder = options.work / stage
+    # Here, since an error in one of several processes would end in a traceback.
     refuse_existing(folder, options.resume)
-    run_in_processes(
-        _n_processes(options, part.fit.batch_size),
-        folder,
-        distillation.train,
-        part,
-        settings.xl.diffusion.unet,
-        work / "latents",
-        work / "xl-conditions",
-        work / "xl",
-        folder,
-        options.device,
-        options.resume,
-    )
-
-
-def _n_processes(options: argparse.Namespace, batch_size: int) -> int:
-    n = options.processes if options.device == "cpu" else 1
-    if batch_size % n:
-        raise ValueError(f"--processes {n} cannot share batches of {batch_size} equally")
-    return int(n)
+    n = int(options.processes) if options.device == "cpu" else 1
+    if fit.batch_size % n:
+        raise ValueError(f"--processes {n} cannot share batches of {fit.batch_size} equally")
+    run_in_processes(n, folder, train, *inputs, folder, options.device, options.resume)
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> None:
