@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from rich.console import Console
-from torch import nn
+from unet_weights import load_weights_
 
 import scenes
 from dgq.captions import read_captions
@@ -99,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
     for weights in options.weights:
         # All of them before the first is measured, which may take hours.
         if weights != OWN:
-            load_weights_(pipeline.unet, Path(weights))
+            load_weights_(pipeline.unet, read_tensors(Path(weights))[0], Path(weights))
     n_batches = -(-len(prompts) // options.batch_size)
     n_calls = n_batches * len(call_timesteps(pipeline, generation))
     measured: dict[str, Figures] = {}
@@ -146,32 +145,8 @@ def measure_weights(
     """Measure the pipeline with some weights; it is loaded anew, since measuring changes it."""
     pipeline = load_pipeline(options.pipeline)
     if weights != OWN:
-        load_weights_(pipeline.unet, Path(weights))
+        load_weights_(pipeline.unet, read_tensors(Path(weights))[0], Path(weights))
     return measure(pipeline.to(options.device), prompts, drawing, on_call)
-
-
-def load_weights_(unet: UNet2DConditionModel, path: Path) -> None:
-    """Put a state dict into a UNet, in the UNet's own precision.
-
-    Raises:
-        DGQError: if it cannot be read or does not fit.
-    """
-    tensors, _ = read_tensors(path)
-    problem = misfit(unet, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    if problem is not None:
-        raise DGQError(f"{path} does not fit this pipeline's UNet: {problem}")
-    unet.load_state_dict(tensors)
-
-
-def misfit(module: nn.Module, given: dict[str, tuple[int, ...]]) -> str | None:
-    """The first thing wrong with the names and shapes given to a module, if any."""
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    for name in own:
-        if name not in given:
-            return f"{name} is missing"
-        if given[name] != own[name]:
-            return f"{name} is {list(given[name])}, expected {list(own[name])}"
-    return next((f"{name} is not in the UNet" for name in given if name not in own), None)
 
 
 def write(

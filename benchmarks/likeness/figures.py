@@ -1,5 +1,6 @@
 """What is measured, as numbers: a block of attention, a set of scores, a layer."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,6 +98,19 @@ class Figures:
         """Plain containers, numbers to five digits."""
         content: dict[str, Any] = rounded(asdict(self))
         return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Figures":
+        """What ``as_json`` gave, also after it was in a file, where keys are strings."""
+        scores = {
+            name: ScoreFigures(**score | {"below": {int(e): s for e, s in score["below"].items()}})
+            for name, score in content["scores"].items()
+        }
+        return cls(
+            blocks=[BlockFigures(**block) for block in content["blocks"]],
+            scores=scores,
+            layers=[LayerFigures(**layer) for layer in content["layers"]],
+        )
 
 
 def block_figures(name: str, tally: ScoreTally) -> BlockFigures:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
+from unet_weights import load_weights_
 
 from dgq.errors import DGQError
 from dgq.files import read_tensors
@@ -41,11 +42,3 @@ def load_in_turn_(unet: nn.Module, snapshots: Mapping[int, Path], final_step: in
         yield step
     unet.load_state_dict(own)
     yield final_step
-
-
-def load_weights_(unet: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Put weights of any precision into a UNet, strictly."""
-    try:
-        unet.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DGQError(f"{source} is not of this pipeline's UNet: {error}"[:300]) from error

@@ -1,4 +1,4 @@
-"""The UNets: v-prediction on cached latents and text states, min-SNR weights, captions dropped."""
+"""The UNets: trained on cached latents and text states, with min-SNR weights, captions dropped."""
 
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,9 @@ class Objective:
         drawn, rows, noise, timesteps = drawn[mine], rows[mine], noise[mine], timesteps[mine]
         alpha = self.alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * drawn + (1 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * drawn
+        target, weight = target_of(drawn, noise, alpha, self.settings)
         error = (self._predict(noisy, timesteps, rows) - target.to(self.unet.device)).square()
         error = error.mean((1, 2, 3))
-        weight = velocity_weight(alpha.flatten(), self.settings.snr_clip)
         loss = (weight.to(error.device) * error).mean()
         return loss, {"mse": error.detach().mean().item()}
 
@@ -84,6 +83,19 @@ def stratified_timesteps(n: int, n_timesteps: int, generator: torch.Generator) -
     """One uniform draw from each of `n` equal parts of the timesteps, shuffled, [n]."""
     position = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
     return (position * n_timesteps).long().clamp(max=n_timesteps - 1)
+
+
+def target_of(
+    drawn: Tensor, noise: Tensor, alpha: Tensor, settings: Diffusion
+) -> tuple[Tensor, Tensor]:
+    """What the UNet is to predict, and the weight of each picture's squared error, [pictures].
+
+    `alpha` is the cumulative product of the schedule, [pictures, 1, 1, 1].
+    """
+    if settings.prediction_type == "epsilon":
+        return noise, torch.ones(len(noise))
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * drawn
+    return velocity, velocity_weight(alpha.flatten(), settings.snr_clip)
 
 
 def velocity_weight(alpha: Tensor, clip: float) -> Tensor:

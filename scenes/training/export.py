@@ -20,6 +20,7 @@ from scenes.training.loop import CHECKPOINT, LOG, read_average
 from scenes.training.pipelines import (
     euler,
     euler_trailing,
+    pndm,
     stable_diffusion,
     stable_diffusion_xl,
 )
@@ -37,21 +38,23 @@ def export(settings: Settings, work: Path, assets: Path) -> list[str]:
     """
     written = ["clip", "pipeline"]
     _export_clip(work / "measuring-clip" / "model", assets / "clip", settings.image_size)
-    unet = _read_unet(settings, settings.diffusion.unet, work / "diffusion", text_encoders=1)
-    _export_pipeline(stable_diffusion(work, unet), assets / "pipeline")
-    for stage, sampler in (("xl", euler), ("few-step", euler_trailing)):
+    unet = read_unet(settings, settings.diffusion.unet, work / "diffusion", text_encoders=1)
+    sampler = pndm(settings.diffusion.prediction_type)
+    _export_pipeline(stable_diffusion(work, unet, sampler), assets / "pipeline")
+    for stage, xl_sampler in (("xl", euler), ("few-step", euler_trailing)):
         if is_done(work / stage):
             arguments = settings.xl.diffusion.unet
-            unet = _read_unet(settings, arguments, work / stage, text_encoders=2)
-            _export_pipeline(stable_diffusion_xl(work, unet, sampler()), assets / stage)
+            unet = read_unet(settings, arguments, work / stage, text_encoders=2)
+            _export_pipeline(stable_diffusion_xl(work, unet, xl_sampler()), assets / stage)
             written.append(stage)
     _export_logs(work, assets / LOGS)
     return written
 
 
-def _read_unet(
+def read_unet(
     settings: Settings, arguments: dict[str, Any], folder: Path, text_encoders: int
 ) -> UNet2DConditionModel:
+    """A UNet as trained so far in a stage's folder, its weights averaged; for inference."""
     side = settings.image_size // 2 ** (len(settings.autoencoder.block_out_channels) - 1)
     widths = (settings.clip.width, settings.xl.clip.width)
     unet = build(arguments, side, sum(widths[:text_encoders]))

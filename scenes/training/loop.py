@@ -71,7 +71,7 @@ class _Trainer:
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.parameters, settings.weight_decay), betas=(0.9, 0.99), fused=True
+            parameter_groups(self.parameters, settings), betas=(0.9, settings.beta2), fused=True
         )
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema_decay else []
         self.step, self.seconds = 0, 0.0
@@ -221,9 +221,14 @@ def read_average(path: Path, module: nn.Module) -> int:
     return trainer.step
 
 
-def _parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Norms and biases do not decay."""
+def parameter_groups(parameters: list[nn.Parameter], settings: Fit) -> list[dict[str, Any]]:
+    """What decays, and what does not: norms and biases, unless the settings say so."""
+    decayed = [settings.decays_norms or p.ndim > 1 for p in parameters]
+    kept = [p for p, decays in zip(parameters, decayed, strict=True) if not decays]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p, decays in zip(parameters, decayed, strict=True) if decays],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": kept, "weight_decay": 0.0},
     ]

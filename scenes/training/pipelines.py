@@ -12,31 +12,37 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-# Stable Diffusion's noise schedule, with the velocity as what the UNet predicts.
-NOISE = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-}
+VELOCITY = "v_prediction"
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+"""Stable Diffusion's noise schedule."""
 
 
-def pndm() -> PNDMScheduler:
-    """The sampler of Stable Diffusion 1."""
-    return PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+def pndm(prediction_type: str = VELOCITY) -> PNDMScheduler:
+    """The sampler of Stable Diffusion 1, for a UNet that predicts velocities or the noise."""
+    return PNDMScheduler(
+        **NOISE,
+        prediction_type=prediction_type,
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
 
 
 def euler() -> EulerDiscreteScheduler:
     """The sampler of SDXL."""
-    return EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1)
+    return EulerDiscreteScheduler(
+        **NOISE, prediction_type=VELOCITY, timestep_spacing="leading", steps_offset=1
+    )
 
 
 def euler_trailing() -> EulerDiscreteScheduler:
     """A sampler of few steps: it starts at pure noise and ends at the clean picture."""
-    return EulerDiscreteScheduler(**NOISE, timestep_spacing="trailing")
+    return EulerDiscreteScheduler(**NOISE, prediction_type=VELOCITY, timestep_spacing="trailing")
 
 
-def stable_diffusion(work: Path, unet: UNet2DConditionModel | None) -> StableDiffusionPipeline:
+def stable_diffusion(
+    work: Path, unet: UNet2DConditionModel | None, scheduler: PNDMScheduler
+) -> StableDiffusionPipeline:
     """The pipeline with Stable Diffusion 1's structure, from the stages' folders in `work`."""
     model = work / "clip" / "model"
     return StableDiffusionPipeline(
@@ -44,7 +50,7 @@ def stable_diffusion(work: Path, unet: UNet2DConditionModel | None) -> StableDif
         text_encoder=CLIPTextModel.from_pretrained(model).eval(),
         tokenizer=CLIPTokenizer.from_pretrained(model),
         unet=unet,
-        scheduler=pndm(),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -1,7 +1,7 @@
 """Every number of the training, one dataclass for each stage, and the two sets in use."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,9 @@ class Fit:
         batch_size: pictures for each step, over all processes.
         learning_rate: highest learning rate, reached after `warmup_steps`.
         warmup_steps: steps of linear increase; a cosine to zero follows.
-        weight_decay: of AdamW, for matrices and convolutions only.
+        weight_decay: of AdamW, for matrices and convolutions.
+        decays_norms: whether norms and biases decay too.
+        beta2: of AdamW, of the running average of squared gradients.
         ema_decay: of the running average of the weights; 0 keeps none.
         seed: of the initial weights and of everything drawn.
         snapshots: steps whose weights are kept, to see how a model came about.
@@ -24,6 +26,8 @@ class Fit:
     learning_rate: float
     warmup_steps: int = 100
     weight_decay: float = 0.01
+    decays_norms: bool = False
+    beta2: float = 0.99
     ema_decay: float = 0.0
     seed: int = 0
     snapshots: tuple[int, ...] = ()
@@ -87,11 +91,14 @@ class Diffusion:
     Args:
         unet: arguments of the model, apart from those that follow from latents and text states.
         dropped_captions: share of captions replaced by the empty one, for guidance.
-        snr_clip: errors count by min(SNR + 1, this) / (SNR + 1); see `velocity_weight`.
+        snr_clip: errors in velocity count by min(SNR + 1, this) / (SNR + 1); see `velocity_weight`.
+        prediction_type: what the UNet predicts: "v_prediction", or "epsilon" (the noise, all errors
+            alike, as Stable Diffusion 1 was trained).
     """
 
     fit: Fit
     unet: dict[str, Any]
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     dropped_captions: float = 0.1
     snr_clip: float = 5.0
 

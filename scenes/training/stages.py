@@ -22,7 +22,7 @@ from scenes.training.curves import draw_curves
 from scenes.training.export import export
 from scenes.training.loop import refuse_existing
 from scenes.training.measure import measure
-from scenes.training.pipelines import euler, stable_diffusion, stable_diffusion_xl
+from scenes.training.pipelines import euler, pndm, stable_diffusion, stable_diffusion_xl
 from scenes.training.processes import run_in_processes
 from scenes.training.settings import Fit, Settings
 
@@ -127,7 +127,7 @@ def _latents(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _conditions(settings: Settings, options: argparse.Namespace) -> None:
-    pipeline = stable_diffusion(options.work, unet=None).to(options.device)
+    pipeline = stable_diffusion(options.work, None, pndm()).to(options.device)
     captions = latents.training_captions(settings.latents)
     conditions.prepare(pipeline, captions, options.work / "conditions")
 

@@ -37,7 +37,8 @@ from measuring_clip.plot import plot  # noqa: E402
 from measuring_clip.points import Point, rises  # noqa: E402
 from measuring_clip.retrieval import DIRECTIONS, picture_key, retrieve  # noqa: E402
 from measuring_clip.share import Share  # noqa: E402
-from measuring_clip.snapshots import find_snapshots, load_weights_  # noqa: E402
+from measuring_clip.snapshots import find_snapshots  # noqa: E402
+from unet_weights import load_weights_  # noqa: E402
 
 ABOVE = "a small red circle above a large blue square on a white background"
 BELOW = "a large blue square below a small red circle on a white background"

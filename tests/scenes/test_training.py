@@ -290,6 +290,30 @@ def test_velocity_weight_is_one_where_noise_dominates() -> None:
     assert torch.allclose(velocity_weight(snr / (1 + snr), 5.0), expected)
 
 
+def test_noise_and_velocity_are_what_their_samplers_expect() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn, noise = torch.randn(2, 3, 4, 2, 2, generator=generator)
+    alpha = torch.tensor([0.1, 0.5, 0.99])[:, None, None, None]
+    noisy = alpha.sqrt() * drawn + (1 - alpha).sqrt() * noise
+    for kind in ("v_prediction", "epsilon"):
+        settings = dataclasses.replace(TINY.diffusion, prediction_type=kind)
+        target, weight = diffusion.target_of(drawn, noise, alpha, settings)
+        assert weight.shape == (3,)
+        seen = target if kind == "epsilon" else alpha.sqrt() * target + (1 - alpha).sqrt() * noisy
+        assert torch.allclose(seen, noise, atol=1e-5)
+        assert pndm(kind).config.prediction_type == kind
+
+
+def test_norms_and_biases_decay_only_if_told() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    parameters = list(module.parameters())
+    for decays_norms, expected in ((False, [1, 3]), (True, [4, 0])):
+        settings = dataclasses.replace(TINY_FIT, decays_norms=decays_norms, weight_decay=0.5)
+        groups = loop.parameter_groups(parameters, settings)
+        assert [len(group["params"]) for group in groups] == expected
+        assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+
+
 def test_velocities_of_the_student_lead_where_the_teacher_ends() -> None:
     generator = torch.Generator().manual_seed(0)
     noisy, first, second = torch.randn(3, 5, 4, 2, 2, generator=generator)

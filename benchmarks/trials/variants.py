@@ -1,0 +1,117 @@
+"""The trials: the settings of the shipped model with a single change each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scenes.training.settings import SMALL, Settings
+
+Change = Callable[[Settings], Settings]
+
+WARMUP = 0.1
+"""Share of the steps; the shipped model's 200 of 3,200 would be too short a part of a trial."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A trial.
+
+    Args:
+        title: what is changed, for people.
+        change: the settings with the change.
+        anew: stages that are run for this trial alone, before the UNet's; other trials share them.
+    """
+
+    title: str
+    change: Change
+    anew: tuple[str, ...] = ()
+
+
+def shortened(steps: int) -> Settings:
+    """The shipped model's settings with a UNet trained for so many steps."""
+    fit = replace(
+        SMALL.diffusion.fit, steps=steps, warmup_steps=max(1, int(WARMUP * steps)), snapshots=()
+    )
+    return replace(SMALL, diffusion=replace(SMALL.diffusion, fit=fit))
+
+
+def fit(**changes: Any) -> Change:
+    """Changes how the UNet is fitted."""
+    return lambda all_: diffusion(fit=replace(all_.diffusion.fit, **changes))(all_)
+
+
+def diffusion(**changes: Any) -> Change:
+    """Changes what the UNet learns."""
+    return lambda all_: replace(all_, diffusion=replace(all_.diffusion, **changes))
+
+
+def unet(**changes: Any) -> Change:
+    """Changes arguments of the UNet."""
+    return lambda all_: diffusion(unet=all_.diffusion.unet | changes)(all_)
+
+
+def clip(**changes: Any) -> Change:
+    """Changes the CLIP model whose text tower the UNet sees."""
+    return lambda all_: replace(all_, clip=replace(all_.clip, **changes))
+
+
+def times(factor: float) -> Change:
+    """Multiplies the learning rate."""
+    return lambda all_: fit(learning_rate=factor * all_.diffusion.fit.learning_rate)(all_)
+
+
+def longer(factor: int) -> Change:
+    """Trains for more steps."""
+
+    def change(all_: Settings) -> Settings:
+        old = all_.diffusion.fit
+        return fit(steps=factor * old.steps, warmup_steps=factor * old.warmup_steps)(all_)
+
+    return change
+
+
+def larger_pictures(side: int) -> Change:
+    """Changes the pictures' size, and trains their autoencoder briefly."""
+
+    def change(all_: Settings) -> Settings:
+        old = all_.autoencoder.fit
+        short = replace(old, steps=old.steps // 4, batch_size=old.batch_size // 2)
+        autoencoder = replace(all_.autoencoder, fit=short)
+        latents = replace(all_.latents, n_captions=all_.latents.n_captions // 4)
+        return replace(all_, image_size=side, autoencoder=autoencoder, latents=latents)
+
+    return change
+
+
+TEXT = ("clip", "conditions")
+PICTURES = ("autoencoder", "latents", "conditions")
+
+VARIANTS: Mapping[str, Variant] = {
+    "shipped": Variant("as shipped, but this short", lambda all_: all_),
+    "other-seed": Variant("the same with another seed", fit(seed=17)),
+    "longer": Variant("four times the steps", longer(4)),
+    "double-rate": Variant("learning rate 2e-3", times(2)),
+    "half-rate": Variant("learning rate 5e-4", times(0.5)),
+    "slow-beta2": Variant("Adam's beta2 0.999", fit(beta2=0.999)),
+    "no-decay": Variant("no weight decay", fit(weight_decay=0.0)),
+    "strong-decay": Variant("weight decay 1, norms and biases spared", fit(weight_decay=1.0)),
+    "norms-decay": Variant(
+        "weight decay 1, of norms and biases too", fit(weight_decay=1.0, decays_norms=True)
+    ),
+    "wide-norm-groups": Variant(
+        "16 to 32 channels in a group of a norm (SD: 10 to 40) instead of 4 to 8",
+        unet(norm_num_groups=4),
+    ),
+    "wider": Variant("channels 96, 192, 192", unet(block_out_channels=(96, 192, 192))),
+    "deeper": Variant("two layers for each block", unet(layers_per_block=2)),
+    "few-heads": Variant("2 heads", unet(attention_head_dim=2)),
+    "many-heads": Variant("16 heads", unet(attention_head_dim=16)),
+    "noise": Variant(
+        "noise predicted, all errors alike, as SD 1", diffusion(prediction_type="epsilon")
+    ),
+    "no-snr-clip": Variant("all errors of the velocity alike", diffusion(snr_clip=float("inf"))),
+    "deep-text": Variant("text encoder of 6 layers", clip(n_layers=6), TEXT),
+    "wide-text": Variant("text encoder of width 256", clip(width=256), TEXT),
+    "large-pictures": Variant("64x64 pictures, 16x16 latents", larger_pictures(64), PICTURES),
+}
+"""By name, in the order of the table."""

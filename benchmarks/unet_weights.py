@@ -1,0 +1,31 @@
+"""Put other weights into a pipeline's UNet, strictly, saying in one line what does not fit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+
+
+def load_weights_(unet: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Put a state dict of any precision into a UNet, in the UNet's own.
+
+    Raises:
+        DGQError: if names or shapes differ; it names the ``source``.
+    """
+    problem = misfit(unet, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    if problem is not None:
+        raise DGQError(f"{source} is not of this pipeline's UNet: {problem}")
+    unet.load_state_dict(weights)
+
+
+def misfit(module: nn.Module, given: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The first thing wrong with the names and shapes given to a module, if any."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in own:
+        if name not in given:
+            return f"{name} is missing"
+        if given[name] != own[name]:
+            return f"{name} is {list(given[name])}, expected {list(own[name])}"
+    return next((f"{name} is not in the UNet" for name in given if name not in own), None)

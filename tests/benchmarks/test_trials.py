@@ -1,0 +1,135 @@
+"""The trials: one change each, trained, measured and tabulated; what is finished stays."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from likeness.figures import Figures  # noqa: E402
+from trials import variants  # noqa: E402
+from trials.command import main, make_parser  # noqa: E402
+from trials.page import likeness_row  # noqa: E402
+from trials.variants import VARIANTS, shortened  # noqa: E402
+
+from scenes.training import diffusion  # noqa: E402
+from scenes.training.settings import (  # noqa: E402
+    SMALL,
+    Autoencoder,
+    Clip,
+    Fit,
+    Latents,
+    sd_unet,
+)
+
+TINY_FIT = Fit(steps=4, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+TINY = dataclasses.replace(
+    SMALL,
+    clip=Clip(TINY_FIT, n_captions=40),
+    autoencoder=Autoencoder(
+        TINY_FIT, block_out_channels=(8, 8, 8), norm_num_groups=4, pca_steps=1, n_pictures=40
+    ),
+    latents=Latents(n_captions=20, renders=1),
+    diffusion=dataclasses.replace(
+        SMALL.diffusion, fit=TINY_FIT, unet=sd_unet((16, 16, 16)) | {"norm_num_groups": 8}
+    ),
+)
+EFFORT = ("--images", "2", "--prompts", "1", "--held-out", "1", "--steps", "2", "--processes", "1")
+RUN = ("shipped", "wide-norm-groups", "noise", "deep-text", "large-pictures")
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "SMALL", TINY)
+
+
+def run(root: Path, *arguments: str) -> int:
+    return main([*EFFORT, "--outputs", str(root / "work"), "--docs", str(root), *arguments])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trials")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "SMALL", TINY)
+        assert run(folder, "--trials", *RUN) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "shipped"])
+def test_every_trial_changes_one_thing_and_can_be_built(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "SMALL", SMALL)
+    before = shortened(600)
+    after = VARIANTS[name].change(before)
+    parts = [f.name for f in dataclasses.fields(before)]
+    changed = [part for part in parts if getattr(before, part) != getattr(after, part)]
+    assert changed
+    if not VARIANTS[name].anew:
+        assert changed == ["diffusion"]
+    with torch.device("meta"):
+        unet = diffusion.build(after.diffusion.unet, 8, after.clip.width)
+    assert isinstance(unet, UNet2DConditionModel)
+
+
+def test_pages_tell_what_was_run(root: Path) -> None:
+    text = (root / "trials.md").read_text()
+    for name in RUN:
+        assert text.count(f"| `{name}` |") == 2
+    assert "Not run: other-seed, longer," in text
+    assert "--trials shipped wide-norm-groups" in text
+    content = json.loads((root / "trials.json").read_text())["trials"]
+    assert list(content) == [name for name in VARIANTS if name in RUN]
+    assert content["shipped"]["training"]["steps"] == 2
+    figures = Figures.from_json(content["shipped"]["likeness"])
+    assert figures.as_json() == Figures.from_json(figures.as_json()).as_json()
+    assert figures.scores["self-attention"].below[-8] >= 0
+
+
+def test_trials_differ_in_their_change_alone(root: Path) -> None:
+    work = root / "work" / "2"
+    assert (work / "noise" / "conditions").resolve() == (work / "shared" / "conditions").resolve()
+    for stage in ("clip", "conditions"):
+        assert not (work / "deep-text" / stage).is_symlink()
+    assert (work / "deep-text" / "latents").is_symlink()
+    assert (work / "large-pictures" / "clip").is_symlink()
+    settings = json.loads((work / "noise" / "diffusion" / "settings.json").read_text())
+    assert settings["prediction_type"] == "epsilon"
+
+
+def test_the_gain_of_groups_is_their_difference(root: Path) -> None:
+    measured = json.loads((root / "trials.json").read_text())["trials"]["shipped"]
+    *_, one, many, gain = likeness_row("shipped", measured)
+    assert float(many) - float(one) == pytest.approx(float(gain), abs=0.11)
+    assert float(one) == pytest.approx(measured["sqnr_db"]["1"], abs=0.06)
+
+
+def test_what_is_finished_stays(root: Path) -> None:
+    figures = root / "work" / "2" / "shipped" / "measured.json"
+    before = figures.stat().st_mtime_ns, (root / "trials.md").read_text()
+    assert run(root, "--trials", *RUN) == 0
+    assert (figures.stat().st_mtime_ns, (root / "trials.md").read_text()) == before
+
+
+def test_figures_of_another_effort_are_not_mixed(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, "--trials", "shipped", "--images", "3") == 2
+    assert "measured.json was measured with" in capsys.readouterr().err
+
+
+def test_bad_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--steps", "0") == 2
+    assert "--steps must be a whole number of at least 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_option_is_explained() -> None:
+    assert all(action.help for action in make_parser()._actions)
