@@ -63,6 +63,7 @@ class Manifest:
         generation: settings of the sampler it was calibrated for.
         timesteps: the scheduler's values that activation scales exist for.
         latent_size: height and width of the latents of the calibration.
+        unet_sha256: of the full-precision UNet's tensors; empty where nobody noted them.
         weights_sha256: of the weights' file.
     """
 
@@ -72,6 +73,7 @@ class Manifest:
     generation: GenerationSettings
     timesteps: tuple[float, ...]
     latent_size: tuple[int, int]
+    unet_sha256: str = ""
     weights_sha256: str = ""
 
 

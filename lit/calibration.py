@@ -18,6 +18,7 @@ from dgq import learning as learn
 from dgq.checkpoint import Manifest, calibration_state, load_calibration_state_
 from dgq.context import quantization
 from dgq.errors import DGQError
+from dgq.fingerprint import network_sha256
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import load_unet
 from dgq.quantize import fit_activations_, quantize_, start_observing_
@@ -57,6 +58,7 @@ class Calibration(LightningModule):
         self.waiting = waiting
         self.unet = load_unet(pipeline).requires_grad_(False)
         self.unet_config = dict(self.unet.config)
+        self.unet_sha256 = network_sha256(self.unet)
         self.n_targets = len(find_targets(self.unet, quantization.keep))
         if self.n_targets == 0:
             raise DGQError("there is nothing to quantize: quantization.keep matches every layer")
@@ -313,6 +315,7 @@ class Calibration(LightningModule):
             data.generation,
             data.calls.distinct_timesteps,
             data.calls.latent_size,
+            self.unet_sha256,
         )
 
     # Checkpoints: finished targets and observed ranges, never the full-precision weights
@@ -324,8 +327,12 @@ class Calibration(LightningModule):
             data: the DataModule's part.
             precision: the Trainer's.
         """
-        numerics = {"precision": precision, "waiting.dtype": self.waiting.dtype}
-        return identity_of(self.pipeline, self.settings, self.learning, data | numerics)
+        further = {
+            "precision": precision,
+            "waiting.dtype": self.waiting.dtype,
+            "weights of the UNet": self.unet_sha256,
+        }
+        return identity_of(self.pipeline, self.settings, self.learning, data | further)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from dgq.checkpoint import FOLDER, MANIFEST_FILE, Manifest, quantized_folder, read_manifest
 from dgq.errors import DGQError
+from dgq.fingerprint import network_sha256
 
 FULL_PRECISION = "full precision"
 LIGHTNING_SUFFIX = ".ckpt"
@@ -87,6 +88,20 @@ def check_same_architecture(unet: nn.Module, quantized: nn.Module, name: str, so
             raise DGQError(
                 f"{name} is of another model than {source}: "
                 f"{key} is {ours!r} there and {theirs!r} in the pipeline"
+            )
+
+
+def check_same_weights(unet: nn.Module, models: Sequence[Model], source: str) -> None:
+    """Raise DGQError if a quantized UNet was made from other weights than this pipeline's."""
+    noted = [m for m in models if m.manifest is not None and m.manifest.unet_sha256]
+    current = network_sha256(unet) if noted else ""
+    for model in noted:
+        assert model.manifest is not None
+        if model.manifest.unet_sha256 != current:
+            raise DGQError(
+                f"{model.name} was calibrated on other weights than {source} has now: calibrate it "
+                f"anew (remove {model.run}, or choose another folder with --run), or name the "
+                "pipeline it was made from with --pipeline"
             )
 
 

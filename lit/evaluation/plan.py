@@ -17,7 +17,13 @@ from dgq.errors import DGQError
 from lit.evaluation.drawing import Job
 from lit.evaluation.extractors import Extractors
 from lit.evaluation.fingerprint import pipeline_fingerprint
-from lit.evaluation.models import FULL_PRECISION, Model, check_same_architecture, find_models
+from lit.evaluation.models import (
+    FULL_PRECISION,
+    Model,
+    check_same_architecture,
+    check_same_weights,
+    find_models,
+)
 from lit.evaluation.perceptual import Judges, find_judges
 from lit.evaluation.prompts import Prompts, load_prompts
 from lit.evaluation.references import check_references
@@ -152,6 +158,7 @@ def prepare(settings: EvaluationSettings) -> Plan:
     )
     for number, model in enumerate(models):
         check_same_architecture(pipeline.unet, plan.unet(number), model.name, source)
+    check_same_weights(pipeline.unet, models, source)
     for job in plan.jobs:
         job.store.check()
     return plan

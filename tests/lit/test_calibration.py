@@ -9,9 +9,11 @@ from torch import nn
 from dgq.errors import DGQError
 from dgq.layers import QuantizedLayer
 from dgq.learning import activation_lr, rounding_lr, scale_lr
+from dgq.pipelines import load_pipeline
 from dgq.quantize import quantize_
 from dgq.settings import LearningSettings, QuantizationSettings
 from lit.calibration import Calibration, to_device
+from lit.identity import check_identity
 
 RATES = (rounding_lr, scale_lr, activation_lr)
 
@@ -26,6 +28,18 @@ def module(micro_folder: Path) -> Calibration:
 def test_it_knows_its_number_of_targets_before_anything_is_recorded(module: Calibration) -> None:
     assert module.n_targets == 24
     assert not any(isinstance(m, QuantizedLayer) for m in module.unet.modules())
+
+
+def test_it_is_identified_by_the_weights_it_starts_from(
+    module: Calibration, micro_folder: Path, tmp_path: Path
+) -> None:
+    pipeline = load_pipeline(str(micro_folder))
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias += 1
+    pipeline.save_pretrained(tmp_path)
+    other = Calibration(str(tmp_path), module.settings, module.learning)
+    with pytest.raises(DGQError, match="weights of the UNet"):
+        check_identity(module.identity({}, "32"), other.identity({}, "32"))
 
 
 def test_keeping_every_layer_is_refused_when_it_is_made(micro_folder: Path) -> None:

@@ -23,6 +23,7 @@ from transformers import (
 
 from dgq.checkpoint import FOLDER, GenerationSettings, Manifest, save_quantized
 from dgq.context import quantization
+from dgq.fingerprint import network_sha256
 from dgq.layers import quantized_layers
 from dgq.pipelines import load_pipeline
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_
@@ -128,13 +129,15 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory, pipeline_folder: Path) -> Pat
     folder = tmp_path_factory.mktemp("outputs") / "w4a8"
     pipeline = load_pipeline(str(pipeline_folder))
     unet, config = pipeline.unet, dict(pipeline.unet.config)
+    unet_sha256 = network_sha256(unet)
     generation = GenerationSettings(num_inference_steps=2, guidance_scale=3.0)
     pipeline.scheduler.set_timesteps(2)
     timesteps = tuple(float(t) for t in pipeline.scheduler.timesteps.unique())
     settings = QuantizationSettings(activations=ActivationSettings(n_bits=8, n_groups=4))
     quantize_(unet, settings, timesteps, (8, 8))
     _calibrate(unet, timesteps)
-    manifest = Manifest(str(pipeline_folder), config, settings, generation, timesteps, (8, 8))
+    described = (str(pipeline_folder), config, settings, generation, timesteps, (8, 8))
+    manifest = Manifest(*described, unet_sha256)
     save_quantized(unet, folder / FOLDER, manifest)
     return folder
 

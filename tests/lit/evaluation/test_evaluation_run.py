@@ -397,6 +397,18 @@ def test_a_checkpoint_of_another_model_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_checkpoint_of_other_weights_is_refused(
+    run: Evaluate, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    pipeline = load_pipeline(str(pipeline_folder))
+    with torch.no_grad():
+        pipeline.unet.conv_in.bias[0] += 0.5
+    pipeline.save_pretrained(tmp_path / "other")
+    with pytest.raises(DGQError, match=r"w4a8 was calibrated on other weights than .*--run"):
+        run(tmp_path / "out", pipeline=str(tmp_path / "other"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("file", ["quantized.safetensors", "quantization.json"])
 def test_a_truncated_checkpoint_is_refused(
     run: Evaluate, ckpt: Path, tmp_path: Path, file: str
