@@ -1,4 +1,4 @@
-"""What makes the embedded model more like Stable Diffusion: short trainings, one change each.
+"""What makes the embedded model more like Stable Diffusion: short trainings, few changes each.
 
     python benchmarks/trials [--trials NAME ...] [--steps 600]
 

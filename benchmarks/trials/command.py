@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = argparse.ArgumentParser(
         prog=COMMAND,
-        description="Short trainings of the embedded UNet, one change each: what makes it more "
+        description="Short trainings of the embedded UNet, few changes each: what makes it more "
         f"like Stable Diffusion, and what that costs. Writes {NAME}.md and {NAME}.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -29,9 +29,10 @@ def introduction(command: str, steps: int) -> str:
     """What was done."""
     return (
         "# Trials: what makes the embedded model more like Stable Diffusion\n\n"
-        f"UNets trained anew for {steps} steps (the shipped one: 3,200), each with one change to "
-        f"the shipped settings; `{command}` makes this page. How far `other-seed` is from "
-        "`shipped` is chance: smaller differences mean nothing."
+        f"UNets trained anew for {steps} steps, most with a single change to the settings of the "
+        "second training (3,200 steps at learning rate 1e-3, 8 heads, 4 to 8 channels in a group "
+        f"of a norm); `{command}` makes this page. How far `other-seed` is from `base` is chance: "
+        "smaller differences mean nothing."
     )
 
 

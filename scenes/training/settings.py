@@ -154,9 +154,10 @@ def sd_unet(channels: tuple[int, ...], layers: int = 1) -> dict[str, Any]:
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "block_out_channels": channels,
         "layers_per_block": layers,
-        # What diffusers calls the dimension of heads is their number.
-        "attention_head_dim": 8,
-        "norm_num_groups": 16,
+        # What diffusers calls the dimension of heads is their number. Few of them and few groups of
+        # norms have the size that those of Stable Diffusion have: see docs/trials.md.
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
     }
 
 
@@ -183,7 +184,7 @@ def sdxl_unet(
     }
 
 
-SNAPSHOTS = (100, 200, 400, 800, 1600)
+SNAPSHOTS = (100, 200, 400, 800, 1600, 3200)
 """Steps of the UNet whose weights are kept: evenly spaced on the logarithmic axis of learning."""
 
 SMALL = Settings(
@@ -192,9 +193,9 @@ SMALL = Settings(
     autoencoder=Autoencoder(Fit(steps=2400, batch_size=32, learning_rate=2e-3)),
     diffusion=Diffusion(
         Fit(
-            steps=3200,
+            steps=4800,
             batch_size=64,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_steps=200,
             ema_decay=0.999,
             snapshots=SNAPSHOTS,

@@ -16,7 +16,7 @@ from likeness.figures import Figures  # noqa: E402
 from trials import variants  # noqa: E402
 from trials.command import main, make_parser  # noqa: E402
 from trials.page import likeness_row  # noqa: E402
-from trials.variants import VARIANTS, shortened  # noqa: E402
+from trials.variants import BASE, VARIANTS, shortened  # noqa: E402
 
 from scenes.training import diffusion  # noqa: E402
 from scenes.training.settings import (  # noqa: E402
@@ -41,12 +41,12 @@ TINY = dataclasses.replace(
     ),
 )
 EFFORT = ("--images", "2", "--prompts", "1", "--held-out", "1", "--steps", "2", "--processes", "1")
-RUN = ("shipped", "wide-norm-groups", "noise", "deep-text", "large-pictures")
+RUN = ("base", "wide-norm-groups", "noise", "deep-text", "large-pictures")
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "SMALL", TINY)
+    monkeypatch.setattr(variants, "BASE", TINY)
 
 
 def run(root: Path, *arguments: str) -> int:
@@ -57,16 +57,16 @@ def run(root: Path, *arguments: str) -> int:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trials")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variants, "SMALL", TINY)
+        patch.setattr(variants, "BASE", TINY)
         assert run(folder, "--trials", *RUN) == 0
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "shipped"])
-def test_every_trial_changes_one_thing_and_can_be_built(
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "base"])
+def test_every_trial_changes_something_and_can_be_built(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "SMALL", SMALL)
+    monkeypatch.setattr(variants, "BASE", BASE)
     before = shortened(600)
     after = VARIANTS[name].change(before)
     parts = [f.name for f in dataclasses.fields(before)]
@@ -84,11 +84,11 @@ def test_pages_tell_what_was_run(root: Path) -> None:
     for name in RUN:
         assert text.count(f"| `{name}` |") == 2
     assert "Not run: other-seed, longer," in text
-    assert "--trials shipped wide-norm-groups" in text
+    assert "--trials base wide-norm-groups" in text
     content = json.loads((root / "trials.json").read_text())["trials"]
     assert list(content) == [name for name in VARIANTS if name in RUN]
-    assert content["shipped"]["training"]["steps"] == 2
-    figures = Figures.from_json(content["shipped"]["likeness"])
+    assert content["base"]["training"]["steps"] == 2
+    figures = Figures.from_json(content["base"]["likeness"])
     assert figures.as_json() == Figures.from_json(figures.as_json()).as_json()
     assert figures.scores["self-attention"].below[-8] >= 0
 
@@ -105,14 +105,14 @@ def test_trials_differ_in_their_change_alone(root: Path) -> None:
 
 
 def test_the_gain_of_groups_is_their_difference(root: Path) -> None:
-    measured = json.loads((root / "trials.json").read_text())["trials"]["shipped"]
-    *_, one, many, gain = likeness_row("shipped", measured)
+    measured = json.loads((root / "trials.json").read_text())["trials"]["base"]
+    *_, one, many, gain = likeness_row("base", measured)
     assert float(many) - float(one) == pytest.approx(float(gain), abs=0.11)
     assert float(one) == pytest.approx(measured["sqnr_db"]["1"], abs=0.06)
 
 
 def test_what_is_finished_stays(root: Path) -> None:
-    figures = root / "work" / "2" / "shipped" / "measured.json"
+    figures = root / "work" / "2" / "base" / "measured.json"
     before = figures.stat().st_mtime_ns, (root / "trials.md").read_text()
     assert run(root, "--trials", *RUN) == 0
     assert (figures.stat().st_mtime_ns, (root / "trials.md").read_text()) == before
@@ -121,7 +121,7 @@ def test_what_is_finished_stays(root: Path) -> None:
 def test_figures_of_another_effort_are_not_mixed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(root, "--trials", "shipped", "--images", "3") == 2
+    assert run(root, "--trials", "base", "--images", "3") == 2
     assert "measured.json was measured with" in capsys.readouterr().err
 
 
