@@ -135,8 +135,7 @@ class _Trainer:
 
     def use_average_(self) -> None:
         """Put the running average into the module."""
-        for parameter, average in zip(self.parameters, self.average, strict=False):
-            parameter.data.copy_(average)
+        _put_(self.average, self.parameters)
 
     def _set_learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps)
@@ -215,10 +214,17 @@ def progress_bar(
 
 def read_average(path: Path, module: nn.Module) -> int:
     """Load a checkpoint's averaged weights into a module; returns the step they are from."""
-    trainer = _Trainer(module, Fit(steps=1, batch_size=1, learning_rate=0, ema_decay=0.5))
-    trainer.load(path)
-    trainer.use_average_()
-    return trainer.step
+    trained = [p for p in module.parameters() if p.requires_grad]
+    state: dict[str, Any] = torch.load(path, map_location=trained[0].device, weights_only=True)
+    module.load_state_dict(state["module"])
+    _put_(state["average"], trained)
+    return int(state["step"])
+
+
+def _put_(average: list[Tensor], parameters: list[nn.Parameter]) -> None:
+    """Put a running average, if one was kept, into the parameters."""
+    for parameter, value in zip(parameters, average, strict=False):
+        parameter.data.copy_(value)
 
 
 def parameter_groups(parameters: list[nn.Parameter], settings: Fit) -> list[dict[str, Any]]:

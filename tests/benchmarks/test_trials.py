@@ -41,7 +41,7 @@ TINY = dataclasses.replace(
     ),
 )
 EFFORT = ("--images", "2", "--prompts", "1", "--held-out", "1", "--steps", "2", "--processes", "1")
-RUN = ("base", "wide-norm-groups", "noise", "deep-text", "large-pictures")
+RUN = ("base", "wide-norm-groups", "norms-decay", "noise", "deep-text", "large-pictures")
 
 
 @pytest.fixture(autouse=True)
