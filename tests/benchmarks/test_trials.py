@@ -83,7 +83,7 @@ def test_pages_tell_what_was_run(root: Path) -> None:
     text = (root / "trials.md").read_text()
     for name in RUN:
         assert text.count(f"| `{name}` |") == 2
-    assert "Not run: other-seed, longer," in text
+    assert "Not run: other-seed, double-rate," in text
     assert "--trials base wide-norm-groups" in text
     content = json.loads((root / "trials.json").read_text())["trials"]
     assert list(content) == [name for name in VARIANTS if name in RUN]
