@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from dgq.errors import DGQError
+from dgq.files import read_tensors
 
 
-def load_weights_(unet: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Put a state dict of any precision into a UNet, in the UNet's own.
+def load_weights_(unet: nn.Module, path: Path) -> None:
+    """Put a safetensors file of any precision into a UNet, in the UNet's own.
 
     Raises:
-        DGQError: if names or shapes differ; it names the ``source``.
+        DGQError: if it cannot be read, or names or shapes differ.
     """
+    weights, _ = read_tensors(path)
     problem = misfit(unet, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     if problem is not None:
-        raise DGQError(f"{source} is not of this pipeline's UNet: {problem}")
+        raise DGQError(f"{path} is not of this pipeline's UNet: {problem}")
     unet.load_state_dict(weights)
 
 

@@ -315,7 +315,7 @@ class Calibration(LightningModule):
             data.generation,
             data.calls.distinct_timesteps,
             data.calls.latent_size,
-            self.unet_sha256,
+            unet_sha256=self.unet_sha256,
         )
 
     # Checkpoints: finished targets and observed ranges, never the full-precision weights

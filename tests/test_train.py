@@ -20,6 +20,7 @@ from tiny_pipelines import fit_arguments
 
 from data.calibration import CalibrationData
 from dgq.checkpoint import load_quantized_unet, read_manifest
+from dgq.fingerprint import network_sha256
 from dgq.packing import unpack_codes
 from dgq.pipelines import load_pipeline, load_unet
 from dgq.targets import find_targets
@@ -111,6 +112,7 @@ def test_the_manifest_tells_what_was_calibrated(finished_work: Path, micro_folde
     assert manifest.generation.guidance_scale == 3.0
     assert manifest.latent_size == (8, 8)
     assert len(manifest.timesteps) == 2
+    assert manifest.unet_sha256 == network_sha256(load_unet(str(micro_folder)))
 
 
 def test_the_last_checkpoint_holds_no_full_precision_weights(finished_work: Path) -> None:

@@ -14,7 +14,7 @@ import scenes
 from dgq.captions import read_captions
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
-from dgq.files import read_tensors, write_json, written_beside
+from dgq.files import write_json, written_beside
 from dgq.pipelines import load_pipeline
 from dgq.settings import check_positive
 from likeness.figures import Figures
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
     for weights in options.weights:
         # All of them before the first is measured, which may take hours.
         if weights != OWN:
-            load_weights_(pipeline.unet, read_tensors(Path(weights))[0], Path(weights))
+            load_weights_(pipeline.unet, Path(weights))
     n_batches = -(-len(prompts) // options.batch_size)
     n_calls = n_batches * len(call_timesteps(pipeline, generation))
     measured: dict[str, Figures] = {}
@@ -145,7 +145,7 @@ def measure_weights(
     """Measure the pipeline with some weights; it is loaded anew, since measuring changes it."""
     pipeline = load_pipeline(options.pipeline)
     if weights != OWN:
-        load_weights_(pipeline.unet, read_tensors(Path(weights))[0], Path(weights))
+        load_weights_(pipeline.unet, Path(weights))
     return measure(pipeline.to(options.device), prompts, drawing, on_call)
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from unet_weights import load_weights_
 
 from dgq.errors import DGQError
-from dgq.files import read_tensors
 
 
 def find_snapshots(folder: Path) -> dict[int, Path]:
@@ -38,7 +37,7 @@ def load_in_turn_(unet: nn.Module, snapshots: Mapping[int, Path], final_step: in
     """Put the weights of each snapshot, then the UNet's own again, into it; gives their steps."""
     own = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     for step, path in snapshots.items():
-        load_weights_(unet, read_tensors(path)[0], path)
+        load_weights_(unet, path)
         yield step
     unet.load_state_dict(own)
     yield final_step

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ MEASURED = "measured.json"
 def main(argv: Sequence[str]) -> int:
     """Train, measure and write; the exit code, 2 after one line about bad input."""
     options = make_parser().parse_args(argv)
-    options.command = f"{COMMAND} {shlex.join(argv)}".strip()
     quieten_libraries()
     try:
         run(options)
-    except (DGQError, OSError, ValueError) as error:
+    except (DGQError, OSError) as error:
         print_error(error)
         return 2
     return 0
@@ -54,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="to train and to put into the tables, beside those that are finished",
     )
-    add("--steps", type=int, default=600, help="of training; a trial may multiply them")
+    add("--steps", type=int, default=600, help="of training")
     add("--images", type=int, default=256, help="scored by the oracle, for each trial")
     add("--prompts", type=int, default=16, help="whose likeness is measured")
     add("--held-out", type=int, default=8, help="prompts compared with activations at 6 bits")
@@ -68,42 +67,73 @@ def run(options: argparse.Namespace) -> None:
     """Every trial that is asked for, then the tables of all that are finished."""
     for name in ("steps", "images", "prompts", "held_out", "processes"):
         check_positive("--" + name.replace("_", "-"), getattr(options, name))
-    place = Place(options.outputs / str(options.steps), options.processes)
+    place = Place(options.outputs, options.steps, options.processes)
     effort = Effort(options.images, options.prompts, options.held_out)
-    settings = shortened(options.steps)
-    prepare_shared(settings, place)
+    check_processes(options.processes)
+    finished(place, effort)  # refuses what does not fit, before hours of training
+    prepare_shared(shortened(options.steps), place)
     for name in options.trials:
         Console().print(f"{name}: {VARIANTS[name].title}", highlight=False)
-        run_trial(name, options.steps, place, effort)
-    write(options, place)
+        if name not in finished(place, effort):
+            run_trial(name, place, effort)
+    write(options, finished(place, effort))
 
 
-def run_trial(name: str, steps: int, place: Place, effort: Effort) -> None:
-    """Train and measure a trial, unless its figures are there."""
-    path, variant = place.work(name) / MEASURED, VARIANTS[name]
-    asked = vars(effort)
-    if path.is_file():
-        known = json.loads(path.read_text())["effort"]
-        if known != asked:
-            raise SettingsError(
-                f"{path} was measured with {known}, now asked for {asked}: remove it, or ask alike"
-            )
-        return
-    settings = variant.change(shortened(steps))
+def check_processes(n: int) -> None:
+    """Raise SettingsError unless so many processes can share every trial's batches equally."""
+    sizes = {VARIANTS[name].change(shortened(1)).diffusion.fit.batch_size for name in VARIANTS}
+    if any(size % n for size in sizes):
+        raise SettingsError(f"--processes {n} cannot share batches of {sizes} equally")
+
+
+def run_trial(name: str, place: Place, effort: Effort) -> None:
+    """Train and measure a trial."""
+    variant = VARIANTS[name]
+    settings = variant.change(shortened(place.steps))
     work = train(name, variant, settings, place)
     figures = measure_trial(settings, work, effort)
-    trained = {"steps": settings.diffusion.fit.steps, "seconds": seconds(work)}
-    trained["error"] = last_error(work)
-    write_json(path, {"effort": asked, "title": variant.title, "training": trained} | figures)
-
-
-def write(options: argparse.Namespace, place: Place) -> None:
-    """The tables of all trials that are finished."""
-    finished: dict[str, dict[str, Any]] = {
-        name: json.loads((place.work(name) / MEASURED).read_text())
-        for name in VARIANTS
-        if (place.work(name) / MEASURED).is_file()
+    trained = {
+        "steps": settings.diffusion.fit.steps,
+        "seconds": seconds(work),
+        "error": last_error(work),
     }
-    write_json(options.docs / f"{NAME}.json", {"command": options.command, "trials": finished})
+    content = identity(name, place, effort) | {"training": trained} | figures
+    write_json(place.work(name) / MEASURED, content)
+
+
+def identity(name: str, place: Place, effort: Effort) -> dict[str, Any]:
+    """What a trial's figures are determined by, as it will be read back."""
+    settings = asdict(VARIANTS[name].change(shortened(place.steps)))
+    used = {part: settings[part] for part in ("clip", "autoencoder", "latents", "diffusion")}
+    content: dict[str, Any] = json.loads(json.dumps({"effort": vars(effort), "settings": used}))
+    return content
+
+
+def finished(place: Place, effort: Effort) -> dict[str, dict[str, Any]]:
+    """The figures of all trials that are finished, by name.
+
+    Raises:
+        SettingsError: if some are of other settings, or measured with another effort.
+    """
+    found = {}
+    for name in VARIANTS:
+        path = place.work(name) / MEASURED
+        if not path.is_file():
+            continue
+        found[name] = json.loads(path.read_text())
+        for part, expected in identity(name, place, effort).items():
+            if found[name].get(part) != expected:
+                raise SettingsError(
+                    f"{path} is of another {part} than asked for now: remove its folder, ask "
+                    "alike, or choose another one with --outputs"
+                )
+    return found
+
+
+def write(options: argparse.Namespace, trials: dict[str, dict[str, Any]]) -> None:
+    """The tables of all trials that are finished."""
+    # As one command would have made them, in however many parts they were run.
+    command = f"{COMMAND} --steps {options.steps}"
+    write_json(options.docs / f"{NAME}.json", {"command": command, "trials": trials})
     with written_beside(options.docs / f"{NAME}.md") as beside:
-        beside.write_text(page(finished, options.command, options.steps))
+        beside.write_text(page(trials, command, options.steps))

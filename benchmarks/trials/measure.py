@@ -1,6 +1,7 @@
 """What is measured of a trial: likeness to Stable Diffusion, drawing, and damage by 6 bits."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from trials.training import UNET
 
 N_BITS = 6
 GROUPS = (1, 8)
-BATCH_SIZE = 64
+PAIRS = 32
+"""Of call and prompt, at once; guidance makes two rows of each."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +53,24 @@ class Effort:
 
 def measure_trial(settings: Settings, work: Path, effort: Effort) -> dict[str, Any]:
     """All figures of a trained trial, as JSON."""
-    captions = effort.captions()
+    captions, pipeline = effort.captions(), load(settings, work)
+    observed, held_out = captions[: effort.prompts], captions[-effort.held_out :]
+    asked = captions[: effort.images]
     images = generate(
-        load(settings, work),
-        captions[: effort.images],
+        pipeline,
+        asked,
         scenes.GUIDANCE_SCALE,
         scenes.NUM_INFERENCE_STEPS,
-        0,
+        seed=0,
         show_progress=False,
     )
+    damage = activation_damage(pipeline, observed, held_out)
     drawing = Drawing(SCENES_GENERATION, batch_size=effort.prompts)
-    likeness = measure(
-        load(settings, work), captions[: effort.prompts], drawing, on_call=lambda: None
-    )
-    damage = activation_damage(
-        settings, work, captions[: effort.prompts], captions[-effort.held_out :]
-    )
+    # Last, since it leaves no stock UNet behind.
+    likeness = measure(pipeline, observed, drawing, on_call=lambda: None)
     return {
-        "parameters": sum(p.numel() for p in load(settings, work).unet.parameters()),
-        "drawing": rounded(shares(scenes.score(images, captions[: effort.images]))),
+        "parameters": sum(p.numel() for p in pipeline.unet.parameters()),
+        "drawing": rounded(shares(scenes.score(images, asked))),
         "likeness": likeness.figures.as_json(),
         "sqnr_db": rounded(damage),
     }
@@ -85,29 +86,26 @@ def load(settings: Settings, work: Path) -> DiffusionPipeline:
 
 @torch.no_grad()
 def activation_damage(
-    settings: Settings, work: Path, observed: Sequence[str], held_out: Sequence[str]
+    pipeline: DiffusionPipeline, observed: Sequence[str], held_out: Sequence[str]
 ) -> dict[str, float]:
     """SQNR of the UNet's outputs for held-out captions with activations at 6 bits, by groups.
 
     Weights and attention scores stay in floating point; ranges are those of the observed captions.
     """
-    pipeline = load(settings, work)
     seen, new = (
         record_calls(pipeline, list(part), SCENES_GENERATION, seed, len(part))
         for seed, part in ((0, observed), (len(observed), held_out))
     )
     reference = outputs(pipeline.unet, new)
     return {
-        str(n): float(sqnr_db(outputs(quantized(settings, work, seen, n), new), reference))
+        str(n): float(sqnr_db(outputs(quantized(pipeline.unet, seen, n), new), reference))
         for n in GROUPS
     }
 
 
-def quantized(
-    settings: Settings, work: Path, calls: UNetCalls, n_groups: int
-) -> UNet2DConditionModel:
-    """The trial's UNet with activations at 6 bits, ranges from the calls."""
-    unet = load(settings, work).unet
+def quantized(stock: UNet2DConditionModel, calls: UNetCalls, n_groups: int) -> UNet2DConditionModel:
+    """A copy of a UNet with activations at 6 bits, ranges from the calls."""
+    unet = deepcopy(stock)
     bits = QuantizationSettings(
         WeightSettings(16), ActivationSettings(N_BITS, n_groups), ScoreSettings(16)
     )
@@ -122,4 +120,4 @@ def quantized(
 def outputs(unet: UNet2DConditionModel, calls: UNetCalls) -> Tensor:
     """The UNet's outputs for all calls, ``[rows, channels, height, width]``."""
     pairs = calls.sample_pairs(None, seed=0)
-    return torch.cat([unet(**calls.batch(part))[0] for part in pairs.split(BATCH_SIZE // 2)])
+    return torch.cat([unet(**calls.batch(part))[0] for part in pairs.split(PAIRS)])

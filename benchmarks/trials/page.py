@@ -8,6 +8,7 @@ from likeness.figures import Figures
 from likeness.kinds import CONV2, GEGLU
 from likeness.tables import channel_outliers, number, spread_of, table
 
+import scenes
 from trials.measure import GROUPS, N_BITS
 from trials.variants import VARIANTS
 
@@ -29,10 +30,11 @@ def introduction(command: str, steps: int) -> str:
     """What was done."""
     return (
         "# Trials: what makes the embedded model more like Stable Diffusion\n\n"
-        f"UNets trained anew for {steps} steps, most with a single change to the settings of the "
-        "second training (3,200 steps at learning rate 1e-3, 8 heads, 4 to 8 channels in a group "
-        f"of a norm); `{command}` makes this page. How far `other-seed` is from `base` is chance: "
-        "smaller differences mean nothing."
+        f"UNets trained anew for {steps} steps, most with a single change to `base`: the settings "
+        "of the model's second training (learning rate 1e-3, 8 heads, 4 to 8 channels in a group "
+        f"of a norm) but for the steps. `{command}` makes this page. Nearly all were trained once: "
+        "`other-seed` and `together-again` show how far two seeds can lie apart, so that "
+        "differences of that size mean nothing, and larger ones are no proof."
     )
 
 
@@ -63,7 +65,7 @@ def likeness_row(name: str, measured: Measured) -> list[str]:
     ratios = [ratio for ratio in map(channel_outliers, figures.layers) if ratio is not None]
     one, many = (measured["sqnr_db"][str(n)] for n in GROUPS)
     return [
-        *(f"`{name}`", measured["title"]),
+        *(f"`{name}`", VARIANTS[name].title),
         number(mean(block.mass * block.n_tokens for block in figures.blocks)),
         *spread_of(figures.of_kind(GEGLU), channel_outliers),
         *spread_of(figures.of_kind(CONV2), channel_outliers),
@@ -79,7 +81,8 @@ def drawing(finished: Mapping[str, Measured]) -> str:
     n = next(iter(finished.values()))["effort"]["images"]
     return (
         "## Drawing\n\n"
-        f"{n} held-out captions, 25 PNDM steps, guidance 2; in brackets 95 % intervals (Wilson's). "
+        f"{n} held-out captions, {scenes.NUM_INFERENCE_STEPS} PNDM steps, guidance "
+        f"{scenes.GUIDANCE_SCALE:g}; in brackets 95 % intervals (Wilson's). "
         "Error: mean squared error of the last steps, of the velocity or the noise. Minutes are "
         "those of the training on a machine that did other things beside.\n\n"
         + table(header, drawing_rows(finished))

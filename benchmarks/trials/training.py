@@ -1,19 +1,21 @@
 """Train a trial's UNet with the stages of scenes.training, sharing whatever it does not change."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
+from dgq.files import sha256_of, write_json
 from scenes.training.__main__ import parser
-from scenes.training.arrays import is_done
 from scenes.training.settings import Settings
 from scenes.training.stages import run_stage
 from trials.variants import Variant
 
-SHIPPED = {"clip": scenes.CLIP_DIR, "autoencoder": scenes.PIPELINE_DIR / "vae"}
-"""Models that trials do not train anew."""
+SHIPPED = {
+    "clip": (scenes.CLIP_DIR, "model.safetensors"),
+    "autoencoder": (scenes.PIPELINE_DIR / "vae", "diffusion_pytorch_model.safetensors"),
+}
+"""Models that trials do not train anew, each with its weights' file."""
 PREPARED = ("clip", "autoencoder", "latents", "conditions")
 """The stages before the UNet's, in their order."""
 UNET = "diffusion"
@@ -26,16 +28,18 @@ class Place:
     """Folders of the trials, and how they are trained.
 
     Args:
-        root: of all trials.
+        root: of trials of any length.
+        steps: of training, which trials are kept apart by.
         processes: that train a UNet together.
     """
 
     root: Path
+    steps: int
     processes: int
 
     def work(self, name: str) -> Path:
         """The stages' folders of one trial."""
-        return self.root / name
+        return self.root / str(self.steps) / name
 
     @property
     def shared(self) -> Path:
@@ -45,12 +49,12 @@ class Place:
 
 def prepare_shared(settings: Settings, place: Place) -> None:
     """The shipped text encoder and autoencoder, and all latents and text states made with them."""
-    for stage, source in SHIPPED.items():
-        model = place.shared / stage / "model"
-        if not model.is_dir():
-            beside = model.with_name(".model")
-            shutil.copytree(source, beside, dirs_exist_ok=True)
-            beside.rename(model)
+    for stage, (source, weights) in SHIPPED.items():
+        folder = place.shared / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        link_(folder / "model", source)
+        # Latents and text states are refused where they were made with another model.
+        write_json(folder / "settings.json", {"shipped": sha256_of(source / weights)})
     for stage in ("latents", "conditions"):
         _run(stage, settings, place.shared, place)
 
@@ -60,22 +64,25 @@ def train(name: str, variant: Variant, settings: Settings, place: Place) -> Path
     work = place.work(name)
     work.mkdir(parents=True, exist_ok=True)
     for stage in PREPARED:
-        if stage in variant.anew:
-            _run(stage, settings, work, place)
-        elif not (work / stage).is_symlink():
-            (work / stage).symlink_to((place.shared / stage).resolve(), target_is_directory=True)
+        if stage not in variant.anew:
+            link_(work / stage, place.shared / stage)
+            continue
+        if (work / stage).is_symlink():
+            (work / stage).unlink()
+        _run(stage, settings, work, place)
     _run(UNET, settings, work, place)
     return work
+
+
+def link_(link: Path, folder: Path) -> None:
+    """Make a symbolic link to a folder, unless there is one."""
+    if not link.is_symlink():
+        link.symlink_to(folder.resolve(), target_is_directory=True)
 
 
 def _run(stage: str, settings: Settings, work: Path, place: Place) -> None:
     options = [stage, "--work", str(work), "--processes", str(place.processes), "--resume"]
     run_stage(stage, settings, parser().parse_args(options))
-
-
-def is_trained(work: Path) -> bool:
-    """Whether the UNet in a trial's folder is complete."""
-    return is_done(work / UNET)
 
 
 def last_error(work: Path) -> float:

@@ -93,11 +93,10 @@ def check_same_architecture(unet: nn.Module, quantized: nn.Module, name: str, so
 
 def check_same_weights(unet: nn.Module, models: Sequence[Model], source: str) -> None:
     """Raise DGQError if a quantized UNet was made from other weights than this pipeline's."""
-    noted = [m for m in models if m.manifest is not None and m.manifest.unet_sha256]
+    noted = [(m, m.manifest.unet_sha256) for m in models if m.manifest and m.manifest.unet_sha256]
     current = network_sha256(unet) if noted else ""
-    for model in noted:
-        assert model.manifest is not None
-        if model.manifest.unet_sha256 != current:
+    for model, sha256 in noted:
+        if sha256 != current:
             raise DGQError(
                 f"{model.name} was calibrated on other weights than {source} has now: calibrate it "
                 f"anew (remove {model.run}, or choose another folder with --run), or name the "

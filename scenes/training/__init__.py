@@ -1,6 +1,8 @@
 """Making the embedded model from nothing: `python -m scenes.training STAGE`."""
 
-from transformers.utils import logging
+import logging
 
-# Here, since importing pipelines warns already: that there is no torchvision, which nothing needs.
-logging.set_verbosity_error()
+# Before any import of a pipeline, which would say that there is no torchvision: nothing needs it.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "torchvision" not in record.getMessage()
+)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scenes.captions import sample_captions
 from scenes.renderer import render
+from scenes.training.folders import replaced
 from scenes.training.loop import autocast, fit
 from scenes.training.settings import Autoencoder
 
@@ -32,7 +33,8 @@ def train(settings: Autoencoder, image_size: int, folder: Path, device: str, res
     model.eval()
     # Pipelines divide by the factor before they decode: it gives latents unit variance.
     model.register_to_config(scaling_factor=1 / float(encode(model, pictures[:2000]).std()))
-    model.save_pretrained(folder / "model")
+    with replaced(folder / "model") as new:
+        model.save_pretrained(new)
 
 
 class Objective:

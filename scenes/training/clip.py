@@ -28,6 +28,7 @@ from scenes.grammar import describe, parse_caption
 from scenes.renderer import render
 from scenes.training.attributes import ITEM_CLASSES, SCENE_CLASSES, noun_targets, scene_targets
 from scenes.training.autoencoder import to_model
+from scenes.training.folders import replaced
 from scenes.training.loop import autocast, fit
 from scenes.training.settings import Clip
 from scenes.training.tokenizer import CONTEXT_LENGTH, build_tokenizer
@@ -55,7 +56,8 @@ def train(settings: Clip, image_size: int, folder: Path, device: str, resume: bo
     tokenizer = build_tokenizer(folder / "tokenizer")
     model = ClipWithAttributes(build(settings, image_size, tokenizer), settings.width).to(device)
     fit(model, Objective(model, settings, image_size, tokenizer), settings.fit, folder, resume)
-    save(model.clip.eval(), tokenizer, image_size, folder / "model")
+    with replaced(folder / "model") as new:
+        save(model.clip.eval(), tokenizer, image_size, new)
 
 
 class Objective:

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from scenes.training.arrays import is_done
 from scenes.training.clip import save
 from scenes.training.diffusion import build
+from scenes.training.folders import replaced
 from scenes.training.loop import CHECKPOINT, LOG, read_average
 from scenes.training.pipelines import (
     euler,
@@ -68,7 +67,7 @@ def _export_pipeline(pipeline: DiffusionPipeline, place: Path) -> None:
     for part in parts.values():
         part.half()
     tokenizers = [n for n, p in pipeline.components.items() if isinstance(p, CLIPTokenizer)]
-    with _replaced(place) as new:
+    with replaced(place) as new:
         pipeline.save_pretrained(new)
         for name in tokenizers:
             build_tokenizer(new / name)
@@ -80,7 +79,7 @@ def _export_pipeline(pipeline: DiffusionPipeline, place: Path) -> None:
 
 def _export_clip(model: Path, place: Path, image_size: int) -> None:
     clip, tokenizer = CLIPModel.from_pretrained(model).half(), CLIPTokenizer.from_pretrained(model)
-    with _replaced(place) as new:
+    with replaced(place) as new:
         save(clip, tokenizer, image_size, new)
         _declare_float32(new / "config.json")
 
@@ -91,22 +90,6 @@ def _export_logs(work: Path, place: Path) -> None:
         new = place / f".{log.parent.name}.new"
         shutil.copy(log, new)
         os.replace(new, place / f"{log.parent.name}.jsonl")
-
-
-@contextmanager
-def _replaced(place: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of an old one when all went well."""
-    new, old = (place.with_name(f".{place.name}.{state}") for state in ("new", "old"))
-    if old.exists() and not place.exists():  # killed between the two renames below
-        os.rename(old, place)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
-    yield new
-    if place.exists():
-        os.rename(place, old)
-    os.rename(new, place)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _forget_origin(config: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -212,29 +213,29 @@ def progress_bar(
         yield lambda step, loss: bar.update(task, completed=step, loss=loss)
 
 
-def read_average(path: Path, module: nn.Module) -> int:
-    """Load a checkpoint's averaged weights into a module; returns the step they are from."""
+def read_average(path: Path, module: nn.Module) -> None:
+    """Load a checkpoint's averaged weights, or its last if it has none, into a module."""
     trained = [p for p in module.parameters() if p.requires_grad]
     state: dict[str, Any] = torch.load(path, map_location=trained[0].device, weights_only=True)
     module.load_state_dict(state["module"])
     _put_(state["average"], trained)
-    return int(state["step"])
 
 
 def _put_(average: list[Tensor], parameters: list[nn.Parameter]) -> None:
     """Put a running average, if one was kept, into the parameters."""
-    for parameter, value in zip(parameters, average, strict=False):
-        parameter.data.copy_(value)
+    if average:
+        for parameter, value in zip(parameters, average, strict=True):
+            parameter.data.copy_(value)
 
 
 def parameter_groups(parameters: list[nn.Parameter], settings: Fit) -> list[dict[str, Any]]:
     """What decays, and what does not: norms and biases, unless the settings say so."""
-    decayed = [settings.decays_norms or p.ndim > 1 for p in parameters]
-    kept = [p for p, decays in zip(parameters, decayed, strict=True) if not decays]
+
+    def decays(parameter: nn.Parameter) -> bool:
+        return settings.decays_norms or parameter.ndim > 1
+
+    decayed, kept = filter(decays, parameters), filterfalse(decays, parameters)
     return [
-        {
-            "params": [p for p, decays in zip(parameters, decayed, strict=True) if decays],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": kept, "weight_decay": 0.0},
+        {"params": list(decayed), "weight_decay": settings.weight_decay},
+        {"params": list(kept), "weight_decay": 0.0},
     ]

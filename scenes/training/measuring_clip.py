@@ -20,6 +20,7 @@ from scenes.grammar import parse_caption
 from scenes.renderer import render
 from scenes.training.autoencoder import to_model
 from scenes.training.clip import changed_caption, contrastive_loss, save, tokenize
+from scenes.training.folders import replaced
 from scenes.training.loop import autocast, fit
 from scenes.training.settings import Tuning
 
@@ -36,7 +37,8 @@ def train(
     tokenizer = CLIPTokenizer.from_pretrained(source)
     clip.text_model.requires_grad_(False)
     fit(clip, Objective(clip, settings, image_size, tokenizer), settings.fit, folder, resume)
-    save(clip.eval(), tokenizer, image_size, folder / "model")
+    with replaced(folder / "model") as new:
+        save(clip.eval(), tokenizer, image_size, new)
 
 
 class Objective:

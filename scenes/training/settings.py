@@ -154,8 +154,8 @@ def sd_unet(channels: tuple[int, ...], layers: int = 1) -> dict[str, Any]:
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "block_out_channels": channels,
         "layers_per_block": layers,
-        # What diffusers calls the dimension of heads is their number. Few of them and few groups of
-        # norms have the size that those of Stable Diffusion have: see docs/trials.md.
+        # What diffusers calls the dimension of heads is their number. With so few heads and groups
+        # of norms, each is nearly as wide as in Stable Diffusion: see docs/trials.md.
         "attention_head_dim": 2,
         "norm_num_groups": 4,
     }
@@ -238,7 +238,8 @@ LARGE = Settings(
     autoencoder=Autoencoder(
         Fit(steps=6000, batch_size=64, learning_rate=1e-3), block_out_channels=(64, 96, 128)
     ),
-    latents=Latents(n_captions=100_000),
+    # More captions than that would nearly all be of two objects: the others are soon exhausted.
+    latents=Latents(renders=8),
     diffusion=Diffusion(
         Fit(
             steps=20_000,
@@ -246,7 +247,7 @@ LARGE = Settings(
             learning_rate=6e-4,
             warmup_steps=500,
             ema_decay=0.9995,
-            snapshots=SNAPSHOTS,
+            snapshots=(*SNAPSHOTS, 6400, 12_800),
         ),
         unet=sd_unet((64, 128, 192), layers=2),
     ),

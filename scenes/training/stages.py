@@ -17,16 +17,18 @@ from scenes.training import (
     latents,
     measuring_clip,
 )
-from scenes.training.arrays import is_done
 from scenes.training.curves import draw_curves
 from scenes.training.export import export
-from scenes.training.loop import refuse_existing
+from scenes.training.loop import CHECKPOINT, DONE, refuse_existing
 from scenes.training.measure import measure
-from scenes.training.pipelines import euler, pndm, stable_diffusion, stable_diffusion_xl
+from scenes.training.pipelines import VELOCITY, euler, pndm, stable_diffusion, stable_diffusion_xl
 from scenes.training.processes import run_in_processes
 from scenes.training.settings import Fit, Settings
 
 _SETTINGS = "settings.json"
+_MODEL = "model"
+_WORK = (_MODEL, DONE, CHECKPOINT)
+"""What there is in a folder whose stage has got anywhere."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Stage:
         run: does it, with the settings and the command's options.
         settings: what its result depends on, beside the stages it needs; None if it keeps none.
         needs: stages whose results it reads.
+        result: in its folder, there once it is complete.
     """
 
     run: Callable[[Settings, argparse.Namespace], None]
     settings: Callable[[Settings], Any] | None
     needs: tuple[str, ...] = ()
+    result: str = DONE
 
 
 def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> None:
@@ -53,7 +57,7 @@ def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> Non
     """
     stage = STAGES[name]
     for needed in stage.needs:
-        if not _has_run(options.work / needed):
+        if not (options.work / needed / STAGES[needed].result).exists():
             raise FileNotFoundError(
                 f"{name} needs {options.work / needed}, which is not there: run "
                 f"`python -m scenes.training {needed}` first"
@@ -66,10 +70,6 @@ def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> Non
     stage.run(settings, options)
 
 
-def _has_run(folder: Path) -> bool:
-    return (folder / "model").is_dir() or is_done(folder)
-
-
 def _read_settings(folder: Path) -> Any:
     path = folder / _SETTINGS
     return json.loads(path.read_text()) if path.is_file() else None
@@ -78,7 +78,8 @@ def _read_settings(folder: Path) -> Any:
 def _remember(folder: Path, part: dict[str, Any]) -> None:
     """Note the settings of a stage in its folder, or compare them with those noted there."""
     text, path = json.dumps(part, indent=2) + "\n", folder / _SETTINGS
-    if path.exists() and path.read_text() != text:
+    known = path.read_text() if path.exists() else ""
+    if known != text and any((folder / name).exists() for name in _WORK):
         raise FileExistsError(
             f"{folder} was made with other settings (see {path}): remove it, or choose another "
             "folder with --work"
@@ -143,6 +144,8 @@ def _diffusion(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _xl(settings: Settings, options: argparse.Namespace) -> None:
+    if settings.xl.diffusion.prediction_type != VELOCITY:
+        raise ValueError("the sibling's samplers and its distillation know velocities only")
     _train_unet("xl", "xl-conditions", settings.xl.diffusion, options)
 
 
@@ -195,13 +198,13 @@ def _assets(options: argparse.Namespace) -> Path:
 
 
 STAGES: dict[str, Stage] = {
-    "clip": Stage(_clip, lambda all_: all_.clip),
-    "measuring-clip": Stage(_measuring_clip, lambda all_: all_.measuring_clip, ("clip",)),
-    "autoencoder": Stage(_autoencoder, lambda all_: all_.autoencoder),
+    "clip": Stage(_clip, lambda all_: all_.clip, result=_MODEL),
+    "measuring-clip": Stage(_measuring_clip, lambda all_: all_.measuring_clip, ("clip",), _MODEL),
+    "autoencoder": Stage(_autoencoder, lambda all_: all_.autoencoder, result=_MODEL),
     "latents": Stage(_latents, lambda all_: all_.latents, ("autoencoder",)),
     "conditions": Stage(_conditions, lambda all_: all_.latents, ("clip", "autoencoder")),
     "diffusion": Stage(_diffusion, lambda all_: all_.diffusion, ("latents", "conditions")),
-    "xl-clip": Stage(_xl_clip, lambda all_: all_.xl.clip),
+    "xl-clip": Stage(_xl_clip, lambda all_: all_.xl.clip, result=_MODEL),
     "xl-conditions": Stage(
         _xl_conditions, lambda all_: all_.latents, ("clip", "xl-clip", "autoencoder")
     ),

@@ -266,8 +266,9 @@ def test_snapshots_come_in_order_and_must_fit(tmp_path: Path) -> None:
     for step in (1600, 100, 1_000_000):
         (tmp_path / f"step-{step:06d}.safetensors").touch()
     assert list(find_snapshots(tmp_path)) == [100, 1600, 1_000_000]
+    write_tensors(tmp_path / "x", {"weight": torch.ones(2)}, {})
     with pytest.raises(DGQError, match="x is not of this pipeline's UNet"):
-        load_weights_(torch.nn.Linear(1, 1), {"weight": torch.ones(2)}, Path("x"))
+        load_weights_(torch.nn.Linear(1, 1), tmp_path / "x")
 
 
 def test_every_option_is_explained() -> None:

@@ -84,18 +84,20 @@ def test_pages_tell_what_was_run(root: Path) -> None:
     for name in RUN:
         assert text.count(f"| `{name}` |") == 2
     assert "Not run: other-seed, double-rate," in text
-    assert "--trials base wide-norm-groups" in text
     content = json.loads((root / "trials.json").read_text())["trials"]
     assert list(content) == [name for name in VARIANTS if name in RUN]
     assert content["base"]["training"]["steps"] == 2
-    figures = Figures.from_json(content["base"]["likeness"])
-    assert figures.as_json() == Figures.from_json(figures.as_json()).as_json()
+    written = content["base"]["likeness"]
+    figures = Figures.from_json(written)
+    assert json.loads(json.dumps(figures.as_json())) == written
     assert figures.scores["self-attention"].below[-8] >= 0
+    assert "`python benchmarks/trials --steps 2` makes this page" in text
 
 
 def test_trials_differ_in_their_change_alone(root: Path) -> None:
     work = root / "work" / "2"
-    assert (work / "noise" / "conditions").resolve() == (work / "shared" / "conditions").resolve()
+    shared = root / "work" / "shared" / "conditions"
+    assert (work / "noise" / "conditions").resolve() == shared.resolve()
     for stage in ("clip", "conditions"):
         assert not (work / "deep-text" / stage).is_symlink()
     assert (work / "deep-text" / "latents").is_symlink()
@@ -121,13 +123,27 @@ def test_what_is_finished_stays(root: Path) -> None:
 def test_figures_of_another_effort_are_not_mixed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(root, "--trials", "base", "--images", "3") == 2
-    assert "measured.json was measured with" in capsys.readouterr().err
+    before = (root / "trials.md").read_text()
+    assert run(root, "--trials", "other-seed", "--images", "3") == 2
+    assert "measured.json is of another effort" in capsys.readouterr().err
+    assert not (root / "work" / "2" / "other-seed").exists()
+    assert (root / "trials.md").read_text() == before
+
+
+def test_figures_of_other_settings_are_not_mixed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = variants.Variant("another", variants.fit(learning_rate=0.5))
+    monkeypatch.setitem(variants.VARIANTS, "base", changed)
+    assert run(root, "--trials", "base") == 2
+    assert "measured.json is of another settings" in capsys.readouterr().err
 
 
 def test_bad_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--steps", "0") == 2
     assert "--steps must be a whole number of at least 1" in capsys.readouterr().err
+    assert run(tmp_path, "--processes", "3") == 2
+    assert "--processes 3 cannot share batches" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -205,6 +205,14 @@ def test_other_settings_are_refused(work: Path) -> None:
         run("clip", work, other, resume=True)
 
 
+def test_a_model_of_unknown_settings_is_not_taken_for_ours(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "model").symlink_to(work / "clip" / "model")
+    with pytest.raises(SystemExit, match="other settings"):
+        command.main(["clip", "--work", str(tmp_path), "--resume"])
+    assert [path.name for path in (tmp_path / "clip").iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize("stage", ["measuring-clip", "latents", "xl-conditions", "export"])
 def test_stages_say_what_they_need(stage: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"python -m scenes\.training .* first"):
@@ -298,10 +306,25 @@ def test_noise_and_velocity_are_what_their_samplers_expect() -> None:
     for kind in ("v_prediction", "epsilon"):
         settings = dataclasses.replace(TINY.diffusion, prediction_type=kind)
         target, weight = diffusion.target_of(drawn, noise, alpha, settings)
-        assert weight.shape == (3,)
+        expected = velocity_weight(alpha.flatten(), settings.snr_clip)
+        assert torch.equal(weight, torch.ones(3) if kind == "epsilon" else expected)
         seen = target if kind == "epsilon" else alpha.sqrt() * target + (1 - alpha).sqrt() * noisy
         assert torch.allclose(seen, noise, atol=1e-5)
         assert pndm(kind).config.prediction_type == kind
+
+
+def test_the_sibling_predicts_velocities_only(tmp_path: Path) -> None:
+    epsilon = dataclasses.replace(TINY.xl.diffusion, prediction_type="epsilon")
+    settings = dataclasses.replace(TINY, xl=dataclasses.replace(TINY.xl, diffusion=epsilon))
+    options = options_for("xl", tmp_path)
+    with pytest.raises(ValueError, match="velocities only"):
+        stages.STAGES["xl"].run(settings, options)
+
+
+def test_optimizers_take_the_settings() -> None:
+    settings = dataclasses.replace(TINY_FIT, beta2=0.75)
+    trainer = loop._Trainer(nn.Linear(2, 2), settings)
+    assert trainer.optimizer.param_groups[0]["betas"] == (0.9, 0.75)
 
 
 def test_norms_and_biases_decay_only_if_told() -> None:
