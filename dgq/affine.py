@@ -9,19 +9,24 @@ RELATIVE_PRECISION = 2.0**-20
 """Smallest scale relative to the range's magnitude: below it float32 cannot hold the zero point."""
 
 
-class _StraightThroughRound(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
+    def forward(_ctx: Any, _x: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
+    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def straight_through(x: Tensor, value: Tensor) -> Tensor:
+    """``value``, which was made of ``x``, with the gradient of the identity (Bengio 2013)."""
+    return _StraightThrough.apply(x, value.detach())
 
 
 def round_ste(x: Tensor) -> Tensor:
-    """Round half to even, with the gradient of the identity (straight-through estimator)."""
-    return _StraightThroughRound.apply(x)
+    """Round half to even, with the gradient of the identity."""
+    return straight_through(x, x.detach().round())
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:

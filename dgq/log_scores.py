@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dgq.affine import straight_through
+
 
 def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
     """``d * 2^-clamp(round(-log2(P / d)), 0, 2^n_bits - 1)``: powers of two under the maximum.
@@ -13,15 +15,17 @@ def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
         n_bits: bits of the exponent.
 
     Returns:
-        Tensor like ``scores``; zeros stay zeros, whatever the maximum.
+        Tensor like ``scores``; zeros stay zeros, whatever the maximum. Its gradient is that of
+        ``scores``, also where these are zero and a logarithm has none.
     """
+    return straight_through(scores, _powers_of_two(scores, maximum, n_bits))
+
+
+@torch.no_grad()
+def _powers_of_two(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
     ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
-    largest = 2**n_bits - 1
-    if torch.is_grad_enabled():
-        exponent = (-torch.log2(ratio)).round().clamp(0, largest)
-        return torch.where(scores > 0, maximum * torch.exp2(-exponent), 0.0)
-    # The same in place: there are more scores than anything else, and fresh memory is slow.
-    powers = ratio.log2_().neg_().round_().clamp_(0, largest).neg_().exp2_()
+    # In place: there are more scores than anything else, and fresh memory is slow.
+    powers = ratio.log2_().neg_().round_().clamp_(0, 2**n_bits - 1).neg_().exp2_()
     return powers.mul_(maximum).masked_fill_(~(scores > 0), 0.0)
 
 

@@ -61,10 +61,10 @@ def unet(**changes: Any) -> Change:
 
 
 def text_encoder(**changes: Any) -> Change:
-    """Trains another CLIP, whose text tower the UNet sees, for half the usual steps."""
+    """Trains another CLIP, whose text tower the UNet sees, for a quarter of the usual steps."""
 
     def change(all_: Settings) -> Settings:
-        short = replace(all_.clip.fit, steps=all_.clip.fit.steps // 2)
+        short = replace(all_.clip.fit, steps=all_.clip.fit.steps // 4)
         return replace(all_, clip=replace(all_.clip, fit=short, **changes))
 
     return change
@@ -126,14 +126,14 @@ VARIANTS: Mapping[str, Variant] = {
         "noise predicted, all errors alike, as SD 1", diffusion(prediction_type="epsilon")
     ),
     "no-snr-clip": Variant("all errors of the velocity alike", diffusion(snr_clip=1e9)),
-    "short-text": Variant("text encoder trained half as long", text_encoder(), TEXT),
+    "short-text": Variant("text encoder trained a quarter as long", text_encoder(), TEXT),
     "deep-text": Variant(
-        "text encoder of 6 layers instead of 3, trained half as long",
+        "text encoder of 6 layers instead of 3, trained a quarter as long",
         text_encoder(n_layers=6),
         TEXT,
     ),
     "wide-text": Variant(
-        "text encoder of width 256 instead of 128, trained half as long",
+        "text encoder of width 256 instead of 128, trained a quarter as long",
         text_encoder(width=256),
         TEXT,
     ),

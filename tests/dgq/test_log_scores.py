@@ -44,6 +44,20 @@ def test_without_gradients_the_bits_are_the_same_and_the_input_stays(
     assert torch.equal(p, before)
 
 
+@pytest.mark.parametrize("quantize", [log_quantize_live, log_quantize_but_start])
+def test_gradients_pass_straight_through_even_where_scores_are_zero(
+    quantize: Callable[[Tensor, int], Tensor],
+) -> None:
+    # Behind a strong start token the others underflow: a logarithm of zero has no gradient.
+    logits = torch.tensor([[200.0, 0.0, 90.0, 91.0], [1.0, 0.0, 2.0, 3.0]]).view(1, 1, 2, 4)
+    p = logits.softmax(-1).requires_grad_()
+    assert (p == 0).sum() == 3
+    weight = torch.arange(8.0).view_as(p)
+    (quantize(p, 4) * weight).sum().backward()
+    assert p.grad is not None
+    assert torch.equal(p.grad, weight)
+
+
 def test_the_maximum_is_kept_and_the_rest_are_powers_of_two_below_it() -> None:
     p = scores(1)
     exponents = -torch.log2(log_quantize_live(p, 8) / p.max())
