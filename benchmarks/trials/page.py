@@ -77,14 +77,13 @@ def likeness_row(name: str, measured: Measured) -> list[str]:
 
 def drawing(finished: Mapping[str, Measured]) -> str:
     """Whether it hurts."""
-    header = ("trial", "parameters", "steps", "minutes", "error", "oracle mean", "oracle all")
+    header = ("trial", "parameters", "error", "oracle mean", "oracle all")
     n = next(iter(finished.values()))["effort"]["images"]
     return (
         "## Drawing\n\n"
         f"{n} held-out captions, {scenes.NUM_INFERENCE_STEPS} PNDM steps, guidance "
         f"{scenes.GUIDANCE_SCALE:g}; in brackets 95 % intervals (Wilson's). "
-        "Error: mean squared error of the last steps, of the velocity or the noise. Minutes are "
-        "those of the training on a machine that did other things beside.\n\n"
+        "Error: mean squared error of the last steps, of the velocity or the noise.\n\n"
         + table(header, drawing_rows(finished))
     )
 
@@ -97,8 +96,6 @@ def drawing_rows(finished: Mapping[str, Measured]) -> Iterator[list[str]]:
         yield [
             f"`{name}`",
             f"{measured['parameters'] / 1e6:.2f} M",
-            f"{training['steps']:,}",
-            f"{training['seconds'] / 60:.1f}",
             f"{training['error']:.3f}",
             f"{shares['mean']['share']:.3f}",
             f"{faultless['share']:.3f} ({faultless['low']:.3f} to {faultless['high']:.3f})",
