@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from likeness.figures import rounded
 from rich.console import Console
 
 from dgq.errors import DGQError, SettingsError
@@ -14,7 +15,7 @@ from dgq.files import write_json, written_beside
 from dgq.settings import check_positive
 from lit.console import print_error, quieten_libraries
 from trials.measure import Effort, measure_trial
-from trials.page import page
+from trials.page import page, summary
 from trials.training import Place, last_error, prepare_shared, seconds, train
 from trials.variants import VARIANTS, shortened
 
@@ -134,6 +135,7 @@ def write(options: argparse.Namespace, trials: dict[str, dict[str, Any]]) -> Non
     """The tables of all trials that are finished."""
     # As one command would have made them, in however many parts they were run.
     command = f"{COMMAND} --steps {options.steps}"
-    write_json(options.docs / f"{NAME}.json", {"command": command, "trials": trials})
+    summaries = {name: rounded(summary(measured)) for name, measured in trials.items()}
+    write_json(options.docs / f"{NAME}.json", {"command": command, "trials": summaries})
     with written_beside(options.docs / f"{NAME}.md") as beside:
-        beside.write_text(page(trials, command, options.steps))
+        beside.write_text(page(summaries, command, options.steps))

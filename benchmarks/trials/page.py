@@ -1,26 +1,48 @@
 """The page: what was changed, what it did, in one table each for likeness and for drawing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from statistics import mean, median
 from typing import Any
 
 from likeness.figures import Figures
 from likeness.kinds import CONV2, GEGLU
-from likeness.tables import channel_outliers, number, spread_of, table
+from likeness.tables import channel_outliers, number, table
 
 import scenes
 from trials.measure import GROUPS, N_BITS
 from trials.variants import VARIANTS
 
-Measured = Mapping[str, Any]
+Summary = Mapping[str, Any]
 
 
-def page(finished: Mapping[str, Measured], command: str, steps: int) -> str:
-    """Everything in Markdown; ``finished`` are the trials' figures, by name."""
+def summary(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tables say of a trial, from all its figures."""
+    figures, shares = Figures.from_json(measured["likeness"]), measured["drawing"]
+    kinds = {"geglu": figures.of_kind(GEGLU), "conv2": figures.of_kind(CONV2)}
+    outliers = {
+        name: [r for r in map(channel_outliers, layers) if r is not None]
+        for name, layers in (kinds | {"all": figures.layers}).items()
+    }
+    return {
+        "start_token_times_uniform": mean(block.mass * block.n_tokens for block in figures.blocks),
+        "outliers": {
+            name: {"median": median(ratios), "largest": max(ratios)}
+            for name, ratios in outliers.items()
+        },
+        "change_over_steps": median(layer.change for layer in figures.layers),
+        "sqnr_db": measured["sqnr_db"],
+        "parameters": measured["parameters"],
+        "error": measured["training"]["error"],
+        "oracle": {"mean": shares["mean"]["share"], "all": shares["all"]},
+    }
+
+
+def page(trials: Mapping[str, Summary], command: str, steps: int) -> str:
+    """Everything in Markdown; ``trials`` are the summaries of those that are finished, by name."""
     sections = [introduction(command, steps)]
-    if finished:
-        sections += [likeness(finished), drawing(finished)]
-    missing = [name for name in VARIANTS if name not in finished]
+    if trials:
+        sections += [likeness(trials), drawing(trials)]
+    missing = [name for name in VARIANTS if name not in trials]
     if missing:
         sections.append(f"Not run: {', '.join(missing)}.")
     return "\n\n".join(sections) + "\n"
@@ -38,7 +60,7 @@ def introduction(command: str, steps: int) -> str:
     )
 
 
-def likeness(finished: Mapping[str, Measured]) -> str:
+def likeness(trials: Mapping[str, Summary]) -> str:
     """What makes quantization hard."""
     header = (
         *("trial", "change", "start token, times uniform"),
@@ -47,7 +69,6 @@ def likeness(finished: Mapping[str, Measured]) -> str:
         *(f"A{N_BITS}, G = {n}, dB" for n in GROUPS),
         "groups gain, dB",
     )
-    rows = [likeness_row(name, measured) for name, measured in finished.items()]
     return (
         "## Likeness\n\n"
         "Mass on the start token against uniform, mean of the blocks. Outliers: the largest range "
@@ -55,48 +76,49 @@ def likeness(finished: Mapping[str, Measured]) -> str:
         "resnet convolutions, and all that is quantized. Change over steps: the widest range over "
         f"the narrowest, median of the layers. A{N_BITS}: SQNR of the UNet's output with nothing "
         f"but activations quantized to {N_BITS} bits, in G groups for each step.\n\n"
-        + table(header, rows)
+        + table(header, (likeness_row(name, trial) for name, trial in trials.items()))
     )
 
 
-def likeness_row(name: str, measured: Measured) -> list[str]:
+def likeness_row(name: str, trial: Summary) -> list[str]:
     """One trial."""
-    figures = Figures.from_json(measured["likeness"])
-    ratios = [ratio for ratio in map(channel_outliers, figures.layers) if ratio is not None]
-    one, many = (measured["sqnr_db"][str(n)] for n in GROUPS)
+    outliers = trial["outliers"]
+    one, many = (trial["sqnr_db"][str(n)] for n in GROUPS)
     return [
         *(f"`{name}`", VARIANTS[name].title),
-        number(mean(block.mass * block.n_tokens for block in figures.blocks)),
-        *spread_of(figures.of_kind(GEGLU), channel_outliers),
-        *spread_of(figures.of_kind(CONV2), channel_outliers),
-        number(median(ratios)),
-        number(median(layer.change for layer in figures.layers)),
+        number(trial["start_token_times_uniform"]),
+        *numbers(outliers["geglu"].values()),
+        *numbers(outliers["conv2"].values()),
+        *numbers((outliers["all"]["median"], trial["change_over_steps"])),
         *(f"{one:.1f}", f"{many:.1f}", f"{many - one:.1f}"),
     ]
 
 
-def drawing(finished: Mapping[str, Measured]) -> str:
+def numbers(values: Iterable[float]) -> list[str]:
+    """Numbers for people."""
+    return [number(value) for value in values]
+
+
+def drawing(trials: Mapping[str, Summary]) -> str:
     """Whether it hurts."""
     header = ("trial", "parameters", "error", "oracle mean", "oracle all")
-    n = next(iter(finished.values()))["effort"]["images"]
+    n = next(iter(trials.values()))["oracle"]["all"]["pictures"]
     return (
         "## Drawing\n\n"
         f"{n} held-out captions, {scenes.NUM_INFERENCE_STEPS} PNDM steps, guidance "
         f"{scenes.GUIDANCE_SCALE:g}; in brackets 95 % intervals (Wilson's). "
         "Error: mean squared error of the last steps, of the velocity or the noise.\n\n"
-        + table(header, drawing_rows(finished))
+        + table(header, (drawing_row(name, trial) for name, trial in trials.items()))
     )
 
 
-def drawing_rows(finished: Mapping[str, Measured]) -> Iterator[list[str]]:
-    """One line for each trial."""
-    for name, measured in finished.items():
-        training, shares = measured["training"], measured["drawing"]
-        faultless = shares["all"]
-        yield [
-            f"`{name}`",
-            f"{measured['parameters'] / 1e6:.2f} M",
-            f"{training['error']:.3f}",
-            f"{shares['mean']['share']:.3f}",
-            f"{faultless['share']:.3f} ({faultless['low']:.3f} to {faultless['high']:.3f})",
-        ]
+def drawing_row(name: str, trial: Summary) -> list[str]:
+    """One trial."""
+    faultless = trial["oracle"]["all"]
+    return [
+        f"`{name}`",
+        f"{trial['parameters'] / 1e6:.2f} M",
+        f"{trial['error']:.3f}",
+        f"{trial['oracle']['mean']:.3f}",
+        f"{faultless['share']:.3f} ({faultless['low']:.3f} to {faultless['high']:.3f})",
+    ]

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,7 +17,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from likeness.figures import Figures  # noqa: E402
 from trials import variants  # noqa: E402
 from trials.command import main, make_parser  # noqa: E402
-from trials.page import likeness_row  # noqa: E402
+from trials.page import likeness_row, summary  # noqa: E402
 from trials.variants import BASE, VARIANTS, shortened  # noqa: E402
 
 from scenes.training import diffusion  # noqa: E402
@@ -86,12 +88,34 @@ def test_pages_tell_what_was_run(root: Path) -> None:
     assert "Not run: other-seed, double-rate," in text
     content = json.loads((root / "trials.json").read_text())["trials"]
     assert list(content) == [name for name in VARIANTS if name in RUN]
-    assert content["base"]["training"]["steps"] == 2
-    written = content["base"]["likeness"]
+    assert "`python benchmarks/trials --steps 2` makes this page" in text
+
+
+def measured(root: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "work" / "2" / name / "measured.json").read_text())
+    return content
+
+
+def test_figures_are_read_as_they_were_written(root: Path) -> None:
+    written = measured(root, "base")["likeness"]
     figures = Figures.from_json(written)
     assert json.loads(json.dumps(figures.as_json())) == written
     assert figures.scores["self-attention"].below[-8] >= 0
-    assert "`python benchmarks/trials --steps 2` makes this page" in text
+
+
+def test_a_summary_says_what_the_figures_say(root: Path) -> None:
+    figures = measured(root, "noise")
+    found = summary(figures)
+    layers = figures["likeness"]["layers"]
+    ratios = [x["channel_outliers"] for x in layers if x["name"].endswith(".ff.net.2")]
+    assert found["outliers"]["geglu"] == {
+        "median": float(np.median(ratios)),
+        "largest": max(ratios),
+    }
+    assert found["change_over_steps"] == pytest.approx(np.median([x["change"] for x in layers]))
+    masses = [x["mass"] * 77 for x in figures["likeness"]["blocks"]]
+    assert found["start_token_times_uniform"] == pytest.approx(np.mean(masses))
+    assert found["oracle"]["mean"] == figures["drawing"]["mean"]["share"]
 
 
 def test_trials_differ_in_their_change_alone(root: Path) -> None:
@@ -107,10 +131,10 @@ def test_trials_differ_in_their_change_alone(root: Path) -> None:
 
 
 def test_the_gain_of_groups_is_their_difference(root: Path) -> None:
-    measured = json.loads((root / "trials.json").read_text())["trials"]["base"]
-    *_, one, many, gain = likeness_row("base", measured)
+    trial = json.loads((root / "trials.json").read_text())["trials"]["base"]
+    *_, one, many, gain = likeness_row("base", trial)
     assert float(many) - float(one) == pytest.approx(float(gain), abs=0.11)
-    assert float(one) == pytest.approx(measured["sqnr_db"]["1"], abs=0.06)
+    assert float(one) == pytest.approx(measured(root, "base")["sqnr_db"]["1"], abs=0.06)
 
 
 def test_what_is_finished_stays(root: Path) -> None:
