@@ -75,10 +75,24 @@ def run(stage: str, work: Path, settings: Settings = TINY, resume: bool = False)
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the one documented command makes, interrupted once on its way and resumed."""
     folder = tmp_path_factory.mktemp("scenes")
-    for stage in STAGES:
-        run(stage, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "NUM_INFERENCE_STEPS", 2)
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(distillation.Objective, "__call__", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run("all", folder)
+        assert (folder / "xl" / loop.DONE).exists()
+        assert not (folder / "few-step" / loop.DONE).exists()
+        assert not (folder / "assets").exists()
+        run("all", folder, resume=True)
     return folder
+
+
+def interrupt(*_arguments: object) -> None:
+    """As Ctrl-C in the middle of a stage."""
+    raise KeyboardInterrupt
 
 
 def test_exported_folders_load(work: Path) -> None:
@@ -109,11 +123,7 @@ def test_the_sibling_is_an_sdxl_pipeline(
     assert image.shape == (1, 32, 32, 3)
 
 
-def test_measure_writes_numbers_grids_and_curves(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(measure, "NUM_INFERENCE_STEPS", 2)
-    run("measure", work)
+def test_measure_writes_numbers_grids_and_curves(work: Path) -> None:
     assets = work / "assets"
     report = json.loads((assets / "measured.json").read_text())
     assert report["protocol"] == {"n": 2, "seed": 0, "split": "test"}
