@@ -16,7 +16,7 @@ from dgq.settings import check_positive
 from lit.console import print_error, quieten_libraries
 from trials.measure import Effort, measure_trial
 from trials.page import page, summary
-from trials.training import Place, last_error, prepare_shared, seconds, train
+from trials.training import Place, last_error, prepare_shared, train
 from trials.variants import VARIANTS, shortened
 
 ROOT = Path(__file__).parents[2]
@@ -93,12 +93,8 @@ def run_trial(name: str, place: Place, effort: Effort) -> None:
     settings = variant.change(shortened(place.steps))
     work = train(name, variant, settings, place)
     figures = measure_trial(settings, work, effort)
-    trained = {
-        "steps": settings.diffusion.fit.steps,
-        "seconds": seconds(work),
-        "error": last_error(work),
-    }
-    content = identity(name, place, effort) | {"training": trained} | figures
+    training = {"error": last_error(work)}
+    content = identity(name, place, effort) | {"training": training} | figures
     write_json(place.work(name) / MEASURED, content)
 
 

@@ -90,8 +90,3 @@ def last_error(work: Path) -> float:
     lines = (work / UNET / "log.jsonl").read_text().splitlines()[-LAST_LINES:]
     errors = [json.loads(line)["mse"] for line in lines]
     return float(sum(errors) / len(errors))
-
-
-def seconds(work: Path) -> float:
-    """How long the UNet was trained."""
-    return float(json.loads((work / UNET / "log.jsonl").read_text().splitlines()[-1])["seconds"])
