@@ -1,0 +1,174 @@
+"""The operators on a CPU: integer products by oneDNN, and our own kernels where it has none."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dgq.ops import native, reference
+from dgq.ops.library import LIBRARY
+
+
+def register() -> None:
+    """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
+    for function in (quantize, int_linear, int_conv2d, attention):
+        LIBRARY.impl(function.__name__, function, "CPU")
+    for function in (int_linear, int_conv2d):
+        # A weight in oneDNN's layout decides what the dispatcher chooses.
+        LIBRARY.impl(function.__name__, function, "MkldnnCPU")
+
+
+@cache
+def products_are_exact() -> bool:
+    """Whether products of unsigned and signed bytes are exact here.
+
+    Without the VNNI instructions they are summed in pairs in 16 bits, which saturate (255 * 127 * 2
+    does not fit). Tried rather than looked up: what counts is what the library does.
+    """
+    codes = torch.full((2, 64), 255, dtype=torch.uint8)
+    weight = torch.full((16, 64), 127, dtype=torch.int8)
+    try:
+        sums = _product(codes, pack_linear(weight), torch.ones(16), 1.0, None, torch.float32)
+    except (RuntimeError, AttributeError):
+        return False
+    return bool((sums == 255 * 127 * 64).all()) and _has_fast_products()
+
+
+def _has_fast_products() -> bool:
+    """Whether the CPU multiplies bytes by instructions of their own."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """An int8 weight ``[out, in]`` in the layout that oneDNN wants; no copy of it is needed."""
+    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+
+
+def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: int) -> Tensor:
+    """An int8 weight ``[out, in / groups, height, width]`` in the layout that oneDNN wants.
+
+    1x1 kernels are packed as linear weights: oneDNN would pack them anew at each call.
+    """
+    if is_linear(list(weight.shape[2:]), stride, groups):
+        return pack_linear(weight.flatten(1))
+    ones = torch.ones(weight.shape[0])
+    return torch.ops.onednn.qconv_prepack(
+        weight.contiguous(), ones, 1.0, 0, stride, [0, 0], dilation, groups
+    )
+
+
+def is_linear(kernel: list[int], stride: list[int], groups: int) -> bool:
+    """Whether a convolution is a linear layer on each pixel."""
+    return groups == 1 and all(n == 1 for n in (*kernel, *stride))
+
+
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    gain: Tensor,
+    zero_point: Tensor,
+    shift: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+) -> Tensor:
+    """As ``reference.quantize``, in one pass."""
+    kernels = native.kernels()
+    if kernels is None or not native.can_quantize(x, zero_point):
+        return reference.quantize(x, scale, gain, zero_point, shift, step, largest, padding)
+    return kernels.quantize(x, scale, gain, zero_point, shift, step, largest, padding)
+
+
+def int_linear(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """As ``reference.int_linear``, by oneDNN."""
+    if not weight.is_mkldnn:
+        return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
+    parts = [
+        _product(part, weight, weight_scale, factor, row, dtype)
+        for part, factor, row in _by_step(codes, scale, bias, step)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def int_conv2d(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """As ``reference.int_conv2d``, by oneDNN."""
+    if not weight.is_mkldnn:
+        return reference.int_conv2d(
+            *(codes, weight, weight_scale, scale, bias, step),
+            *(kernel, stride, dilation, groups, dtype),
+        )
+    if is_linear(kernel, stride, groups):
+        return int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
+    zeros = _zeros(weight_scale.shape[0])
+    parts = [
+        torch.ops.onednn.qconv2d_pointwise(
+            *(part.permute(0, 3, 1, 2), factor, 0, weight, weight_scale, zeros, row),
+            *(stride, [0, 0], dilation, groups, 1.0, 0, dtype, "none", [], ""),
+        ).permute(0, 2, 3, 1)
+        for part, factor, row in _by_step(codes, scale, bias, step)
+    ]
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
+    """As ``reference.attention``; in bfloat16 by a kernel that keeps scores in the cache."""
+    kernels = native.kernels()
+    if kernels is None or not kernels.can_attend(query, key, value):
+        return reference.attention(query, key, value, heads, scale)
+    return kernels.attention(query, key, value, heads, scale)
+
+
+def _product(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    zeros = _zeros(weight_scale.shape[0])
+    return torch.ops.onednn.qlinear_pointwise(
+        codes, scale, 0, weight, weight_scale, zeros, bias, 1.0, 0, dtype, "none", [], ""
+    )
+
+
+@cache
+def _zeros(n: int) -> Tensor:
+    """Zero points of a weight, which has none."""
+    return torch.zeros(n, dtype=torch.int32)
+
+
+def _by_step(
+    codes: Tensor, scale: Tensor, bias: Tensor, step: Tensor
+) -> list[tuple[Tensor, float, Tensor]]:
+    """Codes with their step's scale and bias: all at once if they are of one step."""
+    steps = step.tolist()
+    if len(set(steps)) == 1:
+        return [(codes, *_row_of(steps[0], scale, bias))]
+    return [(codes[i : i + 1], *_row_of(s, scale, bias)) for i, s in enumerate(steps)]
+
+
+def _row_of(step: int, scale: Tensor, bias: Tensor) -> tuple[float, Tensor]:
+    row = step if scale.shape[0] > 1 else 0
+    return float(scale[row]), bias[step if bias.shape[0] > 1 else 0]

@@ -1,0 +1,99 @@
+"""The operators' schemas, shapes and device-independent implementations.
+
+A compiled or exported graph holds them as they are. Each has a meta kernel (its output's shape), a
+reference that runs on any device, and fast implementations in a file for each device, which
+``torch.library`` dispatches to.
+
+The arithmetic of both products, for the codes of a sample at sampler step ``t``::
+
+    output = scale[t] * weight_scale * sum(codes * weight) + bias[t]
+
+Zero points do not appear: what they add is known beforehand and part of ``bias``.
+"""
+
+import torch
+from torch import Tensor
+
+from dgq.ops import reference
+
+LIBRARY = torch.library.Library("dgq", "DEF")
+
+LIBRARY.define(
+    "quantize(Tensor x, Tensor scale, Tensor gain, Tensor zero_point, Tensor shift, Tensor step, "
+    "int largest, int[] padding) -> Tensor"
+)
+LIBRARY.define(
+    "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
+    "Tensor step, ScalarType dtype) -> Tensor"
+)
+LIBRARY.define(
+    "int_conv2d(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
+    "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype)"
+    " -> Tensor"
+)
+LIBRARY.define("attention(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor")
+
+quantize = torch.ops.dgq.quantize
+int_linear = torch.ops.dgq.int_linear
+int_conv2d = torch.ops.dgq.int_conv2d
+attention = torch.ops.dgq.attention
+
+for _name in ("quantize", "int_linear", "int_conv2d", "attention"):
+    LIBRARY.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("dgq::quantize", lib=LIBRARY)
+def _quantize_shape(
+    x: Tensor,
+    scale: Tensor,
+    gain: Tensor,
+    zero_point: Tensor,
+    shift: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+) -> Tensor:
+    shape = list(x.shape)
+    for dim, pad in zip((1, 2), padding, strict=False):
+        shape[dim] += 2 * pad
+    return x.new_empty(shape, dtype=torch.uint8)
+
+
+@torch.library.register_fake("dgq::int_linear", lib=LIBRARY)
+def _int_linear_shape(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], weight_scale.shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("dgq::int_conv2d", lib=LIBRARY)
+def _int_conv2d_shape(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    sizes = zip(codes.shape[1:3], kernel, stride, dilation, strict=True)
+    height, width = ((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
+    shape = (codes.shape[0], height, width, weight_scale.shape[0])
+    return codes.new_empty(shape, dtype=dtype)
+
+
+@torch.library.register_fake("dgq::attention", lib=LIBRARY)
+def _attention_shape(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
+) -> Tensor:
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))

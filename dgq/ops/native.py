@@ -1,0 +1,146 @@
+"""Our own CPU kernels: compiled by the machine's C++ compiler when first used, and kept.
+
+Without a compiler, or where one fails, the operators use torch alone: slower, with the same values.
+"""
+
+import ctypes
+import hashlib
+import logging
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    # Neither changes a value: rounding instructions are used instead of calls.
+    *("-fno-math-errno", "-fno-trapping-math"),
+)
+COMPILE_SECONDS = 120
+
+log = logging.getLogger(__name__)
+
+
+class Kernels:
+    """The compiled kernels.
+
+    Args:
+        library: with the functions of ``kernels.cpp``.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self.has_attention = bool(library.dgq_has_attention())
+
+    def can_attend(self, *tensors: Tensor) -> bool:
+        """Whether ``attention`` computes this: bfloat16, and a CPU that multiplies it."""
+        return self.has_attention and all(x.dtype == torch.bfloat16 for x in tensors)
+
+    def quantize(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        gain: Tensor,
+        zero_point: Tensor,
+        shift: Tensor,
+        step: Tensor,
+        largest: int,
+        padding: list[int],
+    ) -> Tensor:
+        """As ``reference.quantize``."""
+        x = x.contiguous()
+        step = step if scale.shape[0] > 1 else step.new_zeros(1)
+        batch, channels = x.shape[0], x.shape[-1]
+        height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // channels)
+        pads = padding or [0, 0]
+        shape = list(x.shape)
+        if any(pads):
+            shape = [batch, height + 2 * pads[0], width + 2 * pads[1], channels]
+        codes = torch.empty(shape, dtype=torch.uint8)
+        self._library.dgq_quantize(
+            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
+            *(_address(gain), _address(zero_point), _address(shift), _address(step)),
+            *_sizes(step.shape[0], batch, height, width, channels, *pads),
+            *(ctypes.c_float(largest), _address(codes)),
+        )
+        return codes
+
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
+    ) -> Tensor:
+        """As ``reference.attention``, for bfloat16."""
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        out = torch.empty_like(query)
+        batch, n_queries, width = query.shape
+        self._library.dgq_attention(
+            *(_address(query), _address(key), _address(value)),
+            *_sizes(batch, heads, n_queries, key.shape[1], width // heads),
+            *(ctypes.c_float(scale), _address(out)),
+        )
+        return out
+
+
+def can_quantize(x: Tensor, zero_point: Tensor) -> bool:
+    """Whether the compiled ``quantize`` takes tensors of these types."""
+    return x.dtype in (torch.float32, torch.bfloat16) and zero_point.dtype == torch.int16
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The compiled kernels, compiled now if they never were; ``None`` where that fails."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        log.warning("no C++ compiler (%s): slower kernels of torch are used", ", ".join(COMPILERS))
+        return None
+    try:
+        return Kernels(ctypes.CDLL(str(compiled(compiler))))
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("our CPU kernels cannot be compiled (%s): those of torch are used", error)
+        return None
+
+
+def compiled(compiler: str) -> Path:
+    """The shared library, from the cache or compiled into it."""
+    source = SOURCE.read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    parts = (source, version, " ".join(FLAGS).encode(), _processor().encode())
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    folder = _cache_folder()
+    library = folder / f"kernels-{digest}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            made = Path(work) / library.name
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+            made.replace(library)
+    return library
+
+
+def _cache_folder() -> Path:
+    """A folder that only this user writes into."""
+    folder = Path.home() / ".cache" / "dgq"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="dgq-"))
+    return folder
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    return f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}"
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _sizes(*values: int) -> tuple[ctypes.c_int64, ...]:
+    return tuple(map(ctypes.c_int64, values))

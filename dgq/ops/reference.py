@@ -1,0 +1,132 @@
+"""What the operators compute, in plain torch: on any device, for tests, and where nothing is faster.
+
+Integer products are made in float64, which holds every sum of them exactly.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    gain: Tensor,
+    zero_point: Tensor,
+    shift: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+) -> Tensor:
+    """Codes ``clamp(round(x gain / scale) + zero_point, 0, largest) * shift`` as uint8.
+
+    Args:
+        x: ``[batch, height, width, channels]``, ``[batch, tokens, channels]`` or
+            ``[batch, channels]``.
+        scale: ``[steps]``, of the widest channels.
+        gain: ``[channels]``, powers of two, by which each channel's scale is smaller.
+        zero_point: ``[steps, channels]``, whole numbers.
+        shift: ``[channels]``, powers of two that the codes are multiplied with.
+        step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``zero_point`` of each sample.
+        largest: code before the shift.
+        padding: of height and width, with the codes of zero; or empty.
+
+    Returns:
+        Codes of the shape of ``x``, padded.
+    """
+    step = step if scale.shape[0] > 1 else step.new_zeros(1)
+    rows = [-1, *[1] * (x.ndim - 2), 1]
+    if any(padding):
+        height, width = padding
+        x = F.pad(x, (0, 0, width, width, height, height))
+    codes = (x.float() * gain / scale[step].view(rows)).round()
+    zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
+    return ((codes + zeros).clamp(0, largest) * shift).to(torch.uint8)
+
+
+def int_linear(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The product of codes ``[batch, ..., in]`` with a weight.
+
+    Args:
+        codes: uint8.
+        weight: int8 ``[out, in]``.
+        weight_scale: ``[out]``.
+        scale: ``[steps]``, of the activations.
+        bias: ``[steps, out]``, with what the zero points add.
+        step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``bias`` of each sample.
+        dtype: of the output.
+
+    Returns:
+        ``[batch, ..., out]``.
+    """
+    sums = F.linear(codes.double(), dense(weight).double())
+    return scaled(sums, weight_scale, scale, bias, step).to(dtype)
+
+
+def int_conv2d(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The convolution of padded codes ``[batch, height, width, in]`` with a weight.
+
+    Args:
+        codes: uint8.
+        weight: int8 ``[out, in / groups, *kernel]``.
+        weight_scale: ``[out]``.
+        scale: ``[steps]``, of the activations.
+        bias: ``[steps, out]``, with what the zero points add.
+        step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``bias`` of each sample.
+        kernel: height and width.
+        stride: of the convolution.
+        dilation: of the convolution.
+        groups: of the convolution.
+        dtype: of the output.
+
+    Returns:
+        ``[batch, height, width, out]``.
+    """
+    planes = codes.permute(0, 3, 1, 2).double()
+    sums = F.conv2d(planes, dense(weight).double(), None, stride, 0, dilation, groups)
+    return scaled(sums.permute(0, 2, 3, 1), weight_scale, scale, bias, step).to(dtype).contiguous()
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
+    """Softmax attention of ``[batch, tokens, heads * head_dim]``; the shape of ``query`` back."""
+    split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*split, scale=scale).transpose(1, 2).flatten(2)
+
+
+def scaled(
+    sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor
+) -> Tensor:
+    """Integer sums ``[batch, ..., out]`` as what they stand for, each sample at its step."""
+    scale_row = step if scale.shape[0] > 1 else step.new_zeros(1)
+    bias_row = step if bias.shape[0] > 1 else step.new_zeros(1)
+    rows = [-1, *[1] * (sums.ndim - 2), 1]
+    factor = scale[scale_row].view(rows) * weight_scale
+    return sums * factor + bias[bias_row].view([*rows[:-1], bias.shape[1]])
+
+
+def dense(weight: Tensor) -> Tensor:
+    """A weight that may be laid out for oneDNN, as an ordinary tensor ``[out, ...]``."""
+    if not weight.is_mkldnn:
+        return weight
+    plain = weight.to_dense()
+    return plain.t() if plain.ndim == 2 else plain
