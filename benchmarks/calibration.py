@@ -129,7 +129,7 @@ def save_pipeline(folder: Path) -> Path:
 
 def calibrate(pipeline: Path, keep: tuple[str, ...], learning: LearningSettings) -> dict[str, Any]:
     """A whole calibration by one recipe: seconds, SQNR and errors."""
-    settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, 8), keep=keep)
+    settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=8), keep=keep)
     module = CountingCalibration(str(pipeline), settings, learning)
     trainer = Trainer(
         accelerator="cpu",

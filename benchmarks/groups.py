@@ -71,7 +71,7 @@ def regrouped(
     """The run's UNet with other bits and groups of the activations."""
     settings = QuantizationSettings(
         manifest.quantization.weights,
-        ActivationSettings(n_bits, n_groups),
+        ActivationSettings(n_bits, n_groups=n_groups),
         ScoreSettings(n_bits),
         manifest.quantization.keep,
     )

@@ -119,7 +119,7 @@ def problems(keep: tuple[str, ...]) -> Iterator[Problem]:
     no targets.
     """
     calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
-    settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, 8), keep=keep)
+    settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=8), keep=keep)
     unet = build_unet().requires_grad_(False)
     quantize_(unet, settings, calls.distinct_timesteps, calls.latent_size)
     pairs = torch.cartesian_prod(torch.arange(N_PROMPTS + N_HELD_OUT_PROMPTS), torch.arange(4))

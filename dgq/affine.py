@@ -72,3 +72,20 @@ def affine_parameters(low: Tensor, high: Tensor, n_bits: int) -> tuple[Tensor, T
     scale = torch.where(width > 0, width / (2**n_bits - 1), torch.ones_like(width))
     scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
     return scale, torch.round(-low / scale)
+
+
+def symmetric_parameters(low: Tensor, high: Tensor, n_bits: int) -> tuple[Tensor, Tensor]:
+    """The least scale whose codes cover ``[low, high]`` around the zero point ``2^(n_bits - 1)``.
+
+    Args:
+        low: lower ends, at most 0, any shape.
+        high: upper ends, at least 0, the same shape.
+        n_bits: codes run from 0 to ``2^n_bits - 1``.
+
+    Returns:
+        ``scale > 0`` and ``zero_point``, both of the shape of ``low``.
+    """
+    half = 2 ** (n_bits - 1)
+    scale = torch.maximum(-low / half, high / (half - 1))
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return scale.clamp(min=torch.finfo(scale.dtype).tiny), torch.full_like(scale, half)

@@ -1,11 +1,14 @@
 """Attention with quantized inputs, q, k, v and scores, as a diffusers attention processor."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from dgq.activation_quantizer import ActivationQuantizer
+from dgq.activations import activation_quantizer
 from dgq.context import QuantizationContext
 from dgq.log_scores import log_quantize_but_start, log_quantize_live
 from dgq.settings import (
@@ -60,7 +63,11 @@ class AffineScoreQuantizer(ActivationQuantizer):
         keep_start: bool,
         context: QuantizationContext,
     ) -> None:
-        super().__init__(ActivationSettings(settings.n_bits, 1, per_step), context, per_tensor=True)
+        super().__init__(
+            ActivationSettings(settings.n_bits, n_groups=1, per_step=per_step),
+            context,
+            per_tensor=True,
+        )
         self.keep_start = keep_start
 
     def forward(self, scores: Tensor) -> Tensor:
@@ -104,11 +111,12 @@ class QuantAttnProcessor(nn.Module):
         super().__init__()
         self.context = context
         activations = settings.activations
-        self.hidden = ActivationQuantizer(activations, context)
-        self.text = ActivationQuantizer(activations, context, of_text=True) if is_cross else None
-        self.query = ActivationQuantizer(activations, context)
-        self.key = ActivationQuantizer(activations, context, of_text=is_cross)
-        self.value = ActivationQuantizer(activations, context, of_text=is_cross)
+        self.hidden = activation_quantizer(activations, context)
+        self.text = activation_quantizer(activations, context, of_text=True) if is_cross else None
+        inside = activations if activations.qkv else replace(activations, n_bits=16)
+        self.query = activation_quantizer(inside, context)
+        self.key = activation_quantizer(inside, context, of_text=is_cross)
+        self.value = activation_quantizer(inside, context, of_text=is_cross)
         self.keep_start = is_cross and settings.scores.keep_start_token
         self.scores = score_quantizer(settings, is_cross, context)
         self.score_bits = operand_bits(settings.scores.n_bits)

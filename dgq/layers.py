@@ -5,9 +5,10 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgq.activation_quantizer import ActivationQuantizer
+from dgq.activations import activation_quantizer
 from dgq.context import QuantizationContext
 from dgq.errors import DGQError
+from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
 from dgq.weight_quantizer import WeightQuantizer
 
@@ -21,7 +22,7 @@ class QuantizedLayer(nn.Module):
 
     context: QuantizationContext
     weight_quantizer: WeightQuantizer | None
-    input_quantizer: ActivationQuantizer | None
+    input_quantizer: RangeQuantizer | None
     activation_bits: int
 
     def adopt_(
@@ -41,7 +42,9 @@ class QuantizedLayer(nn.Module):
             else WeightQuantizer(settings.weights, stock.weight.shape)
         )
         self.input_quantizer = (
-            None if shared_input else ActivationQuantizer(settings.activations, context)
+            None
+            if shared_input
+            else activation_quantizer(settings.activations, context, padded=pads(stock))
         )
         self.activation_bits = operand_bits(settings.activations.n_bits)
         self.train(stock.training)
@@ -135,6 +138,11 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         """``[batch, in_channels, height, width] -> [batch, out_channels, ...]``."""
         x, weight, bias = self.operands(input)
         return self._conv_forward(x, weight, bias)
+
+
+def pads(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Whether a layer extends its input by zeros."""
+    return isinstance(layer, nn.Conv2d) and layer.padding not in ((0, 0), "valid")
 
 
 def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:

@@ -1,4 +1,4 @@
-"""What is learned about the ranges of one activation: gain and shift for each step and group."""
+"""What is learned about the ranges of one activation: gains of scales, shifts of zero points."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from dgq.affine import round_ste
 
 
 class LearnableRange(nn.Module):
-    """Learned corrections of a scale and a zero point ``[steps, groups]`` (LSQ+, 2004.09576).
+    """Learned corrections of scales and zero points (LSQ+, 2004.09576).
 
     As with learned rounding, the parameters are made once and hold memory only while their target
     is learned.
@@ -23,10 +23,10 @@ class LearnableRange(nn.Module):
         """Whether there is something to learn now."""
         return self.log_gain.numel() > 0
 
-    def start_(self, scale: Tensor) -> None:
-        """Start from the observed ranges, whose scale is ``[steps, groups]``."""
+    def start_(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Start from the observed ranges: a gain for each scale, a shift for each zero point."""
         self.log_gain.data = torch.zeros_like(scale)
-        self.shift.data = torch.zeros_like(scale)
+        self.shift.data = torch.zeros_like(zero_point, dtype=scale.dtype)
 
     def stop_(self) -> None:
         """Free the memory."""

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dgq.activation_quantizer import ActivationQuantizer
 from dgq.layers import QuantizedLayer
 from dgq.learnable_range import LearnableRange
 from dgq.quantize import activation_quantizers
+from dgq.range_quantizer import RangeQuantizer
 from dgq.rounding import rounding_penalty, soft_rounding, temperature_at
 from dgq.settings import Decay, LearningSettings
 from dgq.weight_quantizer import LearnableRounding
@@ -28,7 +28,7 @@ def learnables(module: nn.Module) -> list[LearnableRounding]:
     return [m for m in module.modules() if isinstance(m, LearnableRounding)]
 
 
-def quantizers_of(target: nn.Module) -> list[ActivationQuantizer]:
+def quantizers_of(target: nn.Module) -> list[RangeQuantizer]:
     """The activation quantizers at or below a target that do something."""
     return list(activation_quantizers(target).values())
 

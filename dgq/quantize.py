@@ -7,11 +7,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from dgq.activation_quantizer import ActivationQuantizer
 from dgq.attention import QuantAttnProcessor, unsupported_feature
 from dgq.context import ATTRIBUTE, QuantizationContext
 from dgq.errors import DGQError
 from dgq.layers import QuantConv2d, QuantLinear
+from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 
 SHARED_INPUTS = ("to_q", "to_k", "to_v")
@@ -95,12 +95,12 @@ def set_processors_(
             module.set_processor(processor.train(module.training))
 
 
-def activation_quantizers(unet: nn.Module) -> dict[str, ActivationQuantizer]:
+def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
     """All activation quantizers that do something, by name."""
     return {
         name: module
         for name, module in unet.named_modules()
-        if isinstance(module, ActivationQuantizer) and module.n_bits != FLOAT_BITS
+        if isinstance(module, RangeQuantizer) and module.n_bits != FLOAT_BITS
     }
 
 

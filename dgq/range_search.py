@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dgq.affine import affine_parameters
+from dgq.affine import affine_parameters, symmetric_parameters
 from dgq.settings import RangeMethod
 
 N_CANDIDATES = 80
@@ -13,13 +13,24 @@ CACHED_ELEMENTS = 2**18
 """Weights that are searched at a time on a CPU: a megabyte."""
 
 
-def weight_range(weight: Tensor, n_bits: int, method: RangeMethod) -> tuple[Tensor, Tensor]:
+def weight_parameters(
+    low: Tensor, high: Tensor, n_bits: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of output channels with these ranges, all ``[out]``."""
+    parameters = symmetric_parameters if symmetric else affine_parameters
+    return parameters(low, high, n_bits)
+
+
+def weight_range(
+    weight: Tensor, n_bits: int, method: RangeMethod, symmetric: bool = False
+) -> tuple[Tensor, Tensor]:
     """Range of each output channel; zero always lies inside.
 
     Args:
         weight: ``[out, ...]``.
         n_bits: bits of the codes.
         method: ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        symmetric: the zero point is fixed in the middle of the codes.
 
     Returns:
         ``low``, ``high``: ``[out]``.
@@ -29,11 +40,13 @@ def weight_range(weight: Tensor, n_bits: int, method: RangeMethod) -> tuple[Tens
     high = flat.amax(1).clamp(min=0)
     if method == "minmax":
         return low, high
-    factor = best_shrink_factor(flat, low, high, n_bits)
+    factor = best_shrink_factor(flat, low, high, n_bits, symmetric)
     return low * factor, high * factor
 
 
-def best_shrink_factor(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> Tensor:
+def best_shrink_factor(
+    rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool = False
+) -> Tensor:
     """The first factor ``1 - 0.01 i``, ``i < 80``, with the least ``mean |Q(x) - x|^2.4`` of a row.
 
     Args:
@@ -41,6 +54,7 @@ def best_shrink_factor(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> 
         low: ``[out]``, lower ends of the full ranges.
         high: ``[out]``, upper ends.
         n_bits: bits of the codes.
+        symmetric: the zero point is fixed in the middle of the codes.
 
     Returns:
         ``[out]``, each in ``[0.21, 1]``.
@@ -48,27 +62,31 @@ def best_shrink_factor(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> 
     # Row by row independent: some at a time stay in the cache while all candidates are tried.
     n_rows = max(1, CACHED_ELEMENTS // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
     parts = zip(rows.split(n_rows), low.split(n_rows), high.split(n_rows), strict=True)
-    return torch.cat([_best_factor_of(*part, n_bits) for part in parts])
+    return torch.cat([_best_factor_of(*part, n_bits, symmetric) for part in parts])
 
 
-def _best_factor_of(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> Tensor:
+def _best_factor_of(
+    rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool
+) -> Tensor:
     best_error = torch.full_like(low, torch.inf)
     best_factor = torch.ones_like(low)
     for i in range(N_CANDIDATES):
         factor = 1 - SHRINK_STEP * i
-        error = quantization_error(rows, low * factor, high * factor, n_bits)
+        error = quantization_error(rows, low * factor, high * factor, n_bits, symmetric)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_factor = torch.where(better, torch.full_like(low, factor), best_factor)
     return best_factor
 
 
-def quantization_error(rows: Tensor, low: Tensor, high: Tensor, n_bits: int) -> Tensor:
+def quantization_error(
+    rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool = False
+) -> Tensor:
     """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``.
 
     Written out, since ``fake_quantize`` makes a tensor for each of its operations.
     """
-    scale, zero_point = affine_parameters(low, high, n_bits)
+    scale, zero_point = weight_parameters(low, high, n_bits, symmetric)
     ratio = rows / scale[:, None]
     lowest = -zero_point[:, None]
     error = ratio.round().clamp_(lowest, lowest + 2**n_bits - 1).sub_(ratio).abs_()

@@ -7,6 +7,8 @@ STRETCH_LOW = -0.1
 STRETCH_HIGH = 1.1
 START_TEMPERATURE = 20.0
 END_TEMPERATURE = 2.0
+UNDECIDED = 1e-6
+"""Distance from 0 of a logit that is kept on its side of it."""
 
 
 def soft_rounding(v: Tensor) -> Tensor:
@@ -19,9 +21,19 @@ def hard_rounding(v: Tensor) -> Tensor:
     return (v >= 0).to(v.dtype)
 
 
-def rounding_logits(fraction: Tensor) -> Tensor:
-    """Inverse of ``soft_rounding`` on ``[0, 1)``; its hard rounding is nearest rounding."""
-    return torch.logit((fraction - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
+def rounding_logits(ratio: Tensor) -> Tensor:
+    """Logits that round softly to the ratio itself, and hard to the nearest whole number.
+
+    ``soft_rounding`` gives the fraction, ``ratio - floor(ratio)``; ``hard_rounding`` rounds half to
+    even, as fake quantization does.
+
+    Args:
+        ratio: weights in units of their scale.
+    """
+    down = ratio.floor()
+    logits = torch.logit((ratio - down - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
+    goes_up = ratio.round() > down
+    return torch.where(goes_up, logits.clamp(min=UNDECIDED), logits.clamp(max=-UNDECIDED))
 
 
 def rounding_penalty(h: Tensor, temperature: float) -> Tensor:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
+from dgq.exponents import check_budget
 
 FLOAT_BITS = 32
 """Bits that a tensor kept in floating point counts with."""
 
 RangeMethod = Literal["minmax", "mse"]
+Grouping = Literal["kmeans", "exponents"]
 ScoreMethod = Literal["log", "affine"]
 Decay = Literal["cosine", "constant"]
 Place = Literal["device", "host", "disk"]
@@ -35,6 +37,12 @@ def check_positive(name: str, value: int) -> None:
         raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
+def check_whole(name: str, value: int) -> None:
+    """Raise SettingsError unless ``value`` is a whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SettingsError(f"{name} must be a whole number of at least 0, got {value!r}")
+
+
 def check_not_negative(name: str, value: float) -> None:
     """Raise SettingsError unless ``value`` is a number of at least 0."""
     if not value >= 0:
@@ -49,19 +57,36 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class WeightSettings:
-    """Affine quantization of the weights, per output channel.
+    """Affine quantization of the weights, per output channel or in groups with exponents.
 
     Args:
         n_bits: 2 to 8, or 16 to keep the weights in floating point.
         range_method: ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        symmetric: codes around a fixed zero point, ``2^(n_bits - 1)``, which leave one more bit to
+            exponents; otherwise each output channel has a zero point of its own.
+        group_size: inputs (along ``in, kh, kw``) that share an exponent; 0 for none.
+        max_exponent: scales of groups are those of their output channel times ``2^-e``, with ``e``
+            from 0 to this.
     """
 
     n_bits: int = 4
     range_method: RangeMethod = "mse"
+    symmetric: bool = False
+    group_size: int = 0
+    max_exponent: int = 0
 
     def __post_init__(self) -> None:
         check_bits("weights.n_bits", self.n_bits)
         check_choice("weights.range_method", self.range_method, get_args(RangeMethod))
+        check_whole("weights.group_size", self.group_size)
+        check_whole("weights.max_exponent", self.max_exponent)
+        if self.max_exponent > 0 and self.group_size == 0:
+            raise SettingsError("weights.max_exponent needs groups: set weights.group_size, to 64")
+
+    @property
+    def has_exponents(self) -> bool:
+        """Whether groups of inputs have scales of their own."""
+        return self.group_size > 0 and self.max_exponent > 0
 
 
 @dataclass(frozen=True)
@@ -70,17 +95,28 @@ class ActivationSettings:
 
     Args:
         n_bits: 2 to 8, or 16 to keep activations in floating point.
-        n_groups: groups along the axis where the outliers lie; 1 is per-tensor.
+        grouping: ``kmeans`` for groups with free scales along the axis where the outliers lie, as
+            published; ``exponents`` for channels whose scales differ by powers of two, so that a
+            layer is one integer product.
+        n_groups: groups of ``kmeans``; 1 is per-tensor.
+        max_exponent: scales of ``exponents`` are a step's times ``2^-k``, with ``k`` from 0 to this
+            for each channel; 0 leaves them a zero point of their own.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
+        qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
     """
 
     n_bits: int = 8
+    grouping: Grouping = "kmeans"
     n_groups: int = 8
+    max_exponent: int = 2
     per_step: bool = True
+    qkv: bool = True
 
     def __post_init__(self) -> None:
         check_bits("activations.n_bits", self.n_bits)
+        check_choice("activations.grouping", self.grouping, get_args(Grouping))
         check_positive("activations.n_groups", self.n_groups)
+        check_whole("activations.max_exponent", self.max_exponent)
 
 
 @dataclass(frozen=True)
@@ -120,6 +156,17 @@ class QuantizationSettings:
     activations: ActivationSettings = field(default_factory=ActivationSettings)
     scores: ScoreSettings = field(default_factory=ScoreSettings)
     keep: tuple[str, ...] = ("conv_in", "conv_out")
+
+    def __post_init__(self) -> None:
+        weights, activations = self.weights, self.activations
+        if activations.grouping == "exponents" and 16 not in (weights.n_bits, activations.n_bits):
+            check_budget(
+                weights.n_bits,
+                weights.symmetric,
+                weights.max_exponent,
+                activations.n_bits,
+                activations.max_exponent,
+            )
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from dgq.affine import affine_parameters
 from dgq.buffers import SizedByCheckpoint
 from dgq.errors import DGQError
+from dgq.exponent_search import group_exponents
 from dgq.packing import pack_codes, unpack_codes
-from dgq.range_search import weight_range
+from dgq.range_search import weight_parameters, weight_range
 from dgq.rounding import hard_rounding, rounding_logits, soft_rounding
 from dgq.settings import WeightSettings
 
@@ -30,11 +30,11 @@ class LearnableRounding(nn.Module):
         """Whether there is something to learn now."""
         return self.logits.numel() > 0
 
-    def start_(self, fraction: Tensor) -> None:
-        """Start from nearest rounding; ``fraction`` of the weights ``[out, n]``, in ``[0, 1)``."""
-        self.logits.data = rounding_logits(fraction)
-        self.log_gain.data = fraction.new_zeros(fraction.shape[0])
-        self.bias_shift.data = fraction.new_zeros(fraction.shape[0])
+    def start_(self, ratio: Tensor) -> None:
+        """Start from nearest rounding of weights ``[out, n]`` in units of their scale."""
+        self.logits.data = rounding_logits(ratio)
+        self.log_gain.data = ratio.new_zeros(ratio.shape[0])
+        self.bias_shift.data = ratio.new_zeros(ratio.shape[0])
         self.logits.requires_grad_(True)
 
     def stop_(self) -> None:
@@ -51,19 +51,21 @@ class LearnableRounding(nn.Module):
 
 
 class WeightQuantizer(SizedByCheckpoint):
-    """Affine quantization of a weight ``[out, ...]``, per output channel.
+    """Affine quantization of a weight ``[out, ...]``, per output channel or in groups of inputs.
 
-    After ``harden_`` it holds packed codes, scale, zero point and bias, all that a packed
+    A group's scale is that of its output channel times ``2^-exponent``. After ``harden_`` it holds
+    packed codes, scale, zero point, exponents if there are any, and bias, all that a packed
     checkpoint needs.
 
     Args:
-        settings: bits and range search.
+        settings: bits, groups and range search.
         shape: shape of the weight.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
+    exponent: Tensor
     bias: Tensor
 
     def __init__(self, settings: WeightSettings, shape: torch.Size) -> None:
@@ -75,6 +77,8 @@ class WeightQuantizer(SizedByCheckpoint):
         self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
         for name in ("scale", "zero_point", "bias"):
             self.register_buffer(name, torch.empty(0))
+        if settings.has_exponents:
+            self.register_buffer("exponent", torch.empty(0, dtype=torch.uint8))
 
     def forward(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight and the bias that goes with it.
@@ -89,8 +93,8 @@ class WeightQuantizer(SizedByCheckpoint):
             return self._learning(self.learnable, bias)
         if self.codes.numel() == 0:
             raise DGQError("this layer has no quantized weight yet: calibrate or load first")
-        codes = unpack_codes(self.codes, self.settings.n_bits, self.shape[1:].numel())
-        weight = (codes - self.zero_point[:, None]) * self.scale[:, None]
+        codes = unpack_codes(self.codes, self.settings.n_bits, self.n_inputs)
+        weight = (codes - self.zero_point[:, None]) * self._scales(self.scale)
         return weight.view(self.shape), self.bias if self.bias.numel() else None
 
     @torch.no_grad()
@@ -98,11 +102,16 @@ class WeightQuantizer(SizedByCheckpoint):
         """Search the range and start the rounding from the nearest; weight ``[out, ...]``."""
         if self.learnable is None:
             raise DGQError("a packed model holds no full-precision weights to learn from")
-        low, high = weight_range(weight, self.settings.n_bits, self.settings.range_method)
-        self.scale, self.zero_point = affine_parameters(low, high, self.settings.n_bits)
-        ratio = weight.flatten(1) / self.scale[:, None]
+        rows, settings = weight.flatten(1), self.settings
+        if settings.has_exponents:
+            self.exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
+            rows = rows / self._factor
+        bits = settings.n_bits
+        low, high = weight_range(rows, bits, settings.range_method, settings.symmetric)
+        self.scale, self.zero_point = weight_parameters(low, high, bits, settings.symmetric)
+        ratio = rows / self.scale[:, None]
         self._floor = ratio.floor() + self.zero_point[:, None]
-        self.learnable.start_(ratio - ratio.floor())
+        self.learnable.start_(ratio)
 
     @torch.no_grad()
     def harden_(self, bias: Tensor | None) -> None:
@@ -120,10 +129,26 @@ class WeightQuantizer(SizedByCheckpoint):
     def _learning(
         self, learnable: LearnableRounding, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        scale = (self.scale * learnable.log_gain.exp())[:, None]
+        scale = self._scales(self.scale * learnable.log_gain.exp())
         weight = (self._clamped(learnable.rounding()) - self.zero_point[:, None]) * scale
         shifted = None if bias is None else bias + learnable.bias_shift
         return weight.view(self.shape), shifted
+
+    @property
+    def n_inputs(self) -> int:
+        """Weights of one output channel."""
+        return self.shape[1:].numel()
+
+    @property
+    def _factor(self) -> Tensor:
+        """``2^-exponent`` of every weight, ``[out, n]``; exact."""
+        factor = (-self.exponent.float()).exp2()
+        return factor.repeat_interleave(self.settings.group_size, 1)[:, : self.n_inputs]
+
+    def _scales(self, scale: Tensor) -> Tensor:
+        """Scales of all weights, ``[out, 1]`` or ``[out, n]``, from those of their channels."""
+        columns = scale[:, None]
+        return columns * self._factor if self.settings.has_exponents else columns
 
     def _clamped(self, rounding: Tensor) -> Tensor:
         """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""

@@ -67,7 +67,7 @@ def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFi
     bits = settings.activations.n_bits
     assert settings == QuantizationSettings(
         WeightSettings(settings.weights.n_bits, "mse"),
-        ActivationSettings(bits, 8, per_step=True),
+        ActivationSettings(bits, n_groups=8, per_step=True),
         # 4-bit affine scores of self-attention would be the largest of all errors.
         ScoreSettings(bits, "log", "log" if bits <= 4 else "affine", keep_start_token=True),
         ("conv_in", "conv_out"),
@@ -85,7 +85,7 @@ def test_rtn_is_static_per_tensor_and_learns_nothing(
     bits = settings.activations.n_bits
     assert settings == QuantizationSettings(
         WeightSettings(settings.weights.n_bits, "minmax"),
-        ActivationSettings(bits, 1, per_step=False),
+        ActivationSettings(bits, n_groups=1, per_step=False),
         ScoreSettings(bits, "affine", "affine", keep_start_token=False),
         ("conv_in", "conv_out"),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.recording import generators
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
+from dgq.activation_quantizer import ActivationQuantizer
 from dgq.checkpoint import GenerationSettings
 from dgq.context import context_of, quantization
 from dgq.errors import DGQError
@@ -19,7 +20,9 @@ from likeness.kinds import layer_name
 from likeness.ranges import widths
 from likeness.scores import MeasuringProcessor, ScoreTally
 
-MEASURED = QuantizationSettings(WeightSettings(16), ActivationSettings(8, 1), ScoreSettings(16))
+MEASURED = QuantizationSettings(
+    WeightSettings(16), ActivationSettings(8, n_groups=1), ScoreSettings(16)
+)
 """Ranges are observed wherever activations would be quantized; nothing is quantized."""
 
 
@@ -124,7 +127,8 @@ def draw(
 def collect(unet: UNet2DConditionModel, tallies: dict[str, ScoreTally]) -> Measurement:
     """Figures of what was measured; DGQ's own rule chooses the axes."""
     fit_activations_(unet)
-    quantizers = {layer_name(name): q for name, q in activation_quantizers(unet).items()}
+    found = activation_quantizers(unet).items()
+    quantizers = {layer_name(n): q for n, q in found if isinstance(q, ActivationQuantizer)}
     # By registration the middle block comes last; the alphabet happens to have it in the middle.
     cross = {name: tallies[name] for name in sorted(tallies, key=place) if tallies[name].is_cross}
     start_bins = total([tally.start_bins for tally in cross.values()])

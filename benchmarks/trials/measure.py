@@ -107,7 +107,7 @@ def quantized(stock: UNet2DConditionModel, calls: UNetCalls, n_groups: int) -> U
     """A copy of a UNet with activations at 6 bits, ranges from the calls."""
     unet = deepcopy(stock)
     bits = QuantizationSettings(
-        WeightSettings(16), ActivationSettings(N_BITS, n_groups), ScoreSettings(16)
+        WeightSettings(16), ActivationSettings(N_BITS, n_groups=n_groups), ScoreSettings(16)
     )
     quantize_(unet, bits, calls.distinct_timesteps, calls.latent_size)
     start_observing_(unet)

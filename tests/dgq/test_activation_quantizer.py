@@ -24,7 +24,9 @@ def fitted(
 ) -> ActivationQuantizer:
     """A quantizer calibrated on ``x``, whose context stands at its steps."""
     context = QuantizationContext(range(n_steps), latent_size)
-    quantizer = ActivationQuantizer(ActivationSettings(n_bits, n_groups, per_step), context)
+    quantizer = ActivationQuantizer(
+        ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step), context
+    )
     context.step = torch.zeros(1, dtype=torch.long) if step is None else step
     context.observing, context.activations = True, False
     quantizer.start_observing_()
@@ -118,7 +120,7 @@ def test_calibration_data_is_never_clipped(
     if pixels:
         x[..., 0] *= 50
     quantizer = fitted(x, torch.tensor([0, 1, 0, 1]), n_bits, n_groups, n_steps=2)
-    scale, _ = quantizer._parameters_of(x)
+    scale, _ = quantizer.parameters_of(x)
     assert ((quantizer(x) - x).abs() <= scale / 2 + x.abs() * 1e-6).all()
 
 
@@ -160,7 +162,7 @@ def test_pixel_groups_are_resized_to_another_resolution(
     quantizer = fitted(calibration, n_bits=8, n_groups=2)
     assert quantizer.axis == PIXEL
     quantizer.context.current_size = size
-    scale, _ = quantizer._parameters_of(x)
+    scale, _ = quantizer.parameters_of(x)
     grid = scale.flatten().view(size)
     top = size[0] // 4 or 1
     assert (grid[:top] > 10 * grid[-1, 0]).all()
@@ -173,7 +175,7 @@ def test_pixel_groups_survive_another_aspect_with_as_many_pixels() -> None:
     calibration[:, :, 0, :] *= 100  # outliers in the top row
     quantizer = fitted(calibration, n_groups=2)
     quantizer.context.current_size = (2, 8)
-    scale, _ = quantizer._parameters_of(randn(1, 3, 2, 8))
+    scale, _ = quantizer.parameters_of(randn(1, 3, 2, 8))
     # The top row of two stands for the top two of four: it must have one scale, as must the lower.
     assert scale[0, 0, 0].unique().numel() == 1
     assert scale[0, 0, 1].unique().numel() == 1

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgq.affine import affine_parameters, fake_quantize, round_ste
+from dgq.affine import affine_parameters, fake_quantize, round_ste, symmetric_parameters
 
 N_BITS = [2, 3, 4, 6, 8]
 
@@ -77,6 +77,15 @@ def test_zero_point_may_lie_outside_of_the_codes() -> None:
     _, zero_point = affine_parameters(torch.tensor([2.0, -9.0]), torch.tensor([9.0, -2.0]), 4)
     assert zero_point[0] < 0
     assert zero_point[1] > 15
+
+
+@pytest.mark.parametrize("n_bits", N_BITS)
+def test_symmetric_parameters_cover_the_range_around_a_fixed_zero_point(n_bits: int) -> None:
+    low, high = torch.tensor([-1.0, 0.0, -3.0, 0.0]), torch.tensor([1.0, 5.0, 0.0, 0.0])
+    scale, zero_point = symmetric_parameters(low, high, n_bits)
+    half = 2 ** (n_bits - 1)
+    assert zero_point.tolist() == [half] * 4
+    assert scale.tolist() == pytest.approx([1 / (half - 1), 5 / (half - 1), 3 / half, 1])
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.3, 1e-12, -7e9, 3.14159])

@@ -165,7 +165,9 @@ def test_affine_scores_equal_the_formula_over_the_calibrated_range(cross: bool) 
 @torch.no_grad()
 def test_inputs_and_q_k_v_are_quantized_each_by_its_own_quantizer(cross: bool) -> None:
     attn = attention(cross)
-    settings = QuantizationSettings(activations=ActivationSettings(4, 2), scores=ScoreSettings(16))
+    settings = QuantizationSettings(
+        activations=ActivationSettings(4, n_groups=2), scores=ScoreSettings(16)
+    )
     processor = equip_(attn, settings)
     calibrate_(attn, processor, cross)
     hidden, text = inputs(cross)
@@ -195,7 +197,7 @@ def test_scores_computed_row_by_row_are_the_same(
     cross: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attn = attention(cross)
-    processor = equip_(attn, QuantizationSettings(activations=ActivationSettings(6, 2)))
+    processor = equip_(attn, QuantizationSettings(activations=ActivationSettings(6, n_groups=2)))
     calibrate_(attn, processor, cross)
     processor.context.step = torch.tensor([0, 0, 0])
     together = attn(*inputs(cross))

@@ -53,14 +53,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 SETTINGS = {
     "w4a8": QuantizationSettings(FAST),
-    "w3a4": QuantizationSettings(WeightSettings(3, "minmax"), ActivationSettings(4, 2)),
+    "w3a4": QuantizationSettings(WeightSettings(3, "minmax"), ActivationSettings(4, n_groups=2)),
     "w8a6 static": QuantizationSettings(
         WeightSettings(8, "minmax"),
-        ActivationSettings(6, 1, per_step=False),
+        ActivationSettings(6, n_groups=1, per_step=False),
         ScoreSettings(6, "affine", "affine", keep_start_token=False),
     ),
     "w4 only": QuantizationSettings(FAST, ActivationSettings(16), ScoreSettings(16)),
     "a8 only": QuantizationSettings(WeightSettings(16), ActivationSettings(8), ScoreSettings(4)),
+    "exponents": QuantizationSettings(
+        WeightSettings(4, "minmax", symmetric=True, group_size=8, max_exponent=2),
+        ActivationSettings(6, "exponents", max_exponent=4, qkv=False),
+        ScoreSettings(16),
+    ),
     "more kept": QuantizationSettings(FAST, keep=("conv_in", "conv_out", "*.proj_*")),
 }
 
@@ -275,6 +280,19 @@ def test_calibration_state_holds_finished_targets_and_ranges_only() -> None:
     again = calibration_state(twin)
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+@torch.no_grad()
+def test_calibration_state_holds_exponents() -> None:
+    unet = calibrate_(micro_unet(), SETTINGS["exponents"], TIMESTEPS)
+    state = calibration_state(unet)
+    assert "mid_block.resnets.0.conv1.input_quantizer.exponent" in state
+    assert "mid_block.resnets.0.conv1.weight_quantizer.exponent" in state
+    twin = quantize_(micro_unet(), SETTINGS["exponents"], TIMESTEPS, (8, 8))
+    start_observing_(twin)
+    load_calibration_state_(twin, state)
+    call = unet_call(unet, 2, 401.0)
+    assert torch.equal(twin(**call)[0], unet(**call)[0])
 
 
 def test_calibration_state_of_another_model_is_refused() -> None:

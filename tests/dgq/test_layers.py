@@ -17,7 +17,7 @@ STOCK: dict[str, tuple[nn.Linear | nn.Conv2d, tuple[int, ...]]] = {
     "grouped": (nn.Conv2d(6, 4, 3, groups=2, dilation=2), (2, 6, 7, 7)),
     "circular": (nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular"), (2, 6, 4, 4)),
 }
-SETTINGS = QuantizationSettings(WeightSettings(4), ActivationSettings(8, 2))
+SETTINGS = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=2))
 
 
 def quantized(

@@ -18,7 +18,7 @@ def channels(seed: int = 0) -> Tensor:
 
 def fitted(x: Tensor, step: Tensor, n_bits: int, n_steps: int = 1) -> ActivationQuantizer:
     context = QuantizationContext(range(n_steps), (4, 4))
-    quantizer = ActivationQuantizer(ActivationSettings(n_bits, 2), context)
+    quantizer = ActivationQuantizer(ActivationSettings(n_bits, n_groups=2), context)
     context.step, context.observing, context.activations = step, True, False
     quantizer.start_observing_()
     quantizer(x)
@@ -42,7 +42,7 @@ def test_gradients_are_those_of_lsq(n_bits: int) -> None:
     x = torch.linspace(-3, 5, 41)
     scale, zero_point = torch.tensor(3.1 / 2**n_bits), torch.tensor(2.0)
     learnable = LearnableRange()
-    learnable.start_(scale)
+    learnable.start_(scale, zero_point)
     fake_quantize(x, *learnable.corrected(scale, zero_point, n_bits), n_bits).sum().backward()
     codes = torch.round(x / scale) + zero_point
     inside = (codes >= 0) & (codes <= 2**n_bits - 1)

@@ -8,8 +8,10 @@ from diffusers import UNet2DConditionModel
 from tiny_pipelines import calibrate_, micro_unet, unet_call
 from torch import nn
 
+from dgq.activation_quantizer import ActivationQuantizer
 from dgq.context import context_of, quantization
 from dgq.errors import DGQError
+from dgq.exponent_quantizer import ExponentQuantizer
 from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import load_unet
@@ -88,6 +90,40 @@ def test_layers_that_read_one_tensor_share_its_quantizer() -> None:
     layers = quantized_layers(unet).items()
     apart = {name.rpartition(".")[2] for name, layer in layers if layer.input_quantizer is None}
     assert apart == {"to_q", "to_k", "to_v"}
+
+
+def test_grouping_chooses_the_quantizers_and_padding_is_known() -> None:
+    unet = micro_unet()
+    settings = QuantizationSettings(activations=ActivationSettings(8, "exponents"))
+    quantize_(unet, settings, TIMESTEPS, (8, 8))
+    quantizers = activation_quantizers(unet)
+    scores = {n: q for n, q in quantizers.items() if n.endswith(".scores")}
+    assert all(isinstance(q, ExponentQuantizer) for n, q in quantizers.items() if n not in scores)
+    assert all(isinstance(q, ActivationQuantizer) for q in scores.values())
+    padded = {
+        name: quantizer.padded
+        for name, quantizer in quantizers.items()
+        if isinstance(quantizer, ExponentQuantizer)
+    }
+    for name, layer in quantized_layers(unet).items():
+        if layer.input_quantizer is not None:
+            needs = isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+            assert padded.pop(f"{name}.input_quantizer") == needs
+    assert not any(padded.values())  # what is left belongs to attentions
+
+
+@torch.no_grad()
+def test_q_k_and_v_stay_in_floating_point_where_settings_say_so() -> None:
+    unet = micro_unet()
+    settings = QuantizationSettings(FAST.weights, ActivationSettings(4, "exponents", qkv=False))
+    calibrate_(unet, settings, TIMESTEPS)
+    names = {name.rpartition(".")[2] for name in activation_quantizers(unet)}
+    assert names == {"input_quantizer", "hidden", "text", "scores"}
+    processor = unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor
+    x = torch.randn(2, 9, 16)
+    assert processor.query(x) is processor.key(x) is processor.value(x) is x
+    bits = processor.query_bits, processor.key_bits, processor.value_bits
+    assert bits == (32, 32, 32)
 
 
 def test_module_types_do_not_change_in_calibration() -> None:

@@ -9,22 +9,22 @@ from dgq.affine import affine_parameters, fake_quantize
 from dgq.range_search import weight_range
 
 
-def error_by_hand(row: np.ndarray, low: float, high: float, n_bits: int) -> float:
-    qmax = 2**n_bits - 1
-    scale = (high - low) / qmax
+def error_by_hand(row: np.ndarray, low: float, high: float, n_bits: int, symmetric: bool) -> float:
+    qmax, half = 2**n_bits - 1, 2 ** (n_bits - 1)
+    scale = max(-low / half, high / (half - 1)) if symmetric else (high - low) / qmax
     if scale == 0:
         scale = 1.0
-    zero_point = np.rint(-low / scale)
+    zero_point = half if symmetric else np.rint(-low / scale)
     quantized = scale * (np.clip(np.rint(row / scale) + zero_point, 0, qmax) - zero_point)
     return float(np.mean(np.abs(quantized - row) ** 2.4))
 
 
-def slow_search(row: np.ndarray, n_bits: int) -> tuple[float, float]:
+def slow_search(row: np.ndarray, n_bits: int, symmetric: bool) -> tuple[float, float]:
     low, high = min(row.min(), 0.0), max(row.max(), 0.0)
     best, best_error = (low, high), np.inf
     for i in range(80):
         factor = 1 - 0.01 * i
-        error = error_by_hand(row, low * factor, high * factor, n_bits)
+        error = error_by_hand(row, low * factor, high * factor, n_bits, symmetric)
         if error < best_error:
             best, best_error = (low * factor, high * factor), error
     return best
@@ -35,14 +35,15 @@ def heavy_tailed(channels: int, n: int) -> Tensor:
     return torch.randn(channels, n, generator=generator, dtype=torch.float64).pow(3)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("n_bits", [2, 4, 8])
-def test_search_equals_a_slow_loop_over_channels(n_bits: int) -> None:
+def test_search_equals_a_slow_loop_over_channels(n_bits: int, symmetric: bool) -> None:
     weight = heavy_tailed(9, 60)
     weight[3] = weight[3].abs()
     weight[4] = -weight[4].abs()
     weight[5] *= 1e-5
-    low, high = weight_range(weight, n_bits, "mse")
-    expected = np.array([slow_search(row, n_bits) for row in weight.numpy()])
+    low, high = weight_range(weight, n_bits, "mse", symmetric)
+    expected = np.array([slow_search(row, n_bits, symmetric) for row in weight.numpy()])
     np.testing.assert_allclose(torch.stack([low, high], 1).numpy(), expected, rtol=1e-12)
 
 

@@ -29,14 +29,16 @@ def test_soft_rounding_reaches_both_ends(v: float, h: float) -> None:
 
 
 def test_logits_start_at_the_fraction() -> None:
-    fraction = torch.linspace(0, 0.999, 50, dtype=torch.float64)
-    torch.testing.assert_close(soft_rounding(rounding_logits(fraction)), fraction)
+    ratio = torch.linspace(-2, 2.999, 50, dtype=torch.float64)
+    torch.testing.assert_close(soft_rounding(rounding_logits(ratio)), ratio - ratio.floor())
 
 
 def test_hard_rounding_of_the_start_is_nearest_rounding() -> None:
     ratio = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 5
-    fraction = ratio - ratio.floor()
-    rounded = ratio.floor() + hard_rounding(rounding_logits(fraction))
+    halves = torch.arange(-9, 10) / 2
+    beside = [torch.nextafter(halves, torch.tensor(end)) for end in (-torch.inf, torch.inf)]
+    ratio = torch.cat([ratio, halves, *beside])
+    rounded = ratio.floor() + hard_rounding(rounding_logits(ratio))
     assert torch.equal(rounded, ratio.round())
 
 

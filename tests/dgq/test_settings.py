@@ -30,7 +30,7 @@ def test_bits_from_2_to_8_and_16_are_accepted(settings: Callable[[Any], Any], n_
 @pytest.mark.parametrize("n_groups", [0, -1, 2.0, True])
 def test_groups_are_a_whole_number_from_one(n_groups: Any) -> None:
     with pytest.raises(SettingsError, match=r"activations\.n_groups must be"):
-        ActivationSettings(8, n_groups)
+        ActivationSettings(8, n_groups=n_groups)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1.5])

@@ -1,0 +1,26 @@
+"""Which quantizer an activation gets."""
+
+from dgq.activation_quantizer import ActivationQuantizer
+from dgq.context import QuantizationContext
+from dgq.exponent_quantizer import ExponentQuantizer
+from dgq.range_quantizer import RangeQuantizer
+from dgq.settings import ActivationSettings
+
+
+def activation_quantizer(
+    settings: ActivationSettings,
+    context: QuantizationContext,
+    of_text: bool = False,
+    padded: bool = False,
+) -> RangeQuantizer:
+    """The quantizer that the settings ask for.
+
+    Args:
+        settings: bits and grouping.
+        context: mode and step of the UNet.
+        of_text: tokens are words, which do not move when the latents change their size.
+        padded: the input is extended by zeros, which need a code where zero points are limited.
+    """
+    if settings.grouping == "exponents":
+        return ExponentQuantizer(settings, context, of_text, padded)
+    return ActivationQuantizer(settings, context, of_text=of_text)

@@ -1,0 +1,78 @@
+"""Quantizer of an activation whose channels have scales that differ by powers of two."""
+
+import torch
+from torch import Tensor
+
+from dgq.context import QuantizationContext
+from dgq.exponent_search import (
+    base_scale,
+    centred_zero_point,
+    channel_exponents,
+    required_range,
+)
+from dgq.observer import Ranges
+from dgq.range_quantizer import RangeQuantizer
+from dgq.settings import ActivationSettings
+
+
+class ExponentQuantizer(RangeQuantizer):
+    """Affine quantization with scale ``scale[step] * 2^-exponent[channel]``.
+
+    ``scale`` is ``[steps]``, ``zero_point`` ``[steps, channels]`` and ``exponent`` ``[channels]``:
+    one pattern for all steps, so that the weights can be shifted once and a layer is one integer
+    product (docs/method.md). 2-D inputs count as one channel.
+
+    Args:
+        settings: bits, largest exponent, and whether each step has its own ranges.
+        context: mode and step of the UNet.
+        of_text: tokens are words.
+        padded: a convolution pads the input with zeros, which then need a code: zero points lie
+            among the codes. Otherwise from ``-qmax`` to ``2 qmax``.
+    """
+
+    exponent: Tensor
+
+    def __init__(
+        self,
+        settings: ActivationSettings,
+        context: QuantizationContext,
+        of_text: bool = False,
+        padded: bool = False,
+    ) -> None:
+        super().__init__(settings, context, of_text=of_text)
+        self.padded = padded
+        self.register_buffer("exponent", torch.empty(0, dtype=torch.uint8))
+
+    def fit_ranges_(self, channels: Ranges, pixels: Ranges | None) -> None:
+        """Choose the exponents, the base scale of each step, and each channel's zero point."""
+        low, high = required_range(*channels, self.padded)
+        self.exponent = channel_exponents(high - low, self.settings.max_exponent)
+        self.scale = base_scale(high - low, self.exponent, self.settings.n_bits)
+        scale = self.scale[:, None] * self._factor
+        # What was observed is centred, rather than what it was widened to.
+        zero_point = centred_zero_point(*channels, scale, self.settings.n_bits)
+        self.zero_point = self._limited(zero_point).to(torch.int32)
+
+    def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of every channel, broadcastable to ``x``."""
+        step = self.current_step()
+        scale, zero_point = self.current_ranges()
+        scale, zero_point = scale[step][:, None] * self._factor, zero_point[step]
+        shape = [zero_point.shape[0], *[1] * (x.ndim - 1)]
+        shape[1 if x.ndim == 4 else -1] = zero_point.shape[1]
+        return scale.view(shape), zero_point.view(shape)
+
+    def current_ranges(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
+        scale, zero_point = super().current_ranges()
+        return scale, self._limited(zero_point)
+
+    @property
+    def _factor(self) -> Tensor:
+        """``2^-exponent``, ``[channels]``; exact."""
+        return (-self.exponent.float()).exp2()
+
+    def _limited(self, zero_point: Tensor) -> Tensor:
+        largest = 2**self.settings.n_bits - 1
+        lowest, highest = (0, largest) if self.padded else (-largest, 2 * largest)
+        return zero_point.clamp(lowest, highest)

@@ -1,0 +1,136 @@
+"""Exponents: scales that differ by powers of two, chosen from ranges or magnitudes."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+N_PHASES = 64
+"""Base scales that are tried within a factor of two."""
+
+
+def channel_exponents(width: Tensor, max_exponent: int) -> Tensor:
+    """One exponent for each channel, for all steps.
+
+    A channel needs ``width / widest`` of its step; the largest of these over the steps decides. The
+    error is that with the base scale of each step as tight as the exponents allow.
+
+    Args:
+        width: ``[steps, channels]``, not negative; the range of codes that each channel needs.
+        max_exponent: exponents run from 0 to this.
+
+    Returns:
+        ``[channels]``, uint8. Channels without any width get ``max_exponent``.
+    """
+    relative = relative_to_largest(width)
+
+    def error(exponent: Tensor) -> Tensor:
+        base = (relative * exponent.exp2()).amax(1)
+        return base.square().sum() * (-2 * exponent).exp2().sum(1, keepdim=True)
+
+    return best_exponents(relative.amax(0, keepdim=True), max_exponent, error)[0]
+
+
+def group_exponents(rows: Tensor, group_size: int, max_exponent: int) -> Tensor:
+    """An exponent for each group of a weight's inputs, every output channel apart.
+
+    A group needs its largest magnitude relative to its channel's.
+
+    Args:
+        rows: weights ``[out, n]``.
+        group_size: inputs in a group; the last one may have fewer.
+        max_exponent: exponents run from 0 to this.
+
+    Returns:
+        ``[out, ceil(n / group_size)]``, uint8.
+    """
+    padding = -rows.shape[1] % group_size
+    groups = F.pad(rows.abs(), (0, padding)).unflatten(1, (-1, group_size))
+    relative = relative_to_largest(groups.amax(2))
+
+    def error(exponent: Tensor) -> Tensor:
+        base = (relative * exponent.exp2()).amax(1, keepdim=True)
+        return base.square() * (-2 * exponent).exp2().sum(1, keepdim=True)
+
+    return best_exponents(relative, max_exponent, error)
+
+
+def best_exponents(needed: Tensor, max_exponent: int, error: Callable[[Tensor], Tensor]) -> Tensor:
+    """Exponents of the base scale ``2^(i / N_PHASES)`` with the least error, the first of equals.
+
+    Args:
+        needed: ``[rows, members]``, the scale that each member needs; the largest of a row is 1.
+        max_exponent: exponents run from 0 to this.
+        error: of exponents ``[rows, members]``: ``[rows, 1]``, the sum of squared scales.
+
+    Returns:
+        ``[rows, members]``, uint8.
+    """
+    best = torch.zeros_like(needed)
+    least = torch.full_like(needed[:, :1], torch.inf)
+    for i in range(N_PHASES):
+        exponent = exponents_at(needed, 2 ** (i / N_PHASES), max_exponent)
+        found = error(exponent)
+        better = found < least
+        least, best = torch.where(better, found, least), torch.where(better, exponent, best)
+    return best.to(torch.uint8)
+
+
+def relative_to_largest(values: Tensor) -> Tensor:
+    """Values ``[rows, members]`` relative to the largest of their row; zeros where all are."""
+    largest = values.amax(1, keepdim=True)
+    return torch.where(largest > 0, values / largest, torch.zeros_like(values))
+
+
+def exponents_at(needed: Tensor, base: float, max_exponent: int) -> Tensor:
+    """The largest exponents with ``base * 2^-exponent >= needed``, of 0 to ``max_exponent``.
+
+    Args:
+        needed: scales, any shape, in ``[0, 1]``.
+        base: scale of exponent 0.
+        max_exponent: at least 0.
+    """
+    return (base / needed).log2().floor().clamp(0, max_exponent)
+
+
+def required_range(low: Tensor, high: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
+    """Ranges widened so far that their zero points stay near the codes.
+
+    Args:
+        low: minima, any shape.
+        high: maxima.
+        padded: zero is a value too, and needs a code. Otherwise a range that is far from zero is
+            widened to half of its larger end: ``-qmax <= zero_point <= 2 qmax``.
+    """
+    if padded:
+        return low.clamp(max=0), high.clamp(min=0)
+    return torch.minimum(low, high / 2), torch.maximum(high, low / 2)
+
+
+def base_scale(width: Tensor, exponent: Tensor, n_bits: int) -> Tensor:
+    """The least base scale of each step that covers all its channels: ``[steps]``.
+
+    Args:
+        width: ``[steps, channels]``.
+        exponent: ``[channels]``.
+        n_bits: bits of the codes.
+    """
+    scale = (width * exponent.float().exp2()).amax(1) / (2**n_bits - 1)
+    smallest = torch.finfo(scale.dtype).tiny * 2.0 ** int(exponent.max())
+    return torch.where(scale > 0, scale.clamp(min=smallest), torch.ones_like(scale))
+
+
+def centred_zero_point(low: Tensor, high: Tensor, scale: Tensor, n_bits: int) -> Tensor:
+    """Zero points that leave as many codes free below a range as above it.
+
+    Args:
+        low: lower ends ``[steps, channels]``.
+        high: upper ends.
+        scale: of each channel, ``[steps, channels]``.
+        n_bits: bits of the codes.
+
+    Returns:
+        ``[steps, channels]``, whole numbers.
+    """
+    return torch.round((2**n_bits - 1 - low / scale - high / scale) / 2)
