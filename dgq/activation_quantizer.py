@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dgq.affine import affine_parameters
-from dgq.context import QuantizationContext, word_index
+from dgq.context import QuantizationContext
+from dgq.group_lookup import GroupTable, element_parameters
 from dgq.grouping import group_ranges, spread
 from dgq.observer import Ranges
 from dgq.range_quantizer import RangeQuantizer
@@ -54,37 +55,9 @@ class ActivationQuantizer(RangeQuantizer):
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every element, broadcastable to ``x``."""
-        step = self.current_step()
-        index = self._members_of(x, step)
-        shape = self._broadcast_shape(x, index)
         scale, zero_point = self.current_ranges()
-        return (
-            scale[step].gather(1, index).view(shape),
-            zero_point[step].gather(1, index).view(shape),
-        )
-
-    def _members_of(self, x: Tensor, step: Tensor) -> Tensor:
-        """Group of each member of the grouped axis, ``[1 or batch, members]``."""
-        index = self.group_index[step].long()
-        if index.shape[1] == 1 or not self.on_pixels:
-            return index
-        n_pixels = x.shape[2] * x.shape[3] if x.ndim == 4 else x.shape[1]
-        if self.of_text:
-            if n_pixels == index.shape[1]:
-                return index
-            return index[:, word_index(n_pixels, index.shape[1]).to(index.device)]
-        moved = self.context.pixel_index(n_pixels, index.shape[1])
-        return index if moved is None else index[:, moved.to(index.device)]
-
-    def _broadcast_shape(self, x: Tensor, index: Tensor) -> list[int]:
-        shape = [1] * x.ndim
-        shape[0] = index.shape[0]
-        if index.shape[1] == 1:
-            return shape
-        if x.ndim == 4 and self.on_pixels:
-            return [*shape[:2], x.shape[2], x.shape[3]]
-        shape[1 if x.ndim == 4 or self.on_pixels else -1] = index.shape[1]
-        return shape
+        table = GroupTable(scale, zero_point, self.group_index, self.on_pixels, self.of_text)
+        return element_parameters(x, table, self.context)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -1,18 +1,24 @@
 """Quantized models on disk: packed weights as safetensors, everything else as JSON."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from dgq.context import QuantizationContext
 from dgq.errors import DGQError, SettingsError
 from dgq.files import read_tensors, sha256_of, write_json, write_tensors
+from dgq.inference.build import build_, fill_
+from dgq.inference.execution import Mode, prepare_
+from dgq.inference.freeze import frozen_state
 from dgq.layers import quantized_layers
-from dgq.quantize import activation_quantizers, quantize_
+from dgq.quantize import activation_quantizers
 from dgq.settings import (
     ActivationSettings,
     QuantizationSettings,
@@ -21,10 +27,15 @@ from dgq.settings import (
     check_positive,
 )
 
-FORMAT = "dgq-1"
+FORMAT = "dgq-2"
+FIRST_FORMAT = "dgq-1"
+"""Stored the modules of a calibration; read for ever, no longer written."""
+
 WEIGHTS_FILE = "quantized.safetensors"
 MANIFEST_FILE = "quantization.json"
 FOLDER = "quantized"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,26 +89,18 @@ class Manifest:
 
 
 def save_quantized(unet: UNet2DConditionModel, folder: Path, manifest: Manifest) -> None:
-    """Write a calibrated UNet as packed weights and a manifest, the manifest last."""
+    """Write a calibrated or loaded UNet as packed weights and a manifest, the manifest last."""
     weights = folder / WEIGHTS_FILE
-    write_tensors(weights, packed_state(unet), {"format": FORMAT})
+    write_tensors(weights, packed_state(unet, manifest.quantization), {"format": FORMAT})
     content = {"format": FORMAT, **asdict(manifest), "weights_sha256": sha256_of(weights)}
     write_json(folder / MANIFEST_FILE, content)
 
 
-def packed_state(unet: nn.Module) -> dict[str, Tensor]:
-    """The state of a calibrated UNet without the full-precision weights and what was observed."""
-    dropped = {
-        f"{name}.{part}"
-        for name, layer in quantized_layers(unet).items()
-        if layer.weight_quantizer is not None
-        for part in ("weight", "bias")
-    }
-    return {
-        name: tensor
-        for name, tensor in unet.state_dict().items()
-        if name not in dropped and ".learnable." not in name and ".observer." not in name
-    }
+def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, Tensor]:
+    """The tensors of a quantized UNet as they are stored: packed, with nothing that calibrated."""
+    state = unet.state_dict()
+    calibrated = isinstance(unet.calls, QuantizationContext)
+    return frozen_state(state, settings) if calibrated else dict(state)
 
 
 def quantized_folder(path: str | Path) -> Path:
@@ -126,8 +129,12 @@ def read_manifest(path: str | Path) -> Manifest:
     file = quantized_folder(path) / MANIFEST_FILE
     try:
         content = json.loads(file.read_text())
-        if content.pop("format") != FORMAT:
-            raise DGQError(f"{file} is of another format: expected {FORMAT}; make it again")
+        version = content.pop("format")
+        if version not in (FORMAT, FIRST_FORMAT):
+            raise DGQError(
+                f"{file} is of another format, {version}: expected {FORMAT} or {FIRST_FORMAT}; "
+                "a newer dgq may read it"
+            )
         quantization = content.pop("quantization")
         return Manifest(
             **content
@@ -152,41 +159,49 @@ def quantization_settings(content: dict[str, Any]) -> QuantizationSettings:
     )
 
 
-def load_quantized_unet(path: str | Path) -> UNet2DConditionModel:
-    """A quantized UNet from a run folder or a quantized model's folder, weights still packed.
+def load_quantized_unet(
+    path: str | Path, execution: Mode = "auto", dtype: torch.dtype | None = None
+) -> UNet2DConditionModel:
+    """A quantized UNet from a run folder or a quantized model's folder, ready to run.
 
     Loading is strict and needs no calibration, no forward pass and no full-precision weights.
 
+    Args:
+        path: of the folder.
+        execution: ``integer``, ``float``, or ``auto``, which takes integers where this machine
+            multiplies them exactly and fast; ``unet.execution`` says what runs.
+        dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
+            computes in it, else float32.
+
     Raises:
-        DGQError: if files are missing, damaged, or do not belong together.
+        DGQError: if files are missing, damaged, or do not belong together, or integers are asked
+            for and cannot be used.
     """
     manifest = read_manifest(path)
     file = quantized_folder(path) / WEIGHTS_FILE
     state, metadata = read_tensors(file)
-    if metadata.get("format") != FORMAT or sha256_of(file) != manifest.weights_sha256:
+    first = metadata.get("format") == FIRST_FORMAT
+    known = first or metadata.get("format") == FORMAT
+    if not known or sha256_of(file) != manifest.weights_sha256:
         raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
     try:
         unet = empty_quantized_unet(manifest)
     except (ValueError, TypeError) as error:
         raise DGQError(f"{file.with_name(MANIFEST_FILE)} describes no UNet: {error}") from error
     try:
-        unet.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise DGQError(
-            f"{file} does not fit the UNet in {MANIFEST_FILE}: {str(error)[:300]}"
-        ) from error
-    return unet.eval()
+        fill_(unet, frozen_state(state, manifest.quantization) if first else state)
+    except DGQError as error:
+        raise DGQError(f"{file} does not fit the UNet in {MANIFEST_FILE}: {error}") from error
+    unet.execution = prepare_(unet.eval().requires_grad_(False), execution, dtype)
+    log.info("%s: %s", path, unet.execution)
+    return unet
 
 
 def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
-    """A quantized UNet whose parameters are on the meta device, to be loaded."""
+    """A UNet of inference modules without tensors, on the meta device, to be filled."""
     with init_empty_weights(include_buffers=True):
         unet = UNet2DConditionModel.from_config(manifest.unet_config)
-    quantize_(unet, manifest.quantization, manifest.timesteps, manifest.latent_size)
-    for layer in quantized_layers(unet).values():
-        layer.drop_full_precision_()
-    for quantizer in activation_quantizers(unet).values():
-        quantizer.learnable = None
+    build_(unet, manifest.quantization, manifest.timesteps, manifest.latent_size)
     return unet
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dgq.channel_lookup import channel_parameters, fraction
 from dgq.context import QuantizationContext
 from dgq.exponent_search import (
     base_scale,
@@ -48,29 +49,19 @@ class ExponentQuantizer(RangeQuantizer):
         low, high = required_range(*channels, self.padded)
         self.exponent = channel_exponents(high - low, self.settings.max_exponent)
         self.scale = base_scale(high - low, self.exponent, self.settings.n_bits)
-        scale = self.scale[:, None] * self._factor
+        scale = self.scale[:, None] * fraction(self.exponent)
         # What was observed is centred, rather than what it was widened to.
         zero_point = centred_zero_point(*channels, scale, self.settings.n_bits)
         self.zero_point = self._limited(zero_point).to(torch.int32)
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel, broadcastable to ``x``."""
-        step = self.current_step()
-        scale, zero_point = self.current_ranges()
-        scale, zero_point = scale[step][:, None] * self._factor, zero_point[step]
-        shape = [zero_point.shape[0], *[1] * (x.ndim - 1)]
-        shape[1 if x.ndim == 4 else -1] = zero_point.shape[1]
-        return scale.view(shape), zero_point.view(shape)
+        return channel_parameters(x, *self.current_ranges(), self.exponent, self.context)
 
     def current_ranges(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
         scale, zero_point = super().current_ranges()
         return scale, self._limited(zero_point)
-
-    @property
-    def _factor(self) -> Tensor:
-        """``2^-exponent``, ``[channels]``; exact."""
-        return (-self.exponent.float()).exp2()
 
     def _limited(self, zero_point: Tensor) -> Tensor:
         largest = 2**self.settings.n_bits - 1

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dgq.activations import activation_quantizer
 from dgq.context import QuantizationContext
-from dgq.errors import DGQError
 from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
 from dgq.weight_quantizer import WeightQuantizer
@@ -67,11 +66,6 @@ class QuantizedLayer(nn.Module):
         if self.weight_quantizer is not None and self.context.weights:
             weight, bias = self.weight_quantizer(self._bias)
             return x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        if self.weight is None:
-            raise DGQError(
-                "a packed model holds no full-precision weights: load the original pipeline "
-                "to run it without quantization"
-            )
         return x, cast(Tensor, self.weight), self._bias
 
     def start_learning_(self) -> None:
@@ -83,13 +77,6 @@ class QuantizedLayer(nn.Module):
         """End the learning and keep packed codes."""
         if self.weight_quantizer is not None:
             self.weight_quantizer.harden_(self._bias)
-
-    def drop_full_precision_(self) -> None:
-        """Forget the full-precision weight, as in a packed checkpoint."""
-        if self.weight_quantizer is not None:
-            self.register_parameter("weight", None)
-            self.register_parameter("bias", None)
-            self.weight_quantizer.learnable = None
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):

@@ -1,17 +1,23 @@
 """Put quantized layers and attention processors into a stock diffusers UNet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from dgq.attention import QuantAttnProcessor, unsupported_feature
-from dgq.context import ATTRIBUTE, QuantizationContext
+from dgq.activations import activation_quantizer
+from dgq.attention import become_quantized_ as attention_becomes_quantized_
+from dgq.attention import unsupported_feature
+from dgq.context import QuantizationContext
 from dgq.errors import DGQError
 from dgq.layers import QuantConv2d, QuantLinear
+from dgq.quantized_unet import QuantizedUNet
+from dgq.quantized_unet import become_quantized_ as unet_becomes_quantized_
 from dgq.range_quantizer import RangeQuantizer
+from dgq.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 
 SHARED_INPUTS = ("to_q", "to_k", "to_v")
@@ -36,16 +42,18 @@ def quantize_(
         DGQError: if the UNet is quantized already, holds an attention that the processor cannot
             compute, or a pattern in ``settings.keep`` matches no layer.
     """
-    if hasattr(unet, ATTRIBUTE):
+    if isinstance(unet, QuantizedUNet):
         raise DGQError("this UNet is quantized already: load a fresh one")
     names = layers_to_quantize(unet, settings.keep)
     check_attentions(unet)
     context = QuantizationContext(timesteps, latent_size)
     for name in names:
         swap_layer_(unet, name, settings, context)
-    set_processors_(unet, names, settings, context)
-    setattr(unet, ATTRIBUTE, context)
-    unet.register_forward_pre_hook(context.read_call, with_kwargs=True)
+    for attention in quantized_attentions(unet, names).values():
+        quantizers = attention_quantizers(settings, attention.is_cross_attention, context)
+        keep_start = attention.is_cross_attention and settings.scores.keep_start_token
+        attention_becomes_quantized_(attention, context, quantizers, keep_start)
+    unet_becomes_quantized_(unet, context)
     return unet
 
 
@@ -81,18 +89,28 @@ def swap_layer_(
         unet.set_submodule(name, QuantLinear(stock, settings, context, shared))
 
 
-def set_processors_(
-    unet: UNet2DConditionModel,
-    quantized: Sequence[str],
-    settings: QuantizationSettings,
-    context: QuantizationContext,
-) -> None:
-    """Give every attention with quantized layers a quantized processor; others stay stock."""
+def quantized_attentions(unet: nn.Module, quantized: Sequence[str]) -> dict[str, Attention]:
+    """Attentions with quantized layers, by name; others stay stock."""
     owners = {name.partition(".to_")[0] for name in quantized}
-    for name, module in unet.named_modules():
-        if isinstance(module, Attention) and name in owners:
-            processor = QuantAttnProcessor(settings, module.is_cross_attention, context)
-            module.set_processor(processor.train(module.training))
+    found = unet.named_modules()
+    return {n: module for n, module in found if isinstance(module, Attention) and n in owners}
+
+
+def attention_quantizers(
+    settings: QuantizationSettings, is_cross: bool, context: QuantizationContext
+) -> dict[str, nn.Module | None]:
+    """What an attention gets: see ``attention.become_quantized_``."""
+    activations = settings.activations
+    inside = activations if activations.qkv else replace(activations, n_bits=16)
+    quantizers: dict[str, nn.Module | None] = {
+        "input": activation_quantizer(activations, context),
+        "context": activation_quantizer(activations, context, of_text=True) if is_cross else None,
+        "query": activation_quantizer(inside, context),
+        "key": activation_quantizer(inside, context, of_text=is_cross),
+        "value": activation_quantizer(inside, context, of_text=is_cross),
+        "score": score_quantizer(settings, is_cross, context),
+    }
+    return quantizers
 
 
 def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:

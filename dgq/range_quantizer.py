@@ -118,11 +118,6 @@ class RangeQuantizer(SizedByCheckpoint):
             return self.scale, self.zero_point
         return self.learnable.corrected(self.scale, self.zero_point, self.settings.n_bits)
 
-    def current_step(self) -> Tensor:
-        """Row of the parameters for each sample, ``[1]`` or ``[batch]``."""
-        step = self.context.step if self.scale.shape[0] > 1 else self.context.step.new_zeros(1)
-        return step.to(self.scale.device)
-
     def observed(self, name: str) -> tuple[Ranges, Ranges | None]:
         """Ranges of channels and pixels for each step, or for all of them as one."""
         if self.observer is None or self.observer.channel_low.numel() == 0:

@@ -129,10 +129,10 @@ class Stream:
             if current not in self._passes or current.parent is None:
                 return
             context = context_of(self.unet)
-            step, size = context.step, context.current_size
-            current.parent.switch(Arrival(name, TargetInput(args, kwargs, step)))
+            call = context.current
+            current.parent.switch(Arrival(name, TargetInput(args, kwargs, context.step)))
             # Other passes have run meanwhile; the context must speak of this one again.
-            context.step, context.current_size = step, size
+            context.current = call
 
         return suspend
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgq.context import at_step, quantization
+from dgq.context import at_step, context_of, quantization
 from dgq.paired_streams import PairedStreams
 from dgq.reconstruction import noise_and_signal
 
@@ -25,7 +25,7 @@ class Visit:
     def output(self, rows: Tensor) -> Tensor:
         """What the target computes for samples ``rows [n]``, in the mode that the UNet is in."""
         inputs = self.streams.inputs(rows)
-        with at_step(self.streams.unet, inputs.step):
+        with at_step(context_of(self.streams.unet), inputs.step):
             return self.target(*inputs.args, **inputs.kwargs)
 
     def output_and_reference(self, rows: Tensor, activations: bool) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,14 @@ def products_are_exact() -> bool:
 
 def _has_fast_products() -> bool:
     """Whether the CPU multiplies bytes by instructions of their own."""
+    return any(name in ("avx512_vnni", "avx_vnni", "amx_int8") for name in features())
+
+
+def features() -> tuple[str, ...]:
+    """What of the CPU decides how fast quantized models run."""
     has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    names = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    return tuple(name for name in names if has.get(name, False))
 
 
 def pack_linear(weight: Tensor) -> Tensor:

@@ -1,0 +1,128 @@
+"""Put inference modules into a UNet, for the tensors of a calibration or of a file to fill."""
+
+from collections.abc import Mapping, Sequence
+
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from dgq import attention, quantized_unet
+from dgq.calls import SamplerCalls
+from dgq.errors import DGQError
+from dgq.inference.geometry import geometry_of
+from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
+from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
+from dgq.inference.scores import AffineScores
+from dgq.quantize import SHARED_INPUTS, layers_to_quantize, quantized_attentions
+from dgq.scores import LogScoreQuantizer, score_method
+from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
+
+
+def build_(
+    unet: nn.Module,
+    settings: QuantizationSettings,
+    timesteps: Sequence[float],
+    latent_size: tuple[int, int],
+) -> None:
+    """Replace the layers of a UNet that are to be quantized by inference modules, still empty.
+
+    Args:
+        unet: stock, or calibrated; its parameters may be on the meta device.
+        settings: what is quantized and how.
+        timesteps: the scheduler's values that scales exist for.
+        latent_size: height and width of the latents of the calibration.
+    """
+    names = layers_to_quantize(unet, settings.keep)
+    calls = SamplerCalls(timesteps, latent_size)
+    for name, owner in quantized_attentions(unet, names).items():
+        equip_attention_(owner, settings, calls, names, name)
+    for name in names:
+        unet.set_submodule(name, empty_layer(unet, name, settings, calls))
+    quantized_unet.become_quantized_(unet, calls)
+
+
+def empty_layer(
+    unet: nn.Module, name: str, settings: QuantizationSettings, calls: SamplerCalls
+) -> FrozenLayer:
+    """The inference module of one linear or convolution layer, without tensors."""
+    stock = unet.get_submodule(name)
+    assert isinstance(stock, nn.Linear | nn.Conv2d)
+    shared = name.rpartition(".")[2] in SHARED_INPUTS
+    n_bits = operand_bits(settings.activations.n_bits)
+    quantizer = None if shared else input_quantizer(settings, calls)
+    arguments = (geometry_of(stock, name), quantizer, n_bits)
+    has_bias = stock.bias is not None
+    if operand_bits(settings.weights.n_bits) == FLOAT_BITS:
+        layer: FrozenLayer = FloatLayer(*arguments, has_bias=has_bias)
+    else:
+        layer = PackedLayer(*arguments, weights=settings.weights, has_bias=has_bias)
+    return layer.train(stock.training)
+
+
+def input_quantizer(
+    settings: QuantizationSettings, calls: SamplerCalls, of_text: bool = False
+) -> InputQuantizer | None:
+    """An empty quantizer of an activation; None where activations stay in floating point."""
+    activations = settings.activations
+    if operand_bits(activations.n_bits) == FLOAT_BITS:
+        return None
+    per_channel = activations.grouping == "exponents" or activations.n_groups == 1
+    kind = ChannelInput if per_channel else GroupedInput
+    return kind(activations.n_bits, calls, of_text)
+
+
+def equip_attention_(
+    owner: Attention,
+    settings: QuantizationSettings,
+    calls: SamplerCalls,
+    quantized: Sequence[str],
+    name: str,
+) -> None:
+    """Give an attention the empty quantizers of its inputs, q, k, v and scores."""
+    is_cross = owner.is_cross_attention
+    keep_start = is_cross and settings.scores.keep_start_token
+
+    def quantizer(exists: bool, of_text: bool = False) -> nn.Module:
+        made = input_quantizer(settings, calls, of_text) if exists else None
+        return nn.Identity() if made is None else made
+
+    inside = settings.activations.qkv
+    quantizers = {
+        "input": quantizer(True),
+        "context": quantizer(True, of_text=True) if is_cross else None,
+        "query": quantizer(inside),
+        "key": quantizer(inside, of_text=is_cross),
+        "value": quantizer(inside, of_text=is_cross),
+        "score": score_quantizer(settings, is_cross, keep_start, calls),
+    }
+    attention.become_quantized_(owner, calls, quantizers, keep_start)
+
+
+def score_quantizer(
+    settings: QuantizationSettings, is_cross: bool, keep_start: bool, calls: SamplerCalls
+) -> nn.Module | None:
+    """The quantizer of one attention's scores; None where they stay in floating point."""
+    scores = settings.scores
+    if operand_bits(scores.n_bits) == FLOAT_BITS:
+        return None
+    if score_method(scores, is_cross) == "log":
+        return LogScoreQuantizer(scores.n_bits, keep_start)
+    return AffineScores(scores.n_bits, calls, keep_start)
+
+
+def fill_(unet: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give empty inference modules, and what is kept, their tensors; checks names and values.
+
+    Raises:
+        DGQError: if the tensors are not those of this UNet.
+    """
+    try:
+        unet.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise DGQError(f"the tensors do not fit the UNet: {str(error)[:300]}") from error
+    for name, module in unet.named_modules():
+        if isinstance(module, FrozenLayer | InputQuantizer):
+            problem = module.problem()
+            if problem is not None:
+                raise DGQError(f"{name}: {problem}")
+        if isinstance(module, GroupedInput):
+            module.settle_()

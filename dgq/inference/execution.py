@@ -1,0 +1,164 @@
+"""How a quantized UNet runs on this machine: which layers multiply integers, and why others do not."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from dgq.attention import QuantizedAttention
+from dgq.errors import DGQError, SettingsError
+from dgq.inference.folding import channel_shifts
+from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.integer_layer import IntegerLayer, fold
+from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.ops import attention as fused_attention
+from dgq.ops import cpu, native
+
+Mode = Literal["auto", "integer", "float"]
+MODES = ("auto", "integer", "float")
+NORMS = (nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What runs.
+
+    Args:
+        mode: that was asked for.
+        integer_layers: layers that multiply integers.
+        float_layers: by reason, layers that compute in floating point.
+        dtype: of everything that is not quantized.
+        attention: which kernel computes it.
+        features: of the CPU, that matter.
+    """
+
+    mode: Mode
+    integer_layers: int
+    float_layers: dict[str, int] = field(default_factory=dict)
+    dtype: str = "float32"
+    attention: str = "torch"
+    features: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.integer_layers} layers multiply integers"]
+        parts += [f"{n} in floating point ({reason})" for reason, n in self.float_layers.items()]
+        return (
+            f"{', '.join(parts)}; the rest in {self.dtype}, attention by {self.attention}; "
+            f"CPU: {', '.join(self.features) or 'no fast integer products'}"
+        )
+
+
+def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = None) -> Execution:
+    """Let a quantized UNet run as fast as this machine can; weights are folded layer by layer.
+
+    Args:
+        unet: of inference modules, on the CPU.
+        mode: ``integer``, ``float``, or ``auto``: integers where this machine multiplies them
+            exactly and fast.
+        dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
+            computes in it, else float32. Norms stay in float32.
+
+    Raises:
+        DGQError: if integers are asked for and no layer can use them.
+    """
+    if mode not in MODES:
+        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
+    usable = mode != "float" and (mode == "integer" or cpu.products_are_exact())
+    if usable and not cpu.products_are_exact():
+        raise DGQError(
+            "execution integer: this machine does not multiply bytes exactly and fast (a CPU with "
+            "AVX512-VNNI, AVX-VNNI or AMX does): use execution auto or float"
+        )
+    reasons = fold_layers_(unet) if usable else Counter[str]()
+    if not usable:
+        why = "asked for" if mode == "float" else "no fast integer products here"
+        reasons[why] = sum(isinstance(m, FrozenLayer) for m in unet.modules())
+    n_integer = sum(isinstance(m, IntegerLayer) for m in unet.modules())
+    if mode == "integer" and n_integer == 0:
+        raise DGQError(f"execution integer: no layer can use integers ({', '.join(reasons)})")
+    if dtype is None:
+        native_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        dtype = torch.bfloat16 if n_integer and native_bfloat16 else torch.float32
+    settle_(unet, dtype, channels_last=n_integer > 0)
+    kernels = native.kernels() if dtype == torch.bfloat16 else None
+    own = kernels is not None and kernels.has_attention
+    return Execution(
+        *(mode, n_integer, dict(reasons), str(dtype).removeprefix("torch.")),
+        "our kernel" if own else "torch",
+        cpu.features(),
+    )
+
+
+def fold_layers_(unet: nn.Module) -> Counter[str]:
+    """Replace every layer that can be one integer product; the reasons of the others, counted."""
+    reasons: Counter[str] = Counter()
+    owners = {n: m for n, m in unet.named_modules() if isinstance(m, QuantizedAttention)}
+    for name, owner in owners.items():
+        for quantizer, leaves in readers_of(owner).items():
+            reasons.update(fold_readers_(unet, quantizer, [f"{name}.{leaf}" for leaf in leaves]))
+    for name, module in list(unet.named_modules()):
+        if isinstance(module, FrozenLayer) and name.rpartition(".")[2] not in SHARED:
+            reasons.update(fold_readers_(unet, module.input_quantizer, [name]))
+    return reasons
+
+
+SHARED = ("to_q", "to_k", "to_v")
+
+
+def readers_of(owner: QuantizedAttention) -> dict[nn.Module, tuple[str, ...]]:
+    """The layers of an attention that read each of its quantized inputs."""
+    if owner.context_quantizer is None:
+        return {owner.input_quantizer: SHARED}
+    return {owner.input_quantizer: SHARED[:1], owner.context_quantizer: SHARED[1:]}
+
+
+def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]) -> Counter[str]:
+    """Replace the layers that read one quantized tensor, all or none; the reasons if not."""
+    layers = [unet.get_submodule(name) for name in names]
+    frozen = [layer for layer in layers if isinstance(layer, FrozenLayer)]
+    if len(frozen) < len(layers):
+        return Counter({"reads the same tensor as a kept layer": len(frozen)})
+    obstacle = obstacle_of(quantizer, frozen)
+    if obstacle is not None:
+        return Counter({obstacle: len(frozen)})
+    assert isinstance(quantizer, ChannelInput)
+    channels = frozen[0].geometry.in_channels
+    shifts = channel_shifts(quantizer.exponent, quantizer.n_bits, channels)
+    packed = [layer for layer in frozen if isinstance(layer, PackedLayer)]
+    folded = [fold(layer, shifts) for layer in packed]
+    if any(weight is None for weight in folded):
+        return Counter({"shifted weights do not fit into 8 bits": len(frozen)})
+    quantizer.prepare_(channels, shifts.codes)
+    quantizer.emits_codes = packed[0].input_quantizer is None
+    for name, layer, weight in zip(names, packed, folded, strict=True):
+        assert weight is not None
+        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight, shifts).eval())
+    return Counter()
+
+
+def obstacle_of(quantizer: nn.Module | None, layers: list[FrozenLayer]) -> str | None:
+    """Why layers that read one quantized tensor cannot multiply integers, if so."""
+    if not all(isinstance(layer, PackedLayer) for layer in layers):
+        return "weights in floating point"
+    if quantizer is None or isinstance(quantizer, nn.Identity):
+        return "activations in floating point"
+    if not isinstance(quantizer, ChannelInput):
+        return "k-means groups need an integer product each, which is slower"
+    if any(layer.geometry.pads for layer in layers) and not quantizer.has_code_of_zero():
+        return "zeros around the image have no code"
+    return None
+
+
+def settle_(unet: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
+    """Convert what is not quantized, but for the norms; lay images out by pixels."""
+    if channels_last:
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if dtype == torch.float32:
+        return
+    for module in unet.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
+        if isinstance(module, QuantizedAttention):
+            module.attend = fused_attention

@@ -1,0 +1,91 @@
+"""From the first life of a quantized UNet to the second: what calibration found, packed."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dgq.context import context_of
+from dgq.inference.build import build_, fill_
+from dgq.settings import QuantizationSettings
+
+RENAMED = (
+    (r"\.weight_quantizer\.", "."),
+    (r"\.processor\.hidden\.", ".input_quantizer."),
+    (r"\.processor\.text\.", ".context_quantizer."),
+    (r"\.processor\.scores\.", ".score_quantizer."),
+    (r"\.processor\.(query|key|value)\.", r".\1_quantizer."),
+)
+"""From names of calibration modules, those of the first file format included, to inference ones."""
+
+LEARNED = (".learnable.", ".observer.")
+
+
+@torch.no_grad()
+def freeze_(unet: nn.Module, settings: QuantizationSettings) -> None:
+    """Turn a calibrated UNet into one that runs, in place: floating-point weights are dropped.
+
+    Args:
+        unet: calibrated: every target is hardened, every range is fitted.
+        settings: that it was calibrated with.
+    """
+    context = context_of(unet)
+    state = frozen_state(unet.state_dict(), settings)
+    build_(unet, settings, context.timesteps, context.latent_size)
+    fill_(unet, state)
+
+
+def frozen_state(
+    calibrated: Mapping[str, Tensor], settings: QuantizationSettings
+) -> dict[str, Tensor]:
+    """Tensors of inference modules from those of calibration modules.
+
+    Also from those in files of the first format, which stored calibration modules.
+    """
+    owners: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in calibrated.items():
+        owner, _, leaf = name.rpartition(".")
+        if not any(part in name for part in LEARNED):
+            owners.setdefault(owner, {})[leaf] = tensor
+    state: dict[str, Tensor] = {}
+    for owner, tensors in owners.items():
+        if f"{owner}.weight_quantizer" in owners:
+            continue  # weight and bias in full precision
+        state |= {renamed(f"{owner}.{k}"): t for k, t in frozen(owner, tensors, settings).items()}
+    return state
+
+
+def frozen(
+    owner: str, tensors: dict[str, Tensor], settings: QuantizationSettings
+) -> dict[str, Tensor]:
+    """The tensors of one module as its inference counterpart holds them."""
+    if owner.endswith(".weight_quantizer"):
+        return {name: t for name, t in tensors.items() if t.numel()}  # some have no bias
+    if "zero_point" not in tensors:
+        return tensors
+    if tensors["scale"].numel() == 0:
+        return {}  # 16 bits: passes its input unchanged
+    tensors = tensors | {"zero_point": narrow(tensors["zero_point"])}
+    activations = settings.activations
+    one_group = activations.grouping == "kmeans" and activations.n_groups == 1
+    is_score = renamed(f"{owner}.").endswith(".score_quantizer.")
+    if "group_index" in tensors and (one_group or is_score):
+        # One group of all: as channels are stored that have everything in common.
+        exponent = torch.zeros(1, dtype=torch.uint8)
+        scale, zero_point = tensors["scale"][:, 0], tensors["zero_point"]
+        return {"scale": scale, "zero_point": zero_point, "exponent": exponent}
+    return tensors
+
+
+def renamed(name: str) -> str:
+    """The name of a tensor in the inference modules."""
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def narrow(zero_point: Tensor) -> Tensor:
+    """The same whole numbers in 16 bits where they fit."""
+    fits = bool((zero_point.abs() < 2**15).all())
+    return zero_point.to(torch.int16 if fits else torch.int32)

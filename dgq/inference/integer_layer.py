@@ -1,0 +1,148 @@
+"""A quantized layer that multiplies integers: one product of u8 codes with an s8 weight."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgq.errors import DGQError
+from dgq.inference.exact_buffers import ExactBuffers
+from dgq.inference.folding import Shifts, fits, weight_shifts, zero_point_sums
+from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.layers import PackedLayer, moved, packed_codes
+from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.ops import int_conv2d, int_linear
+from dgq.ops.cpu import pack_conv2d, pack_linear
+from dgq.ops.reference import dense
+
+
+class FoldedWeight:
+    """An int8 weight in the layout that the operators want; never changed, so copies share it.
+
+    Args:
+        tensor: as ``pack_linear`` and ``pack_conv2d`` return it.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedWeight":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a UNet that was prepared for a CPU is not pickled: load it where it runs")
+
+
+class IntegerLayer(ExactBuffers):
+    """A linear or convolution layer on quantized tensors.
+
+    What it saves is what the packed layer it was made from held: codes are taken out of the folded
+    weight again, so that a weight is in memory once.
+
+    Args:
+        packed: the layer in its stored form.
+        reader: the quantizer of its input, its own or its owner's.
+        folded: the weight ``[out, n]``, as ``fold`` returns it.
+        shifts: by which it was folded.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    exponent: Tensor | None
+    weight_scale: Tensor
+    folded_bias: Tensor
+
+    def __init__(
+        self, packed: PackedLayer, reader: ChannelInput, folded: Tensor, shifts: Shifts
+    ) -> None:
+        super().__init__()
+        self.geometry = packed.geometry
+        self.settings = packed.settings
+        self.input_quantizer = packed.input_quantizer
+        self.activation_bits = packed.activation_bits
+        self.n_inputs = packed.n_inputs
+        for name in ("scale", "zero_point", "exponent", "bias"):
+            self.register_buffer(name, getattr(packed, name))
+        self._shifts = shifts
+        largest = 0 if packed.exponent is None else int(packed.exponent.max())
+        scale = packed.scale * 2.0 ** -(shifts.total + largest)
+        zeros = zero_point_sums(folded, reader.zero_point * reader.shift.int(), self.geometry)
+        bias = -(reader.scale[:, None].double() * scale * zeros)
+        bias = bias if packed.bias is None else bias + packed.bias
+        self.register_buffer("weight_scale", scale, persistent=False)
+        self.register_buffer("folded_bias", bias.float(), persistent=False)
+        self.weight = FoldedWeight(laid_out(folded, self.geometry))
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the codes."""
+        return self.settings.n_bits
+
+    def forward(self, x: Tensor | QuantizedTensor) -> Tensor:
+        """What the stock layer computes; of a tensor it quantizes first, or of a quantized one."""
+        if isinstance(self.geometry, ConvGeometry):
+            return self._convolve(x, self.geometry)
+        quantized = x if isinstance(x, QuantizedTensor) else self._codes(x)
+        return int_linear(
+            *(quantized.codes, self.weight.tensor, self.weight_scale, quantized.scale),
+            *(self.folded_bias, quantized.step, quantized.dtype),
+        )
+
+    def _convolve(self, x: Tensor | QuantizedTensor, conv: ConvGeometry) -> Tensor:
+        if isinstance(x, Tensor):
+            x = self._codes(x.permute(0, 2, 3, 1), conv.padding)
+        output = int_conv2d(
+            *(x.codes, self.weight.tensor, self.weight_scale, x.scale, self.folded_bias, x.step),
+            *(conv.kernel, conv.stride, conv.dilation, conv.groups, x.dtype),
+        )
+        return output.permute(0, 3, 1, 2)
+
+    def _codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise DGQError(
+                "integer products have no gradients: load the model with execution='float'"
+            )
+        return self.input_quantizer.codes(x, padding)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(unet)``."""
+        return f"{self.geometry}, W{self.weight_bits}A{self.activation_bits}, integer"
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "codes"] = self.codes()
+
+    def codes(self) -> Tensor:
+        """The packed codes ``[out, ...]`` that the weight was folded from."""
+        folded = dense(self.weight.tensor).reshape(self.geometry.out_channels, -1)
+        exponent = None
+        if self.exponent is not None:
+            exponent = self.exponent.repeat_interleave(self.settings.group_size, 1)
+            exponent = exponent[:, : self.n_inputs]
+        shift = weight_shifts(self._shifts, exponent, self.geometry)
+        return packed_codes(folded.to(torch.int16) >> shift, self.zero_point, self.weight_bits)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        if moved(fn, self.scale):
+            raise DGQError(
+                "this UNet is prepared for integer products on a CPU: load it again with "
+                "execution='float' to run it elsewhere"
+            )
+        return super()._apply(fn, recurse)
+
+
+def fold(packed: PackedLayer, shifts: Shifts) -> Tensor | None:
+    """The int8 weight ``[out, n]`` with all exponents shifted in; None where it does not fit."""
+    shift = weight_shifts(shifts, packed.group_exponents(), packed.geometry)
+    folded = packed.centred_codes().to(torch.int32) << shift
+    return folded.to(torch.int8) if fits(folded, packed.n_inputs) else None
+
+
+def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
+    """An int8 weight ``[out, n]`` as the operators want it."""
+    if isinstance(geometry, ConvGeometry):
+        weight = folded.view(geometry.weight_shape)
+        return pack_conv2d(weight, list(geometry.stride), list(geometry.dilation), geometry.groups)
+    return pack_linear(folded)

@@ -1,0 +1,179 @@
+"""Quantized layers that run in floating point: on any device, with any grouping."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq.inference.exact_buffers import ExactBuffers
+from dgq.inference.geometry import Geometry
+from dgq.inference.input_quantizers import InputQuantizer
+from dgq.packing import pack_codes, unpack_codes
+from dgq.settings import FLOAT_BITS, WeightSettings
+
+
+class FrozenLayer(ExactBuffers):
+    """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
+
+    Args:
+        geometry: what it computes.
+        input_quantizer: None where the owner quantizes for several layers, or nobody does.
+        activation_bits: of its input, for counting.
+    """
+
+    def __init__(
+        self, geometry: Geometry, input_quantizer: InputQuantizer | None, activation_bits: int
+    ) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.input_quantizer = input_quantizer
+        self.activation_bits = activation_bits
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the weight, FLOAT_BITS in floating point."""
+        return FLOAT_BITS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the stock layer computes, with quantized operands."""
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        weight, bias = self.operands()
+        return self.geometry.apply(
+            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        )
+
+    def operands(self) -> tuple[Tensor, Tensor | None]:
+        """Weight ``[out, ...]`` and bias."""
+        raise NotImplementedError
+
+    def problem(self) -> str | None:
+        """What is wrong with loaded tensors, if anything."""
+        return None
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(unet)``."""
+        return f"{self.geometry}, W{self.weight_bits}A{self.activation_bits}"
+
+
+class FloatLayer(FrozenLayer):
+    """A layer whose weight stays in floating point."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, *arguments: Any, has_bias: bool) -> None:
+        super().__init__(*arguments)
+        self.register_buffer("weight", torch.empty(0))
+        self.register_buffer("bias", torch.empty(0) if has_bias else None)
+
+    def operands(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as they are."""
+        return self.weight, self.bias
+
+
+class PackedLayer(FrozenLayer):
+    """A layer whose weight is packed codes, dequantized at each call.
+
+    ``weight[o, i] = scale[o] 2^-exponent[o, group of i] (codes[o, i] - zero_point[o])``.
+
+    Args:
+        arguments: of ``FrozenLayer``.
+        weights: bits and groups.
+        has_bias: whether there is one.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    exponent: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, *arguments: Any, weights: WeightSettings, has_bias: bool) -> None:
+        super().__init__(*arguments)
+        self.settings = weights
+        self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
+        self.register_buffer("scale", torch.empty(0))
+        self.register_buffer("zero_point", torch.empty(0))
+        exponent = torch.empty(0, dtype=torch.uint8) if weights.has_exponents else None
+        self.register_buffer("exponent", exponent)
+        self.register_buffer("bias", torch.empty(0) if has_bias else None)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the codes."""
+        return self.settings.n_bits
+
+    @property
+    def n_inputs(self) -> int:
+        """Weights of one output channel."""
+        n = 1
+        for size in self.geometry.weight_shape[1:]:
+            n *= size
+        return n
+
+    def operands(self) -> tuple[Tensor, Tensor | None]:
+        """The dequantized weight, float32, and the bias."""
+        weight = dequantized(self.centred_codes(), self.scale, self.group_exponents())
+        return weight.view(self.geometry.weight_shape), self.bias
+
+    def centred_codes(self) -> Tensor:
+        """``codes - zero_point``, int16 ``[out, n]``."""
+        codes = unpack_codes(self.codes, self.weight_bits, self.n_inputs)
+        return codes.to(torch.int16).sub_(self.zero_point.to(torch.int16)[:, None])
+
+    def group_exponents(self) -> Tensor | None:
+        """Exponent of each weight, uint8 ``[out, n]``; None without groups."""
+        if self.exponent is None:
+            return None
+        each = self.exponent.repeat_interleave(self.settings.group_size, 1)
+        return each[:, : self.n_inputs]
+
+    def problem(self) -> str | None:
+        """What is wrong with loaded tensors, if anything."""
+        out, n_bits = self.geometry.out_channels, self.weight_bits
+        expected = {"scale": (out,), "zero_point": (out,)}
+        expected["codes"] = (out, -(-self.n_inputs // 2) if n_bits <= 4 else self.n_inputs)
+        if self.bias is not None:
+            expected["bias"] = (out,)
+        if self.exponent is not None:
+            expected["exponent"] = (out, -(-self.n_inputs // self.settings.group_size))
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                return f"{name} is {tuple(getattr(self, name).shape)}, expected {shape}"
+        return self._problem_of_values()
+
+    def _problem_of_values(self) -> str | None:
+        largest = 2**self.weight_bits - 1
+        if not bool((self.scale > 0).all() and self.scale.isfinite().all()):
+            return "a scale of the weight is not a positive number"
+        if not bool(((self.zero_point >= 0) & (self.zero_point <= largest)).all()):
+            return f"a zero point of the weight is not among the codes 0 to {largest}"
+        if self.exponent is not None and int(self.exponent.max()) > self.settings.max_exponent:
+            return f"an exponent of the weight is beyond {self.settings.max_exponent}"
+        if self.bias is not None and not bool(self.bias.isfinite().all()):
+            return "a bias is not finite"
+        codes = unpack_codes(self.codes, self.weight_bits, self.n_inputs)
+        if int(codes.max()) > largest:
+            return f"a code of the weight is beyond {self.weight_bits} bits"
+        return None
+
+
+def dequantized(codes: Tensor, scale: Tensor, exponent: Tensor | None) -> Tensor:
+    """Float32 weights ``[out, n]`` of centred codes ``[out, n]`` and scales ``[out]``."""
+    weight = codes.float()
+    if exponent is not None:
+        # ldexp is exact, as the scale times a power of two is.
+        weight = torch.ldexp(weight, exponent.to(torch.int32).neg_())
+    return weight.mul_(scale[:, None])
+
+
+def packed_codes(centred: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:
+    """Inverse of ``PackedLayer.centred_codes``."""
+    return pack_codes(centred + zero_point.to(centred.dtype)[:, None], n_bits)
+
+
+def moved(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
+    """Whether a conversion takes a tensor to another device."""
+    return fn(tensor[:0]).device != tensor.device

@@ -1,0 +1,25 @@
+"""A quantized activation as one thing: codes, and what they stand for."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class QuantizedTensor(NamedTuple):
+    """Codes of an activation, on the way to the operators that multiply them.
+
+    ``x = scale[step] * 2^-exponent * (codes / shift - zero_point)``; exponents, shifts and zero
+    points are part of the weights of every layer that reads it.
+
+    Args:
+        codes: uint8, channels last, and padded if a convolution reads it.
+        scale: ``[steps]`` or ``[1]``.
+        step: ``[1]`` or ``[batch]``, the row of ``scale`` of each sample.
+        dtype: of what was quantized.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    step: Tensor
+    dtype: torch.dtype

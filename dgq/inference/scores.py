@@ -1,0 +1,28 @@
+"""Affine quantization of attention scores that runs: a fixed range for each step."""
+
+from torch import Tensor
+
+from dgq.calls import SamplerCalls
+from dgq.inference.input_quantizers import ChannelInput
+from dgq.start_token import but_start
+
+
+class AffineScores(ChannelInput):
+    """One range for the whole tensor of scores.
+
+    Args:
+        n_bits: of the codes.
+        calls: of the UNet.
+        keep_start: pass the first key, the ``<start>`` token, in full precision.
+    """
+
+    active = True
+
+    def __init__(self, n_bits: int, calls: SamplerCalls, keep_start: bool) -> None:
+        super().__init__(n_bits, calls)
+        self.keep_start = keep_start
+
+    def forward(self, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """``[batch, heads, queries, keys]``, softmaxed."""
+        quantize = super().forward
+        return but_start(quantize, scores, -1) if self.keep_start else quantize(scores)  # type: ignore[arg-type, return-value]

@@ -1,0 +1,117 @@
+"""What a quantized UNet does differently from the stock one it was: it notes each call.
+
+A UNet becomes quantized in place, as a class of its own that derives from the stock class and bears
+its name: for diffusers it stays what it was, in pipelines and on disk.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dgq.calls import Call, SamplerCalls
+
+
+class QuantizedUNet(nn.Module):
+    """Mixed into the class of a stock UNet by ``become_quantized_``."""
+
+    calls: SamplerCalls
+
+    def forward(self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> Any:
+        """As the stock UNet's; its quantizers read the step of this very call.
+
+        Where the UNet computes in another precision than its inputs have, they are converted, and
+        the output is converted back.
+        """
+        given = sample.dtype
+        own = getattr(self.conv_in, "weight", sample).dtype
+        if given != own:
+            sample = sample.to(own)
+            args, kwargs = converted(args, own), converted(kwargs, own)
+        before = self.calls.begin(sample, timestep)
+        try:
+            output = super().forward(sample, timestep, *args, **kwargs)
+        finally:
+            self.calls.current = before
+        return output if given == own else _returned(output, given)
+
+    def enable_gradient_checkpointing(
+        self, gradient_checkpointing_func: Callable[..., Any] | None = None
+    ) -> None:
+        """As the stock UNet's; blocks that run again do so at the step of their call."""
+        inner = gradient_checkpointing_func or _checkpoint
+        outer = partial(_checkpoint_at_step, self.calls, inner)
+        super().enable_gradient_checkpointing(outer)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle and copy by the stock class, which has a name that can be looked up."""
+        return (_rebuild, (_stock(type(self)),), self.__getstate__())
+
+
+def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:
+    """Turn a stock UNet into a quantized one whose quantizers share ``calls``."""
+    if not isinstance(unet, QuantizedUNet):
+        unet.__class__ = _quantized(type(unet))
+    unet.calls = calls  # type: ignore[assignment]
+
+
+@cache
+def _quantized(stock: type[nn.Module]) -> type[nn.Module]:
+    names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(stock.__name__, (QuantizedUNet, stock), names)
+
+
+def _stock(quantized: type) -> type[nn.Module]:
+    """The class that a quantized UNet had before."""
+    return quantized.__mro__[quantized.__mro__.index(QuantizedUNet) + 1]
+
+
+def _rebuild(stock: type[nn.Module]) -> nn.Module:
+    quantized = _quantized(stock)
+    return quantized.__new__(quantized)
+
+
+def _checkpoint(module: nn.Module, *args: Any) -> Any:
+    return checkpoint(module.__call__, *args, use_reentrant=False)
+
+
+def _checkpoint_at_step(
+    calls: SamplerCalls, inner: Callable[..., Any], module: nn.Module, *args: Any
+) -> Any:
+    return inner(_AtStep(calls, calls.current, module), *args)
+
+
+class _AtStep:
+    """A module that always runs as in the call it was met in."""
+
+    def __init__(self, calls: SamplerCalls, call: Call | None, module: nn.Module) -> None:
+        self._calls, self._call, self._module = calls, call, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = self._calls.current
+        self._calls.current = self._call
+        try:
+            return self._module(*args, **kwargs)
+        finally:
+            self._calls.current = before
+
+
+def converted(value: Any, dtype: torch.dtype) -> Any:
+    """Nested arguments with floating-point tensors of a type; sizes stay as exact as they are."""
+    if isinstance(value, Mapping):
+        return {k: v if k == "time_ids" else converted(v, dtype) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(converted(item, dtype) for item in value)
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    return value
+
+
+def _returned(output: Any, dtype: torch.dtype) -> Any:
+    """What a UNet returns, a tuple or an output with ``sample``, in the caller's precision."""
+    if isinstance(output, tuple):
+        return converted(output, dtype)
+    return type(output)(sample=output.sample.to(dtype))
