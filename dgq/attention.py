@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dgq.calls import SamplerCalls
 from dgq.errors import DGQError
 from dgq.ops.reference import attention as fused_attention
+from dgq.settings import FLOAT_BITS
 from dgq.start_token import but_start
 
 MAX_SCORES = 2**27
@@ -77,11 +78,11 @@ class QuantizedAttention(Attention):
         if mask is not None:
             mask = self.prepare_attention_mask(mask, key.shape[1], query.shape[0])
             mask = mask.unflatten(0, (-1, self.heads))
-        parts = [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value)]
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         if needs_scores:
-            mixed = self._mix_by_scores(*parts, mask)
+            mixed = self._mix_by_scores(q, k, v, mask)
         else:
-            mixed = F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=self.scale)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
 
     def _mix_by_scores(
@@ -110,6 +111,28 @@ class QuantizedAttention(Attention):
         if mask is not None:
             logits = logits + mask
         return self.score_quantizer(logits.softmax(-1)) @ value
+
+    # Bits of the operands, for counting
+
+    @property
+    def query_bits(self) -> int:
+        """Bits of q, FLOAT_BITS in floating point."""
+        return bits_of(self.query_quantizer)
+
+    @property
+    def key_bits(self) -> int:
+        """Bits of k, FLOAT_BITS in floating point."""
+        return bits_of(self.key_quantizer)
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of v, FLOAT_BITS in floating point."""
+        return bits_of(self.value_quantizer)
+
+    @property
+    def score_bits(self) -> int:
+        """Bits of the scores, FLOAT_BITS in floating point."""
+        return bits_of(self.score_quantizer)
 
     # What pipelines do to processors
 
@@ -172,8 +195,13 @@ def become_quantized_(
     attention.__class__ = QuantizedAttention
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
-    attention.calls, attention.keep_start = calls, keep_start  # type: ignore[assignment]
+    attention.calls, attention.keep_start = calls, keep_start
     attention.attend = fused_attention
+
+
+def bits_of(quantizer: nn.Module | None) -> int:
+    """Bits of what a quantizer puts out; FLOAT_BITS where nothing is quantized."""
+    return int(getattr(quantizer, "n_bits", FLOAT_BITS))
 
 
 def unsupported_feature(attention: Attention) -> str | None:

@@ -11,9 +11,10 @@ with guidance: 2 x 338.6 GMACs x 32 x 32. The products inside attention add 2 x 
 parts are kept apart here.
 
 Modules tell their precision by duck typing: ``weight_bits`` and ``activation_bits`` on an
-``nn.Linear`` or ``nn.Conv2d``; ``query_bits``, ``key_bits``, ``value_bits`` and ``score_bits`` on
-an attention processor, and ``keep_start`` where the first key and its scores stay in floating
-point. What has no such property, kept layers above all, runs in floating point.
+``nn.Linear`` or ``nn.Conv2d``, or on a layer of ``dgq.inference``; ``query_bits``, ``key_bits``,
+``value_bits`` and ``score_bits`` on an attention processor, and ``keep_start`` where the first key
+and its scores stay in floating point. What has no such property, kept layers above all, runs in
+floating point.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.layers import FrozenLayer
 from dgq.settings import FLOAT_BITS
 
 
@@ -73,9 +76,14 @@ def parameter_bytes(unet: nn.Module) -> int:
     return sum(parameter.numel() for parameter in unet.parameters()) * FLOAT_BITS // 8
 
 
-def state_bytes(unet: nn.Module) -> int:
-    """Bytes of the tensors in the state dict as stored: the size of a packed checkpoint."""
-    return sum(t.numel() * t.element_size() for t in unet.state_dict().values())
+def resident_bytes(unet: nn.Module) -> int:
+    """Bytes that a UNet's tensors take in memory, each counted once.
+
+    Packed codes count as they are; folded weights of integer layers with a byte each.
+    """
+    tensors = {id(t): t for t in (*unet.parameters(), *unet.buffers())}
+    folded = [m.weight.tensor for m in unet.modules() if isinstance(m, IntegerLayer)]
+    return sum(t.numel() * t.element_size() for t in (*tensors.values(), *folded))
 
 
 @contextmanager
@@ -83,7 +91,7 @@ def _counting(model: nn.Module, total: Operations) -> Iterator[None]:
     """Hooks that add each multiplication of ``model`` to ``total``; removed on leaving."""
     handles = []
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | FrozenLayer | IntegerLayer):
             handles.append(module.register_forward_hook(_layer_hook(total)))
         elif isinstance(module, Attention):
             hook = _attention_hook(total)
@@ -111,7 +119,7 @@ def _attention_hook(total: Operations) -> Callable[..., None]:
         queries = _n_tokens(hidden)
         keys = queries if context is None else _n_tokens(context)
         # Over all heads q.k and scores.v have the same shape: [queries, keys] x width.
-        macs_per_key = hidden.shape[0] * queries * attention.to_q.out_features
+        macs_per_key = hidden.shape[0] * queries * attention.inner_dim
         kept = _kept_keys(attention.processor, keys)
         products = (keys - kept) * _products(attention.processor)
         products += kept * _products(attention.processor, kept=True)
@@ -134,6 +142,8 @@ def _products(processor: object, kept: bool = False) -> int:
 
 def _fan_in(layer: nn.Module) -> int:
     """Multiply-accumulates for one element of the layer's output."""
+    if isinstance(layer, FrozenLayer | IntegerLayer):
+        return layer.fan_in
     if isinstance(layer, nn.Conv2d):
         height, width = layer.kernel_size
         return layer.in_channels // layer.groups * height * width

@@ -5,7 +5,7 @@ its name: for diffusers it stays what it was, in pipelines and on disk.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,10 +58,15 @@ def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:
     unet.calls = calls  # type: ignore[assignment]
 
 
-@cache
+_QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {}
+"""The quantized class of each stock class: made once, so that copies are of one class."""
+
+
 def _quantized(stock: type[nn.Module]) -> type[nn.Module]:
-    names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(stock.__name__, (QuantizedUNet, stock), names)
+    if stock not in _QUANTIZED:
+        names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _QUANTIZED[stock] = type(stock.__name__, (QuantizedUNet, stock), names)
+    return _QUANTIZED[stock]
 
 
 def _stock(quantized: type) -> type[nn.Module]:

@@ -74,7 +74,9 @@ class AffineScoreQuantizer(ActivationQuantizer):
 
     def forward(self, scores: Tensor) -> Tensor:
         """``[batch, heads, queries, keys]``, softmaxed."""
-        return but_start(super().forward, scores, -1) if self.keep_start else super().forward(scores)
+        return (
+            but_start(super().forward, scores, -1) if self.keep_start else super().forward(scores)
+        )
 
 
 def score_quantizer(

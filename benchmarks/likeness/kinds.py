@@ -1,5 +1,6 @@
 """What kind of activation each of DGQ's quantizers sees, by its name."""
 
+import re
 from fnmatch import fnmatch
 
 GEGLU = "GEGLU output (ff.net.2)"
@@ -32,10 +33,18 @@ KINDS = {
 
 OTHER = "other"
 
+OPERANDS = {
+    **{"input": "hidden", "context": "text"},
+    **{name: name for name in ("query", "key", "value")},
+}
+"""Operands of an attention, by the role of their quantizer."""
+
 
 def layer_name(quantizer: str) -> str:
     """The layer whose input a quantizer sees, or the attention and its operand."""
-    return quantizer.removesuffix(".input_quantizer").replace(".processor.", ".")
+    for role, operand in OPERANDS.items():
+        quantizer = re.sub(rf"(attn\d)\.{role}_quantizer$", rf"\1.{operand}", quantizer)
+    return quantizer.removesuffix(".input_quantizer")
 
 
 def kind_of(layer: str) -> str:

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from data.recording import generators
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.activation_quantizer import ActivationQuantizer
+from dgq.attention import QuantizedAttention
 from dgq.checkpoint import GenerationSettings
-from dgq.context import context_of, quantization
+from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
 from likeness.figures import Figures, block_figures, layer_figures, score_figures
 from likeness.kinds import layer_name
 from likeness.ranges import widths
-from likeness.scores import MeasuringProcessor, ScoreTally
+from likeness.scores import ScoreTally, measure_
 
 MEASURED = QuantizationSettings(
     WeightSettings(16), ActivationSettings(8, n_groups=1), ScoreSettings(16)
@@ -87,11 +87,8 @@ def attach_(pipeline: DiffusionPipeline, generation: GenerationSettings) -> dict
     guided = generation.guidance_scale > 1 and unet.config.time_cond_proj_dim is None
     tallies = {}
     for name, attention in unet.named_modules():
-        if isinstance(attention, Attention):
-            n_halves = 2 if guided else 1
-            processor = MeasuringProcessor(MEASURED, attention, context_of(unet), n_halves)
-            attention.set_processor(processor.eval())
-            tallies[name] = processor.tally
+        if isinstance(attention, QuantizedAttention):
+            tallies[name] = measure_(attention, 2 if guided else 1)
     start_observing_(unet)
     return tallies
 

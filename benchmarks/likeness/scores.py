@@ -1,14 +1,11 @@
-"""Attention that measures its scores and otherwise computes what DGQ's processor does."""
+"""Attention that measures its scores and otherwise computes what quantized attention does."""
 
 from collections.abc import Iterator
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from dgq.attention import QuantAttnProcessor
-from dgq.context import QuantizationContext
-from dgq.settings import QuantizationSettings
+from dgq.attention import QuantizedAttention
 from likeness import histogram
 
 MAX_SCORES = 2**24
@@ -69,38 +66,34 @@ class ScoreTally:
         return mean.unflatten(0, (self.n_halves, self.n_steps)).cpu()
 
 
-class MeasuringProcessor(QuantAttnProcessor):
-    """DGQ's attention processor, which also computes the scores apart and tallies them.
+class MeasuringAttention(QuantizedAttention):
+    """Quantized attention that also computes its scores apart and tallies them."""
 
-    Args:
-        settings: what is quantized.
-        attention: that the processor is for.
-        context: mode and step of the UNet.
-        n_halves: as in ``ScoreTally``.
-    """
+    tally: ScoreTally
 
-    def __init__(
-        self,
-        settings: QuantizationSettings,
-        attention: Attention,
-        context: QuantizationContext,
-        n_halves: int,
-    ) -> None:
-        super().__init__(settings, attention.is_cross_attention, context)
-        device = attention.to_q.weight.device
-        self.tally = ScoreTally(
-            attention.is_cross_attention, context.n_steps, attention.heads, n_halves, device
-        )
-
-    def _mix(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
-    ) -> Tensor:
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         rows = torch.arange(query.shape[0], device=query.device)
         half = rows * self.tally.n_halves // query.shape[0]
-        step = self.context.step.to(query.device).expand(query.shape[0])
-        for part, scores in score_parts(query, key, mask, scale):
+        step = self.calls.step.to(query.device).expand(query.shape[0])
+        q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key))
+        prepared = None
+        if mask is not None:
+            prepared = self.prepare_attention_mask(mask, key.shape[1], query.shape[0])
+            prepared = prepared.unflatten(0, (-1, self.heads))
+        for part, scores in score_parts(q, k, prepared, self.scale):
             self.tally.update(scores, step[part], half[part])
-        return super()._mix(query, key, value, mask, scale)
+        return super()._mix(query, key, value, mask)
+
+
+def measure_(attention: QuantizedAttention, n_halves: int) -> ScoreTally:
+    """Let a quantized attention tally its scores from now on; ``n_halves`` as in ``ScoreTally``."""
+    attention.__class__ = MeasuringAttention
+    assert isinstance(attention, MeasuringAttention)
+    attention.tally = ScoreTally(
+        *(attention.is_cross_attention, attention.calls.n_steps, attention.heads, n_halves),
+        attention.to_q.weight.device,
+    )
+    return attention.tally
 
 
 def score_parts(

@@ -1,4 +1,4 @@
-"""How a quantized UNet runs on this machine: which layers multiply integers, and why others do not."""
+"""How a quantized UNet runs here: which layers multiply integers, and why others do not."""
 
 from collections import Counter
 from dataclasses import dataclass, field

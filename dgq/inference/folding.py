@@ -1,7 +1,7 @@
 """Folding of exponents: the weight and the bias of one integer product (docs/method.md).
 
-With activations ``x = s[t] 2^-k[c] (q - z[t, c])`` and weights ``w = sw[o] 2^-e[o, c] v[o, c]``, all
-``2^-k 2^-e`` are whole numbers times ``2^-(K + E)``, ``K`` and ``E`` being the largest exponents::
+With activations ``x = s[t] 2^-k[c] (q - z[t, c])`` and weights ``w = sw[o] 2^-e[o, c] v[o, c]``,
+all ``2^-k 2^-e`` are whole numbers times ``2^-(K + E)``, with the largest exponents ``K``, ``E``::
 
     y = s[t] sw[o] 2^-(K + E) (sum_c q' v'  -  sum_c z' v') + bias
     q' = q 2^a[c],  z' = z 2^a[c],  v' = v 2^(K - k[c] - a[c] + E - e[o, c])

@@ -1,6 +1,7 @@
 """What a linear or convolution layer is, apart from its weight."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import cast
 
 import torch.nn.functional as F
@@ -70,12 +71,15 @@ class ConvGeometry:
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``[batch, in, height, width] -> [batch, out, height, width]``."""
-        return F.conv2d(
-            x, weight, bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 Geometry = LinearGeometry | ConvGeometry
+
+
+def fan_in(geometry: Geometry) -> int:
+    """Weights of one output channel."""
+    return prod(geometry.weight_shape[1:])
 
 
 def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:

@@ -149,7 +149,9 @@ class ChannelInput(InputQuantizer):
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
         if self.scale.ndim != 1 or self.zero_point.ndim != 2 or self.exponent.ndim != 1:
-            return "scales, zero points and exponents are not [steps], [steps, channels], [channels]"
+            return (
+                "scales, zero points and exponents are not [steps], [steps, channels], [channels]"
+            )
         if self.zero_point.shape != (self.scale.shape[0], self.exponent.shape[0]):
             return "zero points are not [steps, channels]"
         if int(self.exponent.max()) > 8:

@@ -62,7 +62,7 @@ class IntegerLayer(ExactBuffers):
         self.settings = packed.settings
         self.input_quantizer = packed.input_quantizer
         self.activation_bits = packed.activation_bits
-        self.n_inputs = packed.n_inputs
+        self.fan_in = packed.fan_in
         for name in ("scale", "zero_point", "exponent", "bias"):
             self.register_buffer(name, getattr(packed, name))
         self._shifts = shifts
@@ -104,6 +104,7 @@ class IntegerLayer(ExactBuffers):
             raise DGQError(
                 "integer products have no gradients: load the model with execution='float'"
             )
+        assert isinstance(self.input_quantizer, ChannelInput)
         return self.input_quantizer.codes(x, padding)
 
     def extra_repr(self) -> str:
@@ -120,7 +121,7 @@ class IntegerLayer(ExactBuffers):
         exponent = None
         if self.exponent is not None:
             exponent = self.exponent.repeat_interleave(self.settings.group_size, 1)
-            exponent = exponent[:, : self.n_inputs]
+            exponent = exponent[:, : self.fan_in]
         shift = weight_shifts(self._shifts, exponent, self.geometry)
         return packed_codes(folded.to(torch.int16) >> shift, self.zero_point, self.weight_bits)
 
@@ -137,7 +138,7 @@ def fold(packed: PackedLayer, shifts: Shifts) -> Tensor | None:
     """The int8 weight ``[out, n]`` with all exponents shifted in; None where it does not fit."""
     shift = weight_shifts(shifts, packed.group_exponents(), packed.geometry)
     folded = packed.centred_codes().to(torch.int32) << shift
-    return folded.to(torch.int8) if fits(folded, packed.n_inputs) else None
+    return folded.to(torch.int8) if fits(folded, packed.fan_in) else None
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgq.inference.exact_buffers import ExactBuffers
-from dgq.inference.geometry import Geometry
+from dgq.inference.geometry import Geometry, fan_in
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
@@ -29,6 +29,7 @@ class FrozenLayer(ExactBuffers):
         self.geometry = geometry
         self.input_quantizer = input_quantizer
         self.activation_bits = activation_bits
+        self.fan_in = fan_in(geometry)
 
     @property
     def weight_bits(self) -> int:
@@ -105,14 +106,6 @@ class PackedLayer(FrozenLayer):
         """Bits of the codes."""
         return self.settings.n_bits
 
-    @property
-    def n_inputs(self) -> int:
-        """Weights of one output channel."""
-        n = 1
-        for size in self.geometry.weight_shape[1:]:
-            n *= size
-        return n
-
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight, float32, and the bias."""
         weight = dequantized(self.centred_codes(), self.scale, self.group_exponents())
@@ -120,7 +113,7 @@ class PackedLayer(FrozenLayer):
 
     def centred_codes(self) -> Tensor:
         """``codes - zero_point``, int16 ``[out, n]``."""
-        codes = unpack_codes(self.codes, self.weight_bits, self.n_inputs)
+        codes = unpack_codes(self.codes, self.weight_bits, self.fan_in)
         return codes.to(torch.int16).sub_(self.zero_point.to(torch.int16)[:, None])
 
     def group_exponents(self) -> Tensor | None:
@@ -128,17 +121,17 @@ class PackedLayer(FrozenLayer):
         if self.exponent is None:
             return None
         each = self.exponent.repeat_interleave(self.settings.group_size, 1)
-        return each[:, : self.n_inputs]
+        return each[:, : self.fan_in]
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
         out, n_bits = self.geometry.out_channels, self.weight_bits
-        expected = {"scale": (out,), "zero_point": (out,)}
-        expected["codes"] = (out, -(-self.n_inputs // 2) if n_bits <= 4 else self.n_inputs)
+        expected: dict[str, tuple[int, ...]] = {"scale": (out,), "zero_point": (out,)}
+        expected["codes"] = (out, -(-self.fan_in // 2) if n_bits <= 4 else self.fan_in)
         if self.bias is not None:
             expected["bias"] = (out,)
         if self.exponent is not None:
-            expected["exponent"] = (out, -(-self.n_inputs // self.settings.group_size))
+            expected["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 return f"{name} is {tuple(getattr(self, name).shape)}, expected {shape}"
@@ -154,7 +147,7 @@ class PackedLayer(FrozenLayer):
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
         if self.bias is not None and not bool(self.bias.isfinite().all()):
             return "a bias is not finite"
-        codes = unpack_codes(self.codes, self.weight_bits, self.n_inputs)
+        codes = unpack_codes(self.codes, self.weight_bits, self.fan_in)
         if int(codes.max()) > largest:
             return f"a code of the weight is beyond {self.weight_bits} bits"
         return None

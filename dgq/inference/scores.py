@@ -1,9 +1,11 @@
 """Affine quantization of attention scores that runs: a fixed range for each step."""
 
+from functools import partial
+
 from torch import Tensor
 
 from dgq.calls import SamplerCalls
-from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
 from dgq.start_token import but_start
 
 
@@ -22,7 +24,7 @@ class AffineScores(ChannelInput):
         super().__init__(n_bits, calls)
         self.keep_start = keep_start
 
-    def forward(self, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, scores: Tensor) -> Tensor:
         """``[batch, heads, queries, keys]``, softmaxed."""
-        quantize = super().forward
-        return but_start(quantize, scores, -1) if self.keep_start else quantize(scores)  # type: ignore[arg-type, return-value]
+        quantize = partial(InputQuantizer.forward, self)
+        return but_start(quantize, scores, -1) if self.keep_start else quantize(scores)

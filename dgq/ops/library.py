@@ -31,7 +31,9 @@ LIBRARY.define(
     "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype)"
     " -> Tensor"
 )
-LIBRARY.define("attention(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor")
+LIBRARY.define(
+    "attention(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor"
+)
 
 quantize = torch.ops.dgq.quantize
 int_linear = torch.ops.dgq.int_linear
@@ -93,7 +95,5 @@ def _int_conv2d_shape(
 
 
 @torch.library.register_fake("dgq::attention", lib=LIBRARY)
-def _attention_shape(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
-) -> Tensor:
+def _attention_shape(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     return query.new_empty((*query.shape[:-1], value.shape[-1]))

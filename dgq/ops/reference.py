@@ -1,4 +1,4 @@
-"""What the operators compute, in plain torch: on any device, for tests, and where nothing is faster.
+"""What the operators compute, in plain torch: on any device, and where nothing is faster.
 
 Integer products are made in float64, which holds every sum of them exactly.
 """
@@ -109,13 +109,11 @@ def int_conv2d(
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """Softmax attention of ``[batch, tokens, heads * head_dim]``; the shape of ``query`` back."""
-    split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(*split, scale=scale).transpose(1, 2).flatten(2)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
-def scaled(
-    sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor
-) -> Tensor:
+def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:
     """Integer sums ``[batch, ..., out]`` as what they stand for, each sample at its step."""
     scale_row = step if scale.shape[0] > 1 else step.new_zeros(1)
     bias_row = step if bias.shape[0] > 1 else step.new_zeros(1)

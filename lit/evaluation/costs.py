@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from dgq.checkpoint import WEIGHTS_FILE
-from dgq.cost import count_operations, parameter_bytes, state_bytes
+from dgq.cost import count_operations, parameter_bytes, resident_bytes
 from dgq.errors import DGQError
 from dgq.pipelines import first_line
 from lit.evaluation.generation import Call, record_call
@@ -38,7 +38,7 @@ def _count(plan: Plan, number: int, call: Call) -> Cost:
         "layer_bops": operations.layer_bops,
         "attention_bops": operations.attention_bops,
         "bytes_on_disk": on_disk,
-        "bytes_in_memory": state_bytes(unet),
+        "bytes_in_memory": resident_bytes(unet),
         "peak_call_bytes": peak_bytes(lambda: unet(*args, **kwargs), plan.device),
     }
 

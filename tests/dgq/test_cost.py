@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from dgq.cost import Operations, count_operations, parameter_bytes, state_bytes
+from dgq.cost import Operations, count_operations, parameter_bytes, resident_bytes
 
 
 class FourBitLinear(nn.Linear):
@@ -97,7 +97,7 @@ def test_bytes() -> None:
     model.register_buffer("packed", torch.zeros(11, dtype=torch.uint8))
     model.half()
     # Half precision: 30 parameters and 10 running statistics; int64 batch counter; 11 codes.
-    assert state_bytes(model) == 2 * (30 + 10) + 8 + 11
+    assert resident_bytes(model) == 2 * (30 + 10) + 8 + 11
 
 
 def test_operations_add_up() -> None:
