@@ -15,6 +15,7 @@ from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native
+from dgq.quantize import SHARED_INPUTS
 
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
@@ -61,16 +62,11 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
             computes in it, else float32. Norms stay in float32.
 
     Raises:
-        DGQError: if integers are asked for and no layer can use them.
+        DGQError: if integers are asked for and no layer can use them, or it is prepared already.
     """
-    if mode not in MODES:
-        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
-    usable = mode != "float" and (mode == "integer" or cpu.products_are_exact())
-    if usable and not cpu.products_are_exact():
-        raise DGQError(
-            "execution integer: this machine does not multiply bytes exactly and fast (a CPU with "
-            "AVX512-VNNI, AVX-VNNI or AMX does): use execution auto or float"
-        )
+    if any(isinstance(module, IntegerLayer) for module in unet.modules()):
+        raise DGQError("this UNet is prepared for integers already: load it again")
+    usable = may_use_integers(mode)
     reasons = fold_layers_(unet) if usable else Counter[str]()
     if not usable:
         why = "asked for" if mode == "float" else "no fast integer products here"
@@ -91,6 +87,22 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     )
 
 
+def may_use_integers(mode: Mode) -> bool:
+    """Whether layers are to multiply integers where they can.
+
+    Raises:
+        DGQError: if they must, and this machine does not do it exactly.
+    """
+    if mode not in MODES:
+        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
+    if mode == "integer" and not cpu.products_are_exact():
+        raise DGQError(
+            "execution integer: this machine does not multiply bytes exactly and fast (a CPU with "
+            "AVX512-VNNI, AVX-VNNI or AMX does): use execution auto or float"
+        )
+    return mode != "float" and cpu.products_are_exact()
+
+
 def fold_layers_(unet: nn.Module) -> Counter[str]:
     """Replace every layer that can be one integer product; the reasons of the others, counted."""
     reasons: Counter[str] = Counter()
@@ -99,19 +111,16 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
         for quantizer, leaves in readers_of(owner).items():
             reasons.update(fold_readers_(unet, quantizer, [f"{name}.{leaf}" for leaf in leaves]))
     for name, module in list(unet.named_modules()):
-        if isinstance(module, FrozenLayer) and name.rpartition(".")[2] not in SHARED:
+        if isinstance(module, FrozenLayer) and name.rpartition(".")[2] not in SHARED_INPUTS:
             reasons.update(fold_readers_(unet, module.input_quantizer, [name]))
     return reasons
-
-
-SHARED = ("to_q", "to_k", "to_v")
 
 
 def readers_of(owner: QuantizedAttention) -> dict[nn.Module, tuple[str, ...]]:
     """The layers of an attention that read each of its quantized inputs."""
     if owner.context_quantizer is None:
-        return {owner.input_quantizer: SHARED}
-    return {owner.input_quantizer: SHARED[:1], owner.context_quantizer: SHARED[1:]}
+        return {owner.input_quantizer: SHARED_INPUTS}
+    return {owner.input_quantizer: SHARED_INPUTS[:1], owner.context_quantizer: SHARED_INPUTS[1:]}
 
 
 def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]) -> Counter[str]:
@@ -157,6 +166,7 @@ def settle_(unet: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if dtype == torch.float32:
         return
+    unet.precision = dtype  # type: ignore[assignment]
     for module in unet.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
