@@ -1,6 +1,8 @@
 """One thread for everything, the repository's root on the path, and tiny pipelines."""
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
+from quantized_models import SETTINGS, Calibrated, calibrated  # noqa: E402
 from tiny_pipelines import fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
 
 
@@ -31,6 +34,12 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest Stable Diffusion pipeline, with 24 targets."""
     return save_micro(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture(scope="session")
+def calibrated_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Calibrated]:
+    """Calibrated UNets by the name of their settings, each made once; never changed by tests."""
+    return cache(lambda name: calibrated(SETTINGS[name], tmp_path_factory.mktemp("calibrated")))
 
 
 LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
