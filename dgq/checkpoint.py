@@ -160,7 +160,10 @@ def quantization_settings(content: dict[str, Any]) -> QuantizationSettings:
 
 
 def load_quantized_unet(
-    path: str | Path, execution: Mode = "auto", dtype: torch.dtype | None = None
+    path: str | Path,
+    execution: Mode = "auto",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> UNet2DConditionModel:
     """A quantized UNet from a run folder or a quantized model's folder, ready to run.
 
@@ -172,6 +175,7 @@ def load_quantized_unet(
             multiplies them exactly and fast; ``unet.execution`` says what runs.
         dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
             computes in it, else float32.
+        device: where it runs; integers run on a CPU only, so far.
 
     Raises:
         DGQError: if files are missing, damaged, or do not belong together, or integers are asked
@@ -192,7 +196,8 @@ def load_quantized_unet(
         fill_(unet, frozen_state(state, manifest.quantization) if first else state)
     except DGQError as error:
         raise DGQError(f"{file} does not fit the UNet in {MANIFEST_FILE}: {error}") from error
-    unet.execution = prepare_(unet.eval().requires_grad_(False), execution, dtype)
+    unet = unet.eval().requires_grad_(False).to(device)
+    unet.execution = prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)
     return unet
 

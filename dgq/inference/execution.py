@@ -41,6 +41,11 @@ class Execution:
     attention: str = "torch"
     features: tuple[str, ...] = ()
 
+    @property
+    def arithmetic(self) -> str:
+        """What results depend on, beside the model."""
+        return f"{self.integer_layers} integer layers, {self.dtype}, attention by {self.attention}"
+
     def __str__(self) -> str:
         parts = [f"{self.integer_layers} layers multiply integers"]
         parts += [f"{n} in floating point ({reason})" for reason, n in self.float_layers.items()]
@@ -54,7 +59,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     """Let a quantized UNet run as fast as this machine can; weights are folded layer by layer.
 
     Args:
-        unet: of inference modules, on the CPU.
+        unet: of inference modules, where it will run.
         mode: ``integer``, ``float``, or ``auto``: integers where this machine multiplies them
             exactly and fast.
         dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
@@ -65,16 +70,13 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     """
     if mode not in MODES:
         raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
-    usable = mode != "float" and (mode == "integer" or cpu.products_are_exact())
-    if usable and not cpu.products_are_exact():
-        raise DGQError(
-            "execution integer: this machine does not multiply bytes exactly and fast (a CPU with "
-            "AVX512-VNNI, AVX-VNNI or AMX does): use execution auto or float"
-        )
-    reasons = fold_layers_(unet) if usable else Counter[str]()
-    if not usable:
-        why = "asked for" if mode == "float" else "no fast integer products here"
-        reasons[why] = sum(isinstance(m, FrozenLayer) for m in unet.modules())
+    obstacle = "asked for" if mode == "float" else obstacle_of_machine(unet)
+    if mode == "integer" and obstacle is not None:
+        raise DGQError(f"execution integer: {obstacle}: use execution auto or float")
+    if obstacle is None:
+        reasons = fold_layers_(unet)
+    else:
+        reasons = Counter({obstacle: sum(isinstance(m, FrozenLayer) for m in unet.modules())})
     n_integer = sum(isinstance(m, IntegerLayer) for m in unet.modules())
     if mode == "integer" and n_integer == 0:
         raise DGQError(f"execution integer: no layer can use integers ({', '.join(reasons)})")
@@ -89,6 +91,16 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
         "our kernel" if own else "torch",
         cpu.features(),
     )
+
+
+def obstacle_of_machine(unet: nn.Module) -> str | None:
+    """Why no layer can multiply integers where a UNet is, if so."""
+    device = next(tensor.device for tensor in (*unet.parameters(), *unet.buffers()))
+    if device.type != "cpu":
+        return f"no integer kernels for {device.type} yet"
+    if not cpu.products_are_exact():
+        return "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)"
+    return None
 
 
 def fold_layers_(unet: nn.Module) -> Counter[str]:

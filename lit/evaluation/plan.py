@@ -103,7 +103,8 @@ class Plan:
         folder = self.models[model].checkpoint
         if folder is None:
             return self.pipeline.unet
-        return checkpoint.load_quantized_unet(folder).to(self.device)
+        execution = self.settings.protocol.execution
+        return checkpoint.load_quantized_unet(folder, execution, device=self.device)
 
     def timesteps(self) -> Sequence[float]:
         """The scheduler's values that the sampler visits."""
@@ -121,6 +122,8 @@ class Plan:
             "unet": model.sha256 or FULL_PRECISION,
             "device": torch.device(self.device).type,
         }
+        if model.execution is not None:
+            settings["execution"] = model.execution.arithmetic
         name = f"{model.name.replace(' ', '_')}-seed{seed}"
         return ImageStore(
             *(self.settings.images, name, settings, self.prompts.captions),
@@ -157,7 +160,10 @@ def prepare(settings: EvaluationSettings) -> Plan:
         judges=judges,
     )
     for number, model in enumerate(models):
-        check_same_architecture(pipeline.unet, plan.unet(number), model.name, source)
+        unet = plan.unet(number)
+        check_same_architecture(pipeline.unet, unet, model.name, source)
+        if model.checkpoint is not None:
+            models[number] = replace(model, execution=getattr(unet, "execution", None))
     check_same_weights(pipeline.unet, models, source)
     for job in plan.jobs:
         job.store.check()

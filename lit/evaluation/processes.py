@@ -15,6 +15,7 @@ from torch import multiprocessing, nn
 
 from dgq.checkpoint import GenerationSettings, load_quantized_unet
 from dgq.errors import DGQError
+from dgq.inference.execution import Mode
 from dgq.pipelines import load_pipeline
 from lit.console import quieten_libraries
 from lit.evaluation.drawing import Artist, Batch, Job
@@ -32,6 +33,7 @@ class Workshop:
         jobs: of all models.
         generation: how images are sampled.
         threads: of each process, on a CPU.
+        execution: of quantized models.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Workshop:
     jobs: tuple[Job, ...]
     generation: GenerationSettings
     threads: int
+    execution: Mode = "auto"
 
 
 def draw_in_processes(
@@ -120,7 +123,9 @@ def _draw(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
     @lru_cache(maxsize=1)  # batches come model after model
     def unet_of(model: int) -> nn.Module:
         checkpoint = workshop.checkpoints[model]
-        return own if checkpoint is None else load_quantized_unet(checkpoint).to(device)
+        if checkpoint is None:
+            return own
+        return load_quantized_unet(checkpoint, workshop.execution, device=device)
 
     finished: Batch | None = None
     with Artist(pipeline, unet_of, workshop.jobs, workshop.generation) as artist:

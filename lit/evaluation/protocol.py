@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
+from dgq.inference.execution import MODES, Mode
 from dgq.settings import check_choice, check_positive
 
 DEFAULT_NUM_IMAGES = 256
@@ -18,6 +19,8 @@ class Protocol:
     """What is drawn and what it is measured with, validated when it is made.
 
     Args:
+        execution: how quantized UNets run: integer, float, or auto, which takes integers where
+            this machine multiplies them exactly and fast.
         prompts: COCO captions JSON, metadata.csv or its folder, PartiPrompts.tsv, text with a
             prompt on each line, or a dataset's hub id (owner/name:split:column); by default
             held-out captions of scenes.
@@ -47,6 +50,7 @@ class Protocol:
         SettingsError: if a value is outside its domain.
     """
 
+    execution: Mode = "auto"
     prompts: str | None = None
     references: Path | None = None
     num_images: int | None = None
@@ -76,6 +80,7 @@ class Protocol:
                 check_positive(flag(name), value)
         self._check_seeds()
         self._check_images()
+        check_choice("--execution", self.execution, MODES)
         check_choice("--features", self.features, get_args(FeatureSource))
         if self.inception is not None and self.features != "inception":
             raise SettingsError("--inception gives weights: it goes with --features inception")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dgq.files import sha256_of
+from dgq.inference.execution import Execution
 from lit.evaluation.models import Model, as_json
 from lit.evaluation.plan import Plan
 from lit.evaluation.store import fingerprint
@@ -51,6 +52,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "checkpoint": None if model.run is None else str(model.run),
         "checkpoint_sha256": model.sha256,
         "quantization": quantization,
+        "execution": None if model.execution is None else as_json(asdict(model.execution)),
     }
 
 
@@ -61,7 +63,14 @@ def describe_versions() -> dict[str, str]:
 
 def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:
     """What two results must share to be results of the same evaluation."""
-    return fingerprint({"protocol": protocol, "models": [m["checkpoint_sha256"] for m in models]})
+    hashes = [model["checkpoint_sha256"] for model in models]
+    runs = [_arithmetic(model.get("execution")) for model in models]
+    return fingerprint({"protocol": protocol, "models": hashes, "execution": runs})
+
+
+def _arithmetic(execution: dict[str, Any] | None) -> str | None:
+    """What of an execution decides the numbers."""
+    return None if execution is None else Execution(**execution).arithmetic
 
 
 def _references(plan: Plan) -> str | None:

@@ -56,6 +56,9 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
     models = [describe_model(model) for model in plan.models]
     output = settings.output or default_output(plan, identity(protocol, models))
     check_output(output, identity(protocol, models), settings.overwrite)
+    for model in plan.models:
+        if model.execution is not None:
+            console.print(f"{model.name}: {model.execution}", highlight=False, markup=False)
     try:
         for job in plan.jobs:
             job.store.open_()
@@ -116,7 +119,10 @@ def draw(plan: Plan, progress: Progress) -> None:
     if len(plan.devices) > 1 and batches:
         threads = max(1, torch.get_num_threads() // len(plan.devices))
         checkpoints = tuple(model.checkpoint for model in plan.models)
-        workshop = Workshop(plan.source, checkpoints, tuple(plan.jobs), plan.generation, threads)
+        workshop = Workshop(
+            *(plan.source, checkpoints, tuple(plan.jobs), plan.generation, threads),
+            plan.settings.protocol.execution,
+        )
         draw_in_processes(workshop, plan.devices, batches, advance)
         return
 
