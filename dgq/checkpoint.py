@@ -196,6 +196,7 @@ def load_quantized_unet(
         fill_(unet, frozen_state(state, manifest.quantization) if first else state)
     except DGQError as error:
         raise DGQError(f"{file} does not fit the UNet in {MANIFEST_FILE}: {error}") from error
+    state.clear()  # codes are freed as soon as their layer is folded
     unet = unet.eval().requires_grad_(False).to(device)
     unet.execution = prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from dgq.errors import DGQError
 
 CHUNK = 1 << 20
+MAPPED_FROM = 1 << 18
+"""Elements from which on a tensor is mapped rather than copied."""
 
 
 @contextmanager
@@ -46,18 +49,33 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
+    Large tensors are read when they are used, and leave memory when they are dropped.
+
     Raises:
         DGQError: if the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            # Copied: one small tensor that is kept would keep the whole file mapped.
+            tensors = {
+                name: file.get_tensor(name).clone() if prod(shape) < MAPPED_FROM else None
+                for name, shape in sizes.items()
+            }
+            metadata = file.metadata() or {}
+        return {n: mapped(path, n) if t is None else t for n, t in tensors.items()}, metadata
     except FileNotFoundError as error:
         raise DGQError(f"{path} does not exist") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise DGQError(
             f"{path} is damaged or not a safetensors file ({error}): restore it, or make it again"
         ) from error
+
+
+def mapped(path: Path, name: str) -> Tensor:
+    """One tensor of a safetensors file, in a mapping of its own that goes with it."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
 
 
 def sha256_of(path: Path) -> str:

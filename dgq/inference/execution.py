@@ -110,9 +110,14 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
     for name, owner in owners.items():
         for quantizer, leaves in readers_of(owner).items():
             reasons.update(fold_readers_(unet, quantizer, [f"{name}.{leaf}" for leaf in leaves]))
-    for name, module in list(unet.named_modules()):
-        if isinstance(module, FrozenLayer) and name.rpartition(".")[2] not in SHARED:
-            reasons.update(fold_readers_(unet, module.input_quantizer, [name]))
+    # By name: a list of modules would keep their codes in memory.
+    names = [n for n, module in unet.named_modules() if isinstance(module, FrozenLayer)]
+    for name in names:
+        if name.rpartition(".")[2] not in SHARED:
+            layer = unet.get_submodule(name)
+            assert isinstance(layer, FrozenLayer)
+            reasons.update(fold_readers_(unet, layer.input_quantizer, [name]))
+            del layer
     return reasons
 
 

@@ -41,21 +41,26 @@ def channel_shifts(exponent: Tensor, n_bits: int, channels: int) -> Shifts:
     return Shifts(*shared_shift(exponent, total, n_bits), total)
 
 
-def weight_shifts(shifts: Shifts, exponent: Tensor | None, geometry: Geometry) -> Tensor:
-    """How far each weight ``[out or 1, n]`` is shifted up; ``exponent`` are those of its groups."""
-    shift = shifts.weight
-    if isinstance(geometry, ConvGeometry):
-        # Of a grouped convolution each output channel sees the inputs of its own group.
-        per_group = shift.view(geometry.groups, -1).repeat_interleave(
-            geometry.kernel[0] * geometry.kernel[1], 1
-        )
-        shift = per_group.repeat_interleave(geometry.out_channels // geometry.groups, 0)
-        shift = shift[:1] if geometry.groups == 1 else shift
-    else:
-        shift = shift[None]
-    if exponent is None:
-        return shift
-    return shift + (int(exponent.max()) - exponent.to(torch.int32))
+def weight_shifts(shifts: Shifts, geometry: Geometry) -> Tensor:
+    """How far each weight is shifted up for its input channel, ``[out or 1, n]``."""
+    if not isinstance(geometry, ConvGeometry):
+        return shifts.weight[None]
+    n_pixels = geometry.kernel[0] * geometry.kernel[1]
+    by_group = shifts.weight.view(geometry.groups, -1).repeat_interleave(n_pixels, 1)
+    if geometry.groups == 1:
+        return by_group
+    # Of a grouped convolution each output channel sees the inputs of its own group.
+    return by_group.repeat_interleave(geometry.out_channels // geometry.groups, 0)
+
+
+def group_shifts(exponent: Tensor | None) -> Tensor | int:
+    """How far each weight is shifted up for its group of inputs, by exponents ``[out, n]``."""
+    return 0 if exponent is None else largest_exponent(exponent) - exponent.to(torch.int32)
+
+
+def largest_exponent(exponent: Tensor | None) -> int:
+    """The largest of a weight's exponents, 0 without any."""
+    return 0 if exponent is None else int(exponent.max())
 
 
 def fits(weight: Tensor, inputs: int) -> bool:

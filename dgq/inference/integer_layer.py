@@ -8,14 +8,24 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.exact_buffers import ExactBuffers
-from dgq.inference.folding import Shifts, fits, weight_shifts, zero_point_sums
+from dgq.inference.folding import (
+    Shifts,
+    fits,
+    group_shifts,
+    largest_exponent,
+    weight_shifts,
+    zero_point_sums,
+)
 from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.input_quantizers import ChannelInput
-from dgq.inference.layers import PackedLayer, moved, packed_codes
+from dgq.inference.layers import PackedLayer, moved, of_each, packed_codes
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import int_conv2d, int_linear
 from dgq.ops.cpu import pack_conv2d, pack_linear
 from dgq.ops.reference import dense
+
+FOLDED_AT_ONCE = 2**20
+"""Weights that are folded at a time."""
 
 
 class FoldedWeight:
@@ -66,8 +76,7 @@ class IntegerLayer(ExactBuffers):
         for name in ("scale", "zero_point", "exponent", "bias"):
             self.register_buffer(name, getattr(packed, name))
         self._shifts = shifts
-        largest = 0 if packed.exponent is None else int(packed.exponent.max())
-        scale = packed.scale * 2.0 ** -(shifts.total + largest)
+        scale = packed.scale * 2.0 ** -(shifts.total + largest_exponent(packed.exponent))
         zeros = zero_point_sums(folded, reader.zero_point * reader.shift.int(), self.geometry)
         bias = -(reader.scale[:, None].double() * scale * zeros)
         bias = bias if packed.bias is None else bias + packed.bias
@@ -120,9 +129,8 @@ class IntegerLayer(ExactBuffers):
         folded = dense(self.weight.tensor).reshape(self.geometry.out_channels, -1)
         exponent = None
         if self.exponent is not None:
-            exponent = self.exponent.repeat_interleave(self.settings.group_size, 1)
-            exponent = exponent[:, : self.fan_in]
-        shift = weight_shifts(self._shifts, exponent, self.geometry)
+            exponent = of_each(self.exponent, self.settings.group_size, self.fan_in)
+        shift = weight_shifts(self._shifts, self.geometry) + group_shifts(exponent)
         return packed_codes(folded.to(torch.int16) >> shift, self.zero_point, self.weight_bits)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -136,9 +144,22 @@ class IntegerLayer(ExactBuffers):
 
 def fold(packed: PackedLayer, shifts: Shifts) -> Tensor | None:
     """The int8 weight ``[out, n]`` with all exponents shifted in; None where it does not fit."""
-    shift = weight_shifts(shifts, packed.group_exponents(), packed.geometry)
-    folded = packed.centred_codes().to(torch.int32) << shift
-    return folded.to(torch.int8) if fits(folded, packed.fan_in) else None
+    n_rows = packed.geometry.out_channels
+    folded = torch.empty(n_rows, packed.fan_in, dtype=torch.int8)
+    by_channel = weight_shifts(shifts, packed.geometry)
+    largest = largest_exponent(packed.exponent)
+    # Some rows at a time: what is made on the way takes several bytes for each weight.
+    for first in range(0, n_rows, max(1, FOLDED_AT_ONCE // packed.fan_in)):
+        rows = slice(first, first + max(1, FOLDED_AT_ONCE // packed.fan_in))
+        shift = by_channel[rows] if by_channel.shape[0] > 1 else by_channel
+        exponent = packed.group_exponents(rows)
+        if exponent is not None:
+            shift = shift + (largest - exponent.to(torch.int32))
+        part = packed.centred_codes(rows).to(torch.int32) << shift
+        if not fits(part, packed.fan_in):
+            return None
+        folded[rows] = part.to(torch.int8)
+    return folded
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -12,6 +12,9 @@ from dgq.inference.input_quantizers import InputQuantizer
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 
+ALL = slice(None)
+"""All output channels."""
+
 
 class FrozenLayer(ExactBuffers):
     """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
@@ -111,17 +114,16 @@ class PackedLayer(FrozenLayer):
         weight = dequantized(self.centred_codes(), self.scale, self.group_exponents())
         return weight.view(self.geometry.weight_shape), self.bias
 
-    def centred_codes(self) -> Tensor:
-        """``codes - zero_point``, int16 ``[out, n]``."""
-        codes = unpack_codes(self.codes, self.weight_bits, self.fan_in)
-        return codes.to(torch.int16).sub_(self.zero_point.to(torch.int16)[:, None])
+    def centred_codes(self, rows: slice = ALL) -> Tensor:
+        """``codes - zero_point`` of some output channels, int16 ``[rows, n]``."""
+        codes = unpack_codes(self.codes[rows], self.weight_bits, self.fan_in)
+        return codes.to(torch.int16).sub_(self.zero_point[rows].to(torch.int16)[:, None])
 
-    def group_exponents(self) -> Tensor | None:
-        """Exponent of each weight, uint8 ``[out, n]``; None without groups."""
+    def group_exponents(self, rows: slice = ALL) -> Tensor | None:
+        """Exponent of each weight of some output channels, uint8 ``[rows, n]``, if any."""
         if self.exponent is None:
             return None
-        each = self.exponent.repeat_interleave(self.settings.group_size, 1)
-        return each[:, : self.fan_in]
+        return of_each(self.exponent[rows], self.settings.group_size, self.fan_in)
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
@@ -147,10 +149,18 @@ class PackedLayer(FrozenLayer):
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
         if self.bias is not None and not bool(self.bias.isfinite().all()):
             return "a bias is not finite"
-        codes = unpack_codes(self.codes, self.weight_bits, self.fan_in)
-        if int(codes.max()) > largest:
+        # Of 4 and 8 bits every byte is made of codes; looking at them would read the whole file.
+        if self.weight_bits not in (4, 8) and self._largest_code() > largest:
             return f"a code of the weight is beyond {self.weight_bits} bits"
         return None
+
+    def _largest_code(self) -> int:
+        return int(unpack_codes(self.codes, self.weight_bits, self.fan_in).max())
+
+
+def of_each(exponent: Tensor, group_size: int, n: int) -> Tensor:
+    """Exponents of groups ``[rows, groups]`` for each of ``n`` weights, ``[rows, n]``."""
+    return exponent.repeat_interleave(group_size, 1)[:, :n]
 
 
 def dequantized(codes: Tensor, scale: Tensor, exponent: Tensor | None) -> Tensor:
