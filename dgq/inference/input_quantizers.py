@@ -11,7 +11,6 @@ from dgq.group_lookup import GroupTable, element_parameters
 from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import quantize
-from dgq.ops.reference import quantize as traceable_quantize
 
 
 class InputQuantizer(ExactBuffers):
@@ -124,10 +123,8 @@ class ChannelInput(InputQuantizer):
     def codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
         """Quantize ``[batch, ..., channels]``, for convolutions with padding around the pixels."""
         step = self.calls.step
-        # Plain operations fuse with their neighbours in a compiled graph.
-        function = traceable_quantize if torch.compiler.is_compiling() else quantize
         arguments = (self.scale, self.gain, self.zero_code, self.shift, step, self.largest)
-        return QuantizedTensor(function(x, *arguments, list(padding)), self.scale, step, x.dtype)
+        return QuantizedTensor(quantize(x, *arguments, list(padding)), self.scale, step, x.dtype)
 
     def prepare_(self, channels: int, shift: Tensor) -> None:
         """Make codes from now on for layers whose weights were shifted.
