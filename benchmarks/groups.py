@@ -91,10 +91,18 @@ def main() -> None:
 
 
 def rows_of(state: dict[str, Tensor]) -> list[Attentions]:
-    """Rows that the observed ranges allow: a run with scores at 16 bits observes none."""
-    rows = [Attentions(scores=False, qkv=True), Attentions(scores=False, qkv=False)]
-    observed = any(".scores.observer." in name for name in state)
-    return [Attentions(scores=True, qkv=True), *rows] if observed else rows
+    """Rows that the observed ranges allow: what was at 16 bits in the run was not observed."""
+    rows = [
+        Attentions(scores=True, qkv=True),
+        Attentions(scores=False, qkv=True),
+        Attentions(scores=False, qkv=False),
+    ]
+    observed = {
+        part for part in ("scores", "query") if any(f".{part}.observer." in n for n in state)
+    }
+    return [
+        r for r in rows if r.scores <= ("scores" in observed) and r.qkv <= ("query" in observed)
+    ]
 
 
 def held_out_calls(pipeline: str, n_prompts: int) -> UNetCalls:
