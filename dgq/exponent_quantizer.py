@@ -9,6 +9,7 @@ from dgq.exponent_search import (
     base_scale,
     centred_zero_point,
     channel_exponents,
+    limited_zero_point,
     required_range,
 )
 from dgq.observer import Ranges
@@ -64,6 +65,4 @@ class ExponentQuantizer(RangeQuantizer):
         return scale, self._limited(zero_point)
 
     def _limited(self, zero_point: Tensor) -> Tensor:
-        largest = 2**self.settings.n_bits - 1
-        lowest, highest = (0, largest) if self.padded else (-largest, 2 * largest)
-        return zero_point.clamp(lowest, highest)
+        return limited_zero_point(zero_point, self.settings.n_bits, self.padded)
