@@ -57,7 +57,7 @@ class ExponentQuantizer(RangeQuantizer):
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel, broadcastable to ``x``."""
-        return channel_parameters(x, *self.current_ranges(), self.exponent, self.context)
+        return channel_parameters(x, *self.current_ranges(), fraction(self.exponent), self.context)
 
     def current_ranges(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dgq.channel_lookup import channel_parameters
 from dgq.context import QuantizationContext
 from dgq.exponent_search import centred_zero_point, limited_zero_point, required_range
 from dgq.multiples import channel_multiples, finest_scale
@@ -50,13 +51,7 @@ class MultipleQuantizer(RangeQuantizer):
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel, broadcastable to ``x``."""
-        scale, zero_point = self.current_ranges()
-        step = self.context.step if scale.shape[0] > 1 else self.context.step.new_zeros(1)
-        step = step.to(scale.device)
-        scale, zero_point = scale[step][:, None] * self.multiple, zero_point[step]
-        shape = [zero_point.shape[0], *[1] * (x.ndim - 1)]
-        shape[1 if x.ndim == 4 else -1] = zero_point.shape[1]
-        return scale.view(shape), zero_point.view(shape)
+        return channel_parameters(x, *self.current_ranges(), self.multiple, self.context)
 
     def current_ranges(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""

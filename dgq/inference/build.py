@@ -65,8 +65,9 @@ def input_quantizer(
     activations = settings.activations
     if operand_bits(activations.n_bits) == FLOAT_BITS:
         return None
-    per_channel = activations.grouping == "exponents" or activations.n_groups == 1
-    kind = ChannelInput if per_channel else GroupedInput
+    if activations.grouping != "kmeans":
+        return ChannelInput(activations.n_bits, calls, of_text, activations.max_exponent)
+    kind = ChannelInput if activations.n_groups == 1 else GroupedInput
     return kind(activations.n_bits, calls, of_text)
 
 

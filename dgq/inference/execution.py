@@ -9,7 +9,6 @@ from torch import nn
 
 from dgq.attention import QuantizedAttention
 from dgq.errors import DGQError, SettingsError
-from dgq.inference.folding import channel_shifts
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
@@ -142,16 +141,16 @@ def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]
         return Counter({obstacle: len(frozen)})
     assert isinstance(quantizer, ChannelInput)
     channels = frozen[0].geometry.in_channels
-    shifts = channel_shifts(quantizer.exponent, quantizer.n_bits, channels)
     packed = [layer for layer in frozen if isinstance(layer, PackedLayer)]
-    folded = [fold(layer, shifts) for layer in packed]
+    _, factor = quantizer.factors(channels)
+    folded = [fold(layer, factor) for layer in packed]
     if any(weight is None for weight in folded):
-        return Counter({"shifted weights do not fit into 8 bits": len(frozen)})
-    quantizer.prepare_(channels, shifts.codes)
+        return Counter({"multiplied weights do not fit into 8 bits": len(frozen)})
+    quantizer.prepare_(channels)
     quantizer.emits_codes = packed[0].input_quantizer is None
     for name, layer, weight in zip(names, packed, folded, strict=True):
         assert weight is not None
-        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight, shifts).eval())
+        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight).eval())
     return Counter()
 
 

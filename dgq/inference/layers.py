@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgq.dequantization import dequantize
 from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.geometry import Geometry, fan_in
 from dgq.inference.input_quantizers import InputQuantizer
@@ -111,7 +112,10 @@ class PackedLayer(FrozenLayer):
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight, float32, and the bias."""
-        weight = dequantized(self.centred_codes(), self.scale, self.group_exponents())
+        weight = dequantize(
+            *(self.codes, self.scale, self.zero_point, self.weight_bits, self.fan_in),
+            *(self.exponent, self.settings.group_size),
+        )
         return weight.view(self.geometry.weight_shape), self.bias
 
     def centred_codes(self, rows: slice = ALL) -> Tensor:
@@ -161,15 +165,6 @@ class PackedLayer(FrozenLayer):
 def of_each(exponent: Tensor, group_size: int, n: int) -> Tensor:
     """Exponents of groups ``[rows, groups]`` for each of ``n`` weights, ``[rows, n]``."""
     return exponent.repeat_interleave(group_size, 1)[:, :n]
-
-
-def dequantized(codes: Tensor, scale: Tensor, exponent: Tensor | None) -> Tensor:
-    """Float32 weights ``[out, n]`` of centred codes ``[out, n]`` and scales ``[out]``."""
-    weight = codes.float()
-    if exponent is not None:
-        # ldexp is exact, as the scale times a power of two is.
-        weight = torch.ldexp(weight, exponent.to(torch.int32).neg_())
-    return weight.mul_(scale[:, None])
 
 
 def packed_codes(centred: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:

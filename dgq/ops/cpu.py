@@ -72,9 +72,9 @@ def is_linear(kernel: list[int], stride: list[int], groups: int) -> bool:
 def quantize(
     x: Tensor,
     scale: Tensor,
-    gain: Tensor,
+    multiple: Tensor,
     zero_point: Tensor,
-    shift: Tensor,
+    factor: Tensor,
     step: Tensor,
     largest: int,
     padding: list[int],
@@ -82,8 +82,8 @@ def quantize(
     """As ``reference.quantize``, in one pass."""
     kernels = native.kernels()
     if kernels is None or not native.can_quantize(x, zero_point):
-        return reference.quantize(x, scale, gain, zero_point, shift, step, largest, padding)
-    return kernels.quantize(x, scale, gain, zero_point, shift, step, largest, padding)
+        return reference.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
+    return kernels.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
 
 
 def int_linear(
