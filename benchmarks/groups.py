@@ -3,9 +3,9 @@
     python benchmarks/groups.py [--run outputs/dgq_w4a8]
 
 Takes weights and ranges from a run's last.ckpt, shares scales anew for each setting (k-means with G
-groups, exponents from 0 to K), and prints the SQNR of the UNet's output on held-out captions as a
-table. Nothing is learned again. Exponents that do not fit the bits of an integer product, beside
-those of the weights, are left out.
+groups, exponents from 0 to K, multiples with the room of M exponents), and prints the SQNR of the
+UNet's output on held-out captions as a table. Nothing is learned again. What does not fit the bits
+of an integer product, beside the exponents of the weights, is left out.
 """
 
 import argparse
@@ -75,8 +75,9 @@ def main() -> None:
     batches = [calls.batch(pairs) for pairs in calls.sample_pairs(None, SEED).split(32)]
     reference = outputs(load_unet(manifest.pipeline), batches)
     columns = [partial(replace, grouping="kmeans", n_groups=n) for n in GROUPS]
-    columns += [partial(replace, grouping="exponents", max_exponent=k) for k in EXPONENTS]
-    names = [f"G = {n}" for n in GROUPS] + [f"K = {k}" for k in EXPONENTS]
+    for grouping in ("exponents", "multiples"):
+        columns += [partial(replace, grouping=grouping, max_exponent=k) for k in EXPONENTS]
+    names = [f"G = {n}" for n in GROUPS] + [f"{m} = {k}" for m in ("K", "M") for k in EXPONENTS]
     print("| activations | scores | q, k, v | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 3) + "|")
     for n_bits in BITS:

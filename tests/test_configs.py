@@ -72,7 +72,7 @@ def test_integer_recipes_fill_the_budget_of_bits(
     weights, activations = settings.weights, settings.activations
     on_weights = spare_weight_bits(weights.n_bits, weights.symmetric)
     assert on_weights is not None
-    assert activations.grouping == "exponents"
+    assert activations.grouping == "multiples"
     assert not activations.qkv
     spare = on_weights + spare_activation_bits(activations.n_bits)
     assert weights.max_exponent + activations.max_exponent == spare
