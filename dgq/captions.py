@@ -25,7 +25,12 @@ ENCODINGS = {
 }
 """By the mark at the beginning; without one a file is UTF-8, wherever it is read."""
 
-OTHERS = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"\x1f\x8b": "compressed", b"PK\x03\x04": "zipped"}
+OTHERS = {
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\x1f\x8b": "compressed",
+    b"PK\x03\x04": "zipped",
+}
 
 
 def read_captions(source: str | Path, notes: list[str] | None = None) -> list[str]:
@@ -67,7 +72,7 @@ def _checked(source: str | Path, captions: list[str], notes: list[str]) -> list[
     for number, caption in enumerate(kept, start=1):
         if not _encodable(caption):
             raise DGQError(
-                f"caption {number} of {source} ({ascii(caption):.60}) holds half of a surrogate "
+                f"caption {number} of {source} ({caption!a:.60}) holds half of a surrogate "
                 "pair, which is no text: mend the file"
             )
     if len(kept) < len(stripped):

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves either the old one or the new one, and tidying up after it."""
+"""Writing files so that a crash leaves either the old one or the new one; tidying up after it."""
 
 import hashlib
 import json
@@ -104,7 +104,7 @@ def check_writable(folder: Path, option: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DGQError(
-            f"{option} {folder} cannot be written into ({reason}): mend that, or name another folder"
+            f"{option} {folder} cannot be written into ({reason}): mend that, or name another one"
         ) from error
     finally:
         for parent in reversed(made):

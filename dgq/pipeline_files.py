@@ -1,7 +1,7 @@
 """What a pipeline's folder holds: what it says it is, and the content that it is recognised by.
 
-Of all files only those count that loading reads: a second download, a ``.DS_Store`` or another place
-change nothing, and one changed weight, setting or merge of a tokenizer is another pipeline.
+Of all files only those count that loading reads: a second download, a ``.DS_Store`` or another
+place change nothing, and one changed weight, setting or merge of a tokenizer is another pipeline.
 """
 
 import hashlib
@@ -28,7 +28,13 @@ TOKENIZER = (
 )
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 NOTES = ("transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path")
-NOTES_OF_TOKENIZERS = ("is_local", "local_files_only", "tokenizer_file", "vocab_file", "merges_file")
+NOTES_OF_TOKENIZERS = (
+    "is_local",
+    "local_files_only",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+)
 LARGEST = 2**24
 """No size in a configuration is larger; a schedule of 10^9 steps or layers would take for ever."""
 

@@ -150,9 +150,7 @@ def download(source: str) -> Path:
     """Where the hub's cache has a model, downloaded if need be."""
     check_hub(source)
     try:
-        return Path(
-            DiffusionPipeline.download(source, use_safetensors=True, safety_checker=None)
-        )
+        return Path(DiffusionPipeline.download(source, use_safetensors=True, safety_checker=None))
     except Exception as error:
         raise unavailable(source, error) from error
 

@@ -111,9 +111,9 @@ class Parked:
 class Kept:
     """The storages of a module's parameters and buffers, which do not move.
 
-    Learning replaces parameters and buffers. A weak reference to each storage keeps its address from
-    being given to an activation, and the module is asked again whenever a pass comes back: that is
-    at each target, not for each pass.
+    Learning replaces parameters and buffers. A weak reference to each storage keeps its address
+    from being given to an activation, and the module is asked again whenever a pass comes back:
+    that is at each target, not for each pass.
 
     Args:
         owner: the module.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import fit_arguments
+from tiny_pipelines import LEARNING, fit_arguments
 
 from data.calibration import CalibrationData
 from dgq.checkpoint import load_quantized_unet, read_manifest
@@ -29,7 +29,6 @@ from lit.callbacks import RunFolder
 from lit.cli import main
 
 ROOT = Path(__file__).parents[1]
-LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
 RUN_FILES = [
     "config.yaml",
     "last.ckpt",
@@ -468,8 +467,17 @@ def test_a_damaged_last_checkpoint_is_refused_by_name(
     assert str(run / "last.ckpt") in line
 
 
-@pytest.mark.parametrize("ckpt", ["last", "no/such/file.ckpt"])
-def test_resuming_without_a_checkpoint_is_refused(
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
+    finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*fit_arguments(micro_folder, finished_work, "early"), *LEARNING]
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    assert "has no checkpoint yet: starting from the beginning" in capsys.readouterr().out
+    assert_same_result(finished_work / "early", finished_work / "run")
+
+
+@pytest.mark.parametrize("ckpt", ["", "no/such/file.ckpt"])
+def test_resuming_from_a_file_that_is_none_is_refused(
     ckpt: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command([*fit_arguments(micro_folder, tmp_path), "--ckpt_path", ckpt]) == 2
@@ -506,7 +514,10 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "no captions": (["--data.captions", "no/such/file.json"], r"no/such/file\.json"),
     "no steps": (["--data.generation.num_inference_steps", "0"], "num_inference_steps"),
     "height": (["--data.generation.height", "13", "--data.generation.width", "16"], "height"),
-    "strategy": (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "--trainer: .*fsdp"),
+    "strategy": (
+        ["--trainer.devices", "2", "--trainer.strategy", "fsdp"],
+        "--trainer.strategy fsdp",
+    ),
     "waiting": (["--model.waiting.place", "attic"], "waiting.place.*device.*attic"),
     "negative iterations": (["--model.learning.iterations", "-1"], "iterations"),
 }

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
+from dgq.files import check_regular
+
+SLACK = 1e-6
+"""Part of the largest entry by which a covariance may miss what it should be."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,11 @@ def load_gaussian(path: Path) -> Gaussian:
     """
     expected = "expected an npz with mu [d] and sigma [d, d], as `pytorch-fid --save-stats` writes"
     try:
+        check_regular(path)
         with np.load(path, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[n]).double() for n in ("mu", "sigma"))
     except (
+        DGQError,
         OSError,
         ValueError,
         KeyError,
@@ -68,12 +74,25 @@ def load_gaussian(path: Path) -> Gaussian:
         BadZipFile,
     ) as error:
         raise DGQError(f"{path} holds no FID statistics ({error}): {expected}") from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+    if mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
         shapes = f"mu {list(mean.shape)}, sigma {list(covariance.shape)}"
         raise DGQError(f"{path} holds no FID statistics ({shapes}): {expected}")
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise DGQError(f"{path} holds statistics that are not finite: make them again")
+    if not is_covariance(covariance):
+        raise DGQError(
+            f"{path} holds a sigma that is no covariance, since it is not symmetric and positive "
+            "semi-definite: make the statistics again"
+        )
     return Gaussian(mean, covariance)
+
+
+def is_covariance(matrix: Tensor) -> bool:
+    """Whether a matrix is symmetric and positive semi-definite, rounding in float32 allowed."""
+    tolerance = SLACK * matrix.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
+    if (matrix - matrix.T).abs().max() > tolerance:
+        return False
+    return bool(torch.linalg.eigvalsh((matrix + matrix.T) / 2).min() >= -tolerance * len(matrix))
 
 
 def _symmetric_root(matrix: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def test_it_is_identified_by_the_weights_it_starts_from(
     pipeline.save_pretrained(tmp_path)
     other = Calibration(str(tmp_path), module.settings, module.learning)
     with pytest.raises(DGQError, match="weights of the UNet"):
-        check_identity(module.identity({}, "32"), other.identity({}, "32"))
+        check_identity(module.identity({}), other.identity({}))
 
 
 def test_keeping_every_layer_is_refused_when_it_is_made(micro_folder: Path) -> None:

@@ -9,7 +9,7 @@ from lit.identity import check_identity, first_difference, identity_of
 
 def identity(penalty: float, seed: int = 0) -> str:
     learning = LearningSettings(penalty=penalty)
-    return identity_of("scenes", QuantizationSettings(), learning, {"seed": seed})
+    return identity_of(QuantizationSettings(), learning, {"seed": seed})
 
 
 def test_equal_settings_agree() -> None:
