@@ -168,7 +168,8 @@ def check_hub(source: str) -> None:
 def unavailable(source: str, error: Exception) -> DGQError:
     """The one line that says what is missing and how to get it."""
     if exists(Path(source)) or source in EMBEDDED:
-        return DGQError(f"cannot read the pipeline {source}: {first_line(error)}")
+        kind = type(error).__name__
+        return DGQError(f"cannot read the pipeline {source} ({kind}): {first_line(error)}")
     folder = "models/" + source.rpartition("/")[2]
     return DGQError(
         f"{source} is neither a local folder nor can it be downloaded ({type(error).__name__}): "
@@ -178,5 +179,5 @@ def unavailable(source: str, error: Exception) -> DGQError:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0].removesuffix(": ")
+    """The first line of an error's message, or its kind if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
