@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
     except (DGQError, ArgumentError) as error:
         print_error(error)
         return 2
+    except OSError as error:
+        print_error(DGQError(f"{error}: mend that, then call again; it goes on from here"))
+        return 2
     except RecursionError:
         print_error(DGQError("a protocol is nested too deeply: mend the file"))
         return 2

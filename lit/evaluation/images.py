@@ -15,9 +15,6 @@ from dgq.files import check_regular, exists, written_beside
 MANY = 3
 """Names that are listed."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for files that are truncated, damaged or no image."""
-
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 """Modes whose conversion to RGB scales nothing and cuts nothing off."""
@@ -65,7 +62,7 @@ def read_image(path: Path) -> Image.Image:
             if n_frames > 1:
                 raise ValueError(f"it holds {n_frames} pictures, not one")
             return as_rgb(image)
-    except UNREADABLE as error:
+    except Exception as error:  # PIL's decoders raise anything for what is damaged
         raise DGQError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -122,7 +119,7 @@ def _looks_like_image(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except UNREADABLE:
+    except Exception:
         return False
 
 

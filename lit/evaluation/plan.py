@@ -174,8 +174,11 @@ def prepare(settings: EvaluationSettings) -> Plan:
 
 def check_sampling(plan: Plan) -> None:
     """Raise DGQError unless the pipeline begins to draw with these settings."""
+    n_steps = plan.generation.num_inference_steps
     try:
-        plan.timesteps()
+        distinct = set(plan.timesteps())
+        if len(distinct) < n_steps:
+            raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
         record_call(plan.pipeline, plan.prompts.captions[0], plan.generation)
     except Exception as error:  # whatever a sampler or the pipeline's own checks raise
         raise DGQError(

@@ -76,8 +76,12 @@ def finished(run: Evaluate, output: Path) -> dict[str, Any]:
 
 
 def folder_of(images: Path, name: str) -> Path:
-    """Images of a model with the first settings."""
-    return min(images.glob(f"{name}-seed0-*"), key=lambda path: path.stat().st_ctime_ns)
+    """Images of a model with the first settings, which have N prompts."""
+    for folder in sorted(images.glob(f"{name}-seed0-*")):
+        known = json.loads((folder / "manifest.json").read_text())
+        if len(known["prompts"]) == N and known["settings"]["num_inference_steps"] == 2:
+            return folder
+    raise FileNotFoundError(name)
 
 
 def test_metrics_json_has_the_promised_keys(finished: dict[str, Any], output: Path) -> None:
