@@ -104,7 +104,7 @@ class Kill:
 
 
 def plan(places: tuple[str, ...] = ("device", "disk")) -> list[Kill]:
-    """Each phase with each place to wait, a choice of them with two processes; file systems mixed."""
+    """Each phase with each place to wait, some with two processes; file systems mixed."""
     rows = [
         Kill(phase, number, place)
         for phase, (_, numbers) in PHASES.items()
