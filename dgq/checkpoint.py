@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dgq.errors import DGQError, SettingsError
 from dgq.files import read_tensors, sha256_of, write_json, write_tensors
 from dgq.layers import quantized_layers
+from dgq.pipeline_files import check_sizes
 from dgq.quantize import activation_quantizers, quantize_
 from dgq.settings import (
     ActivationSettings,
@@ -125,7 +126,7 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     file = quantized_folder(path) / MANIFEST_FILE
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise DGQError(f"{file} is of another format: expected {FORMAT}; make it again")
         quantization = content.pop("quantization")
@@ -138,7 +139,7 @@ def read_manifest(path: str | Path) -> Manifest:
                 "latent_size": tuple(content["latent_size"]),
             }
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DGQError(f"{file} is damaged ({error!r}): restore it, or make it again") from error
 
 
@@ -165,9 +166,12 @@ def load_quantized_unet(path: str | Path) -> UNet2DConditionModel:
     state, metadata = read_tensors(file)
     if metadata.get("format") != FORMAT or sha256_of(file) != manifest.weights_sha256:
         raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
+    check_sizes(manifest.unet_config, len(state), file.with_name(MANIFEST_FILE))
     try:
         unet = empty_quantized_unet(manifest)
-    except (ValueError, TypeError) as error:
+    except DGQError:
+        raise
+    except Exception as error:  # whatever diffusers raises for a configuration of no UNet
         raise DGQError(f"{file.with_name(MANIFEST_FILE)} describes no UNet: {error}") from error
     try:
         unet.load_state_dict(state, strict=True, assign=True)

@@ -6,7 +6,7 @@ import os
 import platform
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def check_writable(folder: Path, option: str) -> None:
     try:
         for parent in reversed([folder, *folder.parents]):
             if not parent.is_dir():
-                parent.mkdir()
+                parent.mkdir(exist_ok=True)
                 made.append(parent)
         trial = folder / f".{secrets.token_hex(4)}{PARTIAL}"
         try:
@@ -107,8 +107,9 @@ def check_writable(folder: Path, option: str) -> None:
             f"{option} {folder} cannot be written into ({reason}): mend that, or name another one"
         ) from error
     finally:
-        for parent in reversed(made):
-            parent.rmdir()
+        with suppress(OSError):  # somebody else may have written into it meanwhile
+            for parent in reversed(made):
+                parent.rmdir()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
