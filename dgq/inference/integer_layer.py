@@ -15,7 +15,7 @@ from dgq.inference.folding import (
     weight_factors,
     zero_point_sums,
 )
-from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.geometry import ConvGeometry, Geometry, HasGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer, moved, of_each, packed_codes
 from dgq.inference.quantized_tensor import QuantizedTensor
@@ -44,7 +44,7 @@ class FoldedWeight:
         raise TypeError("a UNet that was prepared for a CPU is not pickled: load it where it runs")
 
 
-class IntegerLayer(ExactBuffers):
+class IntegerLayer(HasGeometry, ExactBuffers):
     """A linear or convolution layer on quantized tensors.
 
     What it saves is what the packed layer it was made from held: codes are taken out of the folded
@@ -68,7 +68,6 @@ class IntegerLayer(ExactBuffers):
         self.settings = packed.settings
         self.input_quantizer = packed.input_quantizer
         self.activation_bits = packed.activation_bits
-        self.fan_in = packed.fan_in
         for name in ("scale", "zero_point", "exponent", "bias"):
             self.register_buffer(name, getattr(packed, name))
         on_codes, self._factor = reader.factors(self.geometry.in_channels)

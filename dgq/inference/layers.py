@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dgq.dequantization import dequantize
 from dgq.inference.exact_buffers import ExactBuffers
-from dgq.inference.geometry import Geometry, fan_in
+from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
@@ -17,7 +17,7 @@ ALL = slice(None)
 """All output channels."""
 
 
-class FrozenLayer(ExactBuffers):
+class FrozenLayer(HasGeometry, ExactBuffers):
     """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
 
     Args:
@@ -33,7 +33,6 @@ class FrozenLayer(ExactBuffers):
         self.geometry = geometry
         self.input_quantizer = input_quantizer
         self.activation_bits = activation_bits
-        self.fan_in = fan_in(geometry)
 
     @property
     def weight_bits(self) -> int:
