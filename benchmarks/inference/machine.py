@@ -34,6 +34,15 @@ def cpu_name(file: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def busy_seconds(file: Path = Path("/proc/stat")) -> float:
+    """CPU seconds of all processes since the machine started; 0 where they cannot be told."""
+    try:
+        user, nice, system, *_ = map(int, file.read_text().split("\n", 1)[0].split()[1:])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -50,6 +50,7 @@ def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -
         "wall_min_s": min(wall),
         "wall_median_s": median(wall),
         "cpu_s": median(seconds for one in timed for seconds in one["cpu_s"]),
+        "others_cores": others_cores(timed),
         "calls": len(wall),
         "compile_s": max(one["compile_s"] for one in timed),
         "compile_again_s": min(one["compile_s"] for one in timed) if len(timed) > 1 else None,
@@ -61,6 +62,11 @@ def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -
         "sqnr_db": qualities[0] if qualities else None,
         "execution": answers[0]["execution"],
     }
+
+
+def others_cores(timed: Sequence[Mapping[str, Any]]) -> float:
+    """Cores that other processes kept busy during the calls, which makes them slower."""
+    return sum(sum(one["others_cpu_s"]) for one in timed) / sum(sum(one["wall_s"]) for one in timed)
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

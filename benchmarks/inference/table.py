@@ -23,6 +23,9 @@ HEADERS = (
     "SQNR dB",
 )
 NONE = "-"
+DISTURBED = 0.2
+"""Cores that others may keep busy before a remark is made."""
+
 WIDTH = 150
 """Columns of a terminal that the tables need: a narrower one wraps their lines."""
 
@@ -100,21 +103,28 @@ def conditions(figures: Mapping[str, Any]) -> Iterator[str]:
 def remarks(figures: Mapping[str, Any]) -> Iterator[str]:
     """What was skipped, what has failed, and what runs in each row."""
     yield from figures["notes"]
-    for (_, title), row in _distinct_rows(figures).items():
+    disturbed = sorted({title for title, row in _rows(figures) if _is_disturbed(row)})
+    if disturbed:
+        yield (
+            f"other processes kept more than {DISTURBED} of a core busy meanwhile, which slows "
+            f"these down: {'; '.join(disturbed)}"
+        )
+    for title, row in dict(_rows(figures)).items():
         if "failed" in row:
             yield f"{title}: failed: {row['failed']}"
         elif row["ckpt"] is not None:
             yield f"{title}: {row['execution']}"
 
 
-def _distinct_rows(figures: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Each row of each model once."""
-    titles = figures["titles"]
-    return {
-        (table["model"], f"{titles[table['model']]}, {row['title']}"): row
-        for table in figures["tables"]
-        for row in table["rows"]
-    }
+def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All rows of all tables, with the name of model and row."""
+    for table in figures["tables"]:
+        for row in table["rows"]:
+            yield f"{figures['titles'][table['model']]}, {row['title']}", row
+
+
+def _is_disturbed(row: Mapping[str, Any]) -> bool:
+    return "failed" not in row and row["others_cores"] > DISTURBED
 
 
 def _text(value: float | None, form: str) -> str:
