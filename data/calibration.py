@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
 from dgq.files import check_writable, remove_leftovers
-from dgq.locks import LockedError, locked
+from dgq.locks import LockedError, lock_file, locked
 from dgq.pipeline_files import pipeline_sha256
 from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
@@ -160,6 +161,7 @@ class CalibrationData(LightningDataModule):
     def prepare_data(self) -> None:
         """Record the calls, unless a file of the same ones is there."""
         if self.recording.is_file():
+            self.tidy()
             return
         check_writable(self.cache, "--data.cache")
         try:
@@ -169,6 +171,12 @@ class CalibrationData(LightningDataModule):
             say(f"another process is recording {self.recording}: waiting for it")
             with locked(self.recording, wait=True):
                 self.record()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed just after it recorded has left."""
+        if lock_file(self.recording).exists():
+            with suppress(DGQError), locked(self.recording, wait=False):
+                remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)
 
     def record(self) -> None:
         """Record the calls, unless another process just did; nobody else does meanwhile."""

@@ -13,6 +13,11 @@ class LockedError(DGQError):
     """Another process holds the lock."""
 
 
+def lock_file(path: Path) -> Path:
+    """The file whose lock is held for a path."""
+    return path.with_name(f".{path.name}.lock")
+
+
 @contextmanager
 def locked(path: Path, wait: bool) -> Iterator[None]:
     """Hold the lock ``.<name>.lock`` beside a path, which is removed at the end.
@@ -24,7 +29,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     Raises:
         DGQError: if there can be no such file.
     """
-    file = path.with_name(f".{path.name}.lock")
+    file = lock_file(path)
     lock = FileLock(file, timeout=-1 if wait else 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

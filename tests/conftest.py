@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 # The test folders are named after the packages they test and would hide them otherwise.
 sys.path.insert(0, str(ROOT))
+
+# How long an example takes depends on what else the machine does, and says nothing.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 

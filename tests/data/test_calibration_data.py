@@ -56,6 +56,15 @@ def test_the_recording_is_made_once(
     again.prepare_data()
 
 
+def test_what_a_process_killed_while_recording_left_is_removed(ready: CalibrationData) -> None:
+    lock = ready.cache / f".{ready.recording.name}.lock"
+    partial = ready.cache / f".{ready.recording.name}.elsewhere-1-abcd.partial"
+    for left in (lock, partial):
+        left.write_text("")
+    ready.prepare_data()
+    assert list(ready.cache.iterdir()) == [ready.recording]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -14,13 +14,14 @@ from tiny_pipelines import micro_unet, unet_call
 from torch import Tensor
 
 from dgq.context import quantization
+from dgq.copies import copier
 from dgq.errors import DGQError, SettingsError
 from dgq.learning import harden_, start_learning_
 from dgq.paired_streams import PairedStreams
 from dgq.quantize import quantize_, start_observing_
 from dgq.settings import QuantizationSettings, WaitingSettings, WeightSettings
 from dgq.targets import execution_order, find_targets
-from dgq.waiting import Waiting, copier, held_by, tensors_in, waiting_rooms
+from dgq.waiting import Waiting, held_by, tensors_in, waiting_rooms
 
 TIMESTEPS = (801.0, 401.0)
 LARGE = (64, 600)
@@ -260,7 +261,7 @@ def test_a_full_disk_is_an_error_that_leaves_no_file(
 
     original = tempfile.NamedTemporaryFile
     monkeypatch.setattr(
-        "dgq.waiting.tempfile.NamedTemporaryFile", lambda **o: FullDisk(original, **o)
+        "dgq.copies.tempfile.NamedTemporaryFile", lambda **o: FullDisk(original, **o)
     )
     with pytest.raises(DGQError, match=r"No space left on device.*free some space"):
         room.park([torch.randn(LARGE)])

@@ -26,7 +26,9 @@ def bench(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     memory = Path("/dev/shm")
     parent = memory if memory.is_dir() else None
     with tempfile.TemporaryDirectory(dir=parent) as in_memory:
-        yield Bench(micro_folder, on_disk, Path(in_memory))
+        bench = Bench(micro_folder, on_disk, Path(in_memory))
+        yield bench
+        bench.close()
 
 
 @pytest.fixture(scope="module")
