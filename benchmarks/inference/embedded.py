@@ -1,6 +1,5 @@
 """The embedded model: real weights, real calls, and so an SQNR beside the seconds."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -12,12 +11,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 import scenes
-from data.calibration import SCENES_GENERATION, fingerprint
+from data.calibration import SCENES_GENERATION
 from data.recording import record_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings, Manifest, quantized_folder, read_manifest
 from dgq.errors import DGQError
 from dgq.files import read_tensors, write_tensors
+from dgq.pipeline_files import pipeline_sha256
 from dgq.pipelines import load_pipeline, load_unet, resolve
 from inference.parts import Part
 from inference.request import Options
@@ -96,7 +96,7 @@ class Embedded(Subject):
 
     @cached_property
     def _sha256(self) -> str:
-        return hashlib.sha256(fingerprint(resolve(self.pipeline)).encode()).hexdigest()
+        return pipeline_sha256(resolve(self.pipeline))
 
     @cached_property
     def _calls(self) -> UNetCalls:
