@@ -1,12 +1,16 @@
-"""Bits and groups of the activations, all from the ranges that one calibration observed.
+"""Bits and scales of the activations, all from the ranges that one calibration observed.
 
-    python benchmarks/groups.py [--run outputs/w4a8]
+    python benchmarks/groups.py [--run outputs/dgq_w4a8]
 
-Takes weights and ranges from a run's last.ckpt, groups them anew for each setting, and prints the
-SQNR of the UNet's output on held-out captions as a table. Nothing is learned again.
+Takes weights and ranges from a run's last.ckpt, shares scales anew for each setting (k-means with G
+groups, exponents from 0 to K, multiples with the room of M exponents), and prints the SQNR of the
+UNet's output on held-out captions as a table. Nothing is learned again. What does not fit the bits
+of an integer product, beside the exponents of the weights, is left out.
 """
 
 import argparse
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,60 +31,122 @@ from dgq import (
     read_manifest,
 )
 from dgq.checkpoint import Manifest, load_calibration_state_
+from dgq.errors import SettingsError
 from dgq.pipelines import load_unet
 from dgq.quantize import start_observing_
 from dgq.reconstruction import sqnr_db
 
 BITS = (8, 6, 4)
 GROUPS = (1, 2, 4, 8, 16)
+EXPONENTS = (0, 1, 2, 3, 4, 5)
 N_PROMPTS = 16
 SEED = 1234
+
+
+@dataclass(frozen=True)
+class Attentions:
+    """What is quantized inside of attentions: a row of the table.
+
+    Args:
+        scores: quantize scores at the bits of the activations; otherwise 16 bits.
+        qkv: the same for q, k and v.
+    """
+
+    scores: bool
+    qkv: bool
+
+    def settings(self, n_bits: int) -> tuple[ActivationSettings, ScoreSettings]:
+        """Settings with these bits."""
+        return ActivationSettings(n_bits, qkv=self.qkv), ScoreSettings(
+            n_bits if self.scores else 16
+        )
 
 
 @torch.no_grad()
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", type=Path, default=Path("outputs/w4a8"), help="a finished run")
-    run = parser.parse_args().run
-    manifest = read_manifest(run)
-    state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
-    calls = held_out_calls(manifest.pipeline)
+    parser.add_argument("--run", type=Path, default=Path("outputs/dgq_w4a8"), help="a finished run")
+    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="held-out captions")
+    arguments = parser.parse_args()
+    manifest = read_manifest(arguments.run)
+    state = torch.load(arguments.run / "last.ckpt", weights_only=True)["state_dict"]
+    calls = held_out_calls(manifest.pipeline, arguments.prompts)
     batches = [calls.batch(pairs) for pairs in calls.sample_pairs(None, SEED).split(32)]
-    stock = load_unet(manifest.pipeline)
-    reference = outputs(stock, batches)
-    print("| bits | " + " | ".join(f"G = {n}" for n in GROUPS) + " |")
-    print("|---" * (len(GROUPS) + 1) + "|")
+    reference = outputs(load_unet(manifest.pipeline), batches)
+    columns = [partial(replace, grouping="kmeans", n_groups=n) for n in GROUPS]
+    for grouping in ("exponents", "multiples"):
+        columns += [partial(replace, grouping=grouping, max_exponent=k) for k in EXPONENTS]
+    names = [f"G = {n}" for n in GROUPS] + [f"{m} = {k}" for m in ("K", "M") for k in EXPONENTS]
+    print("| activations | scores | q, k, v | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 3) + "|")
     for n_bits in BITS:
-        cells = []
-        for n_groups in GROUPS:
-            unet = regrouped(manifest, state, n_bits, n_groups)
-            cells.append(f"{sqnr_db(outputs(unet, batches), reference):.1f}")
-        print(f"| A{n_bits} | " + " | ".join(cells) + " |", flush=True)
+        for row in rows_of(state):
+            activations, scores = row.settings(n_bits)
+            cells = [
+                cell(manifest, state, column(activations), scores, batches, reference)
+                for column in columns
+            ]
+            inside = [str(scores.n_bits), str(n_bits if row.qkv else 16)]
+            print("| " + " | ".join([f"A{n_bits}", *inside, *cells]) + " |", flush=True)
 
 
-def held_out_calls(pipeline: str) -> UNetCalls:
+def rows_of(state: dict[str, Tensor]) -> list[Attentions]:
+    """Rows that the observed ranges allow: what was at 16 bits in the run was not observed."""
+    rows = [
+        Attentions(scores=True, qkv=True),
+        Attentions(scores=False, qkv=True),
+        Attentions(scores=False, qkv=False),
+    ]
+    observed = {
+        part for part in ("scores", "query") if any(f".{part}.observer." in n for n in state)
+    }
+    return [
+        r for r in rows if r.scores <= ("scores" in observed) and r.qkv <= ("query" in observed)
+    ]
+
+
+def held_out_calls(pipeline: str, n_prompts: int) -> UNetCalls:
     """UNet calls of captions that no calibration has seen."""
-    captions = scenes.sample_captions(N_PROMPTS, SEED, "test")
-    return record_calls(load_pipeline(pipeline), captions, SCENES_GENERATION, SEED, N_PROMPTS)
+    captions = scenes.sample_captions(n_prompts, SEED, "test")
+    return record_calls(load_pipeline(pipeline), captions, SCENES_GENERATION, SEED, n_prompts)
+
+
+def cell(
+    manifest: Manifest,
+    state: dict[str, Tensor],
+    activations: ActivationSettings,
+    scores: ScoreSettings,
+    batches: list[dict[str, Any]],
+    reference: Tensor,
+) -> str:
+    """SQNR in decibel of one setting; a dash where its exponents do not fit."""
+    weights, keep = manifest.quantization.weights, manifest.quantization.keep
+    try:
+        settings = QuantizationSettings(weights, activations, scores, keep)
+    except SettingsError:
+        return "–"  # noqa: RUF001
+    unet = regrouped(manifest, state, settings)
+    return f"{sqnr_db(outputs(unet, batches), reference):.1f}"
 
 
 def regrouped(
-    manifest: Manifest, state: dict[str, Tensor], n_bits: int, n_groups: int
+    manifest: Manifest, state: dict[str, Tensor], settings: QuantizationSettings
 ) -> torch.nn.Module:
-    """The run's UNet with other bits and groups of the activations."""
-    settings = QuantizationSettings(
-        manifest.quantization.weights,
-        ActivationSettings(n_bits, n_groups=n_groups),
-        ScoreSettings(n_bits),
-        manifest.quantization.keep,
-    )
+    """The run's UNet with other settings of the activations."""
     unet = load_unet(manifest.pipeline)
     quantize_(unet, settings, manifest.timesteps, manifest.latent_size)
     start_observing_(unet)
-    load_calibration_state_(unet, state)
+    owners = {name for name, _ in unet.named_modules()}
+    load_calibration_state_(unet, {k: v for k, v in state.items() if is_kept(k, owners)})
     fit_activations_(unet)
     return unet
+
+
+def is_kept(name: str, owners: set[str]) -> bool:
+    """Whether a tensor is a weight or an observed range that the UNet has a place for."""
+    owner = name.rpartition(".")[0]
+    return owner in owners and owner.endswith((".observer", ".weight_quantizer"))
 
 
 def outputs(unet: torch.nn.Module, batches: list[dict[str, Any]]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BITS = ("w8a8", "w4a8", "w4a6", "w4a4")
-RECIPES = {"rtn_": "RTN, per-tensor", "": "DGQ, 8 groups"}
+RECIPES = {"rtn_": "RTN, per-tensor", "dgq_": "DGQ, 8 groups", "": "integers"}
 COLUMNS = {
     "PSNR dB": ("psnr", ".1f"),
     "FID": ("fid", ".2f"),

@@ -45,9 +45,12 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> 
     if torch.is_grad_enabled():
         codes = (round_ste(x / scale) + zero_point).clamp(0, largest)
         return (codes - zero_point) * scale
-    # The same in place: inference spends most of its time here, much of it in fresh memory.
-    codes = (x / scale).round_().add_(zero_point).clamp_(0, largest)
-    return codes.sub_(zero_point).mul_(scale)
+    # The same in place, clamped where the codes are still minus their zero point. A clamp between
+    # tensors would do both ends at once, at half the speed.
+    codes = (x / scale).round_()
+    lowest = -zero_point.to(codes.dtype)
+    torch.maximum(codes, lowest, out=codes)
+    return torch.minimum(codes, lowest + largest, out=codes).mul_(scale)
 
 
 def affine_parameters(low: Tensor, high: Tensor, n_bits: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from dgq.inference.build import build_, fill_
 from dgq.inference.execution import Mode, prepare_
 from dgq.inference.freeze import check_calibrated, frozen_state
 from dgq.layers import quantized_layers
+from dgq.pipeline_files import check_sizes
 from dgq.quantize import activation_quantizers
 from dgq.settings import (
     ActivationSettings,
@@ -138,7 +139,7 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     file = quantized_folder(path) / MANIFEST_FILE
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         version = content.pop("format")
         if version not in (FORMAT, FIRST_FORMAT):
             raise DGQError(
@@ -155,7 +156,7 @@ def read_manifest(path: str | Path) -> Manifest:
                 "latent_size": tuple(content["latent_size"]),
             }
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DGQError(f"{file} is damaged ({error!r}): restore it, or make it again") from error
 
 
@@ -170,7 +171,10 @@ def quantization_settings(content: dict[str, Any]) -> QuantizationSettings:
 
 
 def load_quantized_unet(
-    path: str | Path, execution: Mode = "auto", dtype: torch.dtype | None = None
+    path: str | Path,
+    execution: Mode = "auto",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> UNet2DConditionModel:
     """A quantized UNet from a run folder or a quantized model's folder, ready to run.
 
@@ -182,6 +186,7 @@ def load_quantized_unet(
             multiplies them exactly and fast; ``unet.execution`` says what runs.
         dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
             computes in it, else float32.
+        device: where it runs; integers run on a CPU only, so far.
 
     Raises:
         DGQError: if files are missing, damaged, or do not belong together, or integers are asked
@@ -194,16 +199,20 @@ def load_quantized_unet(
     known = first or metadata.get("format") == FORMAT
     if not known or sha256_of(file) != manifest.weights_sha256:
         raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
+    check_sizes(manifest.unet_config, len(state), file.with_name(MANIFEST_FILE))
     try:
         unet = empty_quantized_unet(manifest)
-    except (ValueError, TypeError) as error:
+    except DGQError:
+        raise
+    except Exception as error:  # whatever diffusers raises for a configuration of no UNet
         raise DGQError(f"{file.with_name(MANIFEST_FILE)} describes no UNet: {error}") from error
     try:
         fill_(unet, frozen_state(state, manifest.quantization) if first else state)
     except DGQError as error:
         raise DGQError(f"{file} does not fit the UNet in {MANIFEST_FILE}: {error}") from error
-    del state  # packed codes are freed as their layers are folded
-    unet.execution = prepare_(unet.eval().requires_grad_(False), execution, dtype)
+    state.clear()  # codes are freed as soon as their layer is folded
+    unet = unet.eval().requires_grad_(False).to(device)
+    unet.execution = prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)
     return unet
 

@@ -9,6 +9,7 @@ from dgq.exponent_search import (
     base_scale,
     centred_zero_point,
     channel_exponents,
+    limited_zero_point,
     required_range,
 )
 from dgq.observer import Ranges
@@ -56,7 +57,7 @@ class ExponentQuantizer(RangeQuantizer):
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel, broadcastable to ``x``."""
-        return channel_parameters(x, *self.current_ranges(), self.exponent, self.context)
+        return channel_parameters(x, *self.current_ranges(), fraction(self.exponent), self.context)
 
     def current_ranges(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
@@ -64,6 +65,4 @@ class ExponentQuantizer(RangeQuantizer):
         return scale, self._limited(zero_point)
 
     def _limited(self, zero_point: Tensor) -> Tensor:
-        largest = 2**self.settings.n_bits - 1
-        lowest, highest = (0, largest) if self.padded else (-largest, 2 * largest)
-        return zero_point.clamp(lowest, highest)
+        return limited_zero_point(zero_point, self.settings.n_bits, self.padded)

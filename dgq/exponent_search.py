@@ -1,6 +1,6 @@
 """Exponents: scales that differ by powers of two, chosen from ranges or magnitudes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -67,14 +67,26 @@ def best_exponents(needed: Tensor, max_exponent: int, error: Callable[[Tensor], 
     Returns:
         ``[rows, members]``, uint8.
     """
-    best = torch.zeros_like(needed)
-    least = torch.full_like(needed[:, :1], torch.inf)
-    for i in range(N_PHASES):
-        exponent = exponents_at(needed, 2 ** (i / N_PHASES), max_exponent)
-        found = error(exponent)
-        better = found < least
-        least, best = torch.where(better, found, least), torch.where(better, exponent, best)
-    return best.to(torch.uint8)
+    bases = (2 ** (i / N_PHASES) for i in range(N_PHASES))
+    candidates = (exponents_at(needed, base, max_exponent) for base in bases)
+    return least_error(candidates, error).to(torch.uint8)
+
+
+def least_error(candidates: Iterable[Tensor], error: Callable[[Tensor], Tensor]) -> Tensor:
+    """The candidate with the least error, the first of equals; for each row apart.
+
+    Args:
+        candidates: tensors of one shape.
+        error: of a candidate, broadcastable to its shape.
+    """
+    rest = iter(candidates)
+    best = next(rest)
+    least = error(best)
+    for candidate in rest:
+        found = error(candidate)
+        best = torch.where(found < least, candidate, best)
+        least = torch.minimum(found, least)
+    return best
 
 
 def relative_to_largest(values: Tensor) -> Tensor:
@@ -119,6 +131,12 @@ def base_scale(width: Tensor, exponent: Tensor, n_bits: int) -> Tensor:
     scale = (width * exponent.float().exp2()).amax(1) / (2**n_bits - 1)
     smallest = torch.finfo(scale.dtype).tiny * 2.0 ** int(exponent.max())
     return torch.where(scale > 0, scale.clamp(min=smallest), torch.ones_like(scale))
+
+
+def limited_zero_point(zero_point: Tensor, n_bits: int, padded: bool) -> Tensor:
+    """Zero points that are near the codes, or among them where zero needs a code."""
+    largest = 2**n_bits - 1
+    return zero_point.clamp(0, largest) if padded else zero_point.clamp(-largest, 2 * largest)
 
 
 def centred_zero_point(low: Tensor, high: Tensor, scale: Tensor, n_bits: int) -> Tensor:

@@ -50,7 +50,7 @@ def check_budget(
     on_activations = spare_activation_bits(activation_bits)
     if on_weights is None:
         raise SettingsError(
-            f"activations.grouping exponents: {weight_bits}-bit weights minus their zero points "
+            f"activations.grouping: {weight_bits}-bit weights minus their zero points "
             "need 9 bits, and the integer product has 8: set weights.symmetric to true"
         )
     needed = weight_exponent + max(0, activation_exponent - on_activations)

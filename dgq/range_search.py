@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from dgq.affine import affine_parameters, symmetric_parameters
+from dgq.cached_rows import cached_rows
 from dgq.settings import RangeMethod
 
 N_CANDIDATES = 80
 SHRINK_STEP = 0.01
 ERROR_EXPONENT = 2.4
-CACHED_ELEMENTS = 2**18
-"""Weights that are searched at a time on a CPU: a megabyte."""
 
 
 def weight_parameters(
@@ -60,7 +59,7 @@ def best_shrink_factor(
         ``[out]``, each in ``[0.21, 1]``.
     """
     # Row by row independent: some at a time stay in the cache while all candidates are tried.
-    n_rows = max(1, CACHED_ELEMENTS // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+    n_rows = cached_rows(rows.shape[0], rows.shape[1], rows.device)
     parts = zip(rows.split(n_rows), low.split(n_rows), high.split(n_rows), strict=True)
     return torch.cat([_best_factor_of(*part, n_bits, symmetric) for part in parts])
 

@@ -11,7 +11,7 @@ FLOAT_BITS = 32
 """Bits that a tensor kept in floating point counts with."""
 
 RangeMethod = Literal["minmax", "mse"]
-Grouping = Literal["kmeans", "exponents"]
+Grouping = Literal["kmeans", "exponents", "multiples"]
 ScoreMethod = Literal["log", "affine"]
 Decay = Literal["cosine", "constant"]
 Place = Literal["device", "host", "disk"]
@@ -97,10 +97,12 @@ class ActivationSettings:
         n_bits: 2 to 8, or 16 to keep activations in floating point.
         grouping: ``kmeans`` for groups with free scales along the axis where the outliers lie, as
             published; ``exponents`` for channels whose scales differ by powers of two, so that a
-            layer is one integer product.
+            layer is one integer product; ``multiples`` for whole multiples of one scale, which is
+            finer below 8 bits.
         n_groups: groups of ``kmeans``; 1 is per-tensor.
         max_exponent: scales of ``exponents`` are a step's times ``2^-k``, with ``k`` from 0 to this
-            for each channel; 0 leaves them a zero point of their own.
+            for each channel; those of ``multiples`` have the same room, ``2^max_exponent``. 0
+            leaves each channel a zero point of its own.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
         qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
     """
@@ -159,7 +161,7 @@ class QuantizationSettings:
 
     def __post_init__(self) -> None:
         weights, activations = self.weights, self.activations
-        if activations.grouping == "exponents" and 16 not in (weights.n_bits, activations.n_bits):
+        if activations.grouping != "kmeans" and 16 not in (weights.n_bits, activations.n_bits):
             check_budget(
                 weights.n_bits,
                 weights.symmetric,

@@ -8,11 +8,10 @@ is resumed, and read only when it is needed: skip connections stay away until th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from greenlet import greenlet
@@ -20,70 +19,11 @@ from torch import Tensor, UntypedStorage, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from dgq.errors import DGQError
+from dgq.copies import Copy, HostCopy, copier
 from dgq.settings import WaitingSettings
 
 WORTH_MOVING = 2**16
 """Bytes below which a tensor stays where it is."""
-
-
-class Copy(Protocol):
-    """The content of a storage, kept somewhere else."""
-
-    def flat(self) -> Tensor:
-        """All elements, 1-D; may be lazily read."""
-        ...
-
-
-class HostCopy:
-    """A copy in host memory."""
-
-    def __init__(self, flat: Tensor, dtype: torch.dtype) -> None:
-        self._flat = flat.to("cpu", dtype, copy=True)
-
-    def flat(self) -> Tensor:
-        """All elements, 1-D."""
-        return self._flat
-
-
-class DeviceCopy(HostCopy):
-    """A copy of lower precision on the same device."""
-
-    def __init__(self, flat: Tensor, dtype: torch.dtype) -> None:
-        self._flat = flat.to(dtype, copy=True)
-
-
-class DiskCopy:
-    """A copy in a file of its own, which goes with it.
-
-    Args:
-        folder: must exist.
-    """
-
-    def __init__(self, flat: Tensor, dtype: torch.dtype, folder: Path) -> None:
-        # Always a copy: memory that numpy has seen can no longer be freed.
-        content = flat.to("cpu", dtype, copy=True)
-        self._size, self._dtype = content.numel(), dtype
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            self._path = Path(file.name)
-            try:
-                # Written, not mapped: a full disk is then an error and not a signal.
-                file.write(content.view(torch.uint8).numpy().data)
-            except OSError as error:
-                self._path.unlink()
-                raise DGQError(
-                    f"cannot keep waiting activations in {folder} ({error.strerror}): free some "
-                    "space, use another folder (waiting.folder), or fewer samples (data.n_samples)"
-                ) from error
-
-    def flat(self) -> Tensor:
-        """All elements, 1-D, read as they are used."""
-        return torch.from_file(str(self._path), shared=False, size=self._size, dtype=self._dtype)
-
-    def __del__(self) -> None:
-        path = getattr(self, "_path", None)
-        if path is not None:
-            path.unlink(missing_ok=True)
 
 
 class Parked:
@@ -108,34 +48,58 @@ class Parked:
         whole_storage(tensor).copy_(self.copy.flat())
 
 
+class Kept:
+    """The storages of a module's parameters and buffers, which do not move.
+
+    Learning replaces parameters and buffers. A weak reference to each storage keeps its address
+    from being given to an activation, and the module is asked again whenever a pass comes back:
+    that is at each target, not for each pass.
+
+    Args:
+        owner: the module.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        self._owner = owner
+        self._storages: dict[int, StorageWeakRef] = {}
+        self._served: set[int] = set()
+
+    def storages(self, room: Waiting) -> Mapping[int, StorageWeakRef]:
+        """By address, for the pass that waits in ``room``."""
+        if not self._served or id(room) in self._served:
+            own = [*self._owner.parameters(), *self._owner.buffers()]
+            storages = [tensor.untyped_storage() for tensor in own]
+            self._storages = {storage._cdata: StorageWeakRef(storage) for storage in storages}
+            self._served.clear()
+        self._served.add(id(room))
+        return self._storages
+
+
 class Waiting:
     """The tensors of one suspended pass.
 
     Args:
         make_copy: how copies are made.
-        kept: storages that stay where they are: those of parameters and buffers.
+        kept: what stays where it is; nothing by default.
     """
 
-    def __init__(self, make_copy: Callable[[Tensor], Copy], kept: frozenset[int]) -> None:
+    def __init__(self, make_copy: Callable[[Tensor], Copy], kept: Kept | None = None) -> None:
         self._make_copy = make_copy
         self._kept = kept
         self._parked: dict[int, Parked] = {}
 
     def park(self, tensors: Iterable[Tensor]) -> None:
         """Free the memory of these tensors, keeping copies elsewhere; drop copies of dead ones."""
+        kept = {} if self._kept is None else self._kept.storages(self)
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            if not self._movable(storage):
+            if storage._cdata in kept or not movable(storage):
                 continue
             parked = self._parked.get(storage._cdata)
             if parked is None or parked.version != tensor._version:
                 self._parked[storage._cdata] = Parked(tensor, self._make_copy)
             storage.resize_(0)
         self._parked = {k: p for k, p in self._parked.items() if not p.weak.expired()}
-
-    def _movable(self, storage: UntypedStorage) -> bool:
-        large = storage.nbytes() >= WORTH_MOVING
-        return large and storage.resizable() and storage._cdata not in self._kept
 
     def fetch_(self, tensor: Tensor) -> None:
         """Give a tensor's memory back if it was taken."""
@@ -162,7 +126,7 @@ class StayingPut(Waiting):
     """The same interface for tensors that keep their memory."""
 
     def __init__(self) -> None:
-        super().__init__(lambda flat: HostCopy(flat, flat.dtype), frozenset())
+        super().__init__(lambda flat: HostCopy(flat, flat.dtype))
 
     def park(self, tensors: Iterable[Tensor]) -> None:
         """Do nothing."""
@@ -210,27 +174,14 @@ def waiting_rooms(settings: WaitingSettings, unet: nn.Module, folder: Path) -> I
     if make_copy is None:
         while True:
             yield StayingPut()
-    own = [*unet.parameters(), *unet.buffers()]
-    kept = frozenset(tensor.untyped_storage()._cdata for tensor in own)
+    kept = Kept(unet)
     while True:
         yield Waiting(make_copy, kept)
 
 
-def copier(settings: WaitingSettings, folder: Path) -> Callable[[Tensor], Copy] | None:
-    """What makes copies; ``None`` if tensors stay as they are."""
-
-    def dtype_of(flat: Tensor) -> torch.dtype:
-        lower = settings.dtype != "same" and flat.dtype == torch.float32
-        return getattr(torch, settings.dtype) if lower else flat.dtype
-
-    if settings.place == "disk":
-        folder.mkdir(parents=True, exist_ok=True)
-        return lambda flat: DiskCopy(flat, dtype_of(flat), folder)
-    if settings.place == "host":
-        return lambda flat: HostCopy(flat, dtype_of(flat))
-    if settings.dtype != "same":
-        return lambda flat: DeviceCopy(flat, dtype_of(flat))
-    return None
+def movable(storage: UntypedStorage) -> bool:
+    """Whether a storage's memory is worth freeing, and can be."""
+    return storage.nbytes() >= WORTH_MOVING and storage.resizable()
 
 
 def whole_storage(tensor: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from dgq.buffers import SizedByCheckpoint
+from dgq.dequantization import dequantize, input_factors
 from dgq.errors import DGQError
 from dgq.exponent_search import group_exponents
-from dgq.packing import pack_codes, unpack_codes
+from dgq.packing import pack_codes
 from dgq.range_search import weight_parameters, weight_range
 from dgq.rounding import hard_rounding, rounding_logits, soft_rounding
 from dgq.settings import WeightSettings
@@ -93,8 +94,16 @@ class WeightQuantizer(SizedByCheckpoint):
             return self._learning(self.learnable, bias)
         if self.codes.numel() == 0:
             raise DGQError("this layer has no quantized weight yet: calibrate or load first")
-        codes = unpack_codes(self.codes, self.settings.n_bits, self.n_inputs)
-        weight = (codes - self.zero_point[:, None]) * self._scales(self.scale)
+        bits, exponent = self.settings.n_bits, getattr(self, "exponent", None)
+        weight = dequantize(
+            self.codes,
+            self.scale,
+            self.zero_point,
+            bits,
+            self.n_inputs,
+            exponent,
+            self.settings.group_size,
+        )
         return weight.view(self.shape), self.bias if self.bias.numel() else None
 
     @torch.no_grad()
@@ -141,9 +150,8 @@ class WeightQuantizer(SizedByCheckpoint):
 
     @property
     def _factor(self) -> Tensor:
-        """``2^-exponent`` of every weight, ``[out, n]``; exact."""
-        factor = (-self.exponent.float()).exp2()
-        return factor.repeat_interleave(self.settings.group_size, 1)[:, : self.n_inputs]
+        """``2^-exponent`` of every weight, ``[out, n]``."""
+        return input_factors(self.exponent, self.settings.group_size, self.n_inputs)
 
     def _scales(self, scale: Tensor) -> Tensor:
         """Scales of all weights, ``[out, 1]`` or ``[out, n]``, from those of their channels."""

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 # The test folders are named after the packages they test and would hide them otherwise.
 sys.path.insert(0, str(ROOT))
 
+# How long an example takes depends on what else the machine does, and says nothing.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
 from quantized_models import SETTINGS, Calibrated, calibrated  # noqa: E402
-from tiny_pipelines import fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
+from tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +45,6 @@ def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Calibrated]:
     """Calibrated UNets by the name of their settings, each made once; never changed by tests."""
     return cache(lambda name: calibrated(SETTINGS[name], tmp_path_factory.mktemp("calibrated")))
-
-
-LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
 
 
 @pytest.fixture(scope="session")

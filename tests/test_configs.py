@@ -9,6 +9,7 @@ import yaml
 
 from data.calibration import CalibrationData
 from dgq.checkpoint import quantization_settings
+from dgq.exponents import spare_activation_bits, spare_weight_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
@@ -20,8 +21,9 @@ from lit.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-BITS = re.compile(r"(rtn_)?w(\d+)(?:a(\d+))?$")
+BITS = re.compile(r"(rtn_|dgq_)?w(\d+)(?:a(\d+))?$")
 RECIPES = [name for name in NAMES if BITS.match(name)]
+INTEGER = [name for name in RECIPES if name[0] == "w" and not name.endswith("a16")]
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
@@ -57,10 +59,27 @@ def test_bits_are_those_of_the_name(name: str, capsys: pytest.CaptureFixture[str
     settings = settings_of(parsed(capsys, name))
     activations = int(match[3] or 16)
     assert settings.weights.n_bits == int(match[2])
-    assert settings.activations.n_bits == settings.scores.n_bits == activations
+    assert settings.activations.n_bits == activations
+    assert settings.scores.n_bits == (activations if match[1] else 16)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("rtn")])
+@pytest.mark.parametrize("name", INTEGER)
+def test_integer_recipes_fill_the_budget_of_bits(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parsed(capsys, name)
+    settings = settings_of(config)
+    weights, activations = settings.weights, settings.activations
+    on_weights = spare_weight_bits(weights.n_bits, weights.symmetric)
+    assert on_weights is not None
+    assert activations.grouping == "multiples"
+    assert not activations.qkv
+    spare = on_weights + spare_activation_bits(activations.n_bits)
+    assert weights.max_exponent + activations.max_exponent == spare
+    assert LearningSettings(**config["model"]["learning"]).iterations >= 100
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("dgq")])
 def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = parsed(capsys, name)
     settings = settings_of(config)
@@ -92,10 +111,9 @@ def test_rtn_is_static_per_tensor_and_learns_nothing(
     assert LearningSettings(**config["model"]["learning"]).total_iterations == 0
 
 
-def test_every_dgq_config_with_quantized_activations_has_an_rtn_config_beside_it() -> None:
-    recipes = {name for name in RECIPES if not name.startswith("rtn") and not name.endswith("a16")}
-    assert recipes >= {"w8a8", "w4a8", "w4a6", "w4a4"}
-    assert {f"rtn_{name}" for name in recipes} <= set(NAMES)
+def test_every_integer_recipe_has_the_published_one_and_rtn_beside_it() -> None:
+    assert set(INTEGER) >= {"w8a8", "w4a8", "w4a6", "w4a4"}
+    assert {f"{other}_{name}" for name in INTEGER for other in ("rtn", "dgq")} <= set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +137,11 @@ def test_a_later_config_overrules_an_earlier_one(capsys: pytest.CaptureFixture[s
     assert settings_of(parsed(capsys, "w4a6", "w8a8")).weights.n_bits == 8
 
 
-def test_the_default_is_w4a8_on_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
-    default, w4a8 = parsed(capsys), parsed(capsys, "w4a8")
+def test_the_default_is_dgq_at_w4a8_on_the_embedded_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    default, w4a8 = parsed(capsys), parsed(capsys, "dgq_w4a8")
     assert settings_of(default) == settings_of(w4a8)
     assert default["pipeline"] == "scenes"
     assert "outputs/run" in str(default["run"])
-    assert "outputs/w4a8" in str(w4a8["run"])
+    assert "outputs/dgq_w4a8" in str(w4a8["run"])

@@ -66,8 +66,10 @@ def input_quantizer(
     activations = settings.activations
     if operand_bits(activations.n_bits) == FLOAT_BITS:
         return None
-    per_channel = activations.grouping == "exponents" or activations.n_groups == 1
-    kind = ChannelInput if per_channel else GroupedInput
+    if activations.grouping != "kmeans":
+        room = activations.max_exponent
+        return ChannelInput(activations.n_bits, calls, channels, of_text, room)
+    kind = ChannelInput if activations.n_groups == 1 else GroupedInput
     return kind(activations.n_bits, calls, channels, of_text)
 
 

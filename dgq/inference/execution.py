@@ -9,7 +9,6 @@ from torch import nn
 
 from dgq.attention import QuantizedAttention
 from dgq.errors import DGQError, SettingsError
-from dgq.inference.folding import channel_shifts
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
@@ -42,6 +41,11 @@ class Execution:
     attention: str = "torch"
     features: tuple[str, ...] = ()
 
+    @property
+    def arithmetic(self) -> str:
+        """What results depend on, beside the model."""
+        return f"{self.integer_layers} integer layers, {self.dtype}, attention by {self.attention}"
+
     def __str__(self) -> str:
         parts = [f"{self.integer_layers} layers multiply integers"]
         parts += [f"{n} in floating point ({reason})" for reason, n in self.float_layers.items()]
@@ -55,7 +59,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     """Let a quantized UNet run as fast as this machine can; weights are folded layer by layer.
 
     Args:
-        unet: of inference modules, on the CPU.
+        unet: of inference modules, where it will run.
         mode: ``integer``, ``float``, or ``auto``: integers where this machine multiplies them
             exactly and fast.
         dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
@@ -66,11 +70,15 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     """
     if any(isinstance(module, IntegerLayer) for module in unet.modules()):
         raise DGQError("this UNet is prepared for integers already: load it again")
-    usable = may_use_integers(mode)
-    reasons = fold_layers_(unet) if usable else Counter[str]()
-    if not usable:
-        why = "asked for" if mode == "float" else "no fast integer products here"
-        reasons[why] = sum(isinstance(m, FrozenLayer) for m in unet.modules())
+    if mode not in MODES:
+        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
+    obstacle = "asked for" if mode == "float" else obstacle_of_machine(unet)
+    if mode == "integer" and obstacle is not None:
+        raise DGQError(f"execution integer: {obstacle}: use execution auto or float")
+    if obstacle is None:
+        reasons = fold_layers_(unet)
+    else:
+        reasons = Counter({obstacle: sum(isinstance(m, FrozenLayer) for m in unet.modules())})
     n_integer = sum(isinstance(m, IntegerLayer) for m in unet.modules())
     if mode == "integer" and n_integer == 0:
         raise DGQError(f"execution integer: no layer can use integers ({', '.join(reasons)})")
@@ -87,20 +95,14 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     )
 
 
-def may_use_integers(mode: Mode) -> bool:
-    """Whether layers are to multiply integers where they can.
-
-    Raises:
-        DGQError: if they must, and this machine does not do it exactly.
-    """
-    if mode not in MODES:
-        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
-    if mode == "integer" and not cpu.products_are_exact():
-        raise DGQError(
-            "execution integer: this machine does not multiply bytes exactly and fast (a CPU with "
-            "AVX512-VNNI, AVX-VNNI or AMX does): use execution auto or float"
-        )
-    return mode != "float" and cpu.products_are_exact()
+def obstacle_of_machine(unet: nn.Module) -> str | None:
+    """Why no layer can multiply integers where a UNet is, if so."""
+    device = next(tensor.device for tensor in (*unet.parameters(), *unet.buffers()))
+    if device.type != "cpu":
+        return f"no integer kernels for {device.type} yet"
+    if not cpu.products_are_exact():
+        return "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)"
+    return None
 
 
 def fold_layers_(unet: nn.Module) -> Counter[str]:
@@ -110,9 +112,14 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
     for name, owner in owners.items():
         for quantizer, leaves in readers_of(owner).items():
             reasons.update(fold_readers_(unet, quantizer, [f"{name}.{leaf}" for leaf in leaves]))
-    for name, module in list(unet.named_modules()):
-        if isinstance(module, FrozenLayer) and name.rpartition(".")[2] not in SHARED_INPUTS:
-            reasons.update(fold_readers_(unet, module.input_quantizer, [name]))
+    # By name: a list of modules would keep their codes in memory.
+    names = [n for n, module in unet.named_modules() if isinstance(module, FrozenLayer)]
+    for name in names:
+        if name.rpartition(".")[2] not in SHARED_INPUTS:
+            layer = unet.get_submodule(name)
+            assert isinstance(layer, FrozenLayer)
+            reasons.update(fold_readers_(unet, layer.input_quantizer, [name]))
+            del layer
     return reasons
 
 
@@ -134,16 +141,16 @@ def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]
         return Counter({obstacle: len(frozen)})
     assert isinstance(quantizer, ChannelInput)
     channels = frozen[0].geometry.in_channels
-    shifts = channel_shifts(quantizer.exponent, quantizer.n_bits, channels)
     packed = [layer for layer in frozen if isinstance(layer, PackedLayer)]
-    folded = [fold(layer, shifts) for layer in packed]
+    _, factor = quantizer.factors(channels)
+    folded = [fold(layer, factor) for layer in packed]
     if any(weight is None for weight in folded):
-        return Counter({"shifted weights do not fit into 8 bits": len(frozen)})
-    quantizer.prepare_(channels, shifts.codes)
+        return Counter({"multiplied weights do not fit into 8 bits": len(frozen)})
+    quantizer.prepare_(channels)
     quantizer.emits_codes = packed[0].input_quantizer is None
     for name, layer, weight in zip(names, packed, folded, strict=True):
         assert weight is not None
-        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight, shifts).eval())
+        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight).eval())
     return Counter()
 
 

@@ -1,65 +1,46 @@
-"""Folding of exponents: the weight and the bias of one integer product (docs/method.md).
+"""Folding: the weight and the bias of one integer product (docs/method.md).
 
-With activations ``x = s[t] 2^-k[c] (q - z[t, c])`` and weights ``w = sw[o] 2^-e[o, c] v[o, c]``,
-all ``2^-k 2^-e`` are whole numbers times ``2^-(K + E)``, with the largest exponents ``K``, ``E``::
+With activations ``x = s[t] m[c] (q - z[t, c])``, whose multiples are ``m = a b``, and weights
+``w = sw[o] 2^-e[o, c] v[o, c]``, whose largest exponent is ``E``::
 
-    y = s[t] sw[o] 2^-(K + E) (sum_c q' v'  -  sum_c z' v') + bias
-    q' = q 2^a[c],  z' = z 2^a[c],  v' = v 2^(K - k[c] - a[c] + E - e[o, c])
+    y = s[t] sw[o] 2^-E (sum_c q' v'  -  sum_c z' v') + bias
+    q' = a[c] q,   z' = a[c] z[t, c],   v' = b[c] 2^(E - e[o, c]) v[o, c]
 
-The shifts ``a`` fill what bits the activations' codes leave free; ``v'`` has to fit into s8.
+``a`` fills what the codes leave free in u8, ``b`` and the exponents what the weights do in s8.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dgq.exponents import shared_shift
 from dgq.inference.geometry import ConvGeometry, Geometry
 
 LARGEST_SUM = 2**31 - 1
 
 
-class Shifts(NamedTuple):
-    """How exponents of an activation's channels are shared over both operands.
-
-    Args:
-        codes: ``[channels]``, of the activation codes (``a`` above).
-        weight: ``[channels]``, of the weights.
-        total: ``K``, the largest exponent.
-    """
-
-    codes: Tensor
-    weight: Tensor
-    total: int
+def weight_factors(factor: Tensor, geometry: Geometry) -> Tensor:
+    """The factor of each weight, ``[out or 1, n]``, from those of its input channels."""
+    if not isinstance(geometry, ConvGeometry):
+        return factor[None]
+    n_pixels = geometry.kernel[0] * geometry.kernel[1]
+    by_group = factor.view(geometry.groups, -1).repeat_interleave(n_pixels, 1)
+    if geometry.groups == 1:
+        return by_group
+    # Of a grouped convolution each output channel sees the inputs of its own group.
+    return by_group.repeat_interleave(geometry.out_channels // geometry.groups, 0)
 
 
-def channel_shifts(exponent: Tensor, n_bits: int, channels: int) -> Shifts:
-    """Shifts for exponents ``[channels]``, or for one that all channels have."""
-    exponent = exponent.expand(channels) if exponent.numel() == 1 else exponent
-    total = int(exponent.max())
-    return Shifts(*shared_shift(exponent, total, n_bits), total)
+def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:
+    """The factor of each weight for its group of inputs, by exponents ``[out, n]``."""
+    return 1 if exponent is None else 1 << (largest - exponent.to(torch.int32))
 
 
-def weight_shifts(shifts: Shifts, exponent: Tensor | None, geometry: Geometry) -> Tensor:
-    """How far each weight ``[out or 1, n]`` is shifted up; ``exponent`` are those of its groups."""
-    shift = shifts.weight
-    if isinstance(geometry, ConvGeometry):
-        # Of a grouped convolution each output channel sees the inputs of its own group.
-        per_group = shift.view(geometry.groups, -1).repeat_interleave(
-            geometry.kernel[0] * geometry.kernel[1], 1
-        )
-        shift = per_group.repeat_interleave(geometry.out_channels // geometry.groups, 0)
-        shift = shift[:1] if geometry.groups == 1 else shift
-    else:
-        shift = shift[None]
-    if exponent is None:
-        return shift
-    return shift + (int(exponent.max()) - exponent.to(torch.int32))
+def largest_exponent(exponent: Tensor | None) -> int:
+    """The largest of a weight's exponents, 0 without any."""
+    return 0 if exponent is None else int(exponent.max())
 
 
 def fits(weight: Tensor, inputs: int) -> bool:
-    """Whether shifted weights fit into s8, and their products with u8 into 32 bits."""
+    """Whether multiplied weights fit into s8, and their products with u8 into 32 bits."""
     in_s8 = int(weight.min()) >= -128 and int(weight.max()) <= 127
     return in_s8 and 255 * 128 * inputs <= LARGEST_SUM
 
@@ -69,7 +50,7 @@ def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> T
 
     Args:
         weight: int8 ``[out, n]``.
-        zero_point: ``[steps, channels]``, shifted.
+        zero_point: ``[steps, channels]``, times the factors of the codes.
         geometry: of the layer.
     """
     groups = geometry.groups if isinstance(geometry, ConvGeometry) else 1

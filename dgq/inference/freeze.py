@@ -92,10 +92,20 @@ def frozen(
     is_score = renamed(f"{owner}.").endswith(".score_quantizer.")
     if "group_index" in tensors and (one_group or is_score):
         # One group of all: as channels are stored that have everything in common.
-        exponent = torch.zeros(1, dtype=torch.uint8)
-        scale, zero_point = tensors["scale"][:, 0], tensors["zero_point"]
-        return {"scale": scale, "zero_point": zero_point, "exponent": exponent}
+        one = torch.ones(1, dtype=torch.int16)
+        return tensors_of_channels(tensors["scale"][:, 0], tensors["zero_point"], one)
+    if "exponent" in tensors:
+        # Powers of two below the largest scale are multiples of the finest.
+        largest = activations.max_exponent
+        multiple = (1 << (largest - tensors["exponent"].to(torch.int16))).to(torch.int16)
+        scale = tensors["scale"] * 2.0**-largest
+        return tensors_of_channels(scale, tensors["zero_point"], multiple)
     return tensors
+
+
+def tensors_of_channels(scale: Tensor, zero_point: Tensor, multiple: Tensor) -> dict[str, Tensor]:
+    """What ``ChannelInput`` holds."""
+    return {"scale": scale, "zero_point": zero_point, "multiple": multiple}
 
 
 def renamed(name: str) -> str:

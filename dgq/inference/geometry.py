@@ -77,9 +77,27 @@ class ConvGeometry:
 Geometry = LinearGeometry | ConvGeometry
 
 
-def fan_in(geometry: Geometry) -> int:
-    """Weights of one output channel."""
-    return prod(geometry.weight_shape[1:])
+class HasGeometry:
+    """Sizes of a layer under the names that stock layers have, which pipelines read."""
+
+    geometry: Geometry
+
+    @property
+    def fan_in(self) -> int:
+        """Weights of one output channel."""
+        return prod(self.geometry.weight_shape[1:])
+
+    @property
+    def in_features(self) -> int:
+        """Channels of the input."""
+        return self.geometry.in_channels
+
+    @property
+    def out_features(self) -> int:
+        """Channels of the output."""
+        return self.geometry.out_channels
+
+    in_channels, out_channels = in_features, out_features
 
 
 def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:

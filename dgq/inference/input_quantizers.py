@@ -11,8 +11,8 @@ from dgq.errors import DGQError
 from dgq.group_lookup import GroupTable, element_parameters
 from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.multiples import possible_multiples, shared_multiple
 from dgq.ops import quantize
-from dgq.ops.reference import quantize as traceable_quantize
 
 
 class InputQuantizer(ExactBuffers):
@@ -111,27 +111,40 @@ class GroupedInput(InputQuantizer):
 
 
 class ChannelInput(InputQuantizer):
-    """Channels whose scales differ by powers of two, so that a layer is one integer product.
+    """Channels whose scales are whole multiples of one, so that a layer is one integer product.
 
-    ``scale [steps]`` is that of channels with exponent 0, ``zero_point [steps, channels]``,
-    ``exponent [channels]``; one channel may stand for all, as it does for a whole tensor.
+    ``scale [steps]`` is the finest, ``zero_point [steps, channels]``, ``multiple [channels]``; one
+    channel may stand for all, as it does for a whole tensor.
+
+    Args:
+        n_bits: of the codes, 2 to 8.
+        calls: of the UNet.
+        channels: of the activation.
+        of_text: tokens are words.
+        room: bits that multiples take from the budget of both operands.
     """
 
-    exponent: Tensor
-    gain: Tensor
-    shift: Tensor
-    zero_code: Tensor
+    multiple: Tensor
+    channel_multiple: Tensor
+    channel_zero: Tensor
+    code_factor: Tensor
 
     def __init__(
-        self, n_bits: int, calls: SamplerCalls, channels: int, of_text: bool = False
+        self,
+        n_bits: int,
+        calls: SamplerCalls,
+        channels: int,
+        of_text: bool = False,
+        room: int = 0,
     ) -> None:
         super().__init__(n_bits, calls, channels, of_text)
+        self.room = room
         self.emits_codes = False
-        self.register_buffer("exponent", torch.empty(0, dtype=torch.uint8))
+        self.register_buffer("multiple", torch.empty(0, dtype=torch.int16))
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel."""
-        return channel_parameters(x, self.scale, self.zero_point, self.exponent, self.calls)
+        return channel_parameters(x, self.scale, self.zero_point, self.multiple, self.calls)
 
     def forward(self, x: Tensor) -> Tensor | QuantizedTensor:  # type: ignore[override]
         """The quantized tensor: in floating point, or as codes once layers multiply integers."""
@@ -148,23 +161,28 @@ class ChannelInput(InputQuantizer):
                 "integer products have no gradients: load the model with execution='float'"
             )
         step = self.calls.step
-        # Plain operations fuse with their neighbours in a compiled graph.
-        function = traceable_quantize if torch.compiler.is_compiling() else quantize
-        arguments = (self.scale, self.gain, self.zero_code, self.shift, step, self.largest)
-        return QuantizedTensor(function(x, *arguments, list(padding)), self.scale, step, x.dtype)
+        tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
+        codes = quantize(x, *tables, step, self.largest, list(padding))
+        return QuantizedTensor(codes, self.scale, step, x.dtype)
 
-    def prepare_(self, channels: int, shift: Tensor) -> None:
-        """Make codes from now on for layers whose weights were shifted.
+    def factors(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Factors ``[channels]`` of the codes and of the weights whose products are the multiples.
 
         Args:
             channels: of the input.
-            shift: ``[channels]``, by how many bits its codes are shifted up.
         """
-        gain = self.exponent.float().exp2().expand(channels).contiguous()
-        zero = self.zero_point.expand(-1, channels).contiguous()
-        values = {"gain": gain, "shift": shift.float().exp2().contiguous(), "zero_code": zero}
-        for name, value in values.items():
-            self.register_buffer(name, value, persistent=False)
+        return shared_multiple(self.multiple.expand(channels), self.n_bits, self.room)
+
+    def prepare_(self, channels: int) -> None:
+        """Make codes from now on for layers whose weights were multiplied by their factors."""
+        on_codes, _ = self.factors(channels)
+        tables = {
+            "channel_multiple": self.multiple.expand(channels).float(),
+            "channel_zero": self.zero_point.expand(-1, channels),
+            "code_factor": on_codes.float(),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table.contiguous(), persistent=False)
 
     def has_code_of_zero(self) -> bool:
         """Whether zeros around an image can be codes, at every step."""
@@ -172,14 +190,13 @@ class ChannelInput(InputQuantizer):
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
-        if self.scale.ndim != 1 or self.zero_point.ndim != 2 or self.exponent.ndim != 1:
-            return (
-                "scales, zero points and exponents are not [steps], [steps, channels], [channels]"
-            )
-        if self.zero_point.shape != (self.scale.shape[0], self.exponent.shape[0]):
+        if self.scale.ndim != 1 or self.zero_point.ndim != 2 or self.multiple.ndim != 1:
+            return "scales, zero points or multiples have a wrong number of dimensions"
+        if self.zero_point.shape != (self.scale.shape[0], self.multiple.shape[0]):
             return "zero points are not [steps, channels]"
-        if self.exponent.shape[0] not in (1, self.channels):
-            return f"exponents of {self.exponent.shape[0]} channels, expected {self.channels}"
-        if int(self.exponent.max()) > 8:
-            return "an exponent beyond the spare bits of 8-bit operands"
+        if self.multiple.shape[0] not in (1, self.channels):
+            return f"multiples of {self.multiple.shape[0]} channels, expected {self.channels}"
+        possible = possible_multiples(self.n_bits, self.room)
+        if not bool(torch.isin(self.multiple, possible.to(self.multiple.device)).all()):
+            return f"a multiple beyond the spare bits, {self.room}"
         return super().problem()

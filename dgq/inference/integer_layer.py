@@ -8,14 +8,23 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.exact_buffers import ExactBuffers
-from dgq.inference.folding import Shifts, fits, weight_shifts, zero_point_sums
-from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.folding import (
+    fits,
+    group_factors,
+    largest_exponent,
+    weight_factors,
+    zero_point_sums,
+)
+from dgq.inference.geometry import ConvGeometry, Geometry, HasGeometry
 from dgq.inference.input_quantizers import ChannelInput
-from dgq.inference.layers import PackedLayer, moved, packed_codes
+from dgq.inference.layers import PackedLayer, moved, of_each, packed_codes
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import int_conv2d, int_linear
 from dgq.ops.cpu import pack_conv2d, pack_linear
 from dgq.ops.reference import dense
+
+FOLDED_AT_ONCE = 2**18
+"""Weights that are folded at a time."""
 
 
 class FoldedWeight:
@@ -35,7 +44,7 @@ class FoldedWeight:
         raise TypeError("a UNet that was prepared for a CPU is not pickled: load it where it runs")
 
 
-class IntegerLayer(ExactBuffers):
+class IntegerLayer(HasGeometry, ExactBuffers):
     """A linear or convolution layer on quantized tensors.
 
     What it saves is what the packed layer it was made from held: codes are taken out of the folded
@@ -45,7 +54,6 @@ class IntegerLayer(ExactBuffers):
         packed: the layer in its stored form.
         reader: the quantizer of its input, its own or its owner's.
         folded: the weight ``[out, n]``, as ``fold`` returns it.
-        shifts: by which it was folded.
     """
 
     scale: Tensor
@@ -54,21 +62,17 @@ class IntegerLayer(ExactBuffers):
     weight_scale: Tensor
     folded_bias: Tensor
 
-    def __init__(
-        self, packed: PackedLayer, reader: ChannelInput, folded: Tensor, shifts: Shifts
-    ) -> None:
+    def __init__(self, packed: PackedLayer, reader: ChannelInput, folded: Tensor) -> None:
         super().__init__()
         self.geometry = packed.geometry
         self.settings = packed.settings
         self.input_quantizer = packed.input_quantizer
         self.activation_bits = packed.activation_bits
-        self.fan_in = packed.fan_in
         for name in ("scale", "zero_point", "exponent", "bias"):
             self.register_buffer(name, getattr(packed, name))
-        self._shifts = shifts
-        largest = 0 if packed.exponent is None else int(packed.exponent.max())
-        scale = packed.scale * 2.0 ** -(shifts.total + largest)
-        zeros = zero_point_sums(folded, reader.zero_point * reader.shift.int(), self.geometry)
+        on_codes, self._factor = reader.factors(self.geometry.in_channels)
+        scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
+        zeros = zero_point_sums(folded, reader.zero_point * on_codes, self.geometry)
         bias = -(reader.scale[:, None].double() * scale * zeros)
         bias = bias if packed.bias is None else bias + packed.bias
         self.register_buffer("weight_scale", scale, persistent=False)
@@ -113,13 +117,13 @@ class IntegerLayer(ExactBuffers):
 
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was folded from."""
-        folded = dense(self.weight.tensor).reshape(self.geometry.out_channels, -1)
+        folded = dense(self.weight.tensor).reshape(self.geometry.out_channels, -1).to(torch.int32)
         exponent = None
         if self.exponent is not None:
-            exponent = self.exponent.repeat_interleave(self.settings.group_size, 1)
-            exponent = exponent[:, : self.fan_in]
-        shift = weight_shifts(self._shifts, exponent, self.geometry)
-        return packed_codes(folded.to(torch.int16) >> shift, self.zero_point, self.weight_bits)
+            exponent = of_each(self.exponent, self.settings.group_size, self.fan_in)
+        factor = weight_factors(self._factor, self.geometry)
+        factor = factor * group_factors(exponent, largest_exponent(self.exponent))
+        return packed_codes(folded // factor, self.zero_point, self.weight_bits)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if moved(fn, self.scale):
@@ -130,11 +134,27 @@ class IntegerLayer(ExactBuffers):
         return super()._apply(fn, recurse)
 
 
-def fold(packed: PackedLayer, shifts: Shifts) -> Tensor | None:
-    """The int8 weight ``[out, n]`` with all exponents shifted in; None where it does not fit."""
-    shift = weight_shifts(shifts, packed.group_exponents(), packed.geometry)
-    folded = packed.centred_codes().to(torch.int32) << shift
-    return folded.to(torch.int8) if fits(folded, packed.fan_in) else None
+def fold(packed: PackedLayer, factor: Tensor) -> Tensor | None:
+    """The int8 weight ``[out, n]`` times all factors; None where it does not fit.
+
+    Args:
+        packed: the layer.
+        factor: ``[channels]``, of the weights that meet each input channel.
+    """
+    n_rows, at_once = packed.geometry.out_channels, max(1, FOLDED_AT_ONCE // packed.fan_in)
+    folded = torch.empty(n_rows, packed.fan_in, dtype=torch.int8)
+    by_channel = weight_factors(factor, packed.geometry)
+    largest = largest_exponent(packed.exponent)
+    # Some rows at a time: what is made on the way takes several bytes for each weight.
+    for first in range(0, n_rows, at_once):
+        rows = slice(first, first + at_once)
+        on_inputs = by_channel[rows] if by_channel.shape[0] > 1 else by_channel
+        on_groups = group_factors(packed.group_exponents(rows), largest)
+        part = packed.centred_codes(rows).to(torch.int32) * on_inputs * on_groups
+        if not fits(part, packed.fan_in):
+            return None
+        folded[rows] = part.to(torch.int8)
+    return folded
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -6,14 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgq.dequantization import dequantize
 from dgq.inference.exact_buffers import ExactBuffers
-from dgq.inference.geometry import Geometry, fan_in
+from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 
+ALL = slice(None)
+"""All output channels."""
 
-class FrozenLayer(ExactBuffers):
+
+class FrozenLayer(HasGeometry, ExactBuffers):
     """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
 
     Args:
@@ -31,7 +35,6 @@ class FrozenLayer(ExactBuffers):
         self.geometry = geometry
         self.input_quantizer = input_quantizer
         self.activation_bits = activation_bits
-        self.fan_in = fan_in(geometry)
 
     @property
     def weight_bits(self) -> int:
@@ -119,20 +122,22 @@ class PackedLayer(FrozenLayer):
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight, float32, and the bias."""
-        weight = dequantized(self.centred_codes(), self.scale, self.group_exponents())
+        weight = dequantize(
+            *(self.codes, self.scale, self.zero_point, self.weight_bits, self.fan_in),
+            *(self.exponent, self.settings.group_size),
+        )
         return weight.view(self.geometry.weight_shape), self.bias
 
-    def centred_codes(self) -> Tensor:
-        """``codes - zero_point``, int16 ``[out, n]``."""
-        codes = unpack_codes(self.codes, self.weight_bits, self.fan_in)
-        return codes.to(torch.int16).sub_(self.zero_point.to(torch.int16)[:, None])
+    def centred_codes(self, rows: slice = ALL) -> Tensor:
+        """``codes - zero_point`` of some output channels, int16 ``[rows, n]``."""
+        codes = unpack_codes(self.codes[rows], self.weight_bits, self.fan_in)
+        return codes.to(torch.int16).sub_(self.zero_point[rows].to(torch.int16)[:, None])
 
-    def group_exponents(self) -> Tensor | None:
-        """Exponent of each weight, uint8 ``[out, n]``; None without groups."""
+    def group_exponents(self, rows: slice = ALL) -> Tensor | None:
+        """Exponent of each weight of some output channels, uint8 ``[rows, n]``, if any."""
         if self.exponent is None:
             return None
-        each = self.exponent.repeat_interleave(self.settings.group_size, 1)
-        return each[:, : self.fan_in]
+        return of_each(self.exponent[rows], self.settings.group_size, self.fan_in)
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
@@ -149,16 +154,20 @@ class PackedLayer(FrozenLayer):
             return "codes are not bytes, or scales not float32"
         if not bool((self.scale > 0).all() and self.scale.isfinite().all()):
             return "a scale of the weight is not a positive number"
-        if not bool(((self.zero_point >= 0) & (self.zero_point <= largest)).all()):
+        zeros = self.zero_point
+        if not bool(((zeros >= 0) & (zeros <= largest) & (zeros == zeros.round())).all()):
             return f"a zero point of the weight is not among the codes 0 to {largest}"
         if self.exponent is not None and int(self.exponent.max()) > self.settings.max_exponent:
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
         if self.bias is not None and not bool(self.bias.isfinite().all()):
             return "a bias is not finite"
-        codes = unpack_codes(self.codes, self.weight_bits, self.fan_in)
-        if int(codes.max()) > largest:
+        # Of 4 and 8 bits every byte is made of codes; looking at them would read the whole file.
+        if self.weight_bits not in (4, 8) and self._largest_code() > largest:
             return f"a code of the weight is beyond {self.weight_bits} bits"
         return None
+
+    def _largest_code(self) -> int:
+        return int(unpack_codes(self.codes, self.weight_bits, self.fan_in).max())
 
 
 def wrong_shape(module: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -170,13 +179,9 @@ def wrong_shape(module: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> s
     return None
 
 
-def dequantized(codes: Tensor, scale: Tensor, exponent: Tensor | None) -> Tensor:
-    """Float32 weights ``[out, n]`` of centred codes ``[out, n]`` and scales ``[out]``."""
-    weight = codes.float()
-    if exponent is not None:
-        # ldexp is exact, as the scale times a power of two is.
-        weight = torch.ldexp(weight, exponent.to(torch.int32).neg_())
-    return weight.mul_(scale[:, None])
+def of_each(exponent: Tensor, group_size: int, n: int) -> Tensor:
+    """Exponents of groups ``[rows, groups]`` for each of ``n`` weights, ``[rows, n]``."""
+    return exponent.repeat_interleave(group_size, 1)[:, :n]
 
 
 def packed_codes(centred: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:

@@ -22,20 +22,20 @@ inline float as_float(uint16_t bfloat16) {
 
 // One pixel's codes; x is null outside of the image, where the value is zero.
 template <typename T>
-inline void quantize_pixel(const T* x, float scale, const float* gain, const int16_t* zero_point,
-                           const float* shift, float largest, int64_t channels, uint8_t* codes) {
+inline void quantize_pixel(const T* x, float scale, const float* multiple, const int16_t* zero_point,
+                           const float* factor, float largest, int64_t channels, uint8_t* codes) {
   for (int64_t c = 0; c < channels; c++) {
-    const float rounded = x ? std::rint(as_float(x[c]) * gain[c] / scale) : 0.0f;
+    const float rounded = x ? std::rint(as_float(x[c]) / (scale * multiple[c])) : 0.0f;
     float code = rounded + float(zero_point[c]);
     code = code > 0.0f ? code : 0.0f;
     code = code < largest ? code : largest;
-    codes[c] = uint8_t(int(code * shift[c]));
+    codes[c] = uint8_t(int(code * factor[c]));
   }
 }
 
 template <typename T>
-void quantize_all(const T* x, const float* scale, const float* gain, const int16_t* zero_point,
-                  const float* shift, const int64_t* step, int64_t samples_with_own_step,
+void quantize_all(const T* x, const float* scale, const float* multiple, const int16_t* zero_point,
+                  const float* factor, const int64_t* step, int64_t samples_with_own_step,
                   int64_t batch, int64_t height, int64_t width, int64_t channels,
                   int64_t pad_height, int64_t pad_width, float largest, uint8_t* codes) {
   const int64_t out_height = height + 2 * pad_height, out_width = width + 2 * pad_width;
@@ -49,7 +49,7 @@ void quantize_all(const T* x, const float* scale, const float* gain, const int16
       const bool in = inside && w >= 0 && w < width;
       const T* pixel = in ? x + ((sample * height + h) * width + w) * channels : nullptr;
       uint8_t* out = codes + (row * out_width + w + pad_width) * channels;
-      quantize_pixel(pixel, scale[t], gain, zero_point + t * channels, shift, largest, channels,
+      quantize_pixel(pixel, scale[t], multiple, zero_point + t * channels, factor, largest, channels,
                      out);
     }
   }
@@ -57,18 +57,18 @@ void quantize_all(const T* x, const float* scale, const float* gain, const int16
 
 }  // namespace
 
-// x [batch, height, width, channels]; scale [steps]; gain, shift [channels]; zero_point
+// x [batch, height, width, channels]; scale [steps]; multiple, factor [channels]; zero_point
 // [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels].
-extern "C" void dgq_quantize(const void* x, int is_bfloat16, const float* scale, const float* gain,
-                             const int16_t* zero_point, const float* shift, const int64_t* step,
+extern "C" void dgq_quantize(const void* x, int is_bfloat16, const float* scale, const float* multiple,
+                             const int16_t* zero_point, const float* factor, const int64_t* step,
                              int64_t samples_with_own_step, int64_t batch, int64_t height,
                              int64_t width, int64_t channels, int64_t pad_height,
                              int64_t pad_width, float largest, uint8_t* codes) {
   if (is_bfloat16)
-    quantize_all((const uint16_t*)x, scale, gain, zero_point, shift, step, samples_with_own_step,
+    quantize_all((const uint16_t*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
                  batch, height, width, channels, pad_height, pad_width, largest, codes);
   else
-    quantize_all((const float*)x, scale, gain, zero_point, shift, step, samples_with_own_step,
+    quantize_all((const float*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
                  batch, height, width, channels, pad_height, pad_width, largest, codes);
 }
 

@@ -19,8 +19,8 @@ from dgq.ops import reference
 LIBRARY = torch.library.Library("dgq", "DEF")
 
 LIBRARY.define(
-    "quantize(Tensor x, Tensor scale, Tensor gain, Tensor zero_point, Tensor shift, Tensor step, "
-    "int largest, int[] padding) -> Tensor"
+    "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
+    "Tensor step, int largest, int[] padding) -> Tensor"
 )
 LIBRARY.define(
     "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
@@ -48,9 +48,9 @@ for _name in ("quantize", "int_linear", "int_conv2d", "attention"):
 def _quantize_shape(
     x: Tensor,
     scale: Tensor,
-    gain: Tensor,
+    multiple: Tensor,
     zero_point: Tensor,
-    shift: Tensor,
+    factor: Tensor,
     step: Tensor,
     largest: int,
     padding: list[int],

@@ -47,9 +47,9 @@ class Kernels:
         self,
         x: Tensor,
         scale: Tensor,
-        gain: Tensor,
+        multiple: Tensor,
         zero_point: Tensor,
-        shift: Tensor,
+        factor: Tensor,
         step: Tensor,
         largest: int,
         padding: list[int],
@@ -66,7 +66,7 @@ class Kernels:
         codes = torch.empty(shape, dtype=torch.uint8)
         self._library.dgq_quantize(
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
-            *(_address(gain), _address(zero_point), _address(shift), _address(step)),
+            *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
             *_sizes(step.shape[0], batch, height, width, channels, *pads),
             *(ctypes.c_float(largest), _address(codes)),
         )

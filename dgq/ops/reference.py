@@ -11,24 +11,24 @@ from torch import Tensor
 def quantize(
     x: Tensor,
     scale: Tensor,
-    gain: Tensor,
+    multiple: Tensor,
     zero_point: Tensor,
-    shift: Tensor,
+    factor: Tensor,
     step: Tensor,
     largest: int,
     padding: list[int],
 ) -> Tensor:
-    """Codes ``clamp(round(x gain / scale) + zero_point, 0, largest) * shift`` as uint8.
+    """Codes ``clamp(round(x / (scale multiple)) + zero_point, 0, largest) * factor`` as uint8.
 
     Args:
         x: ``[batch, height, width, channels]``, ``[batch, tokens, channels]`` or
             ``[batch, channels]``.
-        scale: ``[steps]``, of the widest channels.
-        gain: ``[channels]``, powers of two, by which each channel's scale is smaller.
+        scale: ``[steps]``, the finest.
+        multiple: ``[channels]``, of the finest scale, that each channel has; whole numbers.
         zero_point: ``[steps, channels]``, whole numbers.
-        shift: ``[channels]``, powers of two that the codes are multiplied with.
+        factor: ``[channels]``, whole numbers that the codes are multiplied with.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``zero_point`` of each sample.
-        largest: code before the shift.
+        largest: code before it is multiplied.
         padding: of height and width, with the codes of zero; or empty.
 
     Returns:
@@ -39,9 +39,9 @@ def quantize(
     if any(padding):
         height, width = padding
         x = F.pad(x, (0, 0, width, width, height, height))
-    codes = (x.float() * gain / scale[step].view(rows)).round()
+    codes = (x.float() / (scale[step].view(rows) * multiple)).round()
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
-    return ((codes + zeros).clamp(0, largest) * shift).to(torch.uint8)
+    return ((codes + zeros).clamp(0, largest) * factor).to(torch.uint8)
 
 
 def int_linear(

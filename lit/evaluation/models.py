@@ -12,6 +12,7 @@ from torch import nn
 from dgq.checkpoint import FOLDER, MANIFEST_FILE, Manifest, quantized_folder, read_manifest
 from dgq.errors import DGQError
 from dgq.fingerprint import network_sha256
+from dgq.inference.execution import Execution
 
 FULL_PRECISION = "full precision"
 LIGHTNING_SUFFIX = ".ckpt"
@@ -26,12 +27,14 @@ class Model:
         checkpoint: folder of the quantized model; None is the pipeline in full precision.
         manifest: of the quantized model.
         sha256: of the packed model, weights and manifest; None in full precision.
+        execution: how it runs here, once it has been loaded.
     """
 
     name: str
     checkpoint: Path | None = None
     manifest: Manifest | None = None
     sha256: str | None = None
+    execution: Execution | None = None
 
     @property
     def run(self) -> Path | None:

@@ -11,13 +11,16 @@ from queue import Empty
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import multiprocessing, nn
 
 from dgq.checkpoint import GenerationSettings, load_quantized_unet
 from dgq.errors import DGQError
+from dgq.inference.execution import Mode
 from dgq.pipelines import load_pipeline
 from lit.console import quieten_libraries
 from lit.evaluation.drawing import Artist, Batch, Job
+from lit.stopping import SIGNALS
 
 POLL_SECONDS = 0.5
 
@@ -32,6 +35,7 @@ class Workshop:
         jobs: of all models.
         generation: how images are sampled.
         threads: of each process, on a CPU.
+        execution: of quantized models.
     """
 
     source: str
@@ -39,6 +43,7 @@ class Workshop:
     jobs: tuple[Job, ...]
     generation: GenerationSettings
     threads: int
+    execution: Mode = "auto"
 
 
 def draw_in_processes(
@@ -103,12 +108,13 @@ def _collect(
 
 def _work(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
     """One process: draw until there is nothing left, or nobody waits any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(workshop.threads)
     quieten_libraries()
     try:
         _draw(workshop, device, tasks, results)
-    except (DGQError, OSError) as error:
+    except (DGQError, OSError, SafetensorError) as error:
         results.put(str(error))
 
 
@@ -120,7 +126,9 @@ def _draw(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
     @lru_cache(maxsize=1)  # batches come model after model
     def unet_of(model: int) -> nn.Module:
         checkpoint = workshop.checkpoints[model]
-        return own if checkpoint is None else load_quantized_unet(checkpoint).to(device)
+        if checkpoint is None:
+            return own
+        return load_quantized_unet(checkpoint, workshop.execution, device=device)
 
     finished: Batch | None = None
     with Artist(pipeline, unet_of, workshop.jobs, workshop.generation) as artist:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
+from dgq.inference.execution import MODES, Mode
 from dgq.settings import check_choice, check_positive
 
 DEFAULT_NUM_IMAGES = 256
+SEEDS = 2**32
+"""Seeds are smaller, as in a calibration."""
 
 FeatureSource = Literal["clip", "inception"]
 
@@ -18,6 +21,8 @@ class Protocol:
     """What is drawn and what it is measured with, validated when it is made.
 
     Args:
+        execution: how quantized UNets run: integer, float, or auto, which takes integers where
+            this machine multiplies them exactly and fast.
         prompts: COCO captions JSON, metadata.csv or its folder, PartiPrompts.tsv, text with a
             prompt on each line, or a dataset's hub id (owner/name:split:column); by default
             held-out captions of scenes.
@@ -47,6 +52,7 @@ class Protocol:
         SettingsError: if a value is outside its domain.
     """
 
+    execution: Mode = "auto"
     prompts: str | None = None
     references: Path | None = None
     num_images: int | None = None
@@ -76,6 +82,7 @@ class Protocol:
                 check_positive(flag(name), value)
         self._check_seeds()
         self._check_images()
+        check_choice("--execution", self.execution, MODES)
         check_choice("--features", self.features, get_args(FeatureSource))
         if self.inception is not None and self.features != "inception":
             raise SettingsError("--inception gives weights: it goes with --features inception")
@@ -84,10 +91,11 @@ class Protocol:
             raise SettingsError(f"--guidance-scale must be at least 0 and finite, got {guidance}")
 
     def _check_seeds(self) -> None:
+        seeds = " ".join(map(str, self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise SettingsError(
-                f"--seeds must be distinct and at least 0, got {' '.join(map(str, self.seeds))}"
-            )
+            raise SettingsError(f"--seeds must be distinct and at least 0, got {seeds}")
+        if max(self.seeds) >= SEEDS:
+            raise SettingsError(f"--seeds must be less than {SEEDS}, got {seeds}")
 
     def _check_images(self) -> None:
         if (self.height is None) != (self.width is None):

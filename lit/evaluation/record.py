@@ -1,5 +1,6 @@
 """What has to be known to repeat an evaluation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import torch
 
 from dgq.files import sha256_of
+from dgq.inference.execution import Execution
+from lit.evaluation.images import list_images
 from lit.evaluation.models import Model, as_json
 from lit.evaluation.plan import Plan
-from lit.evaluation.store import fingerprint
+from lit.evaluation.store import READERS, fingerprint
 
 LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "pillow", "numpy")
 
@@ -33,6 +36,9 @@ def describe(plan: Plan) -> dict[str, Any]:
             "references": _references(plan),
             "references_sha256": _references_hash(protocol.references),
             "sqnr_prompts": plan.n_recorded,
+            "batch_size": plan.batch_size,
+            "latency_calls": plan.settings.latency_calls,
+            "compile": plan.settings.compile,
             "lpips": plan.judges.lpips is not None,
             "sampler": type(plan.pipeline.scheduler).__name__,
             "pipeline": plan.source,
@@ -51,6 +57,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "checkpoint": None if model.run is None else str(model.run),
         "checkpoint_sha256": model.sha256,
         "quantization": quantization,
+        "execution": None if model.execution is None else as_json(asdict(model.execution)),
     }
 
 
@@ -61,7 +68,14 @@ def describe_versions() -> dict[str, str]:
 
 def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:
     """What two results must share to be results of the same evaluation."""
-    return fingerprint({"protocol": protocol, "models": [m["checkpoint_sha256"] for m in models]})
+    hashes = [model["checkpoint_sha256"] for model in models]
+    runs = [_arithmetic(model.get("execution")) for model in models]
+    return fingerprint({"protocol": protocol, "models": hashes, "execution": runs})
+
+
+def _arithmetic(execution: dict[str, Any] | None) -> str | None:
+    """What of an execution decides the numbers."""
+    return None if execution is None else Execution(**execution).arithmetic
 
 
 def _references(plan: Plan) -> str | None:
@@ -73,8 +87,11 @@ def _references(plan: Plan) -> str | None:
 
 
 def _references_hash(path: Path | None) -> str | None:
-    """Of the statistics' content, or of the names and sizes of all images in a folder."""
+    """Of the statistics' content, or of the names and the content of all images in a folder."""
     if path is None or path.is_file():
         return None if path is None else sha256_of(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return fingerprint({str(f.relative_to(path)): f.stat().st_size for f in files})
+    files = list_images(path)
+    with ThreadPoolExecutor(READERS) as pool:
+        return fingerprint(
+            dict(zip((f.name for f in files), pool.map(sha256_of, files), strict=True))
+        )

@@ -56,6 +56,15 @@ def test_the_recording_is_made_once(
     again.prepare_data()
 
 
+def test_what_a_process_killed_while_recording_left_is_removed(ready: CalibrationData) -> None:
+    lock = ready.cache / f".{ready.recording.name}.lock"
+    partial = ready.cache / f".{ready.recording.name}.elsewhere-1-abcd.partial"
+    for left in (lock, partial):
+        left.write_text("")
+    ready.prepare_data()
+    assert list(ready.cache.iterdir()) == [ready.recording]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -96,7 +105,9 @@ def test_another_pipeline_in_the_same_folder_is_recorded_anew(
     folder = Path(shutil.copytree(micro_folder, tmp_path / "pipeline"))
     before = module(folder, captions, tmp_path).recording
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes() + b" ")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
     assert module(folder, captions, tmp_path).recording != before
 
 

@@ -66,6 +66,11 @@ SETTINGS = {
         ActivationSettings(6, "exponents", max_exponent=4, qkv=False),
         ScoreSettings(16),
     ),
+    "multiples": QuantizationSettings(
+        WeightSettings(4, "minmax", symmetric=True, group_size=8, max_exponent=2),
+        ActivationSettings(4, "multiples", max_exponent=6, qkv=False),
+        ScoreSettings(16),
+    ),
     "more kept": QuantizationSettings(FAST, keep=("conv_in", "conv_out", "*.proj_*")),
 }
 
@@ -283,12 +288,13 @@ def test_calibration_state_holds_finished_targets_and_ranges_only() -> None:
 
 
 @torch.no_grad()
-def test_calibration_state_holds_exponents() -> None:
-    unet = calibrate_(micro_unet(), SETTINGS["exponents"], TIMESTEPS)
+@pytest.mark.parametrize("name", ["exponents", "multiples"])
+def test_calibration_state_holds_exponents(name: str) -> None:
+    unet = calibrate_(micro_unet(), SETTINGS[name], TIMESTEPS)
     state = calibration_state(unet)
-    assert "mid_block.resnets.0.conv1.input_quantizer.exponent" in state
+    assert f"mid_block.resnets.0.conv1.input_quantizer.{name[:-1]}" in state
     assert "mid_block.resnets.0.conv1.weight_quantizer.exponent" in state
-    twin = quantize_(micro_unet(), SETTINGS["exponents"], TIMESTEPS, (8, 8))
+    twin = quantize_(micro_unet(), SETTINGS[name], TIMESTEPS, (8, 8))
     start_observing_(twin)
     load_calibration_state_(twin, state)
     call = unet_call(unet, 2, 401.0)

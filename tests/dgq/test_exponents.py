@@ -113,8 +113,8 @@ def test_exponents_of_weights_need_groups() -> None:
 
 
 def test_an_unknown_grouping_is_refused() -> None:
-    with pytest.raises(SettingsError, match="kmeans, exponents"):
-        ActivationSettings(8, "groups")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="kmeans, exponents, multiples"):
+        ActivationSettings(8, "free")  # type: ignore[arg-type]
 
 
 @given(n_bits=st.integers(2, 8), max_exponent=st.integers(0, 8), data=st.data())

@@ -1,6 +1,7 @@
 """Identities of a quantized UNet, and what ``quantize_`` refuses."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from dgq.context import context_of, quantization
 from dgq.errors import DGQError
 from dgq.exponent_quantizer import ExponentQuantizer
 from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers
+from dgq.multiple_quantizer import MultipleQuantizer
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import load_unet
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
+from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.targets import execution_order, find_targets
 
@@ -92,18 +95,23 @@ def test_layers_that_read_one_tensor_share_its_quantizer() -> None:
     assert apart == {"to_q", "to_k", "to_v"}
 
 
-def test_grouping_chooses_the_quantizers_and_padding_is_known() -> None:
+@pytest.mark.parametrize(
+    ("grouping", "kind"), [("exponents", ExponentQuantizer), ("multiples", MultipleQuantizer)]
+)
+def test_grouping_chooses_the_quantizers_and_padding_is_known(
+    grouping: Any, kind: type[RangeQuantizer]
+) -> None:
     unet = micro_unet()
-    settings = QuantizationSettings(activations=ActivationSettings(8, "exponents"))
+    settings = QuantizationSettings(activations=ActivationSettings(8, grouping))
     quantize_(unet, settings, TIMESTEPS, (8, 8))
     quantizers = activation_quantizers(unet)
     scores = {n: q for n, q in quantizers.items() if n.endswith(".score_quantizer")}
-    assert all(isinstance(q, ExponentQuantizer) for n, q in quantizers.items() if n not in scores)
+    assert all(isinstance(q, kind) for n, q in quantizers.items() if n not in scores)
     assert all(isinstance(q, ActivationQuantizer) for q in scores.values())
     padded = {
         name: quantizer.padded
         for name, quantizer in quantizers.items()
-        if isinstance(quantizer, ExponentQuantizer)
+        if isinstance(quantizer, ExponentQuantizer | MultipleQuantizer)
     }
     for name, layer in quantized_layers(unet).items():
         if layer.input_quantizer is not None:

@@ -63,6 +63,7 @@ BOTH: Damage = {  # of either way to group activations
     "zero point is NaN": (put(f"{CONV}.zero_point", NAN), f"{CONV}: a zero point"),
     "zero point below": (put(f"{CONV}.zero_point", -1), "among the codes 0 to 15"),
     "zero point beyond": (put(f"{CONV}.zero_point", 16), "among the codes 0 to 15"),
+    "zero point with a fraction": (put(f"{CONV}.zero_point", 3.5), "among the codes 0 to 15"),
     "bias is NaN": (put(f"{CONV}.bias", NAN), "a bias is not finite"),
     "codes of 8 bits": (replace(f"{CONV}.codes", wider), r"codes is \(16, 144\), expected"),
     "codes are missing": (without(f"{CONV}.codes"), "Missing key"),
@@ -115,10 +116,11 @@ KMEANS: Damage = {
 EXPONENTS: Damage = {
     "exponent of a weight beyond the settings": (put(f"{CONV}.exponent", 2), "beyond 1"),
     "exponents of too few groups": (replace(f"{CONV}.exponent", narrower), "exponent is"),
-    "exponent of a channel beyond 8 bits": (
-        put(f"{CONV}.input_quantizer.exponent", 9),
-        "exponent beyond the spare bits",
+    "multiple beyond the spare bits": (
+        put(f"{CONV}.input_quantizer.multiple", 5),
+        "multiple beyond the spare bits, 2",
     ),
+    "multiple of zero": (put(f"{CONV}.input_quantizer.multiple", 0), "multiple beyond"),
     "zero points of other channels": (
         replace(f"{CONV}.input_quantizer.zero_point", narrower),
         "zero points are not .steps, channels.",
@@ -126,16 +128,16 @@ EXPONENTS: Damage = {
     "another number of channels": (
         lambda s: s.update({
             f"{CONV}.input_quantizer.{n}": narrower(s[f"{CONV}.input_quantizer.{n}"])
-            for n in ("zero_point", "exponent")
+            for n in ("zero_point", "multiple")
         }),
-        f"exponents of 15 channels, {CHANNELS}",
+        f"multiples of 15 channels, {CHANNELS}",
     ),
     "no channels": (
         lambda s: s.update({
             f"{CONV}.input_quantizer.{n}": s[f"{CONV}.input_quantizer.{n}"][..., :0]
-            for n in ("zero_point", "exponent")
+            for n in ("zero_point", "multiple")
         }),
-        f"exponents of 0 channels, {CHANNELS}",
+        f"multiples of 0 channels, {CHANNELS}",
     ),
 }  # fmt: skip
 CASES = [("kmeans", n) for n in BOTH | KMEANS] + [("exponents", n) for n in BOTH | EXPONENTS]

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq.calls import Call, SamplerCalls
+from dgq.errors import DGQError
 from dgq.exponents import spare_activation_bits, spare_weight_bits
-from dgq.inference.folding import channel_shifts, fits
+from dgq.inference.folding import fits
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import PackedLayer
+from dgq.multiples import possible_multiples
 from dgq.ops import cpu
 from dgq.packing import pack_codes
 from dgq.settings import WeightSettings
@@ -59,7 +61,7 @@ def formats(draw: Any) -> dict[str, Any]:
     return {
         "weights": weights,
         "activation_bits": activation_bits,
-        "exponent": draw(st.integers(0, min(free, 8))),
+        "room": draw(st.integers(0, min(free, 8))),
         "per_tensor": draw(st.booleans()),
         "per_step": draw(st.booleans()),
     }
@@ -78,13 +80,14 @@ def packed_layer(
     calls = SamplerCalls(range(N_STEPS), (8, 8))
     calls.current = Call(step, (8, 8))
     channels = geometry.in_channels
-    quantizer = ChannelInput(n_bits, calls, channels)
+    quantizer = ChannelInput(n_bits, calls, channels, room=formats["room"])
     rows, columns = N_STEPS if formats["per_step"] else 1, 1 if formats["per_tensor"] else channels
     quantizer.scale = torch.rand(rows, generator=generator) / 2**n_bits * 8 + 1e-3
     around = 0 if geometry.pads else 20  # zero points may lie outside of the codes
     zeros = whole(-around, quantizer.largest + around, rows, columns)
     quantizer.zero_point = zeros.to(torch.int16)
-    quantizer.exponent = whole(0, formats["exponent"], columns).to(torch.uint8)
+    multiples = possible_multiples(n_bits, formats["room"])
+    quantizer.multiple = multiples[whole(0, len(multiples) - 1, columns)].to(torch.int16)
 
     layer = PackedLayer(geometry, quantizer, n_bits, weights=weights, has_bias=bias)
     out, largest = geometry.out_channels, 2**weights.n_bits - 1
@@ -105,11 +108,11 @@ def packed_layer(
 def integer_layer(packed: PackedLayer) -> IntegerLayer:
     quantizer = packed.input_quantizer
     assert isinstance(quantizer, ChannelInput)
-    shifts = channel_shifts(quantizer.exponent, quantizer.n_bits, packed.geometry.in_channels)
-    folded = fold(packed, shifts)
+    channels = packed.geometry.in_channels
+    folded = fold(packed, quantizer.factors(channels)[1])
     assert folded is not None, "what fits the budget fits into 8 bits"
-    quantizer.prepare_(packed.geometry.in_channels, shifts.codes)
-    return IntegerLayer(packed, quantizer, folded, shifts)
+    quantizer.prepare_(channels)
+    return IntegerLayer(packed, quantizer, folded)
 
 
 def random_input(geometry: Geometry, batch: int, seed: int) -> Tensor:
@@ -165,7 +168,7 @@ def test_all_bits_are_exact_with_rows_of_different_steps(n_bits: int, geometry: 
     formats = {
         "weights": WeightSettings(n_bits, symmetric=True),
         "activation_bits": n_bits,
-        "exponent": 8 - n_bits,
+        "room": 8 - n_bits,
         "per_tensor": False,
         "per_step": True,
     }
@@ -186,7 +189,7 @@ def test_two_dimensional_inputs_and_empty_batches_keep_their_shape() -> None:
     formats = {
         "weights": WeightSettings(4),
         "activation_bits": 8,
-        "exponent": 2,
+        "room": 2,
         "per_tensor": False,
         "per_step": True,
     }
@@ -207,12 +210,10 @@ def test_sums_that_do_not_fit_into_32_bits_are_not_made() -> None:
 
 
 def test_a_gradient_is_refused_rather_than_lost() -> None:
-    from dgq.errors import DGQError
-
     formats = {
         "weights": WeightSettings(4),
         "activation_bits": 8,
-        "exponent": 0,
+        "room": 0,
         "per_tensor": True,
         "per_step": False,
     }

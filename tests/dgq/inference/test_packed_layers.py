@@ -7,7 +7,7 @@ from torch import nn
 from dgq.context import QuantizationContext
 from dgq.errors import DGQError
 from dgq.inference.freeze import frozen, narrow, renamed
-from dgq.inference.geometry import ConvGeometry, LinearGeometry, fan_in, geometry_of
+from dgq.inference.geometry import ConvGeometry, LinearGeometry, geometry_of
 from dgq.inference.layers import PackedLayer
 from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
@@ -72,7 +72,7 @@ def test_geometry_is_that_of_the_stock_layer() -> None:
     geometry = geometry_of(conv, "conv")
     assert geometry == ConvGeometry(6, 4, (3, 1), (2, 1), (1, 0), (1, 2), 2)
     assert geometry.weight_shape == tuple(conv.weight.shape)
-    assert (geometry.pads, fan_in(geometry)) == (True, 9)
+    assert geometry.pads
     assert not geometry_of(nn.Conv2d(2, 2, 3, padding="valid"), "conv").pads
     assert geometry_of(nn.Linear(3, 2), "linear") == LinearGeometry(3, 2)
 
@@ -120,5 +120,5 @@ def test_one_group_of_all_is_stored_as_channels_with_everything_in_common() -> N
     found = frozen("conv.input_quantizer", tensors, per_tensor)
     assert found["scale"].tolist() == [0.5, 0.25]
     assert found["zero_point"].tolist() == [[3], [4]]
-    assert found["exponent"].tolist() == [0]
-    assert found.keys() == {"scale", "zero_point", "exponent"}
+    assert found["multiple"].tolist() == [1]
+    assert found.keys() == {"scale", "zero_point", "multiple"}

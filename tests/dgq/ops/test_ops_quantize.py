@@ -25,9 +25,9 @@ def arguments(
     return (
         torch.randn(shape, generator=generator) * size,
         torch.rand(n_steps, generator=generator) + 0.01,
-        whole(0, 4, channels).float().exp2(),
+        whole(1, 9, channels).float(),
         whole(-40, 2**n_bits + 40, n_steps, channels).to(torch.int16),
-        whole(0, spare + 1, channels).float().exp2(),
+        whole(1, 2**spare + 1, channels).float(),
         whole(0, n_steps, shape[0] if per_row else 1),
         2**n_bits - 1,
     )
@@ -68,15 +68,15 @@ def test_compiled_codes_equal_the_reference_bit_for_bit(
 
 
 def test_codes_equal_the_formula_and_pixels_around_the_image_have_the_code_of_zero() -> None:
-    x, scale, gain, zero_point, shift, step, largest = arguments((2, 3, 4, 5), 2, True, 6, 0)
+    x, scale, multiple, zero_point, factor, step, largest = arguments((2, 3, 4, 5), 2, True, 6, 0)
     zero_point = zero_point.clamp(0, largest)
-    codes = ops.quantize(x, scale, gain, zero_point, shift, step, largest, [1, 2])
+    codes = ops.quantize(x, scale, multiple, zero_point, factor, step, largest, [1, 2])
     assert codes.shape == (2, 5, 8, 5)
     for sample, t in enumerate(step.tolist()):
-        rounded = (x[sample].double() * gain / scale[t]).round() + zero_point[t]
+        rounded = (x[sample] / (scale[t] * multiple)).round() + zero_point[t]
         inside = codes[sample, 1:-1, 2:-2]
-        assert torch.equal(inside.double(), rounded.clamp(0, largest) * shift)
-        zero = (zero_point[t] * shift).to(torch.uint8)
+        assert torch.equal(inside.float(), rounded.clamp(0, largest) * factor)
+        zero = (zero_point[t] * factor).to(torch.uint8)
         assert torch.equal(codes[sample, 0], zero.expand(8, 5))
         assert torch.equal(codes[sample, :, 0], zero.expand(5, 5))
 
@@ -110,12 +110,13 @@ def test_without_a_compiler_and_in_other_types_values_are_the_same(
 
 
 def test_wide_zero_points_are_used_as_they_are() -> None:
-    x, scale, gain, _, shift, step, largest = arguments((1, 3, 4), 1, False, 8, 3)
+    x, scale, multiple, _, factor, step, largest = arguments((1, 3, 4), 1, False, 8, 3)
     zero_point = torch.full((1, 4), -100_000, dtype=torch.int32)
-    x = x + 100_000 * scale[0] / gain
-    codes = ops.quantize(x, scale, gain, zero_point, shift, step, largest, [])
-    assert torch.equal(codes, reference.quantize(x, scale, gain, zero_point, shift, step, 255, []))
-    assert codes.float().std() > 1
+    x = x + 100_128 * scale[0] * multiple
+    rest = (scale, multiple, zero_point, factor, step, largest)
+    codes = ops.quantize(x, *rest, [])
+    assert torch.equal(codes, reference.quantize(x, *rest, []))
+    assert 0 < codes.min() <= codes.max() < 255
 
 
 @pytest.mark.parametrize("padding", [[], [1, 2]])

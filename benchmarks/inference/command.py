@@ -1,0 +1,164 @@
+"""The command line: which rows of which models, and where the figures go."""
+
+import argparse
+import shlex
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dgq.errors import DGQError, SettingsError
+from dgq.settings import check_positive
+from inference.children import CHILD, SUBJECTS, answer
+from inference.request import Options
+from inference.rows import INSTALL, ROWS, available, entrants
+from inference.run import Run
+from inference.subjects import Subject
+from lit.console import print_error, quieten_libraries
+
+COMMAND = "python benchmarks/inference"
+POSITIVE = ("repeats", "calls", "threads", "captions", "calibration_calls")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and write; the exit code, 2 after one line about bad input, 1 if a row has failed."""
+    quieten_libraries()
+    if argv[:1] == [CHILD]:
+        warnings.filterwarnings("ignore")
+        answer(*map(Path, argv[1:]))
+        return 0
+    arguments = parse(argv)
+    try:
+        run = plan(arguments, f"{COMMAND} {shlex.join(argv)}".strip())
+        cache = Path(arguments.cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            run.prepare(Path(work))
+            run.measure(Path(work))
+        run.report(Console())
+    except (DGQError, OSError) as error:
+        print_error(error)
+        return 2
+    return 1 if run.failures else 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Seconds, memory and file size of a UNet in torch, quantized by dgq, and in "
+        "OpenVINO; of the embedded model also the SQNR of its output. Each row runs in a process "
+        "of its own, and the rows take turns over the repeats.",
+        epilog="rows: "
+        + "; ".join(f"{name} ({row.title})" for name, row in ROWS.items())
+        + f". Those of OpenVINO and NNCF need an extra: {INSTALL}",
+    )
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--quick", action="store_true", help="measure the embedded model alone, in minutes"
+    )
+    which.add_argument(
+        "--models",
+        nargs="+",
+        choices=list(SUBJECTS),
+        default=list(SUBJECTS),
+        metavar="MODEL",
+        help="UNets: sd14 (Stable Diffusion 1.4's size, random weights, 64x64 latents) and "
+        "embedded (default: both)",
+    )
+    add(
+        "--rows",
+        nargs="+",
+        choices=list(ROWS),
+        default=list(ROWS),
+        metavar="ROW",
+        help="ways to run them, see below (default: all that are installed)",
+    )
+    add(
+        "--batch",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="rows of latents in a call; guidance needs two for each picture (default: 2 1 for "
+        "sd14, 2 1 32 for embedded)",
+    )
+    add(
+        "--ckpt",
+        nargs="+",
+        default=["outputs/w4a8"],
+        metavar="RUN",
+        help="finished runs of the embedded model, or folders of quantized models; several give "
+        "rows of their own (default: outputs/w4a8)",
+    )
+    add("--repeats", type=int, default=3, help="processes of each row (default: 3)")
+    add(
+        "--calls",
+        type=int,
+        default=2,
+        help="timed in each process and batch size, at least, after one that is not (default: 2)",
+    )
+    add("--threads", type=int, default=2, help="of every library (default: 2)")
+    add(
+        "--captions",
+        type=int,
+        default=16,
+        help="held-out ones, on all of whose UNet calls the SQNR is measured (default: 16)",
+    )
+    add(
+        "--calibration-calls",
+        type=int,
+        default=208,
+        metavar="N",
+        help="recorded calls that NNCF calibrates the embedded model on (default: 208)",
+    )
+    add(
+        "--cache",
+        default="outputs/inference",
+        metavar="FOLDER",
+        help="for what is made once: random weights, recorded calls, models of OpenVINO "
+        "(default: outputs/inference)",
+    )
+    add("--json", type=Path, metavar="FILE", help="for all figures; written after every row")
+    add("--markdown", type=Path, metavar="FILE", help="for tables to paste into docs")
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.models = ["embedded"]
+    return arguments
+
+
+def plan(arguments: argparse.Namespace, command: str) -> Run:
+    """What is to be run.
+
+    Raises:
+        DGQError: before anything is done, if a number is too small or a model is missing.
+    """
+    for name in POSITIVE:
+        check_positive("--" + name.replace("_", "-"), getattr(arguments, name))
+    for batch in arguments.batch or ():
+        check_positive("--batch", batch)
+    for name in ("rows", "models", "ckpt"):
+        if len(set(getattr(arguments, name))) < len(getattr(arguments, name)):
+            raise SettingsError(f"--{name} names something twice")
+    rows, notes = available(list(dict.fromkeys(arguments.rows)))
+    if not rows:
+        raise DGQError(f"no row can run here: {notes[0]}")
+    needs_ckpt = any(ROWS[name].engine == "quantized" for name in rows)
+    options = Options(
+        cache=arguments.cache,
+        ckpts=tuple(arguments.ckpt) if needs_ckpt and "embedded" in arguments.models else (),
+        threads=arguments.threads,
+        calls=arguments.calls,
+        captions=arguments.captions,
+        calibration_calls=arguments.calibration_calls,
+    )
+    subjects: dict[str, Subject] = {name: SUBJECTS[name](options) for name in arguments.models}
+    chosen = [e for name, one in subjects.items() for e in entrants(name, rows, one.ckpts())]
+    batches = {
+        name: tuple(dict.fromkeys(arguments.batch or subject.default_batches))
+        for name, subject in subjects.items()
+    }
+    files = (arguments.json, arguments.markdown)
+    return Run(command, options, subjects, chosen, batches, arguments.repeats, notes, files)

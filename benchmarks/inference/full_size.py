@@ -1,0 +1,110 @@
+"""A UNet of Stable Diffusion 1.4's size with random weights: only its speed means anything."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from dgq.checkpoint import GenerationSettings, Manifest, save_quantized
+from dgq.context import quantization
+from dgq.learning import harden_, start_learning_
+from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.settings import (
+    ActivationSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+)
+from inference.parts import Part
+from inference.subjects import Call, Subject
+
+CONFIG: dict[str, Any] = {
+    "sample_size": 64,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SETTINGS = QuantizationSettings(
+    WeightSettings(4, "minmax", group_size=64, max_exponent=1),
+    ActivationSettings(8, "exponents", max_exponent=2, qkv=False),
+    ScoreSettings(16),
+)
+"""The arithmetic of ``w4a8.yaml``; weights are rounded to nearest, which costs the same time."""
+
+N_TOKENS = 77
+TIMESTEPS = tuple(float(t) for t in range(961, 0, -40))
+OBSERVED_SIZE = 16
+"""Ranges are observed on small latents: as far as speed goes, any will do."""
+
+
+class FullSize(Subject):
+    """Random weights, the same in each process."""
+
+    name = "sd14"
+    title = "SD 1.4's size, random weights, 64x64 latents"
+    default_batches = (2, 1)
+    config = CONFIG
+
+    @property
+    def folder(self) -> Path:
+        """In the cache."""
+        return Path(self.options.cache) / self.name
+
+    def stock(self) -> UNet2DConditionModel:
+        """In float32."""
+        torch.manual_seed(0)
+        return UNet2DConditionModel(**self.config).requires_grad_(False).eval()
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the weights."""
+        return {"config": self.config, "torch": torch.__version__}
+
+    def call(self, batch: int) -> Call:
+        """Random latents and tokens."""
+        return self._random_call(batch, self.config["sample_size"], torch.tensor(TIMESTEPS[12]))
+
+    def ckpts(self) -> Sequence[str]:
+        """One, made here."""
+        return ("w4a8",)
+
+    def quantized(self, ckpt: str) -> Path:
+        """In the cache."""
+        return self.folder / "quantized"
+
+    def own_part(self, name: str) -> Part | None:
+        """The quantized model."""
+        if name != "quantized":
+            return None
+        settings = self.identity() | {"quantization": asdict(SETTINGS), "timesteps": TIMESTEPS}
+        return Part(self.folder / name, settings, self._quantize)
+
+    def calibration(self) -> Sequence[Call]:
+        """A single call."""
+        return [self.call(2)]
+
+    def _quantize(self, folder: Path) -> None:
+        """Ranges from one call with a row for each step, weights rounded to nearest."""
+        unet = self.stock()
+        config, size = dict(unet.config), self.config["sample_size"]
+        quantize_(unet, SETTINGS, TIMESTEPS, (size, size))
+        start_observing_(unet)
+        with quantization(unet, weights=False, activations=False, observing=True):
+            unet(**self._random_call(len(TIMESTEPS), OBSERVED_SIZE, torch.tensor(TIMESTEPS)))
+        fit_activations_(unet)
+        start_learning_(unet)
+        harden_(unet)
+        generation = GenerationSettings(len(TIMESTEPS))
+        manifest = Manifest("random", config, SETTINGS, generation, TIMESTEPS, (size, size))
+        save_quantized(unet, folder, manifest)
+
+    def _random_call(self, batch: int, size: int, timestep: torch.Tensor) -> Call:
+        generator = torch.Generator().manual_seed(0)
+        width = self.config["cross_attention_dim"]
+        return {
+            "sample": torch.randn(batch, 4, size, size, generator=generator),
+            "timestep": timestep,
+            "encoder_hidden_states": torch.randn(batch, N_TOKENS, width, generator=generator),
+            "return_dict": False,
+        }

@@ -1,0 +1,50 @@
+"""What figures depend on: the CPU, and the libraries."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dgq.ops import cpu
+from inference.memory import total_gib
+
+PACKAGES = ("torch", "diffusers", "openvino", "nncf")
+
+
+def machine() -> dict[str, Any]:
+    """As JSON holds it."""
+    return {
+        "cpu": cpu_name(),
+        "features": list(cpu.features()),
+        "cores": os.cpu_count(),
+        "memory_gib": round(total_gib(), 1),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def cpu_name(file: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def busy_seconds(file: Path = Path("/proc/stat")) -> float:
+    """CPU seconds of all processes since the machine started; 0 where they cannot be told."""
+    try:
+        user, nice, system, *_ = map(int, file.read_text().split("\n", 1)[0].split()[1:])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,162 @@
+"""One row in a process of its own: load, call, and tell what it took."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq.checkpoint import WEIGHTS_FILE, load_quantized_unet
+from dgq.quantized_unet import converted
+from dgq.reconstruction import noise_and_signal
+from inference.machine import busy_seconds
+from inference.memory import forget_peak, peak_gib, resident_gib
+from inference.peers import OpenVINOUNet, tensors_of
+from inference.request import Request
+from inference.rows import ROWS, Row
+from inference.subjects import Call, Subject
+
+MIN_SECONDS = 1.0
+"""Small models are called again until their timed calls last so long together."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A UNet that is ready to be called.
+
+    Args:
+        unet: to call.
+        n_bytes: of its file.
+        execution: what runs, in one line.
+        compile_s: that compiling for the first batch size took while loading.
+    """
+
+    unet: Callable[..., Any]
+    n_bytes: int
+    execution: str
+    compile_s: float = 0.0
+
+
+@torch.no_grad()
+def measure(subject: Subject, request: Request) -> dict[str, Any]:
+    """Figures of one row for all batch sizes, as JSON holds them."""
+    torch.set_num_threads(subject.options.threads)
+    row = ROWS[request.row]
+    started = time.perf_counter()
+    loaded = load(subject, row, request)
+    load_s = time.perf_counter() - started
+    gc.collect()
+    figures: dict[str, Any] = {
+        "load_s": load_s,
+        "loading_peak_gib": peak_gib(),
+        "resident_gib": resident_gib(),
+        "file_mb": loaded.n_bytes / 1e6,
+        "execution": loaded.execution,
+        "batches": {},
+    }
+    compile_s = loaded.compile_s
+    for batch in request.batches:
+        call = prepared(row, subject.call(batch))
+        timed = timings(lambda call=call: loaded.unet(**call), subject.options.calls)  # type: ignore[misc]
+        timed["compile_s"] = compile_s + max(0.0, timed.pop("first_s") - min(timed["wall_s"]))
+        figures["batches"][str(batch)] = timed
+        compile_s = 0.0
+    if request.quality:
+        figures["sqnr_db"] = pooled_sqnr_db(row, loaded.unet, subject)
+    return figures
+
+
+def load(subject: Subject, row: Row, request: Request) -> Loaded:
+    """The UNet of a row; OpenVINO's is compiled for the first batch size, torch's when called."""
+    if row.engine == "stock":
+        return _load_stock(subject, row)
+    if row.engine == "quantized":
+        return _load_quantized(subject, row, request.ckpt)
+    return _load_openvino(subject, row, request.batches[0])
+
+
+def _load_stock(subject: Subject, row: Row) -> Loaded:
+    unet = subject.stock().requires_grad_(False)
+    unet.to(memory_format=torch.channels_last)
+    if row.bfloat16:
+        unet.bfloat16()
+    n_bytes = sum(p.numel() * p.element_size() for p in unet.parameters())
+    return Loaded(_compiled(unet, row), n_bytes, f"torch {unet.dtype}".replace("torch.", ""))
+
+
+def _load_quantized(subject: Subject, row: Row, ckpt: str) -> Loaded:
+    part = subject.part("weight-only", ckpt) if "weight-only" in row.parts else None
+    folder = part.folder if part else subject.quantized(ckpt)
+    unet = load_quantized_unet(folder, row.execution)
+    size = (folder / WEIGHTS_FILE).stat().st_size
+    return Loaded(_compiled(unet, row), size, str(unet.execution))
+
+
+def _load_openvino(subject: Subject, row: Row, batch: int) -> Loaded:
+    part = subject.part(row.parts[-1], "")
+    assert part is not None
+    unet = OpenVINOUNet(part.folder, subject.options.threads, row.precision)
+    shapes = [list(tensor.shape) for tensor in tensors_of(subject.call(batch)).values()]
+    compile_s = unet.compile_(shapes)
+    return Loaded(unet, unet.n_bytes, f"OpenVINO, {unet.precision}", compile_s)
+
+
+def _compiled(unet: nn.Module, row: Row) -> Callable[..., Any]:
+    """For each batch size anew: shapes that may vary make slower code."""
+    return torch.compile(unet, fullgraph=True, dynamic=False) if row.compiled else unet
+
+
+def prepared(row: Row, call: Call) -> Call:
+    """A call in the form that suits a row best."""
+    if row.engine == "openvino":
+        return call
+    call = call | {"sample": call["sample"].to(memory_format=torch.channels_last)}
+    if not row.bfloat16:
+        return call
+    exact: Call = {"timestep": call["timestep"]}  # whole numbers beyond 256 are not in bfloat16
+    rounded: Call = converted(call, torch.bfloat16)
+    return rounded | exact
+
+
+def timings(run: Callable[[], object], calls: int) -> dict[str, Any]:
+    """Seconds of a first call and of timed ones, and the most memory meanwhile.
+
+    Args:
+        run: a call.
+        calls: timed ones, at least.
+    """
+    gc.collect()
+    forget_peak()
+    first_s, _, _ = _stopwatch(run)
+    wall, cpu, others = map(list, zip(*_many(run, calls), strict=True))
+    figures = {"first_s": first_s, "wall_s": wall, "cpu_s": cpu, "others_cpu_s": others}
+    return figures | {"peak_gib": peak_gib()}
+
+
+def _many(run: Callable[[], object], calls: int) -> Iterator[tuple[float, float, float]]:
+    total, n = 0.0, 0
+    while n < calls or total < MIN_SECONDS:
+        seconds = _stopwatch(run)
+        yield seconds
+        total, n = total + seconds[0], n + 1
+
+
+def _stopwatch(run: Callable[[], object]) -> tuple[float, float, float]:
+    """Wall seconds, and CPU seconds of this process and of all others."""
+    wall, cpu, busy = time.perf_counter(), time.process_time(), busy_seconds()
+    run()
+    cpu = time.process_time() - cpu
+    return time.perf_counter() - wall, cpu, max(0.0, busy_seconds() - busy - cpu)
+
+
+def pooled_sqnr_db(row: Row, unet: Callable[..., Any], subject: Subject) -> float | None:
+    """Of the UNet's output over all held-out calls together; None where nothing differs."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for call, reference in subject.held_out():
+        output: Tensor = unet(**prepared(row, call))[0]
+        sums += noise_and_signal(output, reference)
+    noise, signal = sums.tolist()
+    return 10 * float(torch.tensor(signal / noise).log10()) if noise > 0 else None

@@ -1,0 +1,46 @@
+"""What rows need and is made once: kept in a cache folder, with the settings that it depends on."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgq.files import write_json
+
+MADE = "made.json"
+"""Written last: a folder without it is unfinished."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder in the cache.
+
+    Args:
+        folder: of its files.
+        settings: all that they depend on, as JSON holds it.
+        make: writes the files into the folder.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    make: Callable[[Path], None]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has been made with these settings."""
+        try:
+            made = json.loads((self.folder / MADE).read_text())
+        except (OSError, ValueError):
+            return False
+        return bool(made == json.loads(json.dumps(self.settings)))
+
+    def ensure(self) -> None:
+        """Make it unless it is there."""
+        if self.is_ready:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.make(self.folder)
+        write_json(self.folder / MADE, self.settings)

@@ -1,0 +1,135 @@
+"""OpenVINO, with and without NNCF's quantization: converted once, compiled for each batch size."""
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.unet_calls import flatten, unflatten
+
+MODEL = "unet.xml"
+DEPENDS_ON = {"openvino": ("openvino",), "nncf": ("openvino", "nncf")}
+
+
+def versions(name: str) -> dict[str, str]:
+    """Of the packages that a converted model depends on."""
+    return {package: version(package) for package in ("torch", "diffusers", *DEPENDS_ON[name])}
+
+
+class Traceable(nn.Module):
+    """A UNet that takes tensors alone, in the order of ``tensors_of``.
+
+    Args:
+        unet: in full precision.
+        call: keyword arguments like those that it will be given.
+    """
+
+    def __init__(self, unet: nn.Module, call: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.names = list(tensors_of(call))
+
+    def forward(self, sample: Tensor, timestep: Tensor, *rest: Tensor) -> Tensor:
+        """The output alone."""
+        arguments = unflatten(dict(zip(self.names[2:], rest, strict=True)))
+        output: Tensor = self.unet(sample, timestep, **arguments, return_dict=False)[0]
+        return output
+
+
+def tensors_of(call: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a call by dotted name, sample and timestep first, as OpenVINO takes them."""
+    tensors = flatten(call)
+    first = {name: tensors.pop(name) for name in ("sample", "timestep")}
+    return {name: tensor.float() for name, tensor in (first | tensors).items()}
+
+
+def convert(unet: nn.Module, call: Mapping[str, Any], folder: Path) -> None:
+    """Write OpenVINO's model of a UNet, weights in 16 bits as it does by default."""
+    import openvino
+
+    openvino.save_model(_converted(unet, call), folder / MODEL)
+
+
+def quantize(unet: nn.Module, calls: Sequence[Mapping[str, Any]], folder: Path, full: bool) -> None:
+    """Write NNCF's full W8A8 quantization of a UNet: convolutions and linear layers.
+
+    Args:
+        unet: in full precision.
+        calls: to calibrate on.
+        folder: for OpenVINO's model.
+        full: all default algorithms; without the correction of biases if not, which runs the model
+            once for every layer.
+    """
+    import nncf
+    import openvino
+
+    inputs = [[tensor.numpy() for tensor in tensors_of(call).values()] for call in calls]
+    model = nncf.quantize(
+        _converted(unet, calls[0]),
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=not full),
+    )
+    openvino.save_model(model, folder / MODEL)
+
+
+def _converted(unet: nn.Module, call: Mapping[str, Any]) -> Any:
+    import openvino
+
+    example = tuple(tensors_of(call).values())
+    return openvino.convert_model(Traceable(unet, call), example_input=example)
+
+
+class OpenVINOUNet:
+    """A UNet that OpenVINO runs, compiled anew for other shapes.
+
+    Args:
+        folder: of the converted model.
+        threads: that compute.
+        precision: ``f32``, or empty for the device's choice.
+    """
+
+    def __init__(self, folder: Path, threads: int, precision: str) -> None:
+        import openvino
+
+        self.file = folder / MODEL
+        self._core = openvino.Core()
+        self._config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        if precision:
+            self._config["INFERENCE_PRECISION_HINT"] = precision
+        self._shapes: list[list[int]] = []
+        self._compiled: Any = None
+
+    def __call__(self, **call: Any) -> tuple[Tensor]:
+        """As a diffusers UNet's with ``return_dict=False``."""
+        tensors = list(tensors_of(call).values())
+        shapes = [list(tensor.shape) for tensor in tensors]
+        if shapes != self._shapes:
+            self.compile_(shapes)
+        output = self._compiled([tensor.numpy() for tensor in tensors])[0]
+        return (torch.from_numpy(output),)
+
+    def compile_(self, shapes: list[list[int]]) -> float:
+        """For these shapes of the inputs; seconds that it took."""
+        started = time.perf_counter()
+        self._compiled = None
+        model = self._core.read_model(self.file)
+        model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+        self._compiled = self._core.compile_model(model, "CPU", self._config)
+        self._shapes = shapes
+        return time.perf_counter() - started
+
+    @property
+    def n_bytes(self) -> int:
+        """Of both files."""
+        return sum(self.file.with_suffix(s).stat().st_size for s in (".xml", ".bin"))
+
+    @property
+    def precision(self) -> str:
+        """That the device has chosen."""
+        return str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))

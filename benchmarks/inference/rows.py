@@ -1,0 +1,130 @@
+"""The rows of the table: ways to run one UNet, and the order in which they take turns."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from dgq.inference.execution import Mode
+
+Engine = Literal["stock", "quantized", "openvino"]
+INSTALL = "pip install -e .[bench] -c constraints.txt"
+"""With the constraints, or nncf replaces torch."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run a UNet.
+
+    Args:
+        title: in the table.
+        engine: torch on the stock UNet or on a quantized one, or OpenVINO.
+        parts: what has to be made for it, by name; see ``Subject.part``.
+        compiled: by ``torch.compile``.
+        bfloat16: of a stock UNet: weights and activations.
+        execution: of a quantized UNet.
+        precision: OpenVINO's hint; its own choice where empty.
+        packages: that have to be installed.
+    """
+
+    title: str
+    engine: Engine
+    parts: tuple[str, ...] = ()
+    compiled: bool = False
+    bfloat16: bool = False
+    execution: Mode = "auto"
+    precision: str = ""
+    packages: tuple[str, ...] = ()
+
+
+ROWS = {
+    "fp32": Row("torch fp32, eager", "stock"),
+    "fp32-compiled": Row("torch fp32, compiled", "stock", compiled=True),
+    "bf16": Row("torch bf16, eager", "stock", bfloat16=True),
+    "bf16-compiled": Row("torch bf16, compiled", "stock", bfloat16=True, compiled=True),
+    "weight-only": Row(
+        "weights alone quantized", "quantized", ("quantized", "weight-only"), execution="float"
+    ),
+    "fake": Row("fake quantization", "quantized", ("quantized",), execution="float"),
+    "integer": Row("integer, eager", "quantized", ("quantized",), execution="integer"),
+    "integer-compiled": Row(
+        "integer, compiled", "quantized", ("quantized",), compiled=True, execution="integer"
+    ),
+    "openvino-f32": Row(
+        "OpenVINO f32", "openvino", ("openvino",), precision="f32", packages=("openvino",)
+    ),
+    "openvino": Row("OpenVINO default", "openvino", ("openvino",), packages=("openvino",)),
+    "nncf": Row("NNCF full W8A8", "openvino", ("nncf",), packages=("openvino", "nncf")),
+}
+"""By the name that ``--rows`` takes."""
+
+BASES = {"fp32": "x fp32", "bf16": "x bf16", "nncf": "x NNCF"}
+"""Rows that others are compared with, and the columns of the ratios."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A row for one UNet, and one of its quantized models.
+
+    Args:
+        model: which UNet.
+        row: name in ``ROWS``.
+        ckpt: which quantized model; empty where the row has none.
+        title: in the table.
+    """
+
+    model: str
+    row: str
+    ckpt: str
+    title: str
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return find_spec(package) is not None
+
+
+def available(
+    names: Sequence[str], installed: Callable[[str], bool] = is_installed
+) -> tuple[list[str], list[str]]:
+    """Rows that can run here, and a note on those that cannot.
+
+    Args:
+        names: of rows.
+        installed: whether a package is.
+    """
+    needed = {package for name in names for package in ROWS[name].packages}
+    missing = {package for package in needed if not installed(package)}
+    skipped = [name for name in names if missing.intersection(ROWS[name].packages)]
+    notes = []
+    if skipped:
+        notes.append(
+            f"{', '.join(skipped)}: skipped, {' and '.join(sorted(missing))} not installed; "
+            f"`{INSTALL}` installs what is missing"
+        )
+    return [name for name in names if name not in skipped], notes
+
+
+def entrants(model: str, names: Sequence[str], ckpts: Sequence[str]) -> Iterator[Entrant]:
+    """The rows of one UNet; quantized ones once for each quantized model.
+
+    Args:
+        model: which UNet.
+        names: of rows.
+        ckpts: its quantized models, by path or any other name.
+    """
+    for name in names:
+        row = ROWS[name]
+        if row.engine != "quantized":
+            yield Entrant(model, name, "", row.title)
+            continue
+        for ckpt in ckpts:
+            title = row.title if len(ckpts) == 1 else f"{row.title} ({ckpt})"
+            yield Entrant(model, name, ckpt, title)
+
+
+def turns(rows: Sequence[Entrant], repeats: int) -> Iterator[tuple[int, Entrant]]:
+    """Round robin: every row once, then every row again; with the number of the round."""
+    for repeat in range(repeats):
+        for row in rows:
+            yield repeat, row

@@ -1,0 +1,145 @@
+"""One run of the command: parts are made, rows take turns, figures are written as they come."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dgq.errors import DGQError
+from dgq.files import write_json, written_beside
+from inference.children import ask
+from inference.machine import machine
+from inference.request import Options, Request
+from inference.rows import ROWS, Entrant, turns
+from inference.subjects import Subject
+from inference.summary import summarise
+from inference.table import markdown, print_tables
+
+
+class Run:
+    """What is measured, and what is known of it so far.
+
+    Args:
+        command: as it was typed.
+        options: for children.
+        subjects: by name.
+        entrants: the rows, in the tables' order.
+        batches: sizes for each subject.
+        repeats: processes of each row.
+        notes: on what was skipped.
+        files: for JSON and Markdown, if asked for.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        options: Options,
+        subjects: Mapping[str, Subject],
+        entrants: Sequence[Entrant],
+        batches: Mapping[str, Sequence[int]],
+        repeats: int,
+        notes: Sequence[str],
+        files: tuple[Path | None, Path | None],
+    ) -> None:
+        self.command = command
+        self.options = options
+        self.subjects = subjects
+        self.entrants = entrants
+        self.batches = batches
+        self.repeats = repeats
+        self.notes = notes
+        self.files = files
+        self.answers: dict[Entrant, list[dict[str, Any]]] = {entrant: [] for entrant in entrants}
+        self.failures: dict[Entrant, str] = {}
+
+    def prepare(self, work: Path) -> None:
+        """Make what rows need and is not in the cache; a row fails whose part cannot be made."""
+        missing = self.missing_parts()
+        with progress() as bar:
+            task = bar.add_task("", total=len(missing), visible=bool(missing))
+            for request, users in missing.items():
+                bar.update(task, description=f"making {request.model} {request.part}")
+                try:
+                    ask(request, self.options, work)
+                except DGQError as error:
+                    self.failures |= dict.fromkeys(users, f"{request.part}: {error}")
+                bar.advance(task)
+
+    def missing_parts(self) -> dict[Request, list[Entrant]]:
+        """What has to be made, in order, and the rows that need it."""
+        missing: dict[Request, list[Entrant]] = {}
+        for entrant in self.entrants:
+            subject = self.subjects[entrant.model]
+            for name in (*subject.parts, *ROWS[entrant.row].parts):
+                part = subject.part(name, entrant.ckpt)
+                if part is not None and not part.is_ready:
+                    of_ckpt = entrant.ckpt if name == "weight-only" else ""
+                    request = Request(entrant.model, part=name, ckpt=of_ckpt)
+                    missing.setdefault(request, []).append(entrant)
+        return missing
+
+    def measure(self, work: Path) -> None:
+        """Let the rows take turns; those that have failed do not come again."""
+        with progress() as bar:
+            task = bar.add_task("", total=self.repeats * len(self.entrants))
+            for repeat, entrant in turns(self.entrants, self.repeats):
+                title = f"{entrant.model}, {entrant.title} ({repeat + 1}/{self.repeats})"
+                bar.update(task, description=title)
+                if entrant not in self.failures:
+                    self._measure(entrant, work, quality=repeat == 0)
+                bar.advance(task)
+
+    def _measure(self, entrant: Entrant, work: Path, quality: bool) -> None:
+        """One row in one process."""
+        request = Request(
+            entrant.model,
+            row=entrant.row,
+            ckpt=entrant.ckpt,
+            batches=self.batches[entrant.model],
+            quality=quality and entrant.model == "embedded",
+        )
+        try:
+            self.answers[entrant].append(ask(request, self.options, work))
+        except DGQError as error:
+            self.failures[entrant] = str(error)
+        self.write()
+
+    def figures(self) -> dict[str, Any]:
+        """Everything that is known so far, as JSON holds it."""
+        return {
+            "command": self.command,
+            "machine": machine(),
+            "threads": self.options.threads,
+            "repeats": self.repeats,
+            "repeats_done": self._rounds(),
+            "titles": {name: subject.title for name, subject in self.subjects.items()},
+            "notes": list(self.notes),
+            "tables": summarise(self.answers, self.failures),
+        }
+
+    def _rounds(self) -> int:
+        """How often all rows have had their turn, but for those that have failed."""
+        done = [len(a) for entrant, a in self.answers.items() if entrant not in self.failures]
+        return min(done, default=0)
+
+    def write(self) -> None:
+        """The files that were asked for."""
+        to_json, to_markdown = self.files
+        if to_json is not None:
+            write_json(to_json, self.figures())
+        if to_markdown is not None:
+            with written_beside(to_markdown) as beside:
+                beside.write_text(markdown(self.figures()))
+
+    def report(self, console: Console) -> None:
+        """Write, and print the tables."""
+        self.write()
+        print_tables(self.figures(), console)
+
+
+def progress() -> Progress:
+    """A bar on stderr, which says what is being done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))

@@ -1,0 +1,131 @@
+"""The UNets that are measured: the embedded model's, and one of Stable Diffusion 1.4's size."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from dgq.checkpoint import (
+    empty_quantized_unet,
+    load_quantized_unet,
+    read_manifest,
+    save_quantized,
+)
+from dgq.inference.build import fill_
+from inference import peers
+from inference.parts import Part
+from inference.request import Options
+
+Call = dict[str, Any]
+"""Keyword arguments of a UNet."""
+
+IN_FLOAT = 16
+"""Bits that settings give to what is not quantized."""
+
+
+class Subject(ABC):
+    """A UNet that is measured.
+
+    Args:
+        options: of the command.
+    """
+
+    name: str
+    title: str
+    default_batches: tuple[int, ...]
+    parts: tuple[str, ...] = ()
+    """Needed by every row."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """In the cache."""
+
+    @abstractmethod
+    def stock(self) -> UNet2DConditionModel:
+        """The UNet in full precision."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What the stock UNet depends on, as JSON holds it."""
+
+    @abstractmethod
+    def call(self, batch: int) -> Call:
+        """Arguments of a call to time."""
+
+    @abstractmethod
+    def ckpts(self) -> Sequence[str]:
+        """Its quantized models, by the name that ``quantized`` takes."""
+
+    @abstractmethod
+    def quantized(self, ckpt: str) -> Path:
+        """The folder of a quantized model."""
+
+    @abstractmethod
+    def calibration(self) -> Sequence[Call]:
+        """Calls that NNCF calibrates on."""
+
+    def own_part(self, name: str) -> Part | None:
+        """A part that only this UNet has."""
+        return None
+
+    def held_out(self) -> Iterator[tuple[Call, Tensor]]:
+        """Calls with the outputs in full precision, to measure the SQNR on; by default none."""
+        return iter(())
+
+    def part(self, name: str, ckpt: str) -> Part | None:
+        """What has to be made for a row; None for what is there.
+
+        Args:
+            name: ``weight-only``, ``openvino``, ``nncf``, or one of its own.
+            ckpt: which quantized model.
+        """
+        if name == "weight-only":
+            return self._weight_only_part(ckpt)
+        if name in ("openvino", "nncf"):
+            return self._peer_part(name)
+        return self.own_part(name)
+
+    def _weight_only_part(self, ckpt: str) -> Part:
+        source = self.quantized(ckpt)
+        folder = self.folder / f"weight-only-{self.ckpts().index(ckpt)}"
+        part = self.own_part("quantized")
+        settings = part.settings if part else {"sha256": read_manifest(source).weights_sha256}
+        return Part(folder, settings, lambda folder: without_activations(source, folder))
+
+    def _peer_part(self, name: str) -> Part:
+        settings = self.identity() | {"versions": peers.versions(name)}
+        if name == "openvino":
+            make = lambda folder: peers.convert(self.stock(), self.call(2), folder)  # noqa: E731
+        else:
+            settings |= {"calls": self.options.calibration_calls}
+            make = lambda folder: peers.quantize(  # noqa: E731
+                self.stock(), self.calibration(), folder, full=self.calibrates_fully
+            )
+        return Part(self.folder / name, settings, make)
+
+    calibrates_fully = False
+    """Whether NNCF runs all of its algorithms."""
+
+
+def without_activations(source: Path, folder: Path) -> None:
+    """Write the quantized model without the quantizers of its activations: W4A16 from W4A8."""
+    manifest = read_manifest(source)
+    settings = manifest.quantization
+    settings = replace(
+        settings,
+        activations=replace(settings.activations, n_bits=IN_FLOAT),
+        scores=replace(settings.scores, n_bits=IN_FLOAT),
+    )
+    manifest = replace(manifest, quantization=settings)
+    state = load_quantized_unet(source, "float").state_dict()
+    unet = empty_quantized_unet(manifest)
+    fill_(unet, {name: state[name] for name in unet.state_dict()})
+    save_quantized(unet, folder, manifest)

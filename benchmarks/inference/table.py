@@ -1,0 +1,131 @@
+"""Tables of the figures: in colour for a terminal, in Markdown to paste."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from inference.rows import BASES
+
+HEADERS = (
+    "",
+    "wall s",
+    "median",
+    "CPU s",
+    *BASES.values(),
+    "peak GiB",
+    "resident GiB",
+    "file MB",
+    "compile s",
+    "SQNR dB",
+)
+NONE = "-"
+DISTURBED = 0.2
+"""Cores that others may keep busy before a remark is made."""
+
+WIDTH = 150
+"""Columns of a terminal that the tables need: a narrower one wraps their lines."""
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """One row as text; what there is no figure of is a dash."""
+    if "failed" in row:
+        return [row["title"], "failed", *[NONE] * (len(HEADERS) - 2)]
+    ratios = [_text(row["faster_than"][base], ".2f") for base in BASES]
+    return [
+        row["title"],
+        *(seconds(row[name]) for name in ("wall_min_s", "wall_median_s", "cpu_s")),
+        *ratios,
+        _text(row["peak_gib"], ".2f"),
+        _text(row["resident_gib"], ".2f"),
+        _text(row["file_mb"], ".0f" if row["file_mb"] >= 100 else ".1f"),
+        _text(row["compile_s"] if row["compile_s"] >= 1 else None, ".0f"),
+        _text(row["sqnr_db"], ".1f"),
+    ]
+
+
+def seconds(value: float) -> str:
+    """Three digits."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}" if value >= 0.1 else f"{value:.4f}"
+
+
+def heading(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """What a table is of."""
+    return f"{titles[table['model']]}, batch {table['batch']}"
+
+
+def print_tables(figures: Mapping[str, Any], console: Console) -> None:
+    """To a terminal, with what they depend on."""
+    console.width = max(console.width, WIDTH)
+    for table in figures["tables"]:
+        shown = Table(title=escape(heading(table, figures["titles"])), box=SIMPLE)
+        for header in HEADERS:
+            shown.add_column(header, justify="right" if header else "left", no_wrap=True)
+        for row in table["rows"]:
+            shown.add_row(*map(escape, cells(row)))
+        console.print(shown)
+    for line in (*conditions(figures), *remarks(figures)):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The same to paste into docs."""
+    lines = [f"`{figures['command']}`: {' '.join(conditions(figures))}", ""]
+    for table in figures["tables"]:
+        lines += [f"### {heading(table, figures['titles'])}", ""]
+        lines += markdown_table(HEADERS, [cells(row) for row in table["rows"]])
+        lines.append("")
+    lines += [f"- {line}" for line in remarks(figures)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table."""
+    for line in (headers, ["---"] + ["---:"] * (len(headers) - 1), *rows):
+        yield f"| {' | '.join(line)} |"
+
+
+def conditions(figures: Mapping[str, Any]) -> Iterator[str]:
+    """On what the figures depend, in a few sentences."""
+    machine = figures["machine"]
+    features = ", ".join(machine["features"]) or "no fast integer products"
+    yield f"{machine['cpu']} ({features}), {figures['threads']} threads."
+    yield ", ".join(f"{name} {number}" for name, number in machine["versions"].items()) + "."
+    yield (
+        f"{figures['repeats_done']} of {figures['repeats']} rounds, in which the rows take turns. "
+        "Ratios are of the least wall times in this run: larger is faster."
+    )
+
+
+def remarks(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What was skipped, what has failed, and what runs in each row."""
+    yield from figures["notes"]
+    disturbed = sorted({title for title, row in _rows(figures) if _is_disturbed(row)})
+    if disturbed:
+        yield (
+            f"other processes kept more than {DISTURBED} of a core busy meanwhile, which slows "
+            f"these down: {'; '.join(disturbed)}"
+        )
+    for title, row in dict(_rows(figures)).items():
+        if "failed" in row:
+            yield f"{title}: failed: {row['failed']}"
+        elif row["ckpt"] is not None:
+            yield f"{title}: {row['execution']}"
+
+
+def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All rows of all tables, with the name of model and row."""
+    for table in figures["tables"]:
+        for row in table["rows"]:
+            yield f"{figures['titles'][table['model']]}, {row['title']}", row
+
+
+def _is_disturbed(row: Mapping[str, Any]) -> bool:
+    return "failed" not in row and row["others_cores"] > DISTURBED
+
+
+def _text(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
