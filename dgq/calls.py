@@ -152,10 +152,19 @@ class SamplerCalls:
         """Where each pixel of this call lies among the calibrated ones; ``None`` if they agree.
 
         Nearest-neighbour resizing of the ``calibrated``-pixel map to the current latent size, so
-        that pixel groups survive another resolution, and another aspect of the same area.
+        that pixel groups survive another resolution, and another aspect of the same area. Tokens
+        of several images, as self-attention to a reference image reads, are indexed one by one.
         """
         if self.current_size == self.latent_size:
-            return None
+            return None if n_pixels == calibrated else torch.arange(n_pixels) % calibrated
+        growth = math.prod(self.current_size) / math.prod(self.latent_size)
+        images = max(1, round(n_pixels / (calibrated * growth)))
+        if n_pixels % images == 0:
+            return self._resized(n_pixels // images, calibrated).repeat(images)
+        return self._resized(n_pixels, calibrated)
+
+    def _resized(self, n_pixels: int, calibrated: int) -> Tensor:
+        """``pixel_index`` of one image."""
         height, width = grid_size(n_pixels, self.current_size)
         old_height, old_width = grid_size(calibrated, self.latent_size)
         rows = (torch.arange(height) * old_height) // height

@@ -52,6 +52,14 @@ class QuantizedUNet(nn.Module):
     def set_default_attn_processor(self) -> None:
         """As the stock UNet's: quantized attention stays what it is."""
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # All at first: a UNet of which one half has moved would be of no use.
+        for module in self.modules():
+            check = getattr(module, "check_stays", None)
+            if check is not None:
+                check(fn)
+        return super()._apply(fn, recurse)
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle and copy by the stock class, which has a name that can be looked up."""
         return (_rebuild, (_stock(type(self)),), self.__getstate__())

@@ -21,6 +21,7 @@ AFFINE = ScoreSettings(8, "affine", "affine")
 SETTINGS = {
     "kmeans": QuantizationSettings(FAST),
     "kmeans affine": QuantizationSettings(FAST, ActivationSettings(6, n_groups=3), AFFINE),
+    "pixels": QuantizationSettings(FAST, ActivationSettings(8, n_groups=3), FLOAT_SCORES),
     "exponents": QuantizationSettings(
         WeightSettings(4, "minmax", group_size=16, max_exponent=1), EXPONENTS, FLOAT_SCORES
     ),

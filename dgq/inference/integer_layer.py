@@ -125,12 +125,16 @@ class IntegerLayer(HasGeometry, ExactBuffers):
         factor = factor * group_factors(exponent, largest_exponent(self.exponent))
         return packed_codes(folded // factor, self.zero_point, self.weight_bits)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    def check_stays(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Raise DGQError for a conversion that would take it to another device."""
         if moved(fn, self.scale):
             raise DGQError(
                 "this UNet is prepared for integer products on a CPU: load it again with "
                 "execution='float' to run it elsewhere"
             )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.check_stays(fn)
         return super()._apply(fn, recurse)
 
 

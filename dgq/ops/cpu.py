@@ -82,7 +82,7 @@ def quantize(
 ) -> Tensor:
     """As ``reference.quantize``, in one pass."""
     kernels = native.kernels()
-    if kernels is None or not native.can_quantize(x, zero_point):
+    if kernels is None or not native.can_quantize(x, scale, multiple, zero_point, factor, step):
         return reference.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
     return kernels.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
 
@@ -141,7 +141,7 @@ def int_conv2d(
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """As ``reference.attention``; in bfloat16 by a kernel that keeps scores in the cache."""
     kernels = native.kernels()
-    if kernels is None or not kernels.can_attend(query, key, value):
+    if kernels is None or not kernels.can_attend(query, key, value, heads):
         return reference.attention(query, key, value, heads, scale)
     return kernels.attention(query, key, value, heads, scale)
 

@@ -39,9 +39,15 @@ class Kernels:
         self._library = library
         self.has_attention = bool(library.dgq_has_attention())
 
-    def can_attend(self, *tensors: Tensor) -> bool:
-        """Whether ``attention`` computes this: bfloat16, and a CPU that multiplies it."""
-        return self.has_attention and all(x.dtype == torch.bfloat16 for x in tensors)
+    def can_attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
+        """Whether ``attention`` computes this: bfloat16, and a CPU that multiplies it.
+
+        It does not check what it reads: where sizes do not agree, torch raises the error.
+        """
+        batch, _, width = query.shape
+        sizes_agree = key.shape == value.shape and key.shape[::2] == (batch, width)
+        in_bfloat16 = all(x.dtype == torch.bfloat16 for x in (query, key, value))
+        return self.has_attention and in_bfloat16 and sizes_agree and width % heads == 0
 
     def quantize(
         self,
@@ -87,9 +93,21 @@ class Kernels:
         return out
 
 
-def can_quantize(x: Tensor, zero_point: Tensor) -> bool:
-    """Whether the compiled ``quantize`` takes tensors of these types."""
-    return x.dtype in (torch.float32, torch.bfloat16) and zero_point.dtype == torch.int16
+def can_quantize(
+    x: Tensor, scale: Tensor, multiple: Tensor, zero_point: Tensor, factor: Tensor, step: Tensor
+) -> bool:
+    """Whether the compiled ``quantize`` takes tensors of these types and sizes.
+
+    It does not check what it reads: where sizes do not agree, torch raises the error.
+    """
+    by_channel = (x.shape[-1],)
+    return (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and zero_point.dtype == torch.int16
+        and multiple.shape == factor.shape == by_channel
+        and zero_point.shape == scale.shape + by_channel
+        and step.shape[0] in (1, x.shape[0])
+    )
 
 
 @cache

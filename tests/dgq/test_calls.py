@@ -59,6 +59,19 @@ def test_pixels_are_matched_as_nearest_resizing_does(size: tuple[int, int], leve
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (4, 8)])
+def test_pixels_of_several_images_are_indexed_one_by_one(size: tuple[int, int]) -> None:
+    """As in self-attention that is given the tokens of a reference image too."""
+    shared = calls()
+    shared.current = Call(FIRST_STEP, size)
+    n_pixels = size[0] * size[1] // 4
+    one = shared.pixel_index(n_pixels, 16)
+    one = torch.arange(16) if one is None else one
+    found = shared.pixel_index(3 * n_pixels, 16)
+    assert found is not None
+    assert torch.equal(found, one.repeat(3))
+
+
 @pytest.mark.parametrize(
     ("n_words", "expected"), [(4, [0, 1, 2, 3]), (2, [0, 1]), (6, [0, 1, 2, 3, 3, 3])]
 )

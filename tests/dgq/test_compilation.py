@@ -14,7 +14,16 @@ from dgq.checkpoint import load_quantized_unet
 from dgq.ops import cpu
 
 Models = Callable[[str], Calibrated]
-CASES = ["calibrating kmeans", "calibrating exponents", "loaded kmeans", "loaded exponents"]
+slow = pytest.mark.slow
+COMPILED = [
+    *("calibrating kmeans", "loaded exponents"),
+    *(pytest.param(case, marks=slow) for case in ("calibrating exponents", "loaded kmeans")),
+]
+EXPORTED = [
+    "loaded kmeans",
+    *(pytest.param(f"{life} exponents", marks=slow) for life in ("calibrating", "loaded")),
+    pytest.param("calibrating kmeans", marks=slow),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +46,7 @@ def outputs(unet: nn.Module | Callable[..., Any], found: Calibrated) -> list[Ten
     return [unet(**found.at(t))[0] for t in TIMESTEPS]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", COMPILED)
 def test_a_compiled_unet_gives_what_a_plain_call_gives(case: str, calibrated_as: Models) -> None:
     unet, found = unet_of(case, calibrated_as)
     expected = outputs(unet, found)
@@ -46,7 +55,7 @@ def test_a_compiled_unet_gives_what_a_plain_call_gives(case: str, calibrated_as:
         assert decibels(plain, output) > 40 if "loaded exp" in case else torch.equal(plain, output)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EXPORTED)
 def test_an_exported_unet_gives_what_a_plain_call_gives(case: str, calibrated_as: Models) -> None:
     unet, found = unet_of(case, calibrated_as)
     expected = outputs(unet, found)
@@ -57,6 +66,7 @@ def test_an_exported_unet_gives_what_a_plain_call_gives(case: str, calibrated_as
     assert not torch.equal(expected[0], expected[2])
 
 
+@slow
 @pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
 def test_integers_in_float32_are_compiled_exactly(calibrated_as: Models) -> None:
     found = calibrated_as("exponents scores")
@@ -67,6 +77,7 @@ def test_integers_in_float32_are_compiled_exactly(calibrated_as: Models) -> None
         assert decibels(plain, output) > 80
 
 
+@slow
 def test_repeated_blocks_are_compiled_at_the_step_of_the_call(calibrated_as: Models) -> None:
     unet, found = unet_of("loaded kmeans", calibrated_as)
     expected = outputs(unet, found)
@@ -75,6 +86,7 @@ def test_repeated_blocks_are_compiled_at_the_step_of_the_call(calibrated_as: Mod
         assert torch.equal(plain, output)
 
 
+@slow
 @torch.no_grad()
 def test_a_graph_is_silent_about_uncalibrated_timesteps(calibrated_as: Models) -> None:
     unet, found = unet_of("loaded kmeans", calibrated_as)

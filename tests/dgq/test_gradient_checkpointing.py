@@ -69,7 +69,7 @@ def test_checkpointing_that_was_on_before_quantization_knows_the_step() -> None:
     unet.enable_gradient_checkpointing()
     quantize_(unet, SETTINGS["kmeans"], TIMESTEPS, (8, 8))
     steps: list[list[int]] = []
-    block = unet.mid_block.resnets[0]
+    block = unet.mid_block.resnets[1]
     block.register_forward_pre_hook(lambda *_: steps.append(unet.calls.step.tolist()))
     sample = torch.randn(2, 4, 8, 8, requires_grad=True)
     unet.train()

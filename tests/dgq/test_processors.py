@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dgq.attention import QuantAttnProcessor, QuantizedAttention
 from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
+from dgq.inference.input_quantizers import GroupedInput
 from dgq.pipelines import load_pipeline
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 
@@ -108,8 +109,9 @@ def test_an_ip_adapter_is_refused_before_anything_changes(calibrated_as: Models)
     unet = load_quantized_unet(found.folder)
     projections = {"proj.weight": torch.zeros(4 * 16, 8), "proj.bias": torch.zeros(64)}
     projections |= {"norm.weight": torch.ones(16), "norm.bias": torch.zeros(16)}
+    keys = {f"{i}.to_{x}_ip.weight": torch.zeros(16, 16) for i in range(1, 17) for x in "kv"}
     with pytest.raises(DGQError, match="IPAdapterAttnProcessor"):
-        unet._load_ip_adapter_weights([{"image_proj": projections, "ip_adapter": {}}])
+        unet._load_ip_adapter_weights([{"image_proj": projections, "ip_adapter": keys}])
     with torch.no_grad():
         assert torch.equal(unet(**found.call)[0], found.output)
 
@@ -160,7 +162,7 @@ def test_further_keys_of_self_attention_are_used_as_a_stock_attention_does() -> 
     assert not torch.allclose(more, attention(x), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["kmeans", "exponents"])
+@pytest.mark.parametrize("name", ["pixels", "exponents", "per-tensor"])
 @pytest.mark.parametrize("execution", ["float", "auto"])
 @torch.no_grad()
 def test_further_keys_are_quantized_as_the_others(
@@ -168,6 +170,10 @@ def test_further_keys_are_quantized_as_the_others(
 ) -> None:
     unet = load_quantized_unet(calibrated_as(name).folder, execution, torch.float32)
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    if name == "pixels":
+        for quantizer in (m for m in attention.children() if isinstance(m, GroupedInput)):
+            group_index = (torch.arange(16) % 3).to(torch.uint8)
+            quantizer.group_index, quantizer.on_pixels = group_index.expand(3, 16), True
     x = torch.randn(2, 16, 16)
     twice = attention(x, encoder_hidden_states=torch.cat([x, x], 1))
     torch.testing.assert_close(twice, attention(x), rtol=1e-3, atol=1e-3)  # softmax sees doubles

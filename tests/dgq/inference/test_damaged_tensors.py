@@ -38,7 +38,10 @@ def replace(name: str, function: Callable[[Tensor], Tensor]) -> Callable[[State]
 
 
 def without(name: str) -> Callable[[State], None]:
-    return lambda state: state.pop(name) and None
+    def change(state: State) -> None:
+        del state[name]
+
+    return change
 
 
 def surplus(state: State) -> None:

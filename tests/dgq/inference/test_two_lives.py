@@ -32,7 +32,6 @@ def test_loaded_in_floating_point_equals_the_calibrated_one_bit_for_bit(
     assert torch.equal(loaded(**model.call)[0], model.output)
     steps = model.call | {"timestep": torch.tensor([801.0, 1.0])}
     assert torch.equal(loaded(**steps)[0], model.unet(**steps)[0])
-    assert not any(isinstance(m, nn.Parameter) for m in loaded.mid_block.resnets[0].conv1.buffers())
 
 
 @exact
@@ -41,11 +40,39 @@ def test_loaded_in_floating_point_equals_the_calibrated_one_bit_for_bit(
 def test_integers_in_float32_equal_floating_point(name: str, calibrated_as: Models) -> None:
     model = calibrated_as(name)
     loaded = load_quantized_unet(model.folder, "integer", torch.float32)
-    for call in (model.call, model.call | {"timestep": torch.tensor([801.0, 1.0])}):
-        expected, found = model.unet(**call)[0], loaded(**call)[0]
-        assert found.dtype == torch.float32
-        assert (found - expected).norm() < 1e-4 * expected.norm()
-        assert decibels(expected, found) > 80
+    calls = [model.at(t) for t in TIMESTEPS]
+    calls += [model.call, model.call | {"timestep": torch.tensor([801.0, 1.0])}]
+    ratios = [decibels(model.unet(**call)[0], loaded(**call)[0]) for call in calls]
+    # Sums are ordered differently. Seldom does an activation then fall to the next code, which is
+    # noise of that code; where none does, everything is equal to 1e-4.
+    assert min(ratios) > 40
+    assert max(ratios) > 80
+
+
+@exact
+@pytest.mark.parametrize("name", INTEGER)
+@torch.no_grad()
+def test_each_integer_layer_equals_its_packed_one_on_the_same_input(
+    name: str, calibrated_as: Models
+) -> None:
+    model = calibrated_as(name)
+    packed = load_quantized_unet(model.folder, "float")
+    integer = load_quantized_unet(model.folder, "integer", torch.float32)
+    counted = []
+
+    def compare(twin: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
+        integer.calls.current = packed.calls.current
+        found = twin(x)
+        assert (found - output).norm() < 1e-4 * output.norm()
+        counted.append(twin)
+
+    for layer_name, layer in packed.named_modules():
+        twin = dict(integer.named_modules())[layer_name]
+        if isinstance(twin, IntegerLayer) and twin.input_quantizer is not None:
+            layer.register_forward_hook(lambda _, x, out, twin=twin: compare(twin, x[0], out))
+    packed(**model.call | {"timestep": torch.tensor([801.0, 1.0])})
+    integer.calls.current = None
+    assert len(counted) > 20
 
 
 @exact
@@ -112,7 +139,7 @@ def test_an_unfinished_calibration_is_neither_frozen_nor_saved(name: str, tmp_pa
     settings = SETTINGS[name]
     unet = quantize_(micro_unet(), settings, TIMESTEPS, (8, 8))
     kinds = [type(m) for m in unet.modules()]
-    with pytest.raises(DGQError, match=r"not calibrated: down_blocks\S+ and \d+ more"):
+    with pytest.raises(DGQError, match=r"not calibrated: \S+ and \d+ more"):
         freeze_(unet, settings)
     with pytest.raises(DGQError, match="not calibrated"):
         save_quantized(unet, tmp_path, description(micro_unet(), settings))

@@ -83,6 +83,12 @@ def test_without_a_compiler_values_are_the_same(
     torch.testing.assert_close(ops.attention(q, k, v, 2, 0.2), before, **close)
 
 
+def test_tensors_of_other_sizes_are_an_error_and_never_read_beyond() -> None:
+    q, k, v = inputs((5, 7, 2, 8))
+    with pytest.raises(RuntimeError):
+        ops.attention(q, k[..., :8], v[..., :8], 2, 1.0)
+
+
 def test_no_compiler_on_the_path_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

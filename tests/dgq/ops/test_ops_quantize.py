@@ -119,6 +119,13 @@ def test_wide_zero_points_are_used_as_they_are() -> None:
     assert 0 < codes.min() <= codes.max() < 255
 
 
+@pytest.mark.parametrize("channels", [3, 5, 400])
+def test_tables_of_other_sizes_are_an_error_and_never_read_beyond(channels: int) -> None:
+    _, *rest = arguments((2, 3, 4), 1, False, 8, 0)
+    with pytest.raises(RuntimeError):
+        ops.quantize(torch.randn(2, 3, channels), *rest, [])
+
+
 @pytest.mark.parametrize("padding", [[], [1, 2]])
 def test_the_operator_is_a_good_citizen(padding: list[int]) -> None:
     given = arguments((2, 3, 4, 5), 2, True, 6, 0)
