@@ -68,8 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(64, 192),
-        layers_per_block=1,
+        block_out_channels=(64, 160),
+        layers_per_block=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=64,
@@ -89,7 +89,7 @@ def test_loading_takes_little_more_than_the_folded_weights(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is folded at once counts little beside a whole model; this one is a hundredth of it.
-    monkeypatch.setattr("dgq.inference.integer_layer.FOLDED_AT_ONCE", 2**15)
+    monkeypatch.setattr("dgq.inference.integer_layer.FOLDED_AT_ONCE", 2**14)
     with LiveTensors() as live:
         unet = load_quantized_unet(folder, "integer")
         gc.collect()

@@ -45,7 +45,7 @@ def test_integers_in_float32_equal_floating_point(name: str, calibrated_as: Mode
     ratios = [decibels(model.unet(**call)[0], loaded(**call)[0]) for call in calls]
     # Sums are ordered differently. Seldom does an activation then fall to the next code, which is
     # noise of that code; where none does, everything is equal to 1e-4.
-    assert min(ratios) > 40
+    assert min(ratios) > 35
     assert max(ratios) > 80
 
 
