@@ -1,6 +1,8 @@
 """One thread for everything, the repository's root on the path, and tiny pipelines."""
 
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,17 @@ settings.load_profile("any machine")
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
 from tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
+
+from lit.stopping import SIGNALS  # noqa: E402
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """No signal is ignored, as those of a terminal are in the background or under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
