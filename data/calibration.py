@@ -11,20 +11,27 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 import scenes
 from data.prompts import choose_prompts
 from data.recording import record_calls
+from data.sampler import count_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
-from dgq.files import sha256_of
+from dgq.files import check_writable, remove_leftovers
+from dgq.locks import LockedError, locked
+from dgq.pipeline_files import pipeline_sha256
 from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
 
-RECORDING_FORMAT = 1
+RECORDING_FORMAT = 2
+SEEDS = 2**32
+"""Seeds are smaller: of more the generator on a CPU would ignore the rest."""
+
 N_HELD_OUT_PROMPTS = 4
 SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
@@ -96,13 +103,17 @@ class CalibrationData(LightningDataModule):
             ("data.record_batch_size", record_batch_size),
         ):
             check_positive(name, value)
-        n_steps = generation.num_inference_steps
-        # PNDM makes one call more than it has steps.
-        if n_samples is not None and not n_steps <= n_samples <= n_prompts * (n_steps + 1):
+        check_seed(seed)
+        if not math.isfinite(generation.guidance_scale):
+            raise SettingsError(f"guidance_scale must be finite, got {generation.guidance_scale}")
+        n_calls = count_calls(resolve(pipeline), generation.num_inference_steps)
+        if n_samples is not None and not n_calls <= n_samples <= n_prompts * n_calls:
             raise SettingsError(
-                f"data.n_samples must be {n_steps} (one for each step) to "
-                f"{n_prompts * (n_steps + 1)} (calls times data.n_prompts), got {n_samples}"
+                f"data.n_samples must be {n_calls} (one for each call of the UNet) to "
+                f"{n_prompts * n_calls} (calls times data.n_prompts), got {n_samples}"
             )
+        # As many for each call: what is left over is not used.
+        self.n_pairs = n_calls * (n_prompts if n_samples is None else n_samples // n_calls)
         self.pipeline = pipeline
         self.generation = generation
         self.n_samples = n_samples
@@ -113,7 +124,10 @@ class CalibrationData(LightningDataModule):
         self.seed = seed
         self.n_held_out = n_held_out
         self.n_prompts = n_prompts
-        self.prompts = choose_prompts(captions, n_prompts + N_HELD_OUT_PROMPTS, seed)
+        notes: list[str] = []
+        self.prompts = choose_prompts(captions, n_prompts + N_HELD_OUT_PROMPTS, seed, notes)
+        for note in notes:
+            say(note)
         self.calls: UNetCalls | None = None
         self.micro_batches: list[dict[str, Any]] = []
         self.held_out: list[dict[str, Any]] = []
@@ -123,7 +137,7 @@ class CalibrationData(LightningDataModule):
         """The file of the recorded calls, named after all that determines them."""
         key = {
             "format": RECORDING_FORMAT,
-            "pipeline": fingerprint(resolve(self.pipeline)),
+            "pipeline": pipeline_sha256(resolve(self.pipeline)),
             "prompts": self.prompts,
             "generation": asdict(self.generation),
             "seed": self.seed,
@@ -136,7 +150,7 @@ class CalibrationData(LightningDataModule):
         """What determines the samples and their order, to compare a resumed run with."""
         return {
             "recording": self.recording.name,
-            "n_samples": self.n_samples,
+            "n_samples": self.n_pairs,
             "n_held_out": self.n_held_out,
             "batch_size": self.batch_size,
             "micro_batch_size": self.micro_batch_size,
@@ -147,6 +161,20 @@ class CalibrationData(LightningDataModule):
         """Record the calls, unless a file of the same ones is there."""
         if self.recording.is_file():
             return
+        check_writable(self.cache, "--data.cache")
+        try:
+            with locked(self.recording, wait=False):
+                self.record()
+        except LockedError:
+            say(f"another process is recording {self.recording}: waiting for it")
+            with locked(self.recording, wait=True):
+                self.record()
+
+    def record(self) -> None:
+        """Record the calls, unless another process just did; nobody else does meanwhile."""
+        if self.recording.is_file():
+            return
+        remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         calls = record_calls(
             load_pipeline(self.pipeline).to(device),
@@ -209,10 +237,13 @@ class CalibrationData(LightningDataModule):
         return DataLoader(rows, batch_size=None)
 
 
-def fingerprint(location: str) -> str:
-    """What a pipeline is recognised by: the content of its files, or its hub id."""
-    folder = Path(location)
-    if not folder.is_dir():
-        return location
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return repr([(str(path.relative_to(folder)), sha256_of(path)) for path in files])
+@rank_zero_only
+def say(text: str) -> None:
+    """Say something once, however many processes there are."""
+    print(text, flush=True)
+
+
+def check_seed(seed: int) -> None:
+    """Raise SettingsError for a seed outside its domain."""
+    if isinstance(seed, bool) or not 0 <= seed < SEEDS:
+        raise SettingsError(f"data.seed must be 0 to {SEEDS - 1}, got {seed}")

@@ -9,20 +9,23 @@ from dgq.captions import read_captions
 from dgq.errors import DGQError
 
 
-def choose_prompts(captions: Path | None, n_prompts: int, seed: int) -> list[str]:
+def choose_prompts(
+    captions: Path | None, n_prompts: int, seed: int, notes: list[str] | None = None
+) -> list[str]:
     """Draw distinct prompts.
 
     Args:
         captions: file to draw from; captions of the embedded scenes by default.
         n_prompts: how many.
         seed: of the draw.
+        notes: what the file has that is not used is appended.
 
     Raises:
         DGQError: if the file holds fewer distinct captions.
     """
     if captions is None:
         return scenes.sample_captions(n_prompts, seed, "train")
-    distinct = sorted(set(read_captions(captions)))
+    distinct = sorted(set(read_captions(captions, notes)))
     if len(distinct) < n_prompts:
         raise DGQError(
             f"{captions} holds {len(distinct)} distinct captions, fewer than the {n_prompts} asked "

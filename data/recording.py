@@ -87,6 +87,12 @@ def record_calls(
             )
         except ValueError as error:
             raise DGQError(f"the pipeline refuses these settings: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DGQError(
+                f"the pipeline cannot draw with these settings ({reason}): lower "
+                "data.record_batch_size or the size of the images"
+            ) from error
         finally:
             hook.remove()
         recorders.append(recorder)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import read_tensors, write_tensors
+from dgq.files import CHECKSUM, read_sealed_tensors, write_sealed_tensors
 
 CONDITIONING = "conditioning."
 
@@ -25,11 +25,13 @@ class UNetCalls:
         timesteps: ``[calls]``; a sampler may visit one twice.
         conditioning: what else the UNet is given, by (dotted) name of the argument,
             ``[prompts, halves, ...]``; it does not change from call to call.
+        sha256: of all of it, where it was read from a file.
     """
 
     latents: Tensor
     timesteps: Tensor
     conditioning: dict[str, Tensor]
+    sha256: str = ""
 
     @property
     def distinct_timesteps(self) -> tuple[float, ...]:
@@ -47,20 +49,21 @@ class UNetCalls:
         return next(iter(self.conditioning.values())).shape[1]
 
     def save(self, path: Path) -> None:
-        """Write to a safetensors file, atomically."""
+        """Write to a safetensors file with a checksum, atomically."""
         tensors = {CONDITIONING + name: value for name, value in self.conditioning.items()}
-        write_tensors(path, {"latents": self.latents, "timesteps": self.timesteps} | tensors, {})
+        steps = {"latents": self.latents, "timesteps": self.timesteps}
+        write_sealed_tensors(path, steps | tensors)
 
     @classmethod
     def load(cls, path: Path) -> "UNetCalls":
         """Read what ``save`` wrote; raises DGQError for a damaged file."""
-        tensors, _ = read_tensors(path)
+        tensors, metadata = read_sealed_tensors(path)
         try:
             latents, timesteps = tensors.pop("latents"), tensors.pop("timesteps")
         except KeyError as error:
             raise DGQError(f"{path} does not hold recorded UNet calls: remove it") from error
         names = {name.removeprefix(CONDITIONING): value for name, value in tensors.items()}
-        return cls(latents, timesteps, names)
+        return cls(latents, timesteps, names, metadata[CHECKSUM])
 
     def sample_pairs(self, n_pairs: int | None, seed: int, n_prompts: int | None = None) -> Tensor:
         """Draw pairs of call and prompt, evenly over the calls, in random order.

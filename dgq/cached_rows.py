@@ -7,7 +7,7 @@ CACHED_ELEMENTS = 2**18
 
 
 def cached_rows(n_rows: int, n_columns: int, device: torch.device) -> int:
-    """Rows to work on at a time: all of them but on a CPU, and where a compiler fuses operations."""
+    """Rows to work on at a time: all but on a CPU that runs operation by operation."""
     if device.type != "cpu" or torch.compiler.is_compiling():
         return n_rows
     return max(1, CACHED_ELEMENTS // n_columns)

@@ -18,6 +18,7 @@ from dgq.inference.build import build_, fill_
 from dgq.inference.execution import Mode, prepare_
 from dgq.inference.freeze import frozen_state
 from dgq.layers import quantized_layers
+from dgq.pipeline_files import check_sizes
 from dgq.quantize import activation_quantizers
 from dgq.settings import (
     ActivationSettings,
@@ -128,7 +129,7 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     file = quantized_folder(path) / MANIFEST_FILE
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         version = content.pop("format")
         if version not in (FORMAT, FIRST_FORMAT):
             raise DGQError(
@@ -145,7 +146,7 @@ def read_manifest(path: str | Path) -> Manifest:
                 "latent_size": tuple(content["latent_size"]),
             }
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DGQError(f"{file} is damaged ({error!r}): restore it, or make it again") from error
 
 
@@ -188,9 +189,12 @@ def load_quantized_unet(
     known = first or metadata.get("format") == FORMAT
     if not known or sha256_of(file) != manifest.weights_sha256:
         raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
+    check_sizes(manifest.unet_config, len(state), file.with_name(MANIFEST_FILE))
     try:
         unet = empty_quantized_unet(manifest)
-    except (ValueError, TypeError) as error:
+    except DGQError:
+        raise
+    except Exception as error:  # whatever diffusers raises for a configuration of no UNet
         raise DGQError(f"{file.with_name(MANIFEST_FILE)} describes no UNet: {error}") from error
     try:
         fill_(unet, frozen_state(state, manifest.quantization) if first else state)

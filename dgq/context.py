@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from dgq.calls import Call, SamplerCalls
+from dgq.errors import DGQError
 from dgq.quantized_unet import QuantizedUNet
 
 
@@ -25,11 +26,20 @@ class QuantizationContext(SamplerCalls):
 
 
 def context_of(unet: nn.Module) -> QuantizationContext:
-    """The context of a UNet under calibration; raises TypeError for any other UNet."""
-    calls = unet.calls if isinstance(unet, QuantizedUNet) else None
-    if not isinstance(calls, QuantizationContext):
-        raise TypeError("this UNet is not under calibration: call dgq.quantize_ on it first")
-    return calls
+    """The context of a UNet under calibration.
+
+    Raises:
+        TypeError: for a stock UNet.
+        DGQError: for a packed UNet, which was loaded or frozen.
+    """
+    if not isinstance(unet, QuantizedUNet):
+        raise TypeError("this UNet is not quantized: call dgq.quantize_ on it first")
+    if not isinstance(unet.calls, QuantizationContext):
+        raise DGQError(
+            "a packed model holds no full-precision weights: load the original pipeline to run it "
+            "without quantization, or to calibrate it"
+        )
+    return unet.calls
 
 
 @contextmanager

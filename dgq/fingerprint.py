@@ -1,9 +1,11 @@
-"""SHA-256 of a network: of the names, types, shapes and values of its tensors."""
+"""SHA-256 of tensors: of their names, types, shapes and values."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def network_sha256(network: nn.Module) -> str:
@@ -16,6 +18,19 @@ def network_sha256(network: nn.Module) -> str:
 def add_tensors(digest: "hashlib._Hash", network: nn.Module) -> None:
     """Add a network's tensors and their names to a hash."""
     for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)
+        add_tensor(digest, name, tensor)
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Hexadecimal SHA-256 of tensors by name, and of text that goes with them."""
+    digest = hashlib.sha256(json.dumps(sorted((metadata or {}).items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        add_tensor(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def add_tensor(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
+    """Add a tensor and its name to a hash."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().flatten()
+    digest.update(flat.view(torch.uint8).numpy().data)

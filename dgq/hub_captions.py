@@ -8,13 +8,13 @@ from typing import Any
 from dgq.errors import DGQError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+){0,2}")
-FILE_SUFFIXES = {".txt", ".json", ".csv", ".tsv"}
+FILE_SUFFIXES = {".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".html"}
 HUB_TIMEOUT_S = 10
 
 
 def is_hub_id(source: str) -> bool:
     """Whether a name that is no path here can be a dataset, ``owner/name:split:column``."""
-    return HUB_ID.fullmatch(source) is not None and Path(source).suffix not in FILE_SUFFIXES
+    return HUB_ID.fullmatch(source) is not None and Path(source).suffix.lower() not in FILE_SUFFIXES
 
 
 def read_dataset(source: str, columns: Sequence[str]) -> list[str]:

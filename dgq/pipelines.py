@@ -1,14 +1,17 @@
-"""Loading text-to-image pipelines from a folder or the hub."""
+"""Loading text-to-image pipelines from a folder or the hub: whole, or not at all."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors import SafetensorError
+from torch import nn
 
 from dgq.errors import DGQError
+from dgq.files import exists
+from dgq.pipeline_files import INDEX, UNUSED, WEIGHTS, check_folder, read_components
 
 _SCENES = Path(__file__).parents[1] / "assets" / "scenes"
 EMBEDDED = {
@@ -19,6 +22,8 @@ EMBEDDED = {
 """Pipelines that come with this project, by name: Stable Diffusion 1's structure, then SDXL's."""
 
 HUB_TIMEOUT_S = 10
+PROBE = "a photo of two dogs on a beach"
+"""A prompt whose words every tokenizer knows something of."""
 
 
 def load_pipeline(source: str) -> DiffusionPipeline:
@@ -29,61 +34,131 @@ def load_pipeline(source: str) -> DiffusionPipeline:
             writes it, or the id of a model on the hub.
 
     Raises:
-        DGQError: if it cannot be found or read.
+        DGQError: if it cannot be found or read, is of another kind, or not whole.
     """
-    location = resolve(source)
+    folder = resolve(source)
+    networks = {
+        name: load_network(folder, name, library, kind)
+        for name, (library, kind) in read_components(folder).items()
+        if _is_network(library, kind)
+    }
     try:
-        config = DiffusionPipeline.load_config(location)
+        config = DiffusionPipeline.load_config(str(folder))
         # A pipeline without a safety checker would warn of arguments that it does not know.
-        optional: dict[str, Any] = (
-            {"safety_checker": None, "requires_safety_checker": False}
-            if "safety_checker" in config
-            else {}
-        )
+        unused: dict[str, Any] = {
+            name: False if name.startswith("requires") else None
+            for name in UNUSED
+            if name in config
+        }
         pipeline = DiffusionPipeline.from_pretrained(
-            location, dtype=torch.float32, use_safetensors=True, **optional
+            str(folder), dtype=torch.float32, use_safetensors=True, **networks, **unused
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever the libraries raise for what is not as they expect
         raise unavailable(source, error) from error
+    check_tokenizers(pipeline, folder)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.eval()
     return pipeline
 
 
 def load_unet(source: str) -> UNet2DConditionModel:
     """The UNet of a pipeline in float32 and evaluation mode; ``source`` as in ``load_pipeline``."""
+    folder = resolve(source)
+    return load_network(folder, "unet", *read_components(folder)["unet"])
+
+
+def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
+    """One network of a pipeline in float32 and evaluation mode.
+
+    Raises:
+        DGQError: if it cannot be read, or its files do not hold each of its tensors.
+    """
     try:
-        unet = UNet2DConditionModel.from_pretrained(
-            resolve(source), subfolder="unet", dtype=torch.float32, use_safetensors=True
+        network, found = getattr(importlib.import_module(library), kind).from_pretrained(
+            str(folder),
+            subfolder=name,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise unavailable(source, error) from error
-    return unet.eval()
+    except Exception as error:  # whatever the libraries raise for what is not as they expect
+        raise unavailable(str(folder), error) from error
+    absent = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
+    if absent:
+        raise DGQError(
+            f"the pipeline {folder} is not whole: the files of {name} do not hold {absent[0]}"
+            f"{f' and {len(absent) - 1} more tensors' if absent[1:] else ''}; download it again"
+        )
+    return network.eval()
 
 
-def resolve(source: str) -> str:
-    """The folder or hub id behind a name.
+def _is_network(library: str, kind: str) -> bool:
+    """Whether a component has tensors; raises DGQError for one that is not of the libraries."""
+    found = getattr(importlib.import_module(library), kind, None) if library in WEIGHTS else None
+    if not isinstance(found, type):
+        raise DGQError(
+            f"the pipeline has a {library}.{kind}, which this version of its library does not "
+            "have: expected the components of a Stable Diffusion or SDXL pipeline"
+        )
+    return issubclass(found, nn.Module)
+
+
+def check_tokenizers(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Raise DGQError for a tokenizer without words, or with more than its text encoder knows."""
+    for name, tokenizer in pipeline.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        encoder = pipeline.components.get(name.replace("tokenizer", "text_encoder"))
+        known = {i for i in tokenizer(PROBE).input_ids if i not in tokenizer.all_special_ids}
+        if not known - {tokenizer.unk_token_id}:
+            raise DGQError(
+                f"the pipeline {folder} is not whole: its {name} knows no words, so files of it "
+                "are missing or damaged; download it again"
+            )
+        if encoder is not None and len(tokenizer) > encoder.config.vocab_size:
+            raise DGQError(
+                f"the pipeline {folder} does not fit together: its {name} has {len(tokenizer)} "
+                f"tokens, its text encoder {encoder.config.vocab_size}; download it again"
+            )
+
+
+def resolve(source: str) -> Path:
+    """The folder behind a name, with a model of the hub downloaded.
 
     Raises:
         DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
-    if source in EMBEDDED:
-        return str(EMBEDDED[source])
-    folder = Path(source)
-    if folder.exists() and not (folder / "model_index.json").is_file():
+    folder = EMBEDDED.get(source, Path(source))
+    if not exists(folder):
+        folder = download(source)
+    if not (folder / INDEX).is_file():
         raise DGQError(
-            f"{source} is not a pipeline: expected a folder with model_index.json, as "
+            f"{source} is not a pipeline: expected a folder with {INDEX}, as "
             "`DiffusionPipeline.save_pretrained` writes it"
         )
-    if not folder.exists():
-        check_hub(source)
-    return source
+    check_folder(folder)
+    return folder
+
+
+def canonical(source: str) -> str:
+    """A source that means the same from every folder."""
+    if source in EMBEDDED or not exists(Path(source)):
+        return source
+    return str(Path(source).resolve())
+
+
+def download(source: str) -> Path:
+    """Where the hub's cache has a model, downloaded if need be."""
+    check_hub(source)
+    try:
+        return Path(DiffusionPipeline.download(source, use_safetensors=True, safety_checker=None))
+    except Exception as error:
+        raise unavailable(source, error) from error
 
 
 def check_hub(source: str) -> None:
     """Fail at once, rather than after minutes of retries, if a hub model cannot be had."""
     try:
-        if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
+        if isinstance(try_to_load_from_cache(source, INDEX), str):
             return
         HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
     except Exception as error:  # no network, model or permission, no possible id: whatever it is
@@ -92,8 +167,9 @@ def check_hub(source: str) -> None:
 
 def unavailable(source: str, error: Exception) -> DGQError:
     """The one line that says what is missing and how to get it."""
-    if Path(source).exists() or source in EMBEDDED:
-        return DGQError(f"cannot read the pipeline {source}: {first_line(error)}")
+    if exists(Path(source)) or source in EMBEDDED:
+        kind = type(error).__name__
+        return DGQError(f"cannot read the pipeline {source} ({kind}): {first_line(error)}")
     folder = "models/" + source.rpartition("/")[2]
     return DGQError(
         f"{source} is neither a local folder nor can it be downloaded ({type(error).__name__}): "
@@ -103,5 +179,5 @@ def unavailable(source: str, error: Exception) -> DGQError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+    """The first line of an error's message, or its kind if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -108,34 +108,58 @@ class Parked:
         whole_storage(tensor).copy_(self.copy.flat())
 
 
+class Kept:
+    """The storages of a module's parameters and buffers, which do not move.
+
+    Learning replaces parameters and buffers. A weak reference to each storage keeps its address
+    from being given to an activation, and the module is asked again whenever a pass comes back:
+    that is at each target, not for each pass.
+
+    Args:
+        owner: the module.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        self._owner = owner
+        self._storages: dict[int, StorageWeakRef] = {}
+        self._served: set[int] = set()
+
+    def storages(self, room: Waiting) -> Mapping[int, StorageWeakRef]:
+        """By address, for the pass that waits in ``room``."""
+        if not self._served or id(room) in self._served:
+            own = [*self._owner.parameters(), *self._owner.buffers()]
+            storages = [tensor.untyped_storage() for tensor in own]
+            self._storages = {storage._cdata: StorageWeakRef(storage) for storage in storages}
+            self._served.clear()
+        self._served.add(id(room))
+        return self._storages
+
+
 class Waiting:
     """The tensors of one suspended pass.
 
     Args:
         make_copy: how copies are made.
-        kept: storages that stay where they are: those of parameters and buffers.
+        kept: what stays where it is; nothing by default.
     """
 
-    def __init__(self, make_copy: Callable[[Tensor], Copy], kept: frozenset[int]) -> None:
+    def __init__(self, make_copy: Callable[[Tensor], Copy], kept: Kept | None = None) -> None:
         self._make_copy = make_copy
         self._kept = kept
         self._parked: dict[int, Parked] = {}
 
     def park(self, tensors: Iterable[Tensor]) -> None:
         """Free the memory of these tensors, keeping copies elsewhere; drop copies of dead ones."""
+        kept = {} if self._kept is None else self._kept.storages(self)
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            if not self._movable(storage):
+            if storage._cdata in kept or not movable(storage):
                 continue
             parked = self._parked.get(storage._cdata)
             if parked is None or parked.version != tensor._version:
                 self._parked[storage._cdata] = Parked(tensor, self._make_copy)
             storage.resize_(0)
         self._parked = {k: p for k, p in self._parked.items() if not p.weak.expired()}
-
-    def _movable(self, storage: UntypedStorage) -> bool:
-        large = storage.nbytes() >= WORTH_MOVING
-        return large and storage.resizable() and storage._cdata not in self._kept
 
     def fetch_(self, tensor: Tensor) -> None:
         """Give a tensor's memory back if it was taken."""
@@ -162,7 +186,7 @@ class StayingPut(Waiting):
     """The same interface for tensors that keep their memory."""
 
     def __init__(self) -> None:
-        super().__init__(lambda flat: HostCopy(flat, flat.dtype), frozenset())
+        super().__init__(lambda flat: HostCopy(flat, flat.dtype))
 
     def park(self, tensors: Iterable[Tensor]) -> None:
         """Do nothing."""
@@ -210,10 +234,14 @@ def waiting_rooms(settings: WaitingSettings, unet: nn.Module, folder: Path) -> I
     if make_copy is None:
         while True:
             yield StayingPut()
-    own = [*unet.parameters(), *unet.buffers()]
-    kept = frozenset(tensor.untyped_storage()._cdata for tensor in own)
+    kept = Kept(unet)
     while True:
         yield Waiting(make_copy, kept)
+
+
+def movable(storage: UntypedStorage) -> bool:
+    """Whether a storage's memory is worth freeing, and can be."""
+    return storage.nbytes() >= WORTH_MOVING and storage.resizable()
 
 
 def copier(settings: WaitingSettings, folder: Path) -> Callable[[Tensor], Copy] | None:

@@ -1,5 +1,6 @@
 """The whole calibration as one Lightning fit: an epoch is a target, a batch a step of learning."""
 
+import glob
 import hashlib
 import math
 import shutil
@@ -20,7 +21,7 @@ from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.fingerprint import network_sha256
 from dgq.paired_streams import PairedStreams
-from dgq.pipelines import load_unet
+from dgq.pipelines import canonical, load_unet
 from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.reconstruction import noise_and_signal, reconstruction_loss
 from dgq.settings import LearningSettings, QuantizationSettings, WaitingSettings
@@ -52,7 +53,7 @@ class Calibration(LightningModule):
         waiting: WaitingSettings = WaitingSettings(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
-        self.pipeline = pipeline
+        self.pipeline = canonical(pipeline)
         self.settings = quantization
         self.learning = learning
         self.waiting = waiting
@@ -66,6 +67,7 @@ class Calibration(LightningModule):
         self.records: list[dict[str, Any]] = []
         self.sqnr_db: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        self.trainer_identity: dict[str, Any] = {}
         self._streams: PairedStreams | None = None
         self._held_out: PairedStreams | None = None
 
@@ -116,9 +118,9 @@ class Calibration(LightningModule):
     def clear_waiting_folders(self) -> None:
         """Remove what a killed run left behind, whatever its number of processes."""
         if self.trainer.is_global_zero:
-            pattern = self.waiting_folder.name.removesuffix("0") + "*"
+            pattern = glob.escape(self.waiting_folder.name.removesuffix("0")) + "*"
             for folder in self.waiting_folder.parent.glob(pattern):
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # a dying process may still write there
         self.trainer.strategy.barrier()
 
     def _stream(
@@ -320,31 +322,36 @@ class Calibration(LightningModule):
 
     # Checkpoints: finished targets and observed ranges, never the full-precision weights
 
-    def identity(self, data: dict[str, Any], precision: str) -> str:
-        """What a checkpoint must agree in to be resumed.
+    def identity(self, data: dict[str, Any]) -> str:
+        """What a checkpoint must agree in to be resumed: content and settings, never a path.
 
         Args:
             data: the DataModule's part.
-            precision: the Trainer's.
         """
-        further = {
-            "precision": precision,
-            "waiting.dtype": self.waiting.dtype,
-            "weights of the UNet": self.unet_sha256,
-        }
-        return identity_of(self.pipeline, self.settings, self.learning, data | further)
+        own = {"waiting.dtype": self.waiting.dtype, "weights of the UNet": self.unet_sha256}
+        return identity_of(self.settings, self.learning, data | own | self.trainer_identity)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""
-        identity = self.identity(self.data.identity, str(self.trainer.precision))
         checkpoint["calibration"] = {
-            "identity": identity,
+            "identity": self.identity(self.data.identity),
+            "calls": self.data.calls.sha256,
             "records": self.records,
             "seconds": self.seconds,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the log; that the settings agree was checked before any work."""
+        """Take up the log; that the settings agree was checked before any work.
+
+        Raises:
+            DGQError: if the samples are not those that the checkpoint was made with.
+        """
+        if checkpoint["calibration"]["calls"] != self.data.calls.sha256:
+            raise DGQError(
+                "the recorded calls are not those that the checkpoint was made with: they were "
+                "recorded again on another machine or in other batches; restore the file in "
+                "--data.cache, or start a new run with --run DIR"
+            )
         self.records = checkpoint["calibration"]["records"]
         self.seconds.update(checkpoint["calibration"]["seconds"])
 

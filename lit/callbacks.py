@@ -10,10 +10,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dgq.checkpoint import FOLDER, save_quantized
+from dgq.checkpoint import FOLDER, load_quantized_unet, save_quantized
+from dgq.errors import DGQError
 from dgq.files import written_beside
 from lit.calibration import Calibration
 from lit.console import print_note
+from lit.run_folder import CONFIG, LOG
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -111,10 +113,8 @@ class RunFolder(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration."""
         self._started = True
-        if not trainer.is_global_zero:
-            return
-        with written_beside(self.folder / "config.yaml") as beside:
-            beside.write_text(self.config)
+        if trainer.is_global_zero:
+            self._write_config()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the log of the finished targets and, after the last, the quantized model."""
@@ -142,23 +142,40 @@ class RunFolder(Checkpoint):
         )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if there was nothing to do."""
-        if not self._started:
+        """Where every target was finished before, write what is missing, or say that nothing is."""
+        if self._started or not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
+            return
+        if self._is_whole():
             print_note(f"{self.folder} was finished already: nothing was left to do")
+            return
+        self._write_config()
+        self._write_log(pl_module)
+        save_quantized(pl_module.unet, self.folder / FOLDER, pl_module.manifest())
+        print_note(f"{self.folder / FOLDER}: written again from the checkpoint")
+
+    def _is_whole(self) -> bool:
+        """Whether the finished model and its log are there, undamaged."""
+        try:
+            load_quantized_unet(self.folder / FOLDER)
+        except DGQError:
+            return False
+        return (self.folder / LOG).is_file()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Free what waits on disk, which may be what fills it; say how to go on after Ctrl-C."""
+        """Free what waits on disk, which may be what fills it."""
         if isinstance(pl_module, Calibration) and self._started:
             pl_module.drop_streams()
-        if isinstance(exception, KeyboardInterrupt):
-            print_note("interrupted: the same command with --ckpt_path last goes on from here")
+
+    def _write_config(self) -> None:
+        with written_beside(self.folder / CONFIG) as beside:
+            beside.write_text(self.config, encoding="utf-8")
 
     def _write_log(self, module: Calibration) -> None:
         with (
-            written_beside(self.folder / "log.csv") as beside,
-            beside.open("w", newline="") as file,
+            written_beside(self.folder / LOG) as beside,
+            beside.open("w", newline="", encoding="utf-8") as file,
         ):
             columns = dict.fromkeys(name for record in module.records for name in record)
             writer = csv.DictWriter(file, list(columns))

@@ -1,39 +1,60 @@
 """The command line: LightningCLI with configs by name, run folders, and one-line errors."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
-from dgq.checkpoint import FOLDER
 from dgq.errors import DGQError
+from dgq.files import check_writable
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
-from lit.console import print_error, quieten_libraries
+from lit.configs import resolve_configs
+from lit.console import check_arguments, print_error, print_note, print_stop, quieten_libraries
 from lit.identity import check_identity
+from lit.limits import Limits, parse_time
+from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
+from lit.sealed_checkpoint import SealedCheckpointIO, read_checkpoint
+from lit.stopping import Stopped, Stopper, end_processes, is_first_process, stopping_on_signals
 from lit.strategy import AveragingStrategy
+from lit.trainer_options import LINKED, check_trainer_options, identity_of_trainer
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-CONFIG_OPTIONS = ("--config", "-c")
 FIT_PARSER = {
     "description": "Calibrate a quantized UNet, target by target.",
     "exit_on_error": False,
 }
+HOW_TO_RESUME = "the same command with --ckpt_path last goes on from the last finished target"
 
 
 class CalibrationCLI(LightningCLI):
-    """``fit`` of the calibration into ``outputs/<config names>/``."""
+    """``fit`` of the calibration into ``outputs/<config names>/``.
 
-    def __init__(self, args: Sequence[str], data: type[LightningDataModule], run: Path) -> None:
+    Args:
+        args: of the command line.
+        data: the DataModule class.
+        run: folder of the run by default.
+        stopper: of the signals.
+        held: what is held until the command ends.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        data: type[LightningDataModule],
+        run: Path,
+        stopper: Stopper,
+        held: ExitStack,
+    ) -> None:
         self.default_run = run
+        self.stopper = stopper
+        self.held = held
         super().__init__(
             Calibration,
             data,
@@ -76,108 +97,108 @@ class CalibrationCLI(LightningCLI):
             compute_fn=lambda iterations, polish: max(1, iterations + polish),
         )
 
-    def fit(self, **arguments: Any) -> None:
-        """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
-        if self.saved_identity is not None:
-            identity = self.model.identity(self.datamodule.identity, str(self.trainer.precision))
-            check_identity(self.saved_identity, identity)
-        self.trainer.fit(weights_only=True, **arguments)
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let a checkpoint override the command line."""
 
-    def before_instantiate_classes(self) -> None:
-        """Check the run's folder before any work starts."""
-        resume = self._get(self.config, "ckpt_path")
-        checkpoint = self.run / "last.ckpt" if resume == "last" else resume and Path(resume)
-        check_run_folder(self.run, checkpoint)
-        self.saved_identity = read_identity(checkpoint) if checkpoint else None
+    def _set_seed(self) -> None:
+        """Seed what draws at random, which nothing here does; refuse what is no seed."""
+        try:
+            super()._set_seed()
+        except (ValueError, TypeError) as error:
+            raise DGQError(f"--seed_everything: {error}") from error
 
     @property
     def run(self) -> Path:
         """The run's folder."""
         return self._get(self.config, "run")
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether a few steps are tried, which write nothing."""
+        return bool(self._get(self.config_init or self.config, "trainer")["fast_dev_run"])
+
+    def before_instantiate_classes(self) -> None:
+        """Check the Trainer's options and the run's folder before any work starts."""
+        resume = self._get(self.config, "ckpt_path")
+        options = self._get(self.config, "trainer")
+        check_trainer_options(vars(options), resume is not None)
+        self.checkpoint: Path | None = None
+        if is_first_process():
+            self.held.enter_context(claimed(self.run))
+        if not options["fast_dev_run"]:
+            # The other processes come later, when the first one may have begun to write.
+            first = is_first_process() or resume is not None
+            self.checkpoint = checkpoint_to_resume(self.run, resume) if first else None
+        if resume == LAST and self.checkpoint is None and is_first_process():
+            print_note(f"{self.run} has no checkpoint yet: starting from the beginning")
+        self.saved = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
+
+    def fit(self, **arguments: Any) -> None:
+        """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
+        learning = self.model.learning.total_iterations > 0
+        trainer = identity_of_trainer(self.trainer, learning)
+        self.model.trainer_identity = trainer
+        if self.saved is not None:
+            identity = self.model.identity(self.datamodule.identity)
+            check_identity(self.saved["calibration"]["identity"], identity)
+            self.saved = None
+        waiting = self.model.waiting
+        if waiting.place == "disk" and waiting.folder is not None:
+            check_writable(waiting.folder, "--model.waiting.folder")
+        arguments["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
+        try:
+            self.trainer.fit(weights_only=True, **arguments)
+        except BaseException as error:
+            self.end_others(error)
+            raise
+        if self.is_trial and is_first_process():
+            print_note(f"tried {self.trainer.global_step} steps: nothing was kept")
+
+    def end_others(self, error: BaseException) -> None:
+        """End the other processes; raise what ended one of them in place of what followed."""
+        if isinstance(error, Stopped) and is_first_process():
+            print_stop(f"{error.reason}: {HOW_TO_RESUME}")
+            error.said = True
+        ended = end_processes(self.trainer)
+        if ended and not isinstance(error, Stopped | DGQError):
+            raise DGQError(f"{ended} (out of memory?): {HOW_TO_RESUME}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run has: checkpoints, log, progress."""
-        subcommand = str(self.subcommand)
-        config = self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
+        """Add what every run has: checkpoints, log, progress, limits."""
         options = self._get(self.config_init, "trainer")
-        callbacks = [*(options["callbacks"] or []), RunFolder(self.run, config)]
-        callbacks.append(TargetCheckpoint(self.run))
+        limits = Limits(options["max_steps"], parse_time(options["max_time"]), self.stopper)
+        given = options["callbacks"] or []
+        callbacks = [*(given if isinstance(given, list) else [given]), limits]
+        if not options["fast_dev_run"]:
+            callbacks += [RunFolder(self.run, self.written_config()), TargetCheckpoint(self.run)]
         if options["enable_progress_bar"] is not False:
             callbacks.append(TargetProgress())
-        # A whole number, which a parser may have read as 1.0: to Lightning that is all batches.
-        n_batches = int(options["limit_train_batches"])
-        shared = {"callbacks": callbacks, "default_root_dir": self.run, **kwargs}
-        shared["limit_train_batches"] = n_batches
+        shared = {
+            "callbacks": callbacks,
+            "default_root_dir": self.run,
+            # A whole number, which a parser may have read as 1.0: to Lightning that is all batches.
+            "limit_train_batches": int(options["limit_train_batches"]),
+            "max_steps": -1,
+            "max_time": None,
+            "strategy": "auto",
+            "plugins": [SealedCheckpointIO()],
+            **kwargs,
+        }
         try:
             trainer = super().instantiate_trainer(**shared)
-        except (ValueError, MisconfigurationException) as error:
+            if trainer.world_size == 1:
+                return trainer
+            return super().instantiate_trainer(**{**shared, "strategy": AveragingStrategy()})
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
             raise DGQError(f"--trainer: {error}") from error
-        if trainer.world_size == 1:
-            return trainer
-        if type(trainer.strategy) is not DDPStrategy:
-            raise DGQError(
-                f"calibration on several devices knows the strategy ddp, not "
-                f"{options['strategy']}: leave --trainer.strategy away"
-            )
-        return super().instantiate_trainer(**shared, strategy=AveragingStrategy())
+        except MisconfigurationException as error:
+            raise DGQError(f"--trainer: {error}") from error
 
-
-def check_run_folder(run: Path, checkpoint: Path | None) -> None:
-    """Raise DGQError rather than overwrite a run that is not the one to go on with."""
-    own = checkpoint is not None and checkpoint.resolve().parent == run.resolve()
-    if not own and any((run / name).exists() for name in ("last.ckpt", FOLDER)):
-        raise DGQError(
-            f"{run} already holds a calibration: go on with it by --ckpt_path last, or choose "
-            "another folder by --run DIR"
-        )
-
-
-def read_identity(path: Path) -> str:
-    """What a checkpoint was made with; raises DGQError unless it is one of a calibration."""
-    if not path.is_file():
-        raise DGQError(f"{path} does not exist: there is no checkpoint to go on from")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError
-        raise DGQError(
-            f"{path} is damaged, or not a checkpoint of a calibration ({type(error).__name__}): "
-            "restore it, or start a new run with --run DIR"
-        ) from error
-    if not isinstance(content, dict) or "calibration" not in content:
-        raise DGQError(f"{path} was not written by a calibration")
-    return content["calibration"]["identity"]
-
-
-def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """Look bare config names up in ``configs/``.
-
-    Returns:
-        The arguments with paths in place of names, and the run's name: the configs' names joined.
-
-    Raises:
-        DGQError: for a config that is neither a file nor in ``configs/``.
-    """
-    resolved, names, expecting = [], [], False
-    for arg in args:
-        option, separator, value = arg.partition("=")
-        if expecting or (separator and option in CONFIG_OPTIONS):
-            path = find_config(arg if expecting else value)
-            names.append(path.stem)
-            resolved.append(str(path) if expecting else f"{option}={path}")
-            expecting = False
-        else:
-            resolved.append(arg)
-            expecting = arg in CONFIG_OPTIONS
-    return resolved, "-".join(names) or "run"
-
-
-def find_config(name: str) -> Path:
-    """The file of a config: a path as it is, else a name in ``configs/``."""
-    for candidate in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
-    raise DGQError(f"no config {name}: it is not a file, and configs/ has {known}")
+    def written_config(self) -> str:
+        """The configuration as the run's folder keeps it."""
+        subcommand = str(self.subcommand)
+        parser = self._parser(subcommand)
+        return HEADER + parser.dump(self.config[subcommand], skip_none=False)
 
 
 def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
@@ -189,12 +210,31 @@ def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
     """
     quieten_libraries()
     try:
-        resolved, name = resolve_configs(args)
-        CalibrationCLI(resolved, data, Path("outputs") / name)
-    except (DGQError, ArgumentError) as error:
-        print_error(error)
+        with stopping_on_signals() as stopper, ExitStack() as held:
+            check_arguments(args)
+            resolved, name = resolve_configs(args)
+            CalibrationCLI(resolved, data, Path("outputs") / name, stopper, held)
+    except Stopped as stop:
+        if not stop.said and is_first_process():
+            print_stop(f"{stop.reason}: {HOW_TO_RESUME}")
+        return stop.status
+    except (DGQError, ArgumentError, MisconfigurationException) as error:
+        print_error(explained(error))
         return 2
     except (OSError, SafetensorError) as error:
         print_error(DGQError(f"{error}: free space or mend access, then go on: --ckpt_path last"))
         return 2
+    except RecursionError:
+        print_error(DGQError("a configuration is nested too deeply: mend the file"))
+        return 2
     return 0
+
+
+def explained(error: Exception) -> Exception:
+    """An error that is about what the user wrote."""
+    derived = "--> trainer." in str(error)
+    if isinstance(error, ArgumentError) and derived:
+        name = str(error).partition("--> trainer.")[2].partition(":")[0]
+        reason = LINKED if name == "max_epochs" else "it is derived from model.learning.iterations"
+        return DGQError(f"--trainer.{name} is not supported: {reason}")
+    return error

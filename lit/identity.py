@@ -9,19 +9,32 @@ from dgq.settings import LearningSettings, QuantizationSettings
 
 
 def identity_of(
-    pipeline: str,
-    quantization: QuantizationSettings,
-    learning: LearningSettings,
-    data: dict[str, Any],
+    quantization: QuantizationSettings, learning: LearningSettings, others: dict[str, Any]
 ) -> str:
-    """All that determines a calibration, as JSON."""
+    """All that determines a calibration, as JSON.
+
+    Args:
+        quantization: what is quantized and how.
+        learning: how it is learned.
+        others: samples, weights and machine.
+    """
     content = {
-        "pipeline": pipeline,
         "quantization": asdict(quantization),
-        "learning": asdict(learning),
-        "data": data,
+        "learning": effective(learning),
+        "data": others,
     }
     return json.dumps(content, sort_keys=True)
+
+
+def effective(learning: LearningSettings) -> dict[str, Any]:
+    """The settings that have an effect: none on the rounding where no iteration learns it."""
+    settings = asdict(learning)
+    unused = {"decay"} if learning.total_iterations == 0 else set()
+    if learning.iterations == 0:
+        unused |= {"rounding_lr", "scale_lr", "penalty", "warmup"}
+    if learning.polish_iterations == 0:
+        unused |= {"polish_lr", "activation_lr"}
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def check_identity(saved: str, current: str) -> None:

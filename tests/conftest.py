@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
-from tiny_pipelines import fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
+from tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +31,6 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest Stable Diffusion pipeline, with 24 targets."""
     return save_micro(tmp_path_factory.mktemp("pipelines"))
-
-
-LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import fit_arguments
+from tiny_pipelines import LEARNING, fit_arguments
 
 from data.calibration import CalibrationData
+from data.unet_calls import UNetCalls
 from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.fingerprint import network_sha256
 from dgq.packing import unpack_codes
@@ -29,7 +30,6 @@ from lit.callbacks import RunFolder
 from lit.cli import main
 
 ROOT = Path(__file__).parents[1]
-LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
 RUN_FILES = [
     "config.yaml",
     "last.ckpt",
@@ -248,6 +248,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 KILLED = """
 import os, signal, sys
 from data.calibration import CalibrationData
+from data.unet_calls import UNetCalls
 from lit.calibration import Calibration
 from lit.cli import main
 
@@ -292,10 +293,17 @@ def test_mixed_precision_keeps_float32_scales_and_does_not_resume_as_float32(
     assert "precision: bf16-mixed then, 32-true now" in error_lines(capsys)[-1]
 
 
-def test_a_trial_of_one_batch_runs_with_learned_ranges(micro_folder: Path, tmp_path: Path) -> None:
-    arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
-    trial = ("--trainer.fast_dev_run", "true", "--model.learning.activation_lr", "0.05")
+@pytest.mark.parametrize("value", ["true", "9"])
+def test_a_trial_runs_with_learned_ranges_and_keeps_nothing(
+    value: str, finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished_work / "run", finished_work / f"trial-{value}"))
+    before = contents(run)
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    trial = ("--trainer.fast_dev_run", value, "--model.learning.activation_lr", "0.05")
     assert command([*arguments, *trial]) == 0
+    assert contents(run) == before
+    assert "nothing was kept" in capsys.readouterr().out
 
 
 def test_samples_that_wait_on_disk_change_no_byte_and_leave_no_file(
@@ -309,6 +317,7 @@ def test_samples_that_wait_on_disk_change_no_byte_and_leave_no_file(
 LIMITED = """
 import resource, sys
 from data.calibration import CalibrationData
+from data.unet_calls import UNetCalls
 from lit.cli import main
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, resource.RLIM_INFINITY))
@@ -346,6 +355,77 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
     assert command([*arguments, "--ckpt_path", "last"]) == 0
     after = contents(run)
     assert all(after[name] == before[name] for name in SAME)
+
+
+def without_its_model(run: Path) -> None:
+    shutil.rmtree(run / "quantized")
+
+
+def with_a_flipped_bit(run: Path) -> None:
+    file = run / "quantized" / "quantized.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-7] ^= 4
+    file.write_bytes(content)
+
+
+def without_manifest_and_log(run: Path) -> None:
+    (run / "quantized" / "quantization.json").unlink()
+    (run / "log.csv").unlink()
+    (run / "config.yaml").unlink()
+
+
+@pytest.mark.parametrize("lose", [without_its_model, with_a_flipped_bit, without_manifest_and_log])
+def test_a_finished_run_gets_back_what_it_lost(
+    lose: Callable[[Path], None],
+    finished_work: Path,
+    micro_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(finished_work / "run", finished_work / lose.__name__))
+    lose(run)
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    assert "written again from the checkpoint" in capsys.readouterr().out
+    assert_same_result(run, finished_work / "run")
+
+
+def test_a_finished_model_without_its_checkpoint_is_not_written_over(
+    finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished_work / "run", finished_work / "no-ckpt"))
+    (run / "last.ckpt").unlink()
+    before = contents(run)
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    assert command([*arguments, "--ckpt_path", "last"]) == 2
+    assert command(arguments) == 2
+    assert contents(run) == before
+    assert all("--run DIR" in line for line in error_lines(capsys))
+
+
+def test_calls_recorded_anew_that_are_not_the_same_are_noticed(
+    finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*fit_arguments(micro_folder, finished_work, "other-calls"), *LEARNING]
+    cache = ["--data.cache", str(finished_work / "cache2")]
+    shutil.copytree(finished_work / "cache", finished_work / "cache2")
+    assert command([*arguments, *cache, "--trainer.max_steps", "12"]) == 3
+    (recording,) = (finished_work / "cache2").iterdir()
+    calls = UNetCalls.load(recording)
+    calls.latents[0, 0, 0, 0, 0] += 1e-6
+    calls.save(recording)
+    capsys.readouterr()
+    assert command([*arguments, *cache, "--ckpt_path", "last"]) == 2
+    assert "not those that the checkpoint was made with" in error_lines(capsys)[-1]
+
+
+def test_a_folder_with_an_odd_name_is_a_folder(finished_work: Path, micro_folder: Path) -> None:
+    """Markup, patterns of a shell, and letters of no one's locale."""
+    name = "[bold] :x: [a-z]* é"
+    arguments = [*fit_arguments(micro_folder, finished_work, name), *LEARNING]
+    disk = ("--model.waiting.place", "disk")
+    assert command([*arguments, *disk, "--trainer.max_steps", "12"]) == 3
+    assert command([*arguments, *disk, "--ckpt_path", "last"]) == 0
+    assert_same_result(finished_work / name, finished_work / "run")
 
 
 # Several processes
@@ -405,6 +485,12 @@ def run(finished_work: Path) -> Path:
 
 
 CHANGES = {
+    "samples": ("--data.n_samples", "3"),
+    "micro-batches": ("--data.micro_batch_size", "2"),
+    "kept layers": ("--model.quantization.keep", "[conv_in, conv_out, time_embedding.*]"),
+    "precision": ("--trainer.precision", "bf16-mixed"),
+    "waiting in 16 bits": ("--model.waiting.dtype", "float16"),
+    "polish": ("--model.learning.polish_lr", "0.1"),
     "bits": ("--model.quantization.weights.n_bits", "8"),
     "groups": ("--model.quantization.activations.n_groups", "4"),
     "rates": ("--model.learning.rounding_lr", "0.1"),
@@ -468,8 +554,17 @@ def test_a_damaged_last_checkpoint_is_refused_by_name(
     assert str(run / "last.ckpt") in line
 
 
-@pytest.mark.parametrize("ckpt", ["last", "no/such/file.ckpt"])
-def test_resuming_without_a_checkpoint_is_refused(
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
+    finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*fit_arguments(micro_folder, finished_work, "early"), *LEARNING]
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    assert "has no checkpoint yet: starting from the beginning" in capsys.readouterr().out
+    assert_same_result(finished_work / "early", finished_work / "run")
+
+
+@pytest.mark.parametrize("ckpt", ["", "no/such/file.ckpt"])
+def test_resuming_from_a_file_that_is_none_is_refused(
     ckpt: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command([*fit_arguments(micro_folder, tmp_path), "--ckpt_path", ckpt]) == 2
@@ -506,7 +601,27 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "no captions": (["--data.captions", "no/such/file.json"], r"no/such/file\.json"),
     "no steps": (["--data.generation.num_inference_steps", "0"], "num_inference_steps"),
     "height": (["--data.generation.height", "13", "--data.generation.width", "16"], "height"),
-    "strategy": (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "--trainer: .*fsdp"),
+    "samples that PNDM cannot serve": (["--data.n_samples", "2"], r"must be 3 .*got 2"),
+    "more steps than there are": (
+        ["--data.generation.num_inference_steps", "5000"],
+        "cannot make|fewer than",
+    ),
+    "seed beyond 64 bits": (["--data.seed", str(2**64)], "data.seed must be 0 to"),
+    "negative seed": (["--data.seed", "-1"], "data.seed must be 0 to"),
+    "guidance": (["--data.generation.guidance_scale", "nan"], "guidance_scale must be finite"),
+    "cache": (["--data.cache", "/proc/nowhere"], "--data.cache /proc/nowhere cannot be written"),
+    "run": (["--run", "/proc/nowhere"], "/proc/nowhere cannot be written"),
+    "long run": (["--run", "x" * 300], "cannot be written"),
+    "waiting folder": (
+        ["--model.waiting.place", "disk", "--model.waiting.folder", "/proc/nowhere"],
+        "--model.waiting.folder /proc/nowhere cannot be written",
+    ),
+    "no text": (["--run", os.fsdecode(b"run\xff")], "not encoded in UTF-8"),
+    "empty checkpoint": (["--ckpt_path", ""], "--ckpt_path '' does not exist"),
+    "strategy": (
+        ["--trainer.devices", "2", "--trainer.strategy", "fsdp"],
+        "--trainer.strategy fsdp",
+    ),
     "waiting": (["--model.waiting.place", "attic"], "waiting.place.*device.*attic"),
     "negative iterations": (["--model.learning.iterations", "-1"], "iterations"),
 }

@@ -21,7 +21,10 @@ from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.settings import QuantizationSettings
 from scenes.training.tokenizer import build_tokenizer
 
+ROOT = Path(__file__).parents[1]
 TEXT_WIDTH = 16
+LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
+"""Options of a calibration that takes seconds."""
 
 
 def save_sd(folder: Path) -> Path:

@@ -11,11 +11,11 @@ from rich.progress import Progress
 
 import scenes
 from dgq.files import read_tensors, write_tensors
+from dgq.fingerprint import network_sha256
 from dgq.pipelines import load_pipeline
 from lit.evaluation.batching import batched
 from lit.evaluation.estimate import of_ratios
 from lit.evaluation.extractors import Extractors
-from lit.evaluation.fingerprint import pipeline_fingerprint
 from lit.evaluation.images import to_images, to_tensor
 from lit.evaluation.oracle import ALL, read_scenes
 from lit.evaluation.prompts import load_prompts
@@ -60,7 +60,11 @@ def images_of(
 ) -> list[Image.Image]:
     """Images of captions, drawn unless this pipeline has drawn them before."""
     settings = {
-        "pipeline": pipeline_fingerprint(pipeline),
+        "pipeline": {
+            name: network_sha256(part)
+            for name, part in pipeline.components.items()
+            if isinstance(part, torch.nn.Module)
+        },
         "sampling": [scenes.GUIDANCE_SCALE, scenes.NUM_INFERENCE_STEPS, options.seed],
         "captions": list(captions),
     }

@@ -23,7 +23,7 @@ from dgq.ops import int_conv2d, int_linear
 from dgq.ops.cpu import pack_conv2d, pack_linear
 from dgq.ops.reference import dense
 
-FOLDED_AT_ONCE = 2**20
+FOLDED_AT_ONCE = 2**18
 """Weights that are folded at a time."""
 
 

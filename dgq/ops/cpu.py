@@ -1,5 +1,6 @@
 """The operators on a CPU: integer products by oneDNN, and our own kernels where it has none."""
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -98,11 +99,11 @@ def int_linear(
     """As ``reference.int_linear``, by oneDNN."""
     if not weight.is_mkldnn:
         return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
-    parts = [
-        _product(part, weight, weight_scale, factor, row, dtype)
-        for part, factor, row in _by_step(codes, scale, bias, step)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def product(factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
+        return _product(codes, weight, weight_scale, factor, row, output)
+
+    return _at_steps(product, scale, bias, step, dtype)
 
 
 def int_conv2d(
@@ -126,15 +127,15 @@ def int_conv2d(
         )
     if is_linear(kernel, stride, groups):
         return int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
-    zeros = _zeros(weight_scale.shape[0])
-    parts = [
-        torch.ops.onednn.qconv2d_pointwise(
-            *(part.permute(0, 3, 1, 2), factor, 0, weight, weight_scale, zeros, row),
-            *(stride, [0, 0], dilation, groups, 1.0, 0, dtype, "none", [], ""),
+    planes, zeros = codes.permute(0, 3, 1, 2), _zeros(weight_scale.shape[0])
+
+    def product(factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
+        return torch.ops.onednn.qconv2d_pointwise(
+            *(planes, factor, 0, weight, weight_scale, zeros, row, stride, [0, 0], dilation),
+            *(groups, 1.0, 0, output, "none", [], ""),
         ).permute(0, 2, 3, 1)
-        for part, factor, row in _by_step(codes, scale, bias, step)
-    ]
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+
+    return _at_steps(product, scale, bias, step, dtype).contiguous()
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
@@ -165,16 +166,22 @@ def _zeros(n: int) -> Tensor:
     return torch.zeros(n, dtype=torch.int32)
 
 
-def _by_step(
-    codes: Tensor, scale: Tensor, bias: Tensor, step: Tensor
-) -> list[tuple[Tensor, float, Tensor]]:
-    """Codes with their step's scale and bias: all at once if they are of one step."""
+def _at_steps(
+    product: Callable[[float, Tensor | None, torch.dtype], Tensor],
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A product with each sample's scale and bias; oneDNN applies them if all have the same."""
     steps = step.tolist()
     if len(set(steps)) == 1:
-        return [(codes, *_row_of(steps[0], scale, bias))]
-    return [(codes[i : i + 1], *_row_of(s, scale, bias)) for i, s in enumerate(steps)]
-
-
-def _row_of(step: int, scale: Tensor, bias: Tensor) -> tuple[float, Tensor]:
-    row = step if scale.shape[0] > 1 else 0
-    return float(scale[row]), bias[step if bias.shape[0] > 1 else 0]
+        factor = float(scale[steps[0] if scale.shape[0] > 1 else 0])
+        return product(factor, bias[steps[0] if bias.shape[0] > 1 else 0], dtype)
+    sums = product(1.0, None, torch.float32)
+    rows = [-1, *[1] * (sums.ndim - 2)]
+    if scale.shape[0] > 1:
+        scale = scale[step]
+    bias = bias[step] if bias.shape[0] > 1 else bias
+    sums = sums.mul_(scale.view([*rows, 1])).add_(bias.view([*rows, bias.shape[1]]))
+    return sums.to(dtype)

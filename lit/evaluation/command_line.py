@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,13 +11,15 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namesp
 from rich.console import Console
 
 from dgq.errors import DGQError
-from lit.console import print_error, quieten_libraries
+from lit.console import check_arguments, print_error, print_stop, quieten_libraries
 from lit.evaluation.protocol import Protocol
 from lit.evaluation.run import evaluate
 from lit.evaluation.settings import EvaluationSettings
+from lit.stopping import Stopped, stopping_on_signals
 
 PROTOCOLS = Path(__file__).parents[2] / "configs" / "protocols"
 PROTOCOL_OPTION = "--protocol"
+HOW_TO_RESUME = "the same command goes on from here"
 DEFAULT, CUSTOM = "default", "custom"
 """Names of protocols without a preset."""
 
@@ -37,13 +38,25 @@ def main(argv: Sequence[str]) -> int:
     """Run an evaluation; returns the exit code: 0, or 2 after one line about bad input."""
     quieten_libraries()
     try:
-        settings = parse_settings(argv)
-        evaluate(settings, Console(), f"python evaluate.py {shlex.join(argv)}")
+        with stopping_on_signals():
+            check_arguments(argv)
+            settings = parse_settings(argv)
+            console = Console(emoji=False)
+            evaluate(settings, console, f"python evaluate.py {shlex.join(argv)}")
     except (DGQError, ArgumentError) as error:
         print_error(error)
         return 2
+    except OSError as error:
+        print_error(DGQError(f"{error}: mend that, then call again; it goes on from here"))
+        return 2
+    except RecursionError:
+        print_error(DGQError("a protocol is nested too deeply: mend the file"))
+        return 2
+    except Stopped as stop:
+        print_stop(f"{stop.reason}: {HOW_TO_RESUME}")
+        return stop.status
     except KeyboardInterrupt:
-        print("evaluate.py: interrupted; the same command goes on from here", file=sys.stderr)
+        print_stop(f"interrupted: {HOW_TO_RESUME}")
         return 130
     return 0
 

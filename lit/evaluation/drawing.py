@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from lit.evaluation.batching import batched
 from lit.evaluation.generation import sample, using_unet
 from lit.evaluation.images import to_images
 from lit.evaluation.store import ImageStore
@@ -40,10 +39,13 @@ class Job:
     n_recorded: int = 0
 
     def missing(self) -> list[int]:
-        """Indices of the images that have to be drawn, damaged ones included."""
+        """Indices of the images that have to be drawn, damaged and swapped ones included."""
         n = min(self.n_recorded, len(self.store.prompts))
-        unrecorded = {i for i in range(n) if not is_recorded(self.store.trajectory_path(i))}
-        return sorted(unrecorded.union(self.store.missing()))
+        store = self.store
+        unrecorded = {
+            i for i in range(n) if not is_recorded(store.trajectory_path(i), store.which(i))
+        }
+        return sorted(unrecorded.union(store.missing()))
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,29 @@ class Batch:
 
     Args:
         job: position of the job among all.
-        indices: of the images.
+        indices: of the images, one for each row; the last one fills up a batch that has fewer.
+        missing: those that are kept, the others being there already.
     """
 
     job: int
     indices: tuple[int, ...]
+    missing: tuple[int, ...]
 
 
 def plan_batches(jobs: Sequence[Job], batch_size: int) -> list[Batch]:
-    """What is left to draw, job after job; recorded images are not mixed with others."""
+    """What is left to draw, job after job.
+
+    The last bits of an image depend on how many rows are computed at once, and on its row. So image
+    i is always in row ``i % batch_size`` of a whole batch, whatever else is there or is missing.
+    """
     batches = []
     for number, job in enumerate(jobs):
-        missing = job.missing()
-        recorded = [i for i in missing if i < job.n_recorded]
-        rest = [i for i in missing if i >= job.n_recorded]
-        for part in (recorded, rest):
-            batches += [Batch(number, tuple(b)) for b in batched(part, batch_size)]
+        missing, n = set(job.missing()), len(job.store.prompts)
+        for start in range(0, n, batch_size):
+            rows = range(start, start + batch_size)
+            wanted = tuple(index for index in rows if index in missing)
+            if wanted:
+                batches.append(Batch(number, tuple(min(i, n - 1) for i in rows), wanted))
     return batches
 
 
@@ -118,7 +127,7 @@ class Artist:
             OSError: if an earlier image could not be written.
         """
         job = self.jobs[batch.job]
-        recorded = batch.indices[0] < job.n_recorded
+        recorded = batch.missing[0] < job.n_recorded
         recorder = Recorder(len(batch.indices)) if recorded else None
         unet, prompts = self.unet_of(job.model), job.store.prompts
         watched = recorder.recording(unet) if recorder else nullcontext()
@@ -128,11 +137,13 @@ class Artist:
         images = to_images(pixels)
         self.finish()
         trajectory = recorder.trajectory() if recorder else None
-        for position, (index, image) in enumerate(zip(batch.indices, images, strict=True)):
-            if trajectory is not None:
-                part = trajectory.of_prompt(position)
-                self._write(part.save, job.store.trajectory_path(index))
-            self._write(job.store.save, index, image)
+        store = job.store
+        for index in batch.missing:
+            row = batch.indices.index(index)
+            if trajectory is not None and index < job.n_recorded:
+                part = trajectory.of_prompt(row)
+                self._write(part.save, store.trajectory_path(index), store.which(index))
+            self._write(store.save, index, images[row])
 
     def _write(self, function: Callable[..., None], *args: object) -> None:
         self._pending.append(self._writers.submit(function, *args))

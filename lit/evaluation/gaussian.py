@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
+from dgq.files import check_regular
+
+SLACK = 1e-6
+"""Part of the largest entry by which a covariance may miss what it should be."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,30 @@ def load_gaussian(path: Path) -> Gaussian:
     """
     expected = "expected an npz with mu [d] and sigma [d, d], as `pytorch-fid --save-stats` writes"
     try:
+        check_regular(path)
         with np.load(path, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[n]).double() for n in ("mu", "sigma"))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        BadZipFile,
-    ) as error:
+    except Exception as error:  # numpy raises whatever zip, zlib and its own header parser do
         raise DGQError(f"{path} holds no FID statistics ({error}): {expected}") from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+    if mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
         shapes = f"mu {list(mean.shape)}, sigma {list(covariance.shape)}"
         raise DGQError(f"{path} holds no FID statistics ({shapes}): {expected}")
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise DGQError(f"{path} holds statistics that are not finite: make them again")
+    if not is_covariance(covariance):
+        raise DGQError(
+            f"{path} holds a sigma that is no covariance, since it is not symmetric and positive "
+            "semi-definite: make the statistics again"
+        )
     return Gaussian(mean, covariance)
+
+
+def is_covariance(matrix: Tensor) -> bool:
+    """Whether a matrix is symmetric and positive semi-definite, rounding in float32 allowed."""
+    tolerance = SLACK * matrix.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
+    if (matrix - matrix.T).abs().max() > tolerance:
+        return False
+    return bool(torch.linalg.eigvalsh((matrix + matrix.T) / 2).min() >= -tolerance * len(matrix))
 
 
 def _symmetric_root(matrix: Tensor) -> Tensor:

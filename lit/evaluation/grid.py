@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lit.evaluation.images import read_image, save_image
+from lit.evaluation.images import encoded, read_image, save_image
 from lit.evaluation.plan import Plan
 
 COLUMNS = 8
@@ -27,7 +27,7 @@ def write_grid(path: Path, plan: Plan) -> None:
         model.name: [read_image(p) for p in plan.stores(number)[0].paths[: len(captions)]]
         for number, model in enumerate(plan.models)
     }
-    save_image(path, draw_grid(rows, captions))
+    save_image(path, encoded(draw_grid(rows, captions)))
 
 
 def draw_grid(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str]) -> Image.Image:

@@ -10,12 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import written_beside
+from dgq.files import check_regular, exists, written_beside
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for files that are truncated, damaged or no image."""
+MANY = 3
+"""Names that are listed."""
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+"""Modes whose conversion to RGB scales nothing and cuts nothing off."""
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
@@ -29,51 +31,96 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in codes.cpu().numpy()]
 
 
-def save_image(path: Path, image: Image.Image, jpeg_quality: int | None = None) -> None:
-    """Write an image so that at no time a part of it is seen under its name; PNG or JPEG."""
+def encoded(image: Image.Image, jpeg_quality: int | None = None) -> bytes:
+    """The content of an image's file, PNG or JPEG."""
+    content = BytesIO()
+    if jpeg_quality is None:
+        image.save(content, format="png")
+    else:
+        image.save(content, format="jpeg", quality=jpeg_quality)
+    return content.getvalue()
+
+
+def save_image(path: Path, content: bytes) -> None:
+    """Write an image's file so that at no time a part of it is seen under its name."""
     with written_beside(path) as beside:
-        if jpeg_quality is None:
-            image.save(beside, format="png")
-        else:
-            image.save(beside, format="jpeg", quality=jpeg_quality)
+        beside.write_bytes(content)
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode an image file completely, as RGB.
+    """Decode an image file completely, as RGB of 8 bits.
 
     Raises:
-        DGQError: if it is missing, truncated or no image.
+        DGQError: if it is missing, truncated or no image, or holds several or unscaled ones.
     """
+    check_regular(path)
     try:
         with Image.open(path) as image:
             image.verify()  # checksums and the end, which decoding alone does not look at
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except UNREADABLE as error:
+            n_frames = getattr(image, "n_frames", 1)
+            if n_frames > 1:
+                raise ValueError(f"it holds {n_frames} pictures, not one")
+            return as_rgb(image)
+    except Exception as error:  # PIL's decoders raise anything for what is damaged
         raise DGQError(f"{path} cannot be read as an image: {error}") from error
 
 
-def is_readable(path: Path) -> bool:
-    """Whether the file decodes completely."""
-    try:
-        read_image(path)
-    except DGQError:
-        return False
-    return True
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits; 16 bits are scaled, since PIL would cut them off.
+
+    Raises:
+        ValueError: for numbers whose white nobody knows.
+    """
+    if image.mode.startswith("I;16"):
+        scaled = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if image.mode not in EIGHT_BITS:
+        raise ValueError(f"its numbers ({image.mode}) are not scaled to 8 or 16 bits")
+    return image.convert("RGB")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files directly in ``folder``, by name.
+def list_images(folder: Path, notes: list[str] | None = None) -> list[Path]:
+    """Image files directly in ``folder``, by name; images without a suffix of one too.
+
+    Args:
+        folder: of the images.
+        notes: what else is there is appended, counted and named.
 
     Raises:
         DGQError: if the folder does not exist or holds no image.
     """
-    if not folder.is_dir():
+    if not (exists(folder) and folder.is_dir()):
         raise DGQError(f"{folder} is not a folder; expected a folder of images")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    entries = sorted(folder.iterdir())
+    found = [path for path in entries if path.is_file() and _looks_like_image(path)]
+    others = sorted(set(entries).difference(found))
     if not found:
-        raise DGQError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+        held = f", but {named(others)}, which are not looked into" if others else ""
+        raise DGQError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}){held}")
+    if others and notes is not None:
+        notes.append(
+            f"references: {len(others)} entries of {folder} are no images and were left out, "
+            f"folders included: {named(others)}"
+        )
     return found
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The first few names, as text whatever their encoding."""
+    names = [path.name.encode("utf-8", "backslashreplace").decode() for path in paths[:MANY]]
+    return ", ".join(names) + (", ..." if len(paths) > MANY else "")
+
+
+def _looks_like_image(path: Path) -> bool:
+    """Whether a file is named like an image, or is one by another name."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except Exception:
+        return False
 
 
 def as_measured(image: Image.Image, size: int | None, jpeg_quality: int | None) -> Image.Image:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Measured:
 
 def measure(plan: Plan, progress: Progress) -> Measured:
     """Compute all metrics; the images must be there."""
-    notes = [*_protocol_notes(plan), *plan.judges.notes]
+    notes = [*plan.prompts.notes, *_protocol_notes(plan), *plan.judges.notes]
     n_steps = len(plan.models) * (len(plan.seeds) + 1) + 1
     task = progress.add_task("metrics", total=n_steps)
     references = _references(plan, notes)
@@ -153,7 +154,7 @@ def _sqnr(plan: Plan, number: int, progress: Progress, notes: list[str]) -> dict
     """SQNR of a model's UNet on the trajectories of the first prompts, None in full precision."""
     if number == 0:
         return None
-    task = progress.add_task(f"SQNR of {plan.models[number].name}", total=plan.n_recorded)
+    task = progress.add_task(f"SQNR of {escape(plan.models[number].name)}", total=plan.n_recorded)
     store = plan.stores(0)[0]
     sqnr = unet_sqnr(
         plan.unet(number),

@@ -14,9 +14,10 @@ import scenes
 from dgq import checkpoint, pipelines
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
+from dgq.pipeline_files import pipeline_sha256
 from lit.evaluation.drawing import Job
 from lit.evaluation.extractors import Extractors
-from lit.evaluation.fingerprint import pipeline_fingerprint
+from lit.evaluation.generation import record_call
 from lit.evaluation.models import (
     FULL_PRECISION,
     Model,
@@ -46,7 +47,7 @@ class Plan:
         generation: how images are sampled.
         devices: one process draws on each; the first measures.
         pipeline: in full precision.
-        pipeline_sha256: of its networks and sampler.
+        pipeline_sha256: of all that it was loaded from.
         extractors: that look at the images.
         judges: optional metrics of images.
     """
@@ -78,6 +79,11 @@ class Plan:
         if len(self.models) == 1:
             return 0
         return min(self.settings.protocol.sqnr_prompts, len(self.prompts.captions))
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of every batch, whole ones alone: the last bits of an image depend on it."""
+        return min(self.settings.batch_size, len(self.prompts.captions))
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -117,6 +123,7 @@ class Plan:
         settings: dict[str, Any] = {
             **asdict(self.generation),
             "seed": seed,
+            "batch_size": self.batch_size,
             "prompts": self.prompts.identity,
             "pipeline_sha256": self.pipeline_sha256,
             "unet": model.sha256 or FULL_PRECISION,
@@ -155,7 +162,7 @@ def prepare(settings: EvaluationSettings) -> Plan:
         generation=_generation(settings, models, source),
         devices=devices,
         pipeline=pipeline,
-        pipeline_sha256=pipeline_fingerprint(pipeline),
+        pipeline_sha256=pipeline_sha256(pipelines.resolve(source)),
         extractors=extractors,
         judges=judges,
     )
@@ -165,9 +172,25 @@ def prepare(settings: EvaluationSettings) -> Plan:
         if model.checkpoint is not None:
             models[number] = replace(model, execution=getattr(unet, "execution", None))
     check_same_weights(pipeline.unet, models, source)
+    check_sampling(plan)
     for job in plan.jobs:
         job.store.check()
     return plan
+
+
+def check_sampling(plan: Plan) -> None:
+    """Raise DGQError unless the pipeline begins to draw with these settings."""
+    n_steps = plan.generation.num_inference_steps
+    try:
+        distinct = set(plan.timesteps())
+        if len(distinct) < n_steps:
+            raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
+        record_call(plan.pipeline, plan.prompts.captions[0], plan.generation)
+    except Exception as error:  # whatever a sampler or the pipeline's own checks raise
+        raise DGQError(
+            f"the pipeline cannot draw with these settings ({pipelines.first_line(error)}): mend "
+            "--height, --width or --num-inference-steps"
+        ) from error
 
 
 def find_devices(name: str | None, n: int) -> list[str]:

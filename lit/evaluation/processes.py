@@ -11,6 +11,7 @@ from queue import Empty
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import multiprocessing, nn
 
 from dgq.checkpoint import GenerationSettings, load_quantized_unet
@@ -19,6 +20,7 @@ from dgq.inference.execution import Mode
 from dgq.pipelines import load_pipeline
 from lit.console import quieten_libraries
 from lit.evaluation.drawing import Artist, Batch, Job
+from lit.stopping import SIGNALS
 
 POLL_SECONDS = 0.5
 
@@ -106,12 +108,13 @@ def _collect(
 
 def _work(workshop: Workshop, device: str, tasks: Any, results: Any) -> None:
     """One process: draw until there is nothing left, or nobody waits any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(workshop.threads)
     quieten_libraries()
     try:
         _draw(workshop, device, tasks, results)
-    except (DGQError, OSError) as error:
+    except (DGQError, OSError, SafetensorError) as error:
         results.put(str(error))
 
 

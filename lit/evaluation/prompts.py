@@ -1,12 +1,14 @@
 """The prompts of an evaluation: captions of scenes, or whatever file or dataset is given."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
 from dgq.captions import read_captions
 from dgq.errors import DGQError
+from dgq.files import exists
 from lit.evaluation.protocol import DEFAULT_NUM_IMAGES
 
 REFERENCE_SEED_OFFSET = 1_000_003
@@ -21,11 +23,13 @@ class Prompts:
         captions: one for each image.
         source: for the report.
         identity: of the list that these are the first of, for the names of folders.
+        notes: what was skipped.
     """
 
     captions: tuple[str, ...]
     source: str
     identity: str
+    notes: tuple[str, ...] = ()
 
     @property
     def are_scenes(self) -> bool:
@@ -48,12 +52,14 @@ def load_prompts(source: str | None, num_images: int | None, seed: int) -> Promp
         captions = scenes.sample_captions(num_images or DEFAULT_NUM_IMAGES, seed, "test")
         name = f"captions of scenes, test split, seed {seed}"
         return Prompts(tuple(captions), name, name)
-    captions = read_captions(source)
+    notes: list[str] = []
+    captions = read_captions(source, notes)
     if num_images is not None and len(captions) < num_images:
         raise DGQError(f"--num-images is {num_images}, but {source} holds {len(captions)} prompts")
-    identity = hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    identity = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
     chosen = tuple(captions[: num_images or DEFAULT_NUM_IMAGES])
-    return Prompts(chosen, Path(source).name if Path(source).exists() else source, identity)
+    name = Path(source).name if exists(Path(source)) else source
+    return Prompts(chosen, name, identity, tuple(notes))
 
 
 def reference_captions(n: int, seed: int) -> list[str]:

@@ -10,6 +10,8 @@ from dgq.inference.execution import MODES, Mode
 from dgq.settings import check_choice, check_positive
 
 DEFAULT_NUM_IMAGES = 256
+SEEDS = 2**32
+"""Seeds are smaller, as in a calibration."""
 
 FeatureSource = Literal["clip", "inception"]
 
@@ -89,10 +91,11 @@ class Protocol:
             raise SettingsError(f"--guidance-scale must be at least 0 and finite, got {guidance}")
 
     def _check_seeds(self) -> None:
+        seeds = " ".join(map(str, self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise SettingsError(
-                f"--seeds must be distinct and at least 0, got {' '.join(map(str, self.seeds))}"
-            )
+            raise SettingsError(f"--seeds must be distinct and at least 0, got {seeds}")
+        if max(self.seeds) >= SEEDS:
+            raise SettingsError(f"--seeds must be less than {SEEDS}, got {seeds}")
 
     def _check_images(self) -> None:
         if (self.height is None) != (self.width is None):

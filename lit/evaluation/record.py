@@ -1,5 +1,6 @@
 """What has to be known to repeat an evaluation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 
 from dgq.files import sha256_of
 from dgq.inference.execution import Execution
+from lit.evaluation.images import list_images
 from lit.evaluation.models import Model, as_json
 from lit.evaluation.plan import Plan
-from lit.evaluation.store import fingerprint
+from lit.evaluation.store import READERS, fingerprint
 
 LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "pillow", "numpy")
 
@@ -34,6 +36,9 @@ def describe(plan: Plan) -> dict[str, Any]:
             "references": _references(plan),
             "references_sha256": _references_hash(protocol.references),
             "sqnr_prompts": plan.n_recorded,
+            "batch_size": plan.batch_size,
+            "latency_calls": plan.settings.latency_calls,
+            "compile": plan.settings.compile,
             "lpips": plan.judges.lpips is not None,
             "sampler": type(plan.pipeline.scheduler).__name__,
             "pipeline": plan.source,
@@ -82,8 +87,11 @@ def _references(plan: Plan) -> str | None:
 
 
 def _references_hash(path: Path | None) -> str | None:
-    """Of the statistics' content, or of the names and sizes of all images in a folder."""
+    """Of the statistics' content, or of the names and the content of all images in a folder."""
     if path is None or path.is_file():
         return None if path is None else sha256_of(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return fingerprint({str(f.relative_to(path)): f.stat().st_size for f in files})
+    files = list_images(path)
+    with ThreadPoolExecutor(READERS) as pool:
+        return fingerprint(
+            dict(zip((f.name for f in files), pool.map(sha256_of, files), strict=True))
+        )

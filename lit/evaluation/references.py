@@ -12,7 +12,7 @@ from dgq.errors import DGQError
 from lit.evaluation.batching import batched
 from lit.evaluation.extractors import Extractors
 from lit.evaluation.gaussian import Gaussian, fit_gaussian, load_gaussian
-from lit.evaluation.images import list_images, read_image, to_images
+from lit.evaluation.images import list_images, named, read_image, to_images
 from lit.evaluation.prompts import Prompts, reference_captions
 
 MIN_RENDERS = 1024
@@ -20,9 +20,6 @@ MIN_RENDERS = 1024
 
 RENDER_BATCH = 64
 """Scenes drawn at once, with a seed for each batch."""
-
-MANY = 3
-"""Names of unreadable images that are listed."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,10 @@ def check_references(path: Path | None, dimensions: int) -> None:
         path: folder of images or npz file.
         dimensions: features of the extractor.
     """
-    if path is None or path.suffix != ".npz":
-        if path is not None:
-            list_images(path)
+    if path is None:
+        return
+    if not _is_statistics(path):
+        list_images(path)
         return
     found = load_gaussian(path).dimensions
     if found != dimensions:
@@ -70,15 +68,14 @@ def load_references(
         DGQError: if fewer than two images can be read.
     """
     assert path is not None
-    if path.suffix == ".npz":
+    if _is_statistics(path):
         return References(load_gaussian(path))
-    unreadable: list[str] = []
-    seen = extractors.look(_readable(list_images(path), batch_size, unreadable), 0)
+    unreadable: list[Path] = []
+    seen = extractors.look(_readable(list_images(path, notes), batch_size, unreadable), 0)
     if unreadable:
-        names = ", ".join(unreadable[:MANY]) + (", ..." if len(unreadable) > MANY else "")
         notes.append(
             f"references: {len(unreadable)} images of {path} cannot be read and were left "
-            f"out: {names}"
+            f"out: {named(unreadable)}"
         )
     return of_features(seen.features)
 
@@ -109,10 +106,15 @@ def of_features(features: Tensor) -> References:
     return References(fit_gaussian(features), features, len(features))
 
 
+def _is_statistics(path: Path) -> bool:
+    """Whether it is a file, or named like one; a folder is of images, whatever its name."""
+    return path.is_file() or (path.suffix.lower() == ".npz" and not path.is_dir())
+
+
 def _readable(
-    paths: list[Path], batch_size: int, unreadable: list[str]
+    paths: list[Path], batch_size: int, unreadable: list[Path]
 ) -> Iterator[list[Image.Image]]:
-    """Batches of the images that can be read; the names of the others are appended."""
+    """Batches of the images that can be read; the others are appended."""
     n_read = 0
     for batch in batched(paths, batch_size):
         images = []
@@ -120,7 +122,7 @@ def _readable(
             try:
                 images.append(read_image(path))
             except DGQError:
-                unreadable.append(path.name)
+                unreadable.append(path)
         n_read += len(images)
         if images:
             yield images

@@ -1,6 +1,5 @@
 """An evaluation from beginning to end: draw, measure, report."""
 
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -8,11 +7,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
+from safetensors import SafetensorError
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.files import write_json
+from dgq.files import check_writable, read_json, remove_leftovers, write_json
 from lit.evaluation.drawing import Artist, Batch, plan_batches
 from lit.evaluation.grid import write_grid
 from lit.evaluation.measure import Measured, measure
@@ -56,10 +57,13 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
     models = [describe_model(model) for model in plan.models]
     output = settings.output or default_output(plan, identity(protocol, models))
     check_output(output, identity(protocol, models), settings.overwrite)
+    check_writable(output, "--output")
+    check_writable(settings.images, "--images")
     for model in plan.models:
         if model.execution is not None:
             console.print(f"{model.name}: {model.execution}", highlight=False, markup=False)
     try:
+        remove_leftovers(output)
         for job in plan.jobs:
             job.store.open_()
         with make_progress(console) as progress:
@@ -69,13 +73,15 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
         write_json(output / METRICS_FILE, report)
         write_grid(output / GRID_FILE, plan)
         write_report(output / REPORT_FILE, report, plan)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise DGQError(
             f"cannot write to {settings.images} or {output}: {error}; mend that and call again, "
             "it goes on from here"
         ) from error
     console.print(make_table(report))
-    console.print(f"written: {METRICS_FILE}, {GRID_FILE} and {REPORT_FILE} in {output}")
+    console.print(
+        f"written: {METRICS_FILE}, {GRID_FILE} and {REPORT_FILE} in {escape(str(output))}"
+    )
     return report
 
 
@@ -96,13 +102,13 @@ def check_output(output: Path, name: str, overwrite: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise DGQError(f"--output {output} is not a folder")
-    file = output / METRICS_FILE
-    if overwrite or not file.exists():
+    files = [output / name for name in (METRICS_FILE, GRID_FILE, REPORT_FILE)]
+    if overwrite or not any(file.exists() for file in files):
         return
     try:
-        known = json.loads(file.read_text())
+        known = read_json(files[0])
         other = identity(known["protocol"], known["models"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DGQError, ValueError, KeyError, TypeError):
         other = None
     if other != name:
         raise DGQError(
@@ -114,7 +120,7 @@ def check_output(output: Path, name: str, overwrite: bool) -> None:
 @torch.no_grad()
 def draw(plan: Plan, progress: Progress) -> None:
     """Draw what is missing, on one device or several."""
-    batches = plan_batches(plan.jobs, plan.settings.batch_size)
+    batches = plan_batches(plan.jobs, plan.batch_size)
     advance = _bars(plan, batches, progress)
     if len(plan.devices) > 1 and batches:
         threads = max(1, torch.get_num_threads() // len(plan.devices))
@@ -141,9 +147,9 @@ def _bars(plan: Plan, batches: list[Batch], progress: Progress) -> Callable[[Bat
     tasks: list[TaskID] = []
     for number, job in enumerate(plan.jobs):
         n = len(job.store.prompts)
-        missing = sum(len(batch.indices) for batch in batches if batch.job == number)
-        tasks.append(progress.add_task(job.label, total=n, completed=n - missing))
-    return lambda batch: progress.advance(tasks[batch.job], len(batch.indices))
+        missing = sum(len(batch.missing) for batch in batches if batch.job == number)
+        tasks.append(progress.add_task(escape(job.label), total=n, completed=n - missing))
+    return lambda batch: progress.advance(tasks[batch.job], len(batch.missing))
 
 
 def make_report(

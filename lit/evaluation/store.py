@@ -10,8 +10,9 @@ from typing import Any
 from PIL import Image
 
 from dgq.errors import DGQError
-from dgq.files import write_json
-from lit.evaluation.images import as_measured, is_readable, read_image, save_image
+from dgq.files import read_json, remove_leftovers, write_json
+from lit.evaluation.image_tag import is_intact, tagged
+from lit.evaluation.images import as_measured, encoded, read_image, save_image
 
 MANIFEST = "manifest.json"
 READERS = 4
@@ -74,28 +75,46 @@ class ImageStore:
 
     def open_(self) -> None:
         """Make the folder, and note what its images are."""
+        remove_leftovers(self.folder)
+        remove_leftovers(self.trajectory_path(0).parent)
         known = self._read_manifest()
         if known is None or len(known["prompts"]) < len(self.prompts):
             manifest = {"settings": self.settings, "prompts": self.prompts}
             write_json(self.folder / MANIFEST, manifest)
 
+    def which(self, index: int) -> str:
+        """All that determines an image, for its checksum."""
+        return f"{fingerprint(self.settings)} {index} {self.prompts[index]}"
+
     def missing(self) -> list[int]:
-        """Indices of images that are not there, or that do not decode completely."""
+        """Indices of images that are not there, or not as they were drawn."""
         with ThreadPoolExecutor(READERS) as pool:
-            readable = pool.map(is_readable, self.paths)
-            return [index for index, whole in enumerate(readable) if not whole]
+            intact = pool.map(self._is_intact, range(len(self.prompts)))
+            return [index for index, whole in enumerate(intact) if not whole]
+
+    def _is_intact(self, index: int) -> bool:
+        path = self.path(index)
+        return path.is_file() and is_intact(path.read_bytes(), self.which(index))
 
     def save(self, index: int, image: Image.Image) -> None:
-        """Write one image, atomically."""
-        save_image(self.path(index), image, self.jpeg_quality)
+        """Write one image with its checksum, atomically."""
+        content = tagged(encoded(image, self.jpeg_quality), self.which(index))
+        save_image(self.path(index), content)
 
     def measured(self, batch_size: int) -> Iterator[list[Image.Image]]:
         """All images in order and in batches, as the protocol measures them."""
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(self.prompts), batch_size):
-                yield list(pool.map(self._measured, self.paths[start : start + batch_size]))
+                indices = range(start, min(start + batch_size, len(self.prompts)))
+                yield list(pool.map(self._measured, indices))
 
-    def _measured(self, path: Path) -> Image.Image:
+    def _measured(self, index: int) -> Image.Image:
+        path = self.path(index)
+        if not self._is_intact(index):
+            raise DGQError(
+                f"{path} cannot be read as an image: it is not as it was drawn; call again, and it "
+                "is drawn again"
+            )
         return as_measured(read_image(path), self.measured_size, self.jpeg_quality)
 
     def _read_manifest(self) -> dict[str, Any] | None:
@@ -103,9 +122,9 @@ class ImageStore:
         if not path.exists():
             return None
         try:
-            manifest = json.loads(path.read_text())
+            manifest = read_json(path)
             return {"settings": dict(manifest["settings"]), "prompts": list(manifest["prompts"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (DGQError, ValueError, KeyError, TypeError) as error:
             raise DGQError(
                 f"{path} is damaged ({type(error).__name__}): delete its folder, and its images "
                 "are drawn again"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.files import read_tensors, write_tensors
+from dgq.files import read_sealed_tensors, write_sealed_tensors
 
 CONDITIONING = "conditioning."
+WHICH = "image"
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,16 @@ class Trajectory:
             call = {"sample": sample.flatten(0, 1).to(device), "timestep": timestep.to(device)}
             yield arguments | call, output.flatten(0, 1).to(device)
 
-    def save(self, path: Path) -> None:
-        """Write to a safetensors file, atomically."""
+    def save(self, path: Path, which: str = "") -> None:
+        """Write to a safetensors file with a checksum, atomically.
+
+        Args:
+            path: of the file.
+            which: image it belongs to.
+        """
         conditioning = {CONDITIONING + name: value for name, value in self.conditioning.items()}
         steps = {"samples": self.samples, "timesteps": self.timesteps, "outputs": self.outputs}
-        write_tensors(path, steps | conditioning, {})
+        write_sealed_tensors(path, steps | conditioning, {WHICH: which})
 
 
 def load_trajectories(paths: Sequence[Path]) -> Trajectory:
@@ -83,13 +89,13 @@ def load_trajectories(paths: Sequence[Path]) -> Trajectory:
     )
 
 
-def is_recorded(path: Path) -> bool:
-    """Whether there is a whole trajectory in a file."""
+def is_recorded(path: Path, which: str) -> bool:
+    """Whether there is the whole trajectory of an image in a file."""
     try:
-        _load(path)
+        _, metadata = read_sealed_tensors(path)
     except DGQError:
         return False
-    return True
+    return metadata.get(WHICH) == which
 
 
 class Recorder:
@@ -144,7 +150,7 @@ def _tensors(arguments: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def _load(path: Path) -> Trajectory:
-    tensors, _ = read_tensors(path)
+    tensors, _ = read_sealed_tensors(path)
     try:
         samples, timesteps = tensors.pop("samples"), tensors.pop("timesteps")
         outputs = tensors.pop("outputs")

@@ -8,7 +8,7 @@ import torch
 
 from data.unet_calls import UNetCalls, flatten, unflatten
 from dgq.errors import DGQError
-from dgq.files import write_tensors
+from dgq.files import write_sealed_tensors
 
 N_CALLS, N_PROMPTS = 4, 5
 
@@ -37,7 +37,7 @@ def test_a_saved_recording_comes_back(calls: UNetCalls, tmp_path: Path) -> None:
 
 
 def test_another_file_is_refused_by_name(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "other.safetensors", {"x": torch.ones(1)}, {})
+    write_sealed_tensors(tmp_path / "other.safetensors", {"x": torch.ones(1)})
     with pytest.raises(DGQError, match=r"other\.safetensors does not hold recorded UNet calls"):
         UNetCalls.load(tmp_path / "other.safetensors")
 

@@ -1,4 +1,4 @@
-"""The attention processor against the stock one, and against attention written with loops."""
+"""Quantized attention against the stock one, and against attention written with loops."""
 
 import math
 
@@ -8,14 +8,11 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from dgq.activation_quantizer import ActivationQuantizer
-from dgq.attention import (
-    AffineScoreQuantizer,
-    LogScoreQuantizer,
-    QuantAttnProcessor,
-    score_quantizer,
-    unsupported_feature,
-)
+from dgq.attention import QuantizedAttention, become_quantized_, unsupported_feature
+from dgq.calls import Call
 from dgq.context import QuantizationContext
+from dgq.quantize import attention_quantizers
+from dgq.scores import AffineScoreQuantizer, LogScoreQuantizer, score_quantizer
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings
 
 HEADS, HEAD_DIM = 2, 5
@@ -32,22 +29,23 @@ def inputs(cross: bool) -> tuple[Tensor, Tensor | None]:
     return torch.randn(3, 9, 8, generator=generator) * 4, text if cross else None
 
 
-def equip_(attn: Attention, settings: QuantizationSettings) -> QuantAttnProcessor:
-    context = QuantizationContext([0], (3, 3))
-    processor = QuantAttnProcessor(settings, attn.is_cross_attention, context)
-    attn.set_processor(processor)
-    return processor
+def equip_(attn: Attention, settings: QuantizationSettings) -> QuantizationContext:
+    context, cross = QuantizationContext([0], (3, 3)), attn.is_cross_attention
+    quantizers = attention_quantizers(settings, cross, context)
+    become_quantized_(attn, context, quantizers, cross and settings.scores.keep_start_token)
+    assert isinstance(attn, QuantizedAttention)
+    return context
 
 
-def calibrate_(attn: Attention, processor: QuantAttnProcessor, cross: bool) -> None:
-    quantizers = [m for m in processor.modules() if isinstance(m, ActivationQuantizer)]
+def calibrate_(attn: Attention, context: QuantizationContext, cross: bool) -> None:
+    quantizers = [m for m in attn.modules() if isinstance(m, ActivationQuantizer)]
     for quantizer in quantizers:
         quantizer.start_observing_()
-    processor.context.observing, processor.context.activations = True, False
+    context.observing, context.activations = True, False
     attn(*inputs(cross))
     for quantizer in quantizers:
         quantizer.fit_()
-    processor.context.observing, processor.context.activations = False, True
+    context.observing, context.activations = False, True
 
 
 def probabilities(attn: Attention, cross: bool) -> tuple[Tensor, Tensor]:
@@ -91,7 +89,7 @@ def test_switched_off_equals_stock(cross: bool, n_bits: int) -> None:
     settings = QuantizationSettings(
         activations=ActivationSettings(n_bits), scores=ScoreSettings(n_bits)
     )
-    equip_(attn, settings).context.activations = False
+    equip_(attn, settings).activations = False
     torch.testing.assert_close(attn(*inputs(cross)), expected, rtol=0, atol=1e-6)
 
 
@@ -100,7 +98,7 @@ def test_switched_off_equals_stock(cross: bool, n_bits: int) -> None:
 def test_observing_changes_nothing(cross: bool) -> None:
     attn = attention(cross)
     expected = attn(*inputs(cross))
-    context = equip_(attn, QuantizationSettings()).context
+    context = equip_(attn, QuantizationSettings())
     context.activations, context.observing = False, True
     torch.testing.assert_close(attn(*inputs(cross)), expected, rtol=0, atol=1e-6)
 
@@ -114,7 +112,7 @@ def test_a_mask_is_respected(scores: int) -> None:
     expected = attn(hidden, text, attention_mask=mask)
     assert not torch.allclose(expected, attn(hidden, text), atol=1e-3)
     settings = QuantizationSettings(scores=ScoreSettings(scores))
-    context = equip_(attn, settings).context
+    context = equip_(attn, settings)
     context.activations, context.observing = False, scores == 8
     torch.testing.assert_close(attn(hidden, text, attention_mask=mask), expected, rtol=0, atol=1e-5)
 
@@ -147,8 +145,8 @@ def test_affine_scores_equal_the_formula_over_the_calibrated_range(cross: bool) 
     attn = attention(cross)
     scores, values = probabilities(attn, cross)
     settings = ScoreSettings(8, cross_attention="affine", keep_start_token=cross)
-    processor = equip_(attn, QuantizationSettings(activations=FLOAT_ACTIVATIONS, scores=settings))
-    calibrate_(attn, processor, cross)
+    context = equip_(attn, QuantizationSettings(activations=FLOAT_ACTIVATIONS, scores=settings))
+    calibrate_(attn, context, cross)
     rest = scores[..., 1:] if cross else scores
     low, high = rest.min(), rest.max()
     step = (high - low) / 255
@@ -168,27 +166,25 @@ def test_inputs_and_q_k_v_are_quantized_each_by_its_own_quantizer(cross: bool) -
     settings = QuantizationSettings(
         activations=ActivationSettings(4, n_groups=2), scores=ScoreSettings(16)
     )
-    processor = equip_(attn, settings)
-    calibrate_(attn, processor, cross)
+    context = equip_(attn, settings)
+    calibrate_(attn, context, cross)
     hidden, text = inputs(cross)
-    hidden = processor.hidden(hidden)
-    source = hidden
-    if text is not None:
-        assert processor.text is not None
-        source = processor.text(text)
+    hidden = attn.input_quantizer(hidden)
+    source = hidden if text is None else attn.context_quantizer(text)
 
     def heads(x: Tensor) -> Tensor:
         return x.double().reshape(*x.shape[:2], HEADS, HEAD_DIM)
 
-    q = heads(processor.query(attn.to_q(hidden)))
+    q = heads(attn.query_quantizer(attn.to_q(hidden)))
     key = attn.to_k(source)
     # The <start> token's key, row 0, stays in full precision.
     kept = 1 if cross else 0
-    k = heads(torch.cat([key[:, :kept], processor.key(key[:, kept:])], dim=1))
-    v = heads(processor.value(attn.to_v(source)))
+    k = heads(torch.cat([key[:, :kept], attn.key_quantizer(key[:, kept:])], dim=1))
+    v = heads(attn.value_quantizer(attn.to_v(source)))
     scores = (torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(HEAD_DIM)).softmax(-1)
     torch.testing.assert_close(attn(*inputs(cross)), mixed(attn, scores, v), rtol=1e-4, atol=1e-4)
-    assert all(m.scale.numel() for m in (processor.query, processor.key, processor.value))
+    inside = attn.query_quantizer, attn.key_quantizer, attn.value_quantizer
+    assert all(quantizer.scale.numel() for quantizer in inside)
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -197,14 +193,14 @@ def test_scores_computed_row_by_row_are_the_same(
     cross: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attn = attention(cross)
-    processor = equip_(attn, QuantizationSettings(activations=ActivationSettings(6, n_groups=2)))
-    calibrate_(attn, processor, cross)
-    processor.context.step = torch.tensor([0, 0, 0])
+    context = equip_(attn, QuantizationSettings(activations=ActivationSettings(6, n_groups=2)))
+    calibrate_(attn, context, cross)
+    context.current = Call(torch.tensor([0, 0, 0]), (3, 3))
     together = attn(*inputs(cross))
     monkeypatch.setattr("dgq.attention.MAX_SCORES", 1)
     # Another batch size is another order of summation: a score may cross to the next code.
     torch.testing.assert_close(attn(*inputs(cross)), together, rtol=0, atol=0.05)
-    assert processor.context.step.shape == (3,)
+    assert context.step.shape == (3,)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +220,9 @@ def test_the_score_quantizer_follows_the_settings_of_its_kind_of_attention(
 
 def test_bits_are_told_for_counting() -> None:
     settings = QuantizationSettings(activations=ActivationSettings(6), scores=ScoreSettings(16))
-    processor = equip_(attention(False), settings)
-    bits = (processor.query_bits, processor.key_bits, processor.value_bits, processor.score_bits)
+    attn = attention(False)
+    equip_(attn, settings)
+    bits = (attn.query_bits, attn.key_bits, attn.value_bits, attn.score_bits)
     assert bits == (6, 6, 6, 32)
 
 

@@ -81,7 +81,7 @@ def test_a_loaded_unet_equals_the_saved_one_bit_for_bit(name: str, tmp_path: Pat
     unet = micro_unet()
     call = unet_call(unet, 2, 401.0, seed=9)
     save(unet, tmp_path, SETTINGS[name])
-    loaded = load_quantized_unet(tmp_path)
+    loaded = load_quantized_unet(tmp_path, "float")
     assert torch.equal(loaded(**call)[0], unet(**call)[0])
     assert read_manifest(tmp_path).quantization == SETTINGS[name]
 
@@ -140,7 +140,7 @@ def test_the_run_folder_and_the_models_own_folder_are_the_same(saved: Path) -> N
 
 def test_weights_are_packed_and_the_full_precision_ones_absent(saved: Path) -> None:
     state = load_file(saved / "quantized" / "quantized.safetensors")
-    codes = {n: t for n, t in state.items() if n.endswith("weight_quantizer.codes")}
+    codes = {n: t for n, t in state.items() if n.endswith(".codes")}
     layers = [m for m in micro_unet().modules() if type(m).__name__ in ("Linear", "Conv2d")]
     assert len(codes) == len(layers) - 2
     n_weights = sum(m.weight.numel() for m in layers)
@@ -152,10 +152,10 @@ def test_weights_are_packed_and_the_full_precision_ones_absent(saved: Path) -> N
 def test_a_loaded_unet_says_that_it_has_no_full_precision_weights(saved: Path) -> None:
     unet = load_quantized_unet(saved)
     with (
-        quantization(unet, weights=False, activations=False),
         pytest.raises(DGQError, match="no full-precision weights"),
+        quantization(unet, weights=False, activations=False),
     ):
-        unet(**unet_call(unet, 1, 1.0))
+        pass
 
 
 def truncate(folder: Path) -> None:

@@ -1,99 +1,27 @@
-"""The step of a call, and where its pixels lie among the calibrated ones."""
-
-import warnings
-from typing import Any
+"""Modes and steps of a UNet under calibration, and which UNets have none."""
 
 import pytest
 import torch
-from tiny_pipelines import micro_unet, unet_call
+from tiny_pipelines import micro_unet
 from torch import nn
 
-from dgq.context import QuantizationContext, context_of, grid_size, word_index
+from dgq.context import at_step, context_of
 from dgq.quantize import quantize_
-from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
-
-KNOWN = (981.0, 501.0, 21.0)
-
-
-def context() -> QuantizationContext:
-    return QuantizationContext(KNOWN, (8, 8))
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
-def test_calibrated_timesteps_are_found_exactly_and_without_a_warning(dtype: torch.dtype) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        steps = context().step_of(torch.tensor([21, 981, 501, 21], dtype=dtype))
-    assert steps.tolist() == [2, 0, 1, 2]
-
-
-def test_other_timesteps_use_the_nearest_and_warn_once() -> None:
-    shared = context()
-    with pytest.warns(UserWarning, match="nearest calibrated timestep"):
-        first = shared.step_of(torch.tensor(760))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        second = shared.step_of(torch.tensor([1, 300]))
-    assert first.tolist() + second.tolist() == [0, 2, 1]
-
-
-@pytest.mark.parametrize("timestep", [501, 501.0, torch.tensor(501), torch.tensor([501, 501])])
-@pytest.mark.parametrize("positional", [False, True])
-def test_a_call_of_the_unet_tells_step_and_size(timestep: Any, positional: bool) -> None:
-    shared, sample = context(), torch.zeros(2, 4, 6, 10)
-    args = (sample, timestep) if positional else ()
-    kwargs = {} if positional else {"sample": sample, "timestep": timestep}
-    shared.read_call(nn.Identity(), args, kwargs)
-    assert set(shared.step.tolist()) == {1}
-    assert shared.current_size == (6, 10)
-
-
-def test_a_quantized_unet_notes_its_calls() -> None:
-    unet = micro_unet()
-    float_bits = QuantizationSettings(WeightSettings(16), ActivationSettings(16), ScoreSettings(16))
-    quantize_(unet, float_bits, KNOWN, (8, 8))
-    with torch.no_grad():
-        unet(**unet_call(unet, 2, 21.0, size=16))
-    assert context_of(unet).step.tolist() == [2, 2]
-    assert context_of(unet).current_size == (16, 16)
-
-
-def test_as_many_pixels_as_calibrated_need_no_index() -> None:
-    assert context().pixel_index(16, 16) is None
-
-
-@pytest.mark.parametrize("size", [(8, 8), (16, 16), (4, 4), (16, 8), (12, 20)])
-@pytest.mark.parametrize("level", [1, 2])
-def test_pixels_are_matched_as_nearest_resizing_does(size: tuple[int, int], level: int) -> None:
-    shared = context()
-    shared.current_size = size
-    old = torch.arange((8 // level) ** 2, dtype=torch.float32).view(1, 1, 8 // level, 8 // level)
-    new_size = (size[0] // level, size[1] // level)
-    expected = nn.functional.interpolate(old, new_size, mode="nearest").flatten().long()
-    index = shared.pixel_index(expected.numel(), old.numel())
-    found = torch.arange(old.numel()) if index is None else index
-    assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("n_words", "expected"), [(4, [0, 1, 2, 3]), (2, [0, 1]), (6, [0, 1, 2, 3, 3, 3])]
-)
-def test_words_stay_where_they_are_and_surplus_ones_are_as_the_last(
-    n_words: int, expected: list[int]
-) -> None:
-    assert word_index(n_words, 4).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("n_pixels", "latents", "expected"),
-    [(64, (8, 8), (8, 8)), (16, (8, 8), (4, 4)), (24, (8, 12), (4, 6)), (25, (9, 9), (5, 5))],
-)
-def test_feature_maps_have_the_aspect_of_the_latents(
-    n_pixels: int, latents: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert grid_size(n_pixels, latents) == expected
+from dgq.settings import QuantizationSettings
 
 
 def test_a_stock_unet_has_no_context() -> None:
     with pytest.raises(TypeError, match="not quantized"):
         context_of(nn.Linear(2, 2))
+
+
+def test_a_part_runs_at_the_latent_size_of_the_call_it_is_in() -> None:
+    unet = quantize_(micro_unet(), QuantizationSettings(), (801.0, 1.0), (8, 8))
+    context = context_of(unet)
+    context.begin(torch.zeros(2, 4, 6, 10), 1.0)
+    with at_step(context, torch.tensor([0])):
+        assert (context.step.tolist(), context.current_size) == ([0], (6, 10))
+    assert context.step.tolist() == [1]
+    context.current = None
+    with at_step(context, torch.tensor([1])):
+        assert (context.step.tolist(), context.current_size) == ([1], (8, 8))

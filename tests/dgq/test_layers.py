@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from dgq.context import QuantizationContext
-from dgq.errors import DGQError
 from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
 
@@ -90,17 +89,6 @@ def test_16_bits_have_no_weight_quantizer_and_count_as_floating_point() -> None:
 def test_bits_are_those_of_the_settings() -> None:
     layer = quantized(nn.Linear(4, 4))
     assert (layer.weight_bits, layer.activation_bits) == (4, 8)
-
-
-def test_a_packed_layer_runs_quantized_but_not_in_full_precision() -> None:
-    layer, x = quantized(nn.Linear(6, 5)), torch.randn(2, 6)
-    calibrate_(layer, x)
-    before = layer(x)
-    layer.drop_full_precision_()
-    assert torch.equal(layer(x), before)
-    layer.context.weights = False
-    with pytest.raises(DGQError, match="no full-precision weights"):
-        layer(x)
 
 
 def test_layers_are_listed_by_name() -> None:

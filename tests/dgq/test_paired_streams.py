@@ -3,7 +3,7 @@
 import torch
 from tiny_pipelines import micro_unet, unet_call
 
-from dgq.context import at_step, quantization
+from dgq.context import at_step, context_of, quantization
 from dgq.learning import (
     harden_,
     layers_of,
@@ -64,7 +64,8 @@ def test_learning_lowers_the_error_of_a_target_below_that_of_nearest_rounding() 
     reference, item = streams.references(torch.arange(8)), streams.inputs(torch.arange(8))
 
     def error() -> torch.Tensor:
-        with quantization(unet, weights=True, activations=False), at_step(unet, item.step):
+        mode = quantization(unet, weights=True, activations=False)
+        with mode, at_step(context_of(unet), item.step):
             return reconstruction_loss(target(*item.args, **item.kwargs), reference)
 
     start_learning_(target)

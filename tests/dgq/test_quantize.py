@@ -105,7 +105,7 @@ def test_grouping_chooses_the_quantizers_and_padding_is_known(
     settings = QuantizationSettings(activations=ActivationSettings(8, grouping))
     quantize_(unet, settings, TIMESTEPS, (8, 8))
     quantizers = activation_quantizers(unet)
-    scores = {n: q for n, q in quantizers.items() if n.endswith(".scores")}
+    scores = {n: q for n, q in quantizers.items() if n.endswith(".score_quantizer")}
     assert all(isinstance(q, kind) for n, q in quantizers.items() if n not in scores)
     assert all(isinstance(q, ActivationQuantizer) for q in scores.values())
     padded = {
@@ -126,11 +126,12 @@ def test_q_k_and_v_stay_in_floating_point_where_settings_say_so() -> None:
     settings = QuantizationSettings(FAST.weights, ActivationSettings(4, "exponents", qkv=False))
     calibrate_(unet, settings, TIMESTEPS)
     names = {name.rpartition(".")[2] for name in activation_quantizers(unet)}
-    assert names == {"input_quantizer", "hidden", "text", "scores"}
-    processor = unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor
+    assert names == {"input_quantizer", "context_quantizer", "score_quantizer"}
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
     x = torch.randn(2, 9, 16)
-    assert processor.query(x) is processor.key(x) is processor.value(x) is x
-    bits = processor.query_bits, processor.key_bits, processor.value_bits
+    inside = attention.query_quantizer, attention.key_quantizer, attention.value_quantizer
+    assert all(quantizer(x) is x for quantizer in inside)
+    bits = attention.query_bits, attention.key_bits, attention.value_bits
     assert bits == (32, 32, 32)
 
 

@@ -73,7 +73,7 @@ def test_captured_inputs_reproduce_the_outputs_of_each_target() -> None:
         name = stream.advance()
         while name is not None:
             item, again = stream.inputs[0], targets[name]
-            with at_step(unet, item.step):
+            with at_step(context_of(unet), item.step):
                 expected: Tensor = again(*item.args, **item.kwargs)
             name = stream.advance()
             assert torch.equal(stream.outputs[0], expected)
@@ -136,7 +136,7 @@ def test_the_step_is_restored_after_running_a_part() -> None:
     before = context_of(unet).step
 
     def fail() -> None:
-        with at_step(unet, torch.tensor([1])):
+        with at_step(context_of(unet), torch.tensor([1])):
             assert context_of(unet).step.tolist() == [1]
             raise ZeroDivisionError
 

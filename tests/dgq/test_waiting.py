@@ -29,7 +29,7 @@ LARGE = (64, 600)
 def waiting(settings: WaitingSettings, folder: Path) -> Waiting:
     make_copy = copier(settings, folder)
     assert make_copy is not None
-    return Waiting(make_copy, frozenset())
+    return Waiting(make_copy)
 
 
 @pytest.fixture(params=["host", "disk"])
@@ -125,6 +125,29 @@ def test_parameters_and_small_tensors_stay(tmp_path: Path) -> None:
     room.park([weight, small])
     assert weight.untyped_storage().nbytes() > 0
     assert small.untyped_storage().nbytes() > 0
+
+
+@given(st.lists(st.sampled_from(["replace", "grow", "drop", "park"]), min_size=4, max_size=40))
+def test_what_is_kept_follows_the_module_and_activations_always_wait(events: list[str]) -> None:
+    """Whatever is replaced meanwhile: addresses are reused by the allocator all the time."""
+    owner = torch.nn.Linear(256, 256)
+    owner.register_buffer("scale", torch.empty(0))
+    rooms = waiting_rooms(WaitingSettings("device", "bfloat16"), owner, Path())
+    pair = next(rooms), next(rooms)
+    for event in events:
+        if event == "replace":
+            owner.weight = torch.nn.Parameter(torch.rand(256, 256))
+        elif event == "grow":
+            owner.scale = torch.rand(2**15)
+        elif event == "drop":
+            owner.scale = torch.empty(0)
+        else:
+            for room in pair:
+                activations = [torch.rand(2**15) for _ in range(8)]
+                room.park([*activations, owner.weight, owner.scale])
+                assert all(a.untyped_storage().nbytes() == 0 for a in activations)
+                assert owner.weight.untyped_storage().nbytes() > 0
+                assert owner.scale.untyped_storage().nbytes() == 4 * owner.scale.numel()
 
 
 @given(st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=50))

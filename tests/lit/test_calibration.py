@@ -1,5 +1,6 @@
 """The LightningModule apart from a run: what it refuses, compares and learns with."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_it_is_identified_by_the_weights_it_starts_from(
     pipeline.save_pretrained(tmp_path)
     other = Calibration(str(tmp_path), module.settings, module.learning)
     with pytest.raises(DGQError, match="weights of the UNet"):
-        check_identity(module.identity({}, "32"), other.identity({}, "32"))
+        check_identity(module.identity({}), other.identity({}))
 
 
 def test_keeping_every_layer_is_refused_when_it_is_made(micro_folder: Path) -> None:
@@ -96,3 +97,13 @@ def test_full_precision_weights_are_never_learned(module: Calibration) -> None:
     }
     layers = [m for m in module.modules() if isinstance(m, QuantizedLayer)]
     assert not any(id(layer.weight) in held for layer in layers)
+
+
+def test_its_identity_is_content_however_the_pipeline_is_named(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(micro_folder.parent)
+    copy = Path(shutil.copytree(micro_folder, tmp_path / "elsewhere"))
+    names = [str(micro_folder), f"{micro_folder}/", "micro", "./micro", str(copy)]
+    assert len({Calibration(name).identity({}) for name in names}) == 1
+    assert {Calibration(name).pipeline for name in names[:-1]} == {str(micro_folder.resolve())}

@@ -1,12 +1,11 @@
-"""Configs by name, run folders, checkpoints: what the command line looks up before any work."""
+"""Configs by name: what the command line looks up before any work."""
 
 from pathlib import Path
 
 import pytest
-import torch
 
 from dgq.errors import DGQError
-from lit.cli import CONFIGS, check_run_folder, find_config, read_identity, resolve_configs
+from lit.configs import CONFIGS, find_config, resolve_configs
 
 
 @pytest.mark.parametrize("name", ["w4a8.yaml", "w4a8", str(CONFIGS / "w4a8.yaml")])
@@ -46,27 +45,3 @@ def test_the_run_is_named_after_its_configs(args: list[str], run: str) -> None:
 def test_other_arguments_pass_unchanged() -> None:
     args = ["fit", "--run", "w4a8.yaml", "--data.seed=3"]
     assert resolve_configs(args)[0] == args
-
-
-@pytest.mark.parametrize("name", ["last.ckpt", "quantized"])
-def test_a_folder_with_a_run_is_not_written_into_unless_resumed(tmp_path: Path, name: str) -> None:
-    check_run_folder(tmp_path, None)
-    (tmp_path / name).mkdir()
-    with pytest.raises(DGQError, match="already holds a calibration"):
-        check_run_folder(tmp_path, None)
-    with pytest.raises(DGQError, match="already holds a calibration"):
-        check_run_folder(tmp_path, tmp_path / "elsewhere" / "last.ckpt")
-    check_run_folder(tmp_path, tmp_path / "last.ckpt")
-
-
-def test_a_checkpoint_of_a_calibration_is_accepted(tmp_path: Path) -> None:
-    content = {"calibration": {"identity": "{}"}, "state_dict": {"a": torch.ones(1)}}
-    torch.save(content, tmp_path / "last.ckpt")
-    assert read_identity(tmp_path / "last.ckpt") == "{}"
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02K\x01.", b"text\n"])
-def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "last.ckpt").write_bytes(content)
-    with pytest.raises(DGQError, match=r"last\.ckpt"):
-        read_identity(tmp_path / "last.ckpt")

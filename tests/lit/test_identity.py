@@ -1,5 +1,7 @@
 """What a checkpoint must agree in to be resumed."""
 
+from dataclasses import fields
+
 import pytest
 
 from dgq.errors import DGQError
@@ -9,7 +11,7 @@ from lit.identity import check_identity, first_difference, identity_of
 
 def identity(penalty: float, seed: int = 0) -> str:
     learning = LearningSettings(penalty=penalty)
-    return identity_of("scenes", QuantizationSettings(), learning, {"seed": seed})
+    return identity_of(QuantizationSettings(), learning, {"seed": seed})
 
 
 def test_equal_settings_agree() -> None:
@@ -36,3 +38,27 @@ def test_the_first_difference_by_name_is_named(
     saved: dict[str, object], current: dict[str, object], expected: str
 ) -> None:
     assert first_difference(saved, current) == expected
+
+
+OTHER: dict[str, object] = {
+    **dict.fromkeys(("rounding_lr", "scale_lr", "polish_lr", "activation_lr", "penalty"), 0.07),
+    **{"iterations": 3, "polish_iterations": 4, "warmup": 0.5, "decay": "constant"},
+}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(LearningSettings) if f.name in OTHER])
+def test_each_setting_of_the_learning_is_identity_where_it_has_an_effect(name: str) -> None:
+    def identity_with(**settings: object) -> str:
+        learning = LearningSettings(**settings)  # type: ignore[arg-type]
+        return identity_of(QuantizationSettings(), learning, {})
+
+    def differs(**base: object) -> bool:
+        return identity_with(**base) != identity_with(**base | {name: OTHER[name]})
+
+    assert differs()
+    counts = ("iterations", "polish_iterations")
+    of_the_polish = ("polish_lr", "activation_lr")
+    assert differs(polish_iterations=0) == (name not in of_the_polish)
+    of_both = (*counts, *of_the_polish, "decay")
+    assert differs(iterations=0) == (name in of_both)
+    assert differs(iterations=0, polish_iterations=0) == (name in counts)

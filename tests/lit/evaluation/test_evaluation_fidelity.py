@@ -42,7 +42,7 @@ def save(trajectory: Trajectory, folder: Path) -> list[Path]:
     """A file for each prompt."""
     paths = [folder / f"{i}.safetensors" for i in range(len(PROMPTS))]
     for position, path in enumerate(paths):
-        trajectory.of_prompt(position).save(path)
+        trajectory.of_prompt(position).save(path, path.stem)
     return paths
 
 
@@ -119,7 +119,8 @@ def test_trajectories_of_prompts_go_together_again(
         assert torch.equal(getattr(again, name), getattr(whole, name))
     assert again.conditioning.keys() == {"encoder_hidden_states"}
     assert again.samples.shape[:3] == (3, 2, 3)
-    assert all(is_recorded(path) for path in paths)
+    assert all(is_recorded(path, path.stem) for path in paths)
+    assert not is_recorded(paths[0], paths[1].stem)
 
 
 @pytest.mark.parametrize("cut", [0, 8, 200, -10])
@@ -128,7 +129,7 @@ def test_a_damaged_trajectory_is_noticed(
 ) -> None:
     path = save(record(pipeline, generation), tmp_path)[0]
     path.write_bytes(path.read_bytes()[:cut])
-    assert not is_recorded(path)
+    assert not is_recorded(path, path.stem)
     with pytest.raises(DGQError, match=r"0\.safetensors"):
         load_trajectories([path])
 

@@ -1,5 +1,6 @@
 """Folders of images are continued or refused, never mixed, and measured as a protocol says."""
 
+import platform
 from io import BytesIO
 from pathlib import Path
 
@@ -151,3 +152,44 @@ def test_reference_folders(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DGQError, match="holds no image"):
         list_images(tmp_path / "empty")
+
+
+def test_a_swapped_image_is_noticed(store: ImageStore) -> None:
+    """Whole, readable, drawn by the same model: but not this image."""
+    store.save(2, image(3))
+    first, second = store.path(0).read_bytes(), store.path(1).read_bytes()
+    store.path(0).write_bytes(second)
+    store.path(1).write_bytes(first)
+    assert store.missing() == [0, 1]
+    with pytest.raises(DGQError, match=r"00000\.png .* is not as it was drawn"):
+        list(store.measured(2))
+
+
+def test_an_image_of_other_settings_or_prompts_is_noticed(store: ImageStore) -> None:
+    for other in (reopened(store, seed=1), reopened(store, ["x", "b", "c"], seed=2)):
+        other.open_()
+        other.save(0, image(1))
+        assert store.missing() == [2]
+        content = store.path(0).read_bytes()
+        store.path(0).write_bytes(other.path(0).read_bytes())
+        assert store.missing() == [0, 2]
+        store.path(0).write_bytes(content)
+
+
+def test_an_image_saved_by_another_program_is_noticed(store: ImageStore) -> None:
+    image(1).save(store.path(0))
+    assert store.missing() == [0, 2]
+
+
+def test_what_a_killed_process_was_writing_is_removed(store: ImageStore) -> None:
+    left = store.folder / f".00002.png.{platform.node()}-{2**22 + 1}-abcd.partial"
+    left.write_text("x")
+    reopened(store).open_()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 10**6, '{"settings": {}, "prompts": 3}'])
+def test_a_deep_or_odd_manifest_is_refused(store: ImageStore, content: str) -> None:
+    (store.folder / MANIFEST).write_text(content)
+    with pytest.raises(DGQError, match="damaged"):
+        reopened(store).check()

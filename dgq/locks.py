@@ -1,0 +1,42 @@
+"""Locks between processes, which the system releases when their process ends, however it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dgq.errors import DGQError
+
+
+class LockedError(DGQError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock ``.<name>.lock`` beside a path, which is removed at the end.
+
+    Args:
+        path: what is locked; its folder is made.
+        wait: until another process releases it, rather than raise ``LockedError``.
+
+    Raises:
+        DGQError: if there can be no such file.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, timeout=-1 if wait else 0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise LockedError(f"{path} is locked by another process") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DGQError(f"{path.parent} cannot be written into ({reason}): mend that") from error
+    try:
+        yield
+    finally:
+        # While it is held: whoever waits for the old file sees that it is gone, and makes another.
+        file.unlink(missing_ok=True)
+        lock.release()

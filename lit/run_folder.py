@@ -1,0 +1,101 @@
+"""The folder of a run: one calibration at a time writes into it, and only over its own files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dgq.checkpoint import FOLDER, MANIFEST_FILE
+from dgq.errors import DGQError
+from dgq.files import remove_leftovers
+from dgq.locks import LockedError, locked
+
+CONFIG, LOG, CHECKPOINT = "config.yaml", "log.csv", "last.ckpt"
+HEADER = "# Configuration of a calibration, written by it: this folder is its own.\n"
+"""First line of the configuration, by which a run's folder is recognised."""
+
+LAST = "last"
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Keep other calibrations out of a folder, and what a killed one left behind.
+
+    Raises:
+        DGQError: if another one is at work there, or nothing can be written.
+    """
+    try:
+        with locked(run / "run", wait=False):
+            remove_leftovers(run, locked=True)
+            remove_leftovers(run / FOLDER, locked=True)
+            yield
+    except LockedError as error:
+        raise DGQError(
+            f"another calibration is writing into {run}: wait for it, or choose another folder by "
+            "--run DIR"
+        ) from error
+    finally:
+        with suppress(OSError):  # it was made here and nothing was written into it
+            run.rmdir()
+
+
+def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
+    """The checkpoint to go on from; None where a run starts from the beginning.
+
+    Args:
+        run: folder of the run.
+        resume: ``last``, a file, or None for a new run.
+
+    Raises:
+        DGQError: rather than write over a run that is not resumed, or over files of others.
+    """
+    last, model = run / CHECKPOINT, run / FOLDER
+    if resume is not None and resume != LAST:
+        given = Path(resume) if resume.strip() else None
+        if given is None or not given.is_file():
+            raise DGQError(
+                f"--ckpt_path {resume!r} does not exist: give last, or the file of a checkpoint"
+            )
+        if given.resolve().parent != run.resolve():
+            check_free(run)
+        return given
+    if resume == LAST and last.is_file():
+        return last
+    if resume == LAST and (model / MANIFEST_FILE).is_file():
+        raise DGQError(
+            f"{run} holds a finished model but no {CHECKPOINT}: there is nothing to go on from; "
+            "choose another folder by --run DIR"
+        )
+    check_free(run, unless_started=resume == LAST)
+    return None
+
+
+def check_free(run: Path, unless_started: bool = False) -> None:
+    """Raise DGQError if a new run would write over anything but its own, unfinished beginning.
+
+    Args:
+        run: folder of the run.
+        unless_started: accept a folder of the model that is not finished.
+    """
+    last, model = run / CHECKPOINT, run / FOLDER
+    if last.exists() or (model.exists() and not unless_started):
+        raise DGQError(
+            f"{run} already holds a calibration: go on with it by --ckpt_path last, or choose "
+            "another folder by --run DIR"
+        )
+    if is_own(run / CONFIG):
+        return
+    for file in (run / CONFIG, run / LOG, model):
+        if file.exists():
+            raise DGQError(
+                f"{file} was not written by a calibration and would be lost: choose another folder "
+                "by --run DIR"
+            )
+
+
+def is_own(config: Path) -> bool:
+    """Whether a configuration was written by a calibration."""
+    try:
+        with config.open("rb") as file:
+            return file.read(len(HEADER)) == HEADER.encode()
+    except OSError:
+        return False

@@ -1,0 +1,84 @@
+"""``last.ckpt``: written beside and renamed, with a checksum of all its bytes, never unpickled."""
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from typing_extensions import override
+
+from dgq.errors import DGQError
+from dgq.files import check_regular, written_beside
+
+COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
+LENGTH = len("sha256:") + 64
+"""Of the comment of the zip archive that ``torch.save`` writes."""
+
+
+class SealedCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, safe from kills, full disks and flipped bits.
+
+    Lightning itself writes into the temporary directory and moves the file, which on another file
+    system is a copy over the old one.
+    """
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with written_beside(Path(path)) as beside:
+            beside.write_bytes(sealed(content.getvalue()))
+
+    @override
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint; raises DGQError for one that is damaged."""
+        return read_checkpoint(Path(path))
+
+    @override
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def sealed(archive: bytes) -> bytes:
+    """A zip archive without comment, with the SHA-256 of everything before it as its comment."""
+    body = archive[:-2] + LENGTH.to_bytes(2, "little")
+    return body + b"sha256:" + hashlib.sha256(body).hexdigest().encode()
+
+
+def opened(content: bytes) -> bytes | None:
+    """The archive that was sealed; None if anything in it has changed."""
+    body, comment = content[:-LENGTH], COMMENT.fullmatch(content[-LENGTH:])
+    if comment is None or hashlib.sha256(body).hexdigest().encode() != comment[1]:
+        return None
+    return body[:-2] + b"\0\0"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint of a calibration: tensors and plain values.
+
+    Raises:
+        DGQError: if it is missing, damaged, or of something else.
+    """
+    check_regular(path)
+    archive = opened(path.read_bytes())
+    if archive is None:
+        raise DGQError(
+            f"{path} is damaged, or not a checkpoint of a calibration: its content does not have "
+            "the checksum at its end; restore it, or start a new run with --run DIR"
+        )
+    try:
+        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError
+        raise DGQError(f"{path} cannot be read ({type(error).__name__}): restore it") from error
+    if not isinstance(content, dict) or "calibration" not in content:
+        raise DGQError(f"{path} was not written by a calibration")
+    return content

@@ -1,0 +1,161 @@
+"""Which options of Lightning's Trainer a calibration supports: each one is decided here.
+
+An epoch is a target and a batch a step of learning, so options that change what those are would
+change what is learned. They are refused in one line, before any work.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from dgq.errors import DGQError
+from lit.limits import parse_time
+
+NO_VALIDATION = "a calibration has no validation; it measures each target itself"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """All values of an option but some.
+
+    Args:
+        unless: values that are accepted.
+        reason: what to do instead.
+    """
+
+    unless: tuple[Any, ...]
+    reason: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise DGQError unless the value is accepted."""
+        if not any(value == known and type(value) is type(known) for known in self.unless):
+            raise DGQError(f"--trainer.{name} {value} is not supported: {self.reason}")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An option whose values are looked at.
+
+    Args:
+        look: raises DGQError for values that cannot be used.
+    """
+
+    look: Callable[[Any], Any]
+
+    def check(self, _name: str, value: Any) -> None:
+        """Raise DGQError unless the value can be used."""
+        self.look(value)
+
+
+def check_max_steps(value: int) -> None:
+    """Raise DGQError unless it is a number of steps, or -1."""
+    if value < -1:
+        raise DGQError(f"--trainer.max_steps {value} is no number of steps: expected -1 or more")
+
+
+def check_callbacks(value: Any) -> None:
+    """Raise DGQError for callbacks that might change what is learned."""
+    callbacks = value if isinstance(value, list) else [value] if value else []
+    for callback in callbacks:
+        path = callback if isinstance(callback, str) else getattr(callback, "class_path", "")
+        name = str(path or type(callback).__name__).rpartition(".")[2]
+        if name not in WATCHING:
+            raise DGQError(
+                f"--trainer.callbacks {name} is not supported: it might change what is learned, or "
+                f"when it ends; those that only watch are {' and '.join(WATCHING)}"
+            )
+
+
+WATCHING = ("LearningRateMonitor", "DeviceStatsMonitor")
+LINKED = "it is the number of targets; --trainer.fast_dev_run true tries one"
+SUPPORTED = None
+
+OPTIONS: dict[str, Refused | Checked | None] = {
+    "accelerator": SUPPORTED,
+    "strategy": Refused(("auto", "ddp"), "several devices share the samples by ddp: leave it away"),
+    "devices": SUPPORTED,
+    "num_nodes": Refused((1,), "a calibration runs on one machine; give it more --trainer.devices"),
+    "precision": Refused(
+        (None, 32, "32", "32-true", "bf16", "bf16-mixed"),
+        "weights, ranges and scales are kept in float32; expected 32-true or bf16-mixed",
+    ),
+    "logger": SUPPORTED,
+    "callbacks": Checked(check_callbacks),
+    "fast_dev_run": SUPPORTED,
+    "max_epochs": Refused((None,), LINKED),
+    "min_epochs": Refused((None,), LINKED),
+    "max_steps": Checked(check_max_steps),
+    "min_steps": Refused((None,), "each target has its iterations; set model.learning.iterations"),
+    "max_time": Checked(parse_time),
+    "limit_train_batches": SUPPORTED,  # derived from the iterations, never given
+    "limit_val_batches": Refused((None,), NO_VALIDATION),
+    "limit_test_batches": Refused((None,), NO_VALIDATION),
+    "limit_predict_batches": Refused((None,), NO_VALIDATION),
+    "overfit_batches": Refused((0.0, 0), "set data.n_samples for fewer samples"),
+    "val_check_interval": Refused((None,), NO_VALIDATION),
+    "check_val_every_n_epoch": Refused((1,), NO_VALIDATION),
+    "num_sanity_val_steps": Refused((None, 0), NO_VALIDATION),
+    "log_every_n_steps": SUPPORTED,
+    "enable_checkpointing": Refused(
+        (None, True), "without last.ckpt a run that is cut short would be lost"
+    ),
+    "enable_progress_bar": SUPPORTED,
+    "enable_model_summary": SUPPORTED,
+    "accumulate_grad_batches": Refused(
+        (1,), "learning rates follow the steps; set data.batch_size for larger batches"
+    ),
+    "gradient_clip_val": Refused((None,), "Adam's steps do not grow with gradients: leave it away"),
+    "gradient_clip_algorithm": Refused((None,), "gradients are not clipped: leave it away"),
+    "deterministic": SUPPORTED,
+    "benchmark": SUPPORTED,
+    "inference_mode": Refused((True,), NO_VALIDATION),
+    "use_distributed_sampler": Refused((True,), "processes share the samples in another way"),
+    "profiler": Refused((None, "simple", "advanced"), "expected simple or advanced"),
+    "detect_anomaly": SUPPORTED,
+    "barebones": Refused((False,), "a calibration needs its checkpoints and its log"),
+    "plugins": Refused((None,), "the calibration brings its own"),
+    "sync_batchnorm": Refused((False,), "the UNets have no batch normalisation"),
+    "reload_dataloaders_every_n_epochs": Refused((0,), "batches follow the target by themselves"),
+    "default_root_dir": Refused((None,), "--run is the folder of everything that is written"),
+    "enable_autolog_hparams": SUPPORTED,
+    "model_registry": Refused((None,), "the model is written into the run's folder"),
+}
+
+
+def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
+    """Raise DGQError for a setting of the Trainer that a calibration does not support.
+
+    Args:
+        options: by name, before anything is instantiated.
+        resuming: whether there is a checkpoint to go on from.
+    """
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise DGQError(f"--trainer.{name} is not supported: leave it away")
+        rule = OPTIONS[name]
+        if rule is not None:
+            rule.check(name, value)
+    if options.get("callbacks") and not options.get("logger"):
+        raise DGQError("--trainer.callbacks watch for a logger: add --trainer.logger")
+    if options.get("fast_dev_run") and resuming:
+        raise DGQError("--trainer.fast_dev_run writes no checkpoint: leave --ckpt_path away")
+
+
+def identity_of_trainer(trainer: Trainer, learning: bool) -> dict[str, Any]:
+    """What of the Trainer determines the result.
+
+    Args:
+        trainer: that runs the calibration.
+        learning: whether anything is learned; ranges are the same for any number of processes.
+    """
+    device = trainer.strategy.root_device.type
+    identity: dict[str, Any] = {"precision": str(trainer.precision), "device": device}
+    if learning:
+        identity["processes"] = trainer.world_size
+    if device != "cpu":  # on a CPU these choose nothing
+        identity["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        identity["benchmark"] = torch.backends.cudnn.benchmark
+    return identity

@@ -1,0 +1,82 @@
+"""Whatever a quantized model's manifest says, the model is loaded or refused in one line."""
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_pipelines import calibrate_, micro_unet
+
+from dgq.checkpoint import (
+    GenerationSettings,
+    Manifest,
+    load_quantized_unet,
+    read_manifest,
+    save_quantized,
+)
+from dgq.errors import DGQError
+from dgq.settings import QuantizationSettings
+
+TIMESTEPS = (801.0, 401.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quantized model."""
+    folder = tmp_path_factory.mktemp("model")
+    unet = micro_unet()
+    config = dict(unet.config)
+    calibrate_(unet, QuantizationSettings(), TIMESTEPS)
+    generation = GenerationSettings(3, 3.0)
+    described = ("scenes", config, QuantizationSettings(), generation, TIMESTEPS, (8, 8))
+    save_quantized(unet, folder, Manifest(*described))
+    return folder
+
+
+def changed(model: Path, folder: Path, part: str | None, **changes: Any) -> Path:
+    """The model with another manifest."""
+    copy = Path(shutil.copytree(model, folder, dirs_exist_ok=True))
+    file = copy / "quantization.json"
+    content = json.loads(file.read_text())
+    (content if part is None else content[part]).update(changes)
+    file.write_text(json.dumps(content))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers_per_block", 10**9), ("attention_head_dim", 0), ("block_out_channels", [8] * 10**5)],
+)
+def test_a_network_that_cannot_be_built_is_refused_at_once(
+    name: str, value: Any, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DGQError, match=r"quantization\.json"):
+        load_quantized_unet(changed(model, tmp_path, "unet_config", **{name: value}))
+
+
+def test_a_manifest_nested_without_end_is_refused(model: Path, tmp_path: Path) -> None:
+    copy = changed(model, tmp_path, None)
+    (copy / "quantization.json").write_text("[" * 10**6)
+    with pytest.raises(DGQError, match="is damaged"):
+        read_manifest(copy)
+
+
+values = st.one_of(st.none(), st.integers(-9, 10**10), st.text(max_size=3), st.lists(st.integers()))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_a_manifest_says_it_is_loaded_or_refused(
+    data: st.DataObject, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    known = json.loads((model / "quantization.json").read_text())
+    part = data.draw(st.sampled_from([None, "unet_config"]))
+    name = data.draw(st.sampled_from(sorted(known if part is None else known[part])))
+    folder = tmp_path_factory.mktemp("fuzz")
+    with suppress(DGQError):
+        load_quantized_unet(changed(model, folder, part, **{name: data.draw(values)}))
+    shutil.rmtree(folder)

@@ -1,0 +1,174 @@
+"""Runs of a small calibration that are killed at every kind of moment, and then resumed.
+
+A plan is a table: a phase in which the process is killed, where samples wait, how many processes
+there are, and on which file system the run is. The child kills itself at the n-th call of a
+function, so that no run depends on timing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tiny_pipelines import ROOT, fit_arguments
+
+RESULTS = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
+LEARNING = ("--model.learning.iterations=2", "--model.learning.polish_iterations=1")
+
+PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "parsing": ("lit.cli.resolve_configs", (1,)),
+    "loading": ("dgq.pipelines.load_network", (1,)),
+    "recording": ("data.recording.generators", (1,)),
+    "writing recorded calls": ("dgq.files.save_file", (1,)),
+    "loading recorded calls": ("data.unet_calls.UNetCalls.load", (1,)),
+    "first capture": ("dgq.paired_streams.PairedStreams.__init__", (1, 2)),
+    "range search": ("dgq.learning.start_learning_", (2, 13)),
+    "learning": ("lit.calibration.Calibration.training_step", (2, 20, 71)),
+    "hardening": ("dgq.learning.harden_", (1, 12, 24)),
+    "observing": ("lit.calibration.Calibration.leave", (3, 24)),
+    "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),
+    "sealing": ("lit.sealed_checkpoint.sealed", (1, 2, 24)),
+    "flushing": ("dgq.files._flush", (1, 2, 3, 40, 43)),
+    "renaming": ("os.replace", (1, 2, 20, 50)),
+    "finishing": ("lit.calibration.Calibration.finish", (1,)),
+    "writing the model": ("dgq.checkpoint.packed_state", (1,)),
+    "writing the manifest": ("dgq.checkpoint.write_json", (1,)),
+}
+"""Name of a phase: a function, and at which of its calls the process is killed."""
+
+CHILD = """
+import importlib, os, signal, sys
+
+name, number, rank, program = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+from data.calibration import CalibrationData
+from lit.cli import main
+
+def owner_of(name):
+    parts = name.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        try:
+            owner = importlib.import_module(".".join(parts[:n]))
+        except ImportError:
+            continue
+        for part in parts[n:-1]:
+            owner = getattr(owner, part)
+        return owner, parts[-1]
+
+def killing(function):
+    calls = 0
+    def wrapped(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+
+if os.environ.get("LOCAL_RANK", "0") == rank:
+    owner, attribute = owner_of(name)
+    function = getattr(owner, attribute)
+    patched = killing(function)
+    setattr(owner, attribute, patched)
+    for module in list(sys.modules.values()):  # also where it was imported by name
+        if getattr(module, "__name__", "").split(".")[0] in ("dgq", "lit", "data"):
+            for key, value in list(vars(module).items()):
+                if value is function:
+                    setattr(module, key, patched)
+sys.exit(main(program, CalibrationData))
+"""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One row of the table.
+
+    Args:
+        phase: in which the process is killed.
+        number: at which call of the phase's function.
+        place: where samples wait.
+        processes: of the calibration.
+        rank: of the process that is killed.
+        in_memory: the run is in memory and temporary files are on disk, or the other way round.
+    """
+
+    phase: str
+    number: int
+    place: str = "device"
+    processes: int = 1
+    rank: int = 0
+    in_memory: bool = False
+
+
+def plan(places: tuple[str, ...] = ("device", "disk")) -> list[Kill]:
+    """Each phase with each place to wait, some with two processes; file systems mixed."""
+    rows = [
+        Kill(phase, number, place)
+        for phase, (_, numbers) in PHASES.items()
+        for number in numbers
+        for place in places
+    ]
+    for phase in ("recording", "learning", "sealing", "renaming", "writing the model"):
+        rows.append(Kill(phase, PHASES[phase][1][-1], "disk", 2))
+    rows += [Kill("learning", 20, "disk", 2, rank=1), Kill("observing", 3, "device", 2, rank=1)]
+    return [replace(row, in_memory=bool(number % 3)) for number, row in enumerate(rows)]
+
+
+class Bench:
+    """Runs the rows of a table.
+
+    Args:
+        pipeline: folder of the pipeline.
+        on_disk: a folder there.
+        in_memory: a folder of another file system.
+    """
+
+    def __init__(self, pipeline: Path, on_disk: Path, in_memory: Path) -> None:
+        self.pipeline, self.folders = pipeline, (on_disk, in_memory)
+        self.said = ""
+
+    def folder(self, kill: Kill) -> Path:
+        """Where a row's run is."""
+        return self.folders[kill.in_memory]
+
+    def fit(self, run: str, kill: Kill, *more: str, killed: bool = False) -> int:
+        """Exit status of a calibration; a negative one is a signal."""
+        work, temporary = self.folder(kill), self.folders[not kill.in_memory]
+        arguments = [*fit_arguments(self.pipeline, work, run), *LEARNING]
+        arguments += [f"--model.waiting.place={kill.place}", "--data.micro_batch_size=2"]
+        arguments += [f"--trainer.devices={kill.processes}", "--trainer.enable_progress_bar=false"]
+        arguments += [f"--data.cache={work / run}-cache", *more]
+        program = [sys.executable, "train.py"]
+        if killed:
+            child = work / "child.py"
+            child.write_text(CHILD)
+            function = PHASES[kill.phase][0]
+            program = [sys.executable, str(child), function, str(kill.number), str(kill.rank)]
+        environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [*program, *arguments],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+        self.said = done.stderr
+        return done.returncode
+
+    def result(self, run: str, kill: Kill) -> dict[str, bytes]:
+        """What a run has left."""
+        return {name: (self.folder(kill) / run / name).read_bytes() for name in RESULTS}
+
+    def leftovers(self, run: str, kill: Kill) -> list[str]:
+        """Temporary files and folders that should be gone."""
+        folders = (self.folder(kill) / run, self.folder(kill) / f"{run}-cache")
+        found = (path for folder in folders for path in folder.rglob("*"))
+        return [p.name for p in found if p.name.startswith((".", "waiting-"))]
+
+
+def was_killed(status: int, kill: Kill) -> bool:
+    """Whether a run ended as it should: by the kill, or since another process was killed."""
+    return status == -signal.SIGKILL or (kill.rank > 0 and status == 2)

@@ -1,0 +1,126 @@
+"""A run writes over nothing but its own beginning, and one calibration at a time into a folder."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from dgq.errors import DGQError
+from lit.run_folder import HEADER, checkpoint_to_resume, claimed
+
+CONTENTS = {
+    "nothing": [],
+    "something else": ["notes.txt", "evaluation/metrics.json"],
+    "begun": ["own config.yaml"],
+    "begun, a target nearly finished": ["own config.yaml", "log.csv"],
+    "half": ["own config.yaml", "log.csv", "last.ckpt"],
+    "half, its config lost": ["last.ckpt"],
+    "killed while the model was written": ["own config.yaml", "quantized/quantized.safetensors"],
+    "finished": ["own config.yaml", "last.ckpt", "quantized/quantization.json"],
+    "finished, its checkpoint lost": ["own config.yaml", "quantized/quantization.json"],
+    "a config of something else": ["config.yaml"],
+    "a log of something else": ["log.csv"],
+    "a folder of something else": ["quantized/model.bin"],
+}
+
+CAN_START = {"nothing", "something else", "begun", "begun, a target nearly finished"}
+CAN_GO_ON = CAN_START | {
+    *("half", "half, its config lost", "finished", "killed while the model was written")
+}
+
+
+@pytest.fixture(params=CONTENTS)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """A folder and what is in it."""
+    folder = tmp_path / "run"
+    for name in CONTENTS[request.param]:
+        file = folder / name.removeprefix("own ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(HEADER + "a: 1\n" if name.startswith("own ") else "theirs")
+    return request.param, folder
+
+
+def test_a_new_run_writes_over_nothing(run: tuple[str, Path]) -> None:
+    name, folder = run
+    if name in CAN_START:
+        assert checkpoint_to_resume(folder, None) is None
+    else:
+        with pytest.raises(DGQError, match=r"--run DIR"):
+            checkpoint_to_resume(folder, None)
+
+
+def test_a_run_killed_at_any_moment_goes_on(run: tuple[str, Path]) -> None:
+    name, folder = run
+    if name not in CAN_GO_ON:
+        with pytest.raises(DGQError, match=r"--run DIR"):
+            checkpoint_to_resume(folder, "last")
+        return
+    last = folder / "last.ckpt"
+    assert checkpoint_to_resume(folder, "last") == (last if last.exists() else None)
+
+
+def test_another_runs_checkpoint_goes_on_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "last.ckpt"
+    other.parent.mkdir()
+    other.write_text("x")
+    assert checkpoint_to_resume(tmp_path / "run", str(other)) == other
+    assert checkpoint_to_resume(tmp_path / "other", str(other)) == other
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_text("mine")
+    with pytest.raises(DGQError, match="already holds a calibration"):
+        checkpoint_to_resume(tmp_path / "run", str(other))
+
+
+@pytest.mark.parametrize("resume", ["", " ", "best", "hpc", "none.ckpt", ".", "http://a/b.ckpt"])
+def test_what_is_no_checkpoint_is_refused(resume: str, tmp_path: Path) -> None:
+    with pytest.raises(DGQError, match="does not exist: give last, or the file"):
+        checkpoint_to_resume(tmp_path, resume)
+
+
+def claim_for_ever(run: Path, ready: int) -> None:
+    """What another process does."""
+    with claimed(run):
+        os.write(ready, b"claimed")
+        signal.pause()
+
+
+def test_two_calibrations_never_share_a_folder_and_a_killed_one_frees_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told, ready = os.pipe()
+    other = os.fork()
+    if other == 0:
+        claim_for_ever(run, ready)
+    assert os.read(told, 7) == b"claimed"
+    with (
+        pytest.raises(DGQError, match=r"another calibration is writing into .*--run DIR"),
+        claimed(run),
+    ):
+        pytest.fail("claimed twice")
+    os.kill(other, signal.SIGKILL)
+    os.waitpid(other, 0)
+    with claimed(run):
+        assert run.is_dir()
+    assert not run.exists()
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "quantized").mkdir()
+    mine = tmp_path / ".hidden"
+    for file in (
+        mine,
+        tmp_path / ".last.ckpt.elsewhere-1-abcd.partial",
+        tmp_path / "quantized" / ".quantized.safetensors.elsewhere-1-abcd.partial",
+    ):
+        file.write_text("x")
+    with claimed(tmp_path):
+        assert {p for p in tmp_path.rglob("*") if p.is_file()} == {mine, tmp_path / ".run.lock"}
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+@pytest.mark.parametrize("name", ["file/run", "x" * 300, "file"])
+def test_a_folder_that_cannot_be_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DGQError, match="cannot be written into"), claimed(tmp_path / name):
+        pytest.fail("claimed")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,102 @@
+"""last.ckpt is whole or refused, to the last bit, and never runs code."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgq.errors import DGQError
+from lit.sealed_checkpoint import SealedCheckpointIO, opened, read_checkpoint
+
+CONTENT: dict[str, Any] = {
+    "calibration": {"identity": "{}", "records": [{"target": "a", "error": 0.5}]},
+    "state_dict": {"a": torch.arange(5.0)},
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sealed") / "last.ckpt"
+    SealedCheckpointIO().save_checkpoint(CONTENT, path)
+    return path
+
+
+def test_what_was_saved_comes_back_and_other_programs_can_read_it(file: Path) -> None:
+    found = SealedCheckpointIO().load_checkpoint(file)
+    assert found["calibration"] == CONTENT["calibration"]
+    assert torch.equal(found["state_dict"]["a"], CONTENT["state_dict"]["a"])
+    assert torch.load(file, weights_only=True).keys() == CONTENT.keys()
+    assert zipfile.ZipFile(file).testzip() is None
+
+
+@given(data=st.data())
+def test_a_change_anywhere_is_noticed(file: Path, data: st.DataObject) -> None:
+    content = file.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    changed = bytearray(content)
+    changed[place] ^= 1 << data.draw(st.integers(0, 7))
+    length = data.draw(st.integers(0, len(content) - 1))
+    assert opened(content) is not None
+    assert opened(bytes(changed)) is None
+    assert opened(content[:length]) is None
+    assert opened(content + b"\0") is None
+
+
+def test_a_failed_write_leaves_the_old_one(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    SealedCheckpointIO().save_checkpoint(CONTENT, path)
+    before = path.read_bytes()
+    monkeypatch.setenv("TMPDIR", "/nowhere")  # where Lightning would write first
+    SealedCheckpointIO().save_checkpoint(CONTENT, path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        SealedCheckpointIO().save_checkpoint({**CONTENT, "more": 1}, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_even_if_it_is_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    SealedCheckpointIO().save_checkpoint({"calibration": Payload()}, "last.ckpt")
+    with pytest.raises(DGQError, match=r"last\.ckpt cannot be read"):
+        read_checkpoint(Path("last.ckpt"))
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02K\x01.", b"text\n"])
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(DGQError, match=r"last\.ckpt"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    SealedCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(DGQError, match="not written by a calibration"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last.ckpt")
+    with pytest.raises(DGQError, match="not a regular file"):
+        read_checkpoint(tmp_path / "last.ckpt")

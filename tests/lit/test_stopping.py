@@ -1,0 +1,174 @@
+"""Signals and limits stop a run in one line, with a status, and it resumes bit-identically."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_pipelines import LEARNING, ROOT, fit_arguments
+
+from data.calibration import CalibrationData
+from lit.calibration import Calibration
+from lit.cli import main
+from lit.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
+
+RESULTS = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
+
+
+def assert_same(run: Path, expected: Path) -> None:
+    for name in RESULTS:
+        assert (run / name).read_bytes() == (expected / name).read_bytes(), name
+    assert not list(run.rglob(".*"))
+
+
+def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """A signal that arrives in the midst of a method, at some target."""
+    original = getattr(Calibration, method)
+
+    def patched(self: Calibration, *args: Any, **kwargs: Any) -> Any:
+        if self.current_epoch == epoch and self.targets:
+            os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    return lambda monkeypatch: monkeypatch.setattr(Calibration, method, patched)
+
+
+@pytest.mark.parametrize(
+    ("number", "method", "epoch"),
+    [
+        (signal.SIGTERM, "training_step", 5),
+        (signal.SIGINT, "leave", 3),
+        (signal.SIGHUP, "finish", 23),
+        (signal.SIGUSR1, "on_save_checkpoint", 0),
+    ],
+)
+def test_a_signal_ends_a_run_with_one_line_and_it_resumes_bit_identically(
+    number: signal.Signals,
+    method: str,
+    epoch: int,
+    finished_work: Path,
+    micro_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    arguments = [*fit_arguments(micro_folder, finished_work, number.name), *LEARNING]
+    with monkeypatch.context() as patched:
+        sent_in(method, number, epoch)(patched)
+        assert main(arguments, CalibrationData) == 128 + number
+    lines = [line for line in capsys.readouterr().err.splitlines() if number.name in line]
+    assert lines == [
+        f"stopped by {number.name}: the same command with --ckpt_path last goes on from the last "
+        "finished target"
+    ]
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    run = finished_work / number.name
+    assert not (run / "quantized").exists()
+    assert main([*arguments, "--ckpt_path", "last"], CalibrationData) == 0
+    assert_same(run, finished_work / "run")
+
+
+@pytest.mark.parametrize(
+    "limit", [("--trainer.max_steps", "13"), ("--trainer.max_time", "00:00:00:00")]
+)
+def test_a_limit_ends_a_run_without_hardening_what_is_half_learned(
+    limit: tuple[str, str],
+    finished_work: Path,
+    micro_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = limit[0].rpartition(".")[2]
+    arguments = [*fit_arguments(micro_folder, finished_work, name), *LEARNING]
+    assert main([*arguments, *limit], CalibrationData) == 3
+    assert f"stopped by {limit[0]}" in capsys.readouterr().err
+    run = finished_work / name
+    assert not (run / "quantized").exists()
+    assert main([*arguments, "--ckpt_path", "last"], CalibrationData) == 0
+    assert_same(run, finished_work / "run")
+
+
+class Noisy:
+    """Something whose end swallows an exception, as Python does."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_stops_at_the_next_step() -> None:
+    with stopping_on_signals() as stopper:
+        del (it := [Noisy()])[0]
+        assert not it
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stopper.check()
+
+
+def test_what_is_ignored_stays_ignored_and_a_second_signal_is() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_on_signals() as stopper:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stopper.check()
+            with pytest.raises(Stopped) as stopped:
+                os.kill(os.getpid(), signal.SIGINT)
+            assert stopped.value.status == 130
+            os.kill(os.getpid(), signal.SIGTERM)  # while everything is cleaned up
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stopper_that_nothing_reached_lets_go_on() -> None:
+    Stopper().check()
+
+
+STOPPED_IN_THE_MIDST = """
+import os, signal, sys
+from data.calibration import CalibrationData
+from lit.calibration import Calibration
+from lit.cli import main
+from lit.stopping import is_first_process
+
+step = Calibration.training_step
+
+def stopped(self, rows, batch_idx):
+    if self.current_epoch == 4 and batch_idx == 1 and is_first_process():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, rows, batch_idx)
+
+Calibration.training_step = stopped
+sys.exit(main(sys.argv[1:], CalibrationData))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_ends_both_of_two_processes_and_they_resume_bit_identically(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_IN_THE_MIDST)
+
+    def fit(program: str, run: str, *more: str) -> "subprocess.CompletedProcess[str]":
+        arguments = [*fit_arguments(micro_folder, tmp_path, run), *LEARNING, *more]
+        return subprocess.run(
+            [sys.executable, program, *arguments, "--data.micro_batch_size=2"],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    two = ("--trainer.devices", "2")
+    assert fit("train.py", "whole", *two).returncode == 0
+    stopped = fit(str(script), "cut", *two)
+    assert stopped.returncode == 143
+    assert stopped.stderr.count("stopped by SIGTERM") == 1
+    assert "Traceback" not in stopped.stderr
+    resumed = fit("train.py", "cut", "--ckpt_path", "last")
+    assert resumed.returncode == 2  # one process would learn something else
+    assert "processes: 2 then, 1 now" in resumed.stderr
+    assert fit("train.py", "cut", *two, "--ckpt_path", "last").returncode == 0
+    assert_same(tmp_path / "cut", tmp_path / "whole")
