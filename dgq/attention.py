@@ -10,15 +10,18 @@ from torch import Tensor, nn
 
 from dgq.calls import SamplerCalls
 from dgq.errors import DGQError
-from dgq.ops.reference import attention as fused_attention
+from dgq.ops.reference import attention as differentiable_attention
 from dgq.settings import FLOAT_BITS
 from dgq.start_token import but_start
 
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
 
-EQUIVALENT = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
-"""Stock processors that compute what the quantized attention does, with other memory or speed."""
+EQUIVALENT = (
+    *("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"),
+    "QuantAttnProcessor",
+)
+"""Processors that stand for what quantized attention computes; stock ones differ in speed alone."""
 
 IGNORED = ("scale",)
 """Keyword arguments that stock processors take and do not use (the scale of a LoRA)."""
@@ -27,6 +30,10 @@ NOT_COMPUTED = (
     *("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k"),
     *("added_kv_proj_dim", "residual_connection"),
 )
+
+
+class QuantAttnProcessor:
+    """Stands where stock code looks for a processor: quantized attention computes all itself."""
 
 
 class QuantizedAttention(Attention):
@@ -57,9 +64,11 @@ class QuantizedAttention(Attention):
         """``hidden_states [batch, tokens, channels]``, the same shape back."""
         _check_arguments(cross_attention_kwargs)
         hidden = source = self.input_quantizer(hidden_states)
-        if encoder_hidden_states is not None:
-            # Without a quantizer for text it is self-attention that is given further tokens.
-            source = (self.context_quantizer or self.input_quantizer)(encoder_hidden_states)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if self.context_quantizer is not None:
+            source = self.context_quantizer(context)
+        elif encoder_hidden_states is not None:
+            source = self.input_quantizer(context)  # self-attention that is given further tokens
         query = self.query_quantizer(self.to_q(hidden))
         key, value = self._quantized_key(self.to_k(source)), self.value_quantizer(self.to_v(source))
         mixed = self._mix(query, key, value, attention_mask)
@@ -74,7 +83,11 @@ class QuantizedAttention(Attention):
         needs_scores = self.score_quantizer is not None and self.score_quantizer.active
         if mask is None and not needs_scores:
             # Fused kernels never hold the scores, which at 64x64 latents take gigabytes.
-            return self.attend(query, key, value, self.heads, self.scale)
+            has_gradient = torch.is_grad_enabled() and any(
+                x.requires_grad for x in (query, key, value)
+            )
+            attend = differentiable_attention if has_gradient else self.attend
+            return attend(query, key, value, self.heads, self.scale)
         if mask is not None:
             mask = self.prepare_attention_mask(mask, key.shape[1], query.shape[0])
             mask = mask.unflatten(0, (-1, self.heads))
@@ -138,8 +151,8 @@ class QuantizedAttention(Attention):
 
     @property
     def processor(self) -> object:
-        """What stock code takes for the processor: the attention computes everything itself."""
-        return self
+        """What stock code takes for the processor."""
+        return QuantAttnProcessor()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "processor":
@@ -148,8 +161,8 @@ class QuantizedAttention(Attention):
             super().__setattr__(name, value)
 
     def get_processor(self, return_deprecated_lora: bool = False) -> object:
-        """The attention itself, which ``set_processor`` takes back."""
-        return self
+        """What ``set_processor`` takes back."""
+        return self.processor
 
     def set_processor(self, processor: object) -> None:
         """Keep computing what an equivalent stock processor would.
@@ -157,7 +170,7 @@ class QuantizedAttention(Attention):
         Raises:
             DGQError: for a processor that computes something else.
         """
-        if processor is not self and type(processor).__name__ not in EQUIVALENT:
+        if type(processor).__name__ not in EQUIVALENT:
             raise DGQError(
                 f"the processor {type(processor).__name__} computes attention in its own way, "
                 "without the quantizers: use the pipeline in full precision for it"
@@ -196,7 +209,7 @@ def become_quantized_(
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
     attention.calls, attention.keep_start = calls, keep_start
-    attention.attend = fused_attention
+    attention.attend = differentiable_attention
 
 
 def bits_of(quantizer: nn.Module | None) -> int:

@@ -100,7 +100,7 @@ class SamplerCalls:
 
     @contextmanager
     def narrowed(self, rows: slice) -> Iterator[None]:
-        """Speak of some rows of the batch only; restores the steps of all."""
+        """Restrict the current call to some rows of the batch; restores all of them."""
         before = self._current.call
         if before is not None and before.step.shape[0] > 1:
             self._current.call = before._replace(step=before.step[rows])

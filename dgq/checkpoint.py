@@ -16,7 +16,7 @@ from dgq.errors import DGQError, SettingsError
 from dgq.files import read_tensors, sha256_of, write_json, write_tensors
 from dgq.inference.build import build_, fill_
 from dgq.inference.execution import Mode, prepare_
-from dgq.inference.freeze import frozen_state
+from dgq.inference.freeze import check_calibrated, frozen_state
 from dgq.layers import quantized_layers
 from dgq.pipeline_files import check_sizes
 from dgq.quantize import activation_quantizers
@@ -98,10 +98,20 @@ def save_quantized(unet: UNet2DConditionModel, folder: Path, manifest: Manifest)
 
 
 def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, Tensor]:
-    """The tensors of a quantized UNet as they are stored: packed, with nothing that calibrated."""
-    state = unet.state_dict()
-    calibrated = isinstance(unet.calls, QuantizationContext)
-    return frozen_state(state, settings) if calibrated else dict(state)
+    """The tensors of a quantized UNet as they are stored: packed, with nothing that calibrated.
+
+    Raises:
+        DGQError: if the calibration has not finished, or tensors were rounded when it was loaded.
+    """
+    if isinstance(unet.calls, QuantizationContext):
+        check_calibrated(unet)
+        return frozen_state(unet.state_dict(), settings)
+    if unet.precision is not None:
+        raise DGQError(
+            f"this UNet computes in {unet.precision}, which rounded what is not quantized: load it "
+            "with dtype=torch.float32 to save it, or copy its folder"
+        )
+    return dict(unet.state_dict())
 
 
 def quantized_folder(path: str | Path) -> Path:

@@ -12,9 +12,9 @@ parts are kept apart here.
 
 Modules tell their precision by duck typing: ``weight_bits`` and ``activation_bits`` on an
 ``nn.Linear`` or ``nn.Conv2d``, or on a layer of ``dgq.inference``; ``query_bits``, ``key_bits``,
-``value_bits`` and ``score_bits`` on an attention processor, and ``keep_start`` where the first key
-and its scores stay in floating point. What has no such property, kept layers above all, runs in
-floating point.
+``value_bits`` and ``score_bits`` on an attention, and ``keep_start`` where the first key and its
+scores stay in floating point. What has no such property, kept layers above all, runs in floating
+point.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,24 +120,24 @@ def _attention_hook(total: Operations) -> Callable[..., None]:
         keys = queries if context is None else _n_tokens(context)
         # Over all heads q.k and scores.v have the same shape: [queries, keys] x width.
         macs_per_key = hidden.shape[0] * queries * attention.inner_dim
-        kept = _kept_keys(attention.processor, keys)
-        products = (keys - kept) * _products(attention.processor)
-        products += kept * _products(attention.processor, kept=True)
+        kept = _kept_keys(attention, keys)
+        products = (keys - kept) * _products(attention)
+        products += kept * _products(attention, kept=True)
         total.attention_macs += 2 * macs_per_key * keys
         total.attention_bops += macs_per_key * products
 
     return count
 
 
-def _kept_keys(processor: object, keys: int) -> int:
+def _kept_keys(attention: Attention, keys: int) -> int:
     """Keys that stay in floating point: the start token's, unless it is the only one."""
-    return int(getattr(processor, "keep_start", False) and keys > 1)
+    return int(getattr(attention, "keep_start", False) and keys > 1)
 
 
-def _products(processor: object, kept: bool = False) -> int:
+def _products(attention: Attention, kept: bool = False) -> int:
     """Bits times bits of q.k plus those of score.v, for one key, or for one that is kept."""
-    key, score = (FLOAT_BITS if kept else _bits(processor, n) for n in ("key_bits", "score_bits"))
-    return _bits(processor, "query_bits") * key + score * _bits(processor, "value_bits")
+    key, score = (FLOAT_BITS if kept else _bits(attention, n) for n in ("key_bits", "score_bits"))
+    return _bits(attention, "query_bits") * key + score * _bits(attention, "value_bits")
 
 
 def _fan_in(layer: nn.Module) -> int:

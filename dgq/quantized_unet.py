@@ -19,6 +19,8 @@ class QuantizedUNet(nn.Module):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
 
     calls: SamplerCalls
+    precision: torch.dtype | None = None
+    """What it computes in, where the first layer does not tell; that of its inputs by default."""
 
     def forward(self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> Any:
         """As the stock UNet's; its quantizers read the step of this very call.
@@ -27,7 +29,8 @@ class QuantizedUNet(nn.Module):
         the output is converted back.
         """
         given = sample.dtype
-        own = getattr(self.conv_in, "weight", sample).dtype
+        first = self.conv_in
+        own = first.weight.dtype if isinstance(first, nn.Conv2d) else self.precision or given
         if given != own:
             sample = sample.to(own)
             args, kwargs = converted(args, own), converted(kwargs, own)
@@ -43,8 +46,11 @@ class QuantizedUNet(nn.Module):
     ) -> None:
         """As the stock UNet's; blocks that run again do so at the step of their call."""
         inner = gradient_checkpointing_func or _checkpoint
-        outer = partial(_checkpoint_at_step, self.calls, inner)
+        outer = partial(_checkpoint_at_step, self, inner)
         super().enable_gradient_checkpointing(outer)  # type: ignore[misc]
+
+    def set_default_attn_processor(self) -> None:
+        """As the stock UNet's: quantized attention stays what it is."""
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle and copy by the stock class, which has a name that can be looked up."""
@@ -53,9 +59,17 @@ class QuantizedUNet(nn.Module):
 
 def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:
     """Turn a stock UNet into a quantized one whose quantizers share ``calls``."""
-    if not isinstance(unet, QuantizedUNet):
-        unet.__class__ = _quantized(type(unet))
     unet.calls = calls  # type: ignore[assignment]
+    if isinstance(unet, QuantizedUNet):
+        return
+    unet.__class__ = _quantized(type(unet))
+    functions = {
+        getattr(module, "_gradient_checkpointing_func", None)
+        for module in unet.modules()
+        if getattr(module, "gradient_checkpointing", False)
+    }
+    for function in functions:  # one, where gradient checkpointing is on
+        unet.enable_gradient_checkpointing(function)
 
 
 _QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {}
@@ -84,9 +98,9 @@ def _checkpoint(module: nn.Module, *args: Any) -> Any:
 
 
 def _checkpoint_at_step(
-    calls: SamplerCalls, inner: Callable[..., Any], module: nn.Module, *args: Any
+    unet: QuantizedUNet, inner: Callable[..., Any], module: nn.Module, *args: Any
 ) -> Any:
-    return inner(_AtStep(calls, calls.current, module), *args)
+    return inner(_AtStep(unet.calls, unet.calls.current, module), *args)
 
 
 class _AtStep:

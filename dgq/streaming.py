@@ -99,8 +99,11 @@ class Stream:
         return self.waiting_at
 
     def _resume(self, suspended: greenlet, waiting: Waiting) -> Any:
+        context = context_of(self.unet)
+        call = context.current
         with waiting.returning():
             arrival = suspended.switch()
+        context.current = call  # a suspended pass left its own
         if suspended:
             waiting.park((*held_by(suspended), *self.outputs[-1:]))
         return arrival

@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ settings.load_profile("any machine")
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
+from quantized_models import SETTINGS, Calibrated, calibrated  # noqa: E402
 from tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
 
 from lit.stopping import SIGNALS  # noqa: E402
@@ -49,6 +51,12 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest Stable Diffusion pipeline, with 24 targets."""
     return save_micro(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture(scope="session")
+def calibrated_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Calibrated]:
+    """Calibrated UNets by the name of their settings, each made once; never changed by tests."""
+    return cache(lambda name: calibrated(SETTINGS[name], tmp_path_factory.mktemp("calibrated")))
 
 
 @pytest.fixture(scope="session")

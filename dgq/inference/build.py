@@ -48,8 +48,9 @@ def empty_layer(
     assert isinstance(stock, nn.Linear | nn.Conv2d)
     shared = name.rpartition(".")[2] in SHARED_INPUTS
     n_bits = operand_bits(settings.activations.n_bits)
-    quantizer = None if shared else input_quantizer(settings, calls)
-    arguments = (geometry_of(stock, name), quantizer, n_bits)
+    geometry = geometry_of(stock, name)
+    quantizer = None if shared else input_quantizer(settings, calls, geometry.in_channels)
+    arguments = (geometry, quantizer, n_bits)
     has_bias = stock.bias is not None
     if operand_bits(settings.weights.n_bits) == FLOAT_BITS:
         layer: FrozenLayer = FloatLayer(*arguments, has_bias=has_bias)
@@ -59,16 +60,17 @@ def empty_layer(
 
 
 def input_quantizer(
-    settings: QuantizationSettings, calls: SamplerCalls, of_text: bool = False
+    settings: QuantizationSettings, calls: SamplerCalls, channels: int, of_text: bool = False
 ) -> InputQuantizer | None:
     """An empty quantizer of an activation; None where activations stay in floating point."""
     activations = settings.activations
     if operand_bits(activations.n_bits) == FLOAT_BITS:
         return None
     if activations.grouping != "kmeans":
-        return ChannelInput(activations.n_bits, calls, of_text, activations.max_exponent)
+        room = activations.max_exponent
+        return ChannelInput(activations.n_bits, calls, channels, of_text, room)
     kind = ChannelInput if activations.n_groups == 1 else GroupedInput
-    return kind(activations.n_bits, calls, of_text)
+    return kind(activations.n_bits, calls, channels, of_text)
 
 
 def equip_attention_(
@@ -82,17 +84,18 @@ def equip_attention_(
     is_cross = owner.is_cross_attention
     keep_start = is_cross and settings.scores.keep_start_token
 
-    def quantizer(exists: bool, of_text: bool = False) -> nn.Module:
-        made = input_quantizer(settings, calls, of_text) if exists else None
+    def quantizer(exists: bool, channels: int, of_text: bool = False) -> nn.Module:
+        made = input_quantizer(settings, calls, channels, of_text) if exists else None
         return nn.Identity() if made is None else made
 
-    inside = settings.activations.qkv
+    inside, width = settings.activations.qkv, owner.inner_dim
+    text_width = owner.cross_attention_dim
     quantizers = {
-        "input": quantizer(True),
-        "context": quantizer(True, of_text=True) if is_cross else None,
-        "query": quantizer(inside),
-        "key": quantizer(inside, of_text=is_cross),
-        "value": quantizer(inside, of_text=is_cross),
+        "input": quantizer(True, owner.query_dim),
+        "context": quantizer(True, text_width, of_text=True) if is_cross else None,
+        "query": quantizer(inside, width),
+        "key": quantizer(inside, width, of_text=is_cross),
+        "value": quantizer(inside, width, of_text=is_cross),
         "score": score_quantizer(settings, is_cross, keep_start, calls),
     }
     attention.become_quantized_(owner, calls, quantizers, keep_start)

@@ -14,6 +14,7 @@ from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native
+from dgq.quantize import SHARED_INPUTS
 
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
@@ -65,8 +66,10 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
             computes in it, else float32. Norms stay in float32.
 
     Raises:
-        DGQError: if integers are asked for and no layer can use them.
+        DGQError: if integers are asked for and no layer can use them, or it is prepared already.
     """
+    if any(isinstance(module, IntegerLayer) for module in unet.modules()):
+        raise DGQError("this UNet is prepared for integers already: load it again")
     if mode not in MODES:
         raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
     obstacle = "asked for" if mode == "float" else obstacle_of_machine(unet)
@@ -112,7 +115,7 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
     # By name: a list of modules would keep their codes in memory.
     names = [n for n, module in unet.named_modules() if isinstance(module, FrozenLayer)]
     for name in names:
-        if name.rpartition(".")[2] not in SHARED:
+        if name.rpartition(".")[2] not in SHARED_INPUTS:
             layer = unet.get_submodule(name)
             assert isinstance(layer, FrozenLayer)
             reasons.update(fold_readers_(unet, layer.input_quantizer, [name]))
@@ -120,14 +123,11 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
     return reasons
 
 
-SHARED = ("to_q", "to_k", "to_v")
-
-
 def readers_of(owner: QuantizedAttention) -> dict[nn.Module, tuple[str, ...]]:
     """The layers of an attention that read each of its quantized inputs."""
     if owner.context_quantizer is None:
-        return {owner.input_quantizer: SHARED}
-    return {owner.input_quantizer: SHARED[:1], owner.context_quantizer: SHARED[1:]}
+        return {owner.input_quantizer: SHARED_INPUTS}
+    return {owner.input_quantizer: SHARED_INPUTS[:1], owner.context_quantizer: SHARED_INPUTS[1:]}
 
 
 def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]) -> Counter[str]:
@@ -173,6 +173,7 @@ def settle_(unet: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if dtype == torch.float32:
         return
+    unet.precision = dtype  # type: ignore[assignment]
     for module in unet.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)

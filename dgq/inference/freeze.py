@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dgq.context import context_of
+from dgq.errors import DGQError
 from dgq.inference.build import build_, fill_
+from dgq.layers import quantized_layers
+from dgq.quantize import activation_quantizers
 from dgq.settings import QuantizationSettings
 
 RENAMED = (
@@ -29,11 +32,28 @@ def freeze_(unet: nn.Module, settings: QuantizationSettings) -> None:
     Args:
         unet: calibrated: every target is hardened, every range is fitted.
         settings: that it was calibrated with.
+
+    Raises:
+        DGQError: if a layer has no codes yet, or an activation no scales; nothing is changed then.
     """
     context = context_of(unet)
+    check_calibrated(unet)
     state = frozen_state(unet.state_dict(), settings)
     build_(unet, settings, context.timesteps, context.latent_size)
     fill_(unet, state)
+
+
+def check_calibrated(unet: nn.Module) -> None:
+    """Raise DGQError for a UNet whose calibration has not finished."""
+    layers, quantizers = quantized_layers(unet).items(), activation_quantizers(unet).items()
+    weights = {n: layer.weight_quantizer for n, layer in layers}
+    open_ones = [n for n, w in weights.items() if w is not None and w.codes.numel() == 0]
+    open_ones += [name for name, quantizer in quantizers if quantizer.scale.numel() == 0]
+    if open_ones:
+        raise DGQError(
+            f"this UNet is not calibrated: {open_ones[0]} and {len(open_ones) - 1} more have no "
+            "scales yet"
+        )
 
 
 def frozen_state(

@@ -7,6 +7,7 @@ from dgq.activation_quantizer import PIXEL
 from dgq.affine import fake_quantize
 from dgq.calls import SamplerCalls
 from dgq.channel_lookup import channel_parameters
+from dgq.errors import DGQError
 from dgq.group_lookup import GroupTable, element_parameters
 from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.quantized_tensor import QuantizedTensor
@@ -20,16 +21,20 @@ class InputQuantizer(ExactBuffers):
     Args:
         n_bits: of the codes, 2 to 8.
         calls: of the UNet.
+        channels: of the activation.
         of_text: tokens are words, which do not move when the latents change their size.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, n_bits: int, calls: SamplerCalls, of_text: bool = False) -> None:
+    def __init__(
+        self, n_bits: int, calls: SamplerCalls, channels: int, of_text: bool = False
+    ) -> None:
         super().__init__()
         self.n_bits = n_bits
         self.calls = calls
+        self.channels = channels
         self.of_text = of_text
         self.register_buffer("scale", torch.empty(0))
         self.register_buffer("zero_point", torch.empty(0, dtype=torch.int16))
@@ -50,6 +55,8 @@ class InputQuantizer(ExactBuffers):
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
+        if self.scale.dtype != torch.float32 or self.zero_point.is_floating_point():
+            return "scales are not float32, or zero points not whole numbers"
         if not bool((self.scale > 0).all() and self.scale.isfinite().all()):
             return "a scale is not a positive number"
         if self.scale.shape[0] not in (1, self.calls.n_steps):
@@ -67,8 +74,10 @@ class GroupedInput(InputQuantizer):
     group_index: Tensor
     axis: Tensor
 
-    def __init__(self, n_bits: int, calls: SamplerCalls, of_text: bool = False) -> None:
-        super().__init__(n_bits, calls, of_text)
+    def __init__(
+        self, n_bits: int, calls: SamplerCalls, channels: int, of_text: bool = False
+    ) -> None:
+        super().__init__(n_bits, calls, channels, of_text)
         self.on_pixels = False
         self.register_buffer("group_index", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("axis", torch.tensor(0, dtype=torch.uint8))
@@ -87,8 +96,13 @@ class GroupedInput(InputQuantizer):
         rows, groups = self.scale.shape
         if self.group_index.ndim != 2 or self.group_index.shape[0] != rows:
             return "groups of members are not [steps, members]"
-        if int(self.group_index.max()) >= groups or int(self.axis) not in (0, PIXEL):
-            return "a group or an axis that does not exist"
+        if self.axis.numel() != 1 or int(self.axis) not in (0, PIXEL):
+            return "an axis that does not exist"
+        members = self.group_index.shape[1]
+        if members == 0 or (int(self.axis) != PIXEL and members not in (1, self.channels)):
+            return f"groups of {members} members, expected {self.channels} channels"
+        if int(self.group_index.min()) < 0 or int(self.group_index.max()) >= groups:
+            return "a group that does not exist"
         return super().problem()
 
     def settle_(self) -> None:
@@ -105,6 +119,7 @@ class ChannelInput(InputQuantizer):
     Args:
         n_bits: of the codes, 2 to 8.
         calls: of the UNet.
+        channels: of the activation.
         of_text: tokens are words.
         room: bits that multiples take from the budget of both operands.
     """
@@ -115,9 +130,14 @@ class ChannelInput(InputQuantizer):
     code_factor: Tensor
 
     def __init__(
-        self, n_bits: int, calls: SamplerCalls, of_text: bool = False, room: int = 0
+        self,
+        n_bits: int,
+        calls: SamplerCalls,
+        channels: int,
+        of_text: bool = False,
+        room: int = 0,
     ) -> None:
-        super().__init__(n_bits, calls, of_text)
+        super().__init__(n_bits, calls, channels, of_text)
         self.room = room
         self.emits_codes = False
         self.register_buffer("multiple", torch.empty(0, dtype=torch.int16))
@@ -131,7 +151,15 @@ class ChannelInput(InputQuantizer):
         return self.codes(x) if self.emits_codes else super().forward(x)
 
     def codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
-        """Quantize ``[batch, ..., channels]``, for convolutions with padding around the pixels."""
+        """Quantize ``[batch, ..., channels]``, for convolutions with padding around the pixels.
+
+        Raises:
+            DGQError: where a gradient is wanted, which integers do not have.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise DGQError(
+                "integer products have no gradients: load the model with execution='float'"
+            )
         step = self.calls.step
         tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
         codes = quantize(x, *tables, step, self.largest, list(padding))
@@ -166,6 +194,8 @@ class ChannelInput(InputQuantizer):
             return "scales, zero points or multiples have a wrong number of dimensions"
         if self.zero_point.shape != (self.scale.shape[0], self.multiple.shape[0]):
             return "zero points are not [steps, channels]"
+        if self.multiple.shape[0] not in (1, self.channels):
+            return f"multiples of {self.multiple.shape[0]} channels, expected {self.channels}"
         possible = possible_multiples(self.n_bits, self.room)
         if not bool(torch.isin(self.multiple, possible.to(self.multiple.device)).all()):
             return f"a multiple beyond the spare bits, {self.room}"

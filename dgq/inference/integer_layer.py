@@ -104,10 +104,6 @@ class IntegerLayer(HasGeometry, ExactBuffers):
         return output.permute(0, 3, 1, 2)
 
     def _codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise DGQError(
-                "integer products have no gradients: load the model with execution='float'"
-            )
         assert isinstance(self.input_quantizer, ChannelInput)
         return self.input_quantizer.codes(x, padding)
 

@@ -1,10 +1,10 @@
 """Quantized layers that run in floating point: on any device, with any grouping."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgq.dequantization import dequantize
 from dgq.inference.exact_buffers import ExactBuffers
@@ -25,6 +25,8 @@ class FrozenLayer(HasGeometry, ExactBuffers):
         input_quantizer: None where the owner quantizes for several layers, or nobody does.
         activation_bits: of its input, for counting.
     """
+
+    bias: Tensor | None
 
     def __init__(
         self, geometry: Geometry, input_quantizer: InputQuantizer | None, activation_bits: int
@@ -52,9 +54,14 @@ class FrozenLayer(HasGeometry, ExactBuffers):
         """Weight ``[out, ...]`` and bias."""
         raise NotImplementedError
 
+    @property
+    def shape_of_bias(self) -> dict[str, tuple[int, ...]]:
+        """The shape that a bias has to have, by its name; empty without one."""
+        return {} if self.bias is None else {"bias": (self.geometry.out_channels,)}
+
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
-        return None
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Shown by ``print(unet)``."""
@@ -75,6 +82,10 @@ class FloatLayer(FrozenLayer):
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as they are."""
         return self.weight, self.bias
+
+    def problem(self) -> str | None:
+        """What is wrong with loaded tensors, if anything."""
+        return wrong_shape(self, {"weight": self.geometry.weight_shape} | self.shape_of_bias)
 
 
 class PackedLayer(FrozenLayer):
@@ -133,20 +144,18 @@ class PackedLayer(FrozenLayer):
         out, n_bits = self.geometry.out_channels, self.weight_bits
         expected: dict[str, tuple[int, ...]] = {"scale": (out,), "zero_point": (out,)}
         expected["codes"] = (out, -(-self.fan_in // 2) if n_bits <= 4 else self.fan_in)
-        if self.bias is not None:
-            expected["bias"] = (out,)
         if self.exponent is not None:
             expected["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
-        for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                return f"{name} is {tuple(getattr(self, name).shape)}, expected {shape}"
-        return self._problem_of_values()
+        return wrong_shape(self, expected | self.shape_of_bias) or self._problem_of_values()
 
     def _problem_of_values(self) -> str | None:
         largest = 2**self.weight_bits - 1
+        if self.codes.dtype != torch.uint8 or self.scale.dtype != torch.float32:
+            return "codes are not bytes, or scales not float32"
         if not bool((self.scale > 0).all() and self.scale.isfinite().all()):
             return "a scale of the weight is not a positive number"
-        if not bool(((self.zero_point >= 0) & (self.zero_point <= largest)).all()):
+        zeros = self.zero_point
+        if not bool(((zeros >= 0) & (zeros <= largest) & (zeros == zeros.round())).all()):
             return f"a zero point of the weight is not among the codes 0 to {largest}"
         if self.exponent is not None and int(self.exponent.max()) > self.settings.max_exponent:
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
@@ -159,6 +168,15 @@ class PackedLayer(FrozenLayer):
 
     def _largest_code(self) -> int:
         return int(unpack_codes(self.codes, self.weight_bits, self.fan_in).max())
+
+
+def wrong_shape(module: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Which tensor of a module has another shape than expected, if any."""
+    for name, shape in expected.items():
+        found = tuple(getattr(module, name).shape)
+        if found != shape:
+            return f"{name} is {found}, expected {shape}"
+    return None
 
 
 def of_each(exponent: Tensor, group_size: int, n: int) -> Tensor:

@@ -21,7 +21,7 @@ class AffineScores(ChannelInput):
     active = True
 
     def __init__(self, n_bits: int, calls: SamplerCalls, keep_start: bool) -> None:
-        super().__init__(n_bits, calls)
+        super().__init__(n_bits, calls, channels=1)
         self.keep_start = keep_start
 
     def forward(self, scores: Tensor) -> Tensor:

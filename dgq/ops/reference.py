@@ -103,7 +103,9 @@ def int_conv2d(
         ``[batch, height, width, out]``.
     """
     planes = codes.permute(0, 3, 1, 2).double()
-    sums = F.conv2d(planes, dense(weight).double(), None, stride, 0, dilation, groups)
+    # oneDNN's layout may be that of a linear layer, or have a dimension for the groups.
+    kernels = dense(weight).reshape(weight_scale.shape[0], -1, *kernel).double()
+    sums = F.conv2d(planes, kernels, None, stride, 0, dilation, groups)
     return scaled(sums.permute(0, 2, 3, 1), weight_scale, scale, bias, step).to(dtype).contiguous()
 
 

@@ -42,10 +42,9 @@ def test_layers_equal_a_count_by_hand() -> None:
 @pytest.mark.parametrize("positional", [False, True])
 def test_attention_equals_a_count_by_hand(cross: bool, positional: bool) -> None:
     attention = Attention(8, cross_attention_dim=6 if cross else None, heads=2, dim_head=5)
-    processor = attention.processor
     bits = SimpleNamespace(query_bits=8, key_bits=6, score_bits=4, value_bits=3)
     for name, value in vars(bits).items():
-        setattr(processor, name, value)
+        setattr(attention, name, value)
     hidden, context = torch.randn(3, 9, 8), torch.randn(3, 7, 6) if cross else None
     args = (hidden, context) if positional else (hidden,)
     kwargs = {} if positional else {"encoder_hidden_states": context}
@@ -60,7 +59,7 @@ def test_the_start_token_counts_as_kept(keys: int, kept: int) -> None:
     attention = Attention(8, cross_attention_dim=6, heads=2, dim_head=5)
     bits = {"query_bits": 8, "key_bits": 6, "score_bits": 4, "value_bits": 3, "keep_start": True}
     for name, value in bits.items():
-        setattr(attention.processor, name, value)
+        setattr(attention, name, value)
     total = count_operations(attention, (torch.randn(3, 9, 8), torch.randn(3, keys, 6)), {})
     per_key = 3 * 9 * (2 * 5)
     quantized = (keys - kept) * (8 * 6 + 4 * 3)

@@ -1,0 +1,231 @@
+"""What runs how, and what is said about it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+import torch
+from quantized_models import INTEGER, SETTINGS, Calibrated, decibels
+from torch import Tensor, nn
+
+from dgq.attention import QuantizedAttention
+from dgq.checkpoint import load_quantized_unet
+from dgq.errors import DGQError, SettingsError
+from dgq.inference.exact_buffers import ExactBuffers
+from dgq.inference.execution import NORMS, prepare_
+from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.layers import FrozenLayer
+from dgq.ops import cpu, native
+
+Models = Callable[[str], Calibrated]
+Mode = Literal["auto", "integer", "float"]
+exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
+
+ALL = 0
+ATTENTIONS = 4
+KMEANS = "k-means groups need an integer product each, which is slower"
+REASONS: dict[str, dict[str, int]] = {
+    "kmeans": {KMEANS: ALL},
+    "kmeans affine": {KMEANS: ALL},
+    "exponents": {},
+    "exponents scores": {},
+    "exponents a6": {},
+    "multiples": {},
+    "w8a8 symmetric": {},
+    "per-tensor": {},
+    "w4a16": {"activations in floating point": ALL},
+    "a8 only": {"weights in floating point": ALL},
+    "nothing kept": {},
+    # q of self-attention and v read the same tensor as the kept k.
+    "kept projections": {"reads the same tensor as a kept layer": 3 * ATTENTIONS},
+}
+
+
+def layers_of(unet: nn.Module) -> int:
+    return sum(isinstance(m, FrozenLayer | IntegerLayer) for m in unet.modules())
+
+
+@exact
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_layer_multiplies_integers_or_the_reason_is_said(
+    name: str, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as(name).folder, "auto")
+    execution = unet.execution
+    floats = dict(execution.float_layers)
+    padded = floats.pop("zeros around the image have no code", 0)
+    if name == "per-tensor":
+        assert padded >= 0  # ranges of a whole tensor need not contain zero
+    else:
+        assert padded == 0
+    assert floats == {why: n or layers_of(unet) for why, n in REASONS[name].items()}
+    found = sum(isinstance(m, IntegerLayer) for m in unet.modules())
+    assert execution.integer_layers == found
+    assert found + padded + sum(floats.values()) == layers_of(unet)
+    assert str(found) in str(execution)
+    assert all(reason in str(execution) for reason in floats)
+    assert (execution.mode, execution.features) == ("auto", cpu.features())
+
+
+@pytest.mark.parametrize("name", ["exponents", "kmeans"])
+def test_floating_point_is_taken_where_it_is_asked_for(name: str, calibrated_as: Models) -> None:
+    unet = load_quantized_unet(calibrated_as(name).folder, "float")
+    assert unet.execution.float_layers == {"asked for": layers_of(unet)}
+    assert (unet.execution.integer_layers, unet.execution.dtype) == (0, "float32")
+    assert unet.execution.attention == "torch"
+
+
+@exact
+@pytest.mark.parametrize("name", ["kmeans", "w4a16", "a8 only"])
+def test_integers_that_no_layer_can_use_are_an_error(name: str, calibrated_as: Models) -> None:
+    reason = next(iter(REASONS[name]))
+    with pytest.raises(DGQError, match=f"no layer can use integers.*{reason}"):
+        load_quantized_unet(calibrated_as(name).folder, "integer")
+
+
+def test_a_cpu_without_exact_products_runs_in_floating_point_and_says_so(
+    calibrated_as: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu, "products_are_exact", lambda: False)
+    model = calibrated_as("exponents")
+    with caplog.at_level("INFO", "dgq"):
+        unet = load_quantized_unet(model.folder, "auto")
+    assert unet.execution.float_layers == {
+        "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)": layers_of(unet)
+    }
+    assert "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)" in caplog.text
+    with torch.no_grad():
+        assert torch.equal(unet(**model.call)[0], model.output)
+    with pytest.raises(DGQError, match="use execution auto or float"):
+        load_quantized_unet(model.folder, "integer")
+
+
+def test_another_word_is_refused(calibrated_as: Models) -> None:
+    with pytest.raises(SettingsError, match="auto, integer, float"):
+        load_quantized_unet(calibrated_as("kmeans").folder, "fast")  # type: ignore[arg-type]
+
+
+@exact
+def test_a_prepared_unet_is_not_prepared_again(calibrated_as: Models) -> None:
+    unet = load_quantized_unet(calibrated_as("exponents").folder, "integer")
+    with pytest.raises(DGQError, match="load it again"):
+        prepare_(unet, "float")
+
+
+# Precision
+
+
+@exact
+@pytest.mark.parametrize("name", INTEGER)
+@torch.no_grad()
+def test_norms_stay_in_float32_and_the_rest_is_bfloat16(name: str, calibrated_as: Models) -> None:
+    model = calibrated_as(name)
+    unet = load_quantized_unet(model.folder, "integer", torch.bfloat16)
+    for module in unet.modules():
+        if isinstance(module, NORMS):
+            assert module.weight.dtype == torch.float32
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            assert module.weight.dtype == torch.bfloat16
+        if isinstance(module, ExactBuffers):
+            assert all(b.dtype != torch.bfloat16 for b in module.buffers())
+    seen: set[torch.dtype] = set()
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: seen.add(out.dtype) if isinstance(module, IntegerLayer) else None
+    )
+    output = unet(**model.call)[0]
+    hook.remove()
+    assert seen == {torch.bfloat16}
+    assert output.dtype == torch.float32
+    assert decibels(model.output, output) > 25
+    assert unet.execution.dtype == "bfloat16"
+
+
+@exact
+def test_our_attention_kernel_is_told_where_it_runs(
+    calibrated_as: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = calibrated_as("exponents").folder
+    kernels = native.kernels()
+    has = kernels is not None and kernels.has_attention
+    unet = load_quantized_unet(folder, "integer", torch.bfloat16)
+    assert unet.execution.attention == ("our kernel" if has else "torch")
+    assert load_quantized_unet(folder, "integer", torch.float32).execution.attention == "torch"
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    unet = load_quantized_unet(folder, "integer", torch.bfloat16)
+    assert unet.execution.attention == "torch"
+
+
+@pytest.mark.parametrize("convert", ["half", "bfloat16"])
+@pytest.mark.parametrize("execution", ["float", "auto"])
+@pytest.mark.parametrize("name", ["kmeans", "exponents scores"])
+def test_conversions_never_round_scales(
+    convert: str, execution: Mode, name: str, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as(name).folder, execution)
+    owners = {n for n, m in unet.named_modules() if isinstance(m, ExactBuffers)}
+    before = {
+        n: (t.dtype, t.clone())
+        for n, t in unet.named_buffers()
+        if n.rpartition(".")[0] in owners and t.is_floating_point()
+    }
+    getattr(unet, convert)()
+    buffers = dict(unet.named_buffers())
+    assert len(before) > 100
+    assert all(buffers[n].dtype == kind for n, (kind, _) in before.items())
+    assert all(torch.equal(buffers[n], value) for n, (_, value) in before.items())
+
+
+@torch.no_grad()
+def test_floating_point_runs_in_other_precisions(calibrated_as: Models) -> None:
+    model = calibrated_as("kmeans")
+    unet = load_quantized_unet(model.folder, "float").bfloat16()
+    call = {
+        k: v.bfloat16() if isinstance(v, Tensor) and k != "timestep" else v
+        for k, v in model.call.items()
+    }
+    output = unet(**call)[0]
+    assert output.dtype == torch.bfloat16
+    assert decibels(model.output, output) > 20
+
+
+def test_gradients_flow_through_attention_in_bfloat16(calibrated_as: Models) -> None:
+    """Our kernel has no derivative: where one is needed, torch's is taken."""
+    model = calibrated_as("exponents")
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        unet = load_quantized_unet(model.folder, "float", dtype)
+        attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+        torch.manual_seed(0)
+        x = torch.randn(1, 16, 16).to(dtype).requires_grad_()
+        attention(x).float().square().sum().backward()
+        assert x.grad is not None
+        found.append(x.grad.float())
+    assert decibels(*found) > 15
+
+
+@exact
+@pytest.mark.parametrize("wanted", ["sample", "encoder_hidden_states"])
+def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Models) -> None:
+    model = calibrated_as("exponents")
+    unet = load_quantized_unet(model.folder, "integer")
+    call = model.call | {wanted: model.call[wanted].clone().requires_grad_()}
+    with pytest.raises(DGQError, match="execution='float'"):
+        unet(**call)
+
+
+# Devices
+
+
+@exact
+def test_an_integer_unet_does_not_move(calibrated_as: Models) -> None:
+    unet = load_quantized_unet(calibrated_as("exponents").folder, "integer")
+    with pytest.raises(DGQError, match="execution='float' to run it elsewhere"):
+        unet.to("meta")
+    assert unet.to("cpu") is unet
+
+
+def test_a_unet_in_floating_point_moves(calibrated_as: Models) -> None:
+    unet: Any = load_quantized_unet(calibrated_as("exponents").folder, "float").to("meta")
+    assert all(t.device.type == "meta" for t in (*unet.parameters(), *unet.buffers()))
+    owners = [m for m in unet.modules() if isinstance(m, QuantizedAttention)]
+    assert len(owners) == 2 * ATTENTIONS

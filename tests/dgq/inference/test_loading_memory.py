@@ -1,0 +1,105 @@
+"""Loading folds layer by layer: no moment holds all weights packed and folded."""
+
+import copy
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from quantized_models import description
+from tiny_pipelines import calibrate_
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dgq.checkpoint import WEIGHTS_FILE, load_quantized_unet, save_quantized
+from dgq.cost import parameter_bytes, resident_bytes
+from dgq.ops import cpu
+from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
+
+SETTINGS = QuantizationSettings(
+    WeightSettings(4, "minmax", group_size=64, max_exponent=1),
+    ActivationSettings(8, "exponents", max_exponent=2),
+    ScoreSettings(16),
+)
+
+
+class LiveTensors(TorchDispatchMode):
+    """Bytes of tensors that are made while the mode is on, those in oneDNN's layout included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {self._key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
+                key = self._key(tensor)
+                if key not in given | self._known:
+                    self._add(key, tensor)
+        return result
+
+    def _key(self, tensor: Tensor) -> int:
+        return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
+
+    def _add(self, key: int, tensor: Tensor) -> None:
+        opaque = tensor.is_mkldnn
+        storage = tensor if opaque else tensor.untyped_storage()
+        size = tensor.numel() * tensor.element_size() if opaque else storage.nbytes()
+        self._known.add(key)
+        self.current += size
+        self.peak = max(self.peak, self.current)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.current -= size
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with at least 20 MB of weights in float32."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    ).eval()
+    assert parameter_bytes(unet) >= 20e6
+    manifest = description(unet, SETTINGS)
+    calibrate_(unet, SETTINGS)
+    path = tmp_path_factory.mktemp("large")
+    save_quantized(unet, path, manifest)
+    return path
+
+
+@pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
+def test_loading_takes_little_more_than_the_folded_weights(folder: Path) -> None:
+    with LiveTensors() as live:
+        unet = load_quantized_unet(folder, "integer")
+        gc.collect()
+    folded = resident_bytes(unet)
+    assert folded > 5e6
+    assert live.peak <= 1.3 * folded
+    assert live.current <= 1.15 * folded
+
+
+def test_floating_point_keeps_weights_packed(folder: Path) -> None:
+    with LiveTensors() as live:
+        unet = load_quantized_unet(folder, "float")
+        gc.collect()
+    size = (folder / WEIGHTS_FILE).stat().st_size
+    assert resident_bytes(unet) <= size
+    assert live.peak <= 2 * size
+    assert copy.deepcopy(unet) is not unet

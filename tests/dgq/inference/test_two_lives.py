@@ -1,0 +1,153 @@
+"""A UNet is the same in both lives: calibrated, frozen, loaded, and in integers."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from quantized_models import INTEGER, SETTINGS, TIMESTEPS, Calibrated, decibels, description
+from tiny_pipelines import calibrate_, micro_unet
+from torch import nn
+
+from dgq.checkpoint import WEIGHTS_FILE, load_quantized_unet, packed_state, save_quantized
+from dgq.errors import DGQError
+from dgq.inference.execution import prepare_
+from dgq.inference.freeze import freeze_
+from dgq.inference.integer_layer import IntegerLayer
+from dgq.ops import cpu
+from dgq.quantize import quantize_
+
+Models = Callable[[str], Calibrated]
+exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@torch.no_grad()
+def test_loaded_in_floating_point_equals_the_calibrated_one_bit_for_bit(
+    name: str, calibrated_as: Models
+) -> None:
+    model = calibrated_as(name)
+    loaded = load_quantized_unet(model.folder, "float")
+    assert torch.equal(loaded(**model.call)[0], model.output)
+    steps = model.call | {"timestep": torch.tensor([801.0, 1.0])}
+    assert torch.equal(loaded(**steps)[0], model.unet(**steps)[0])
+    assert not any(isinstance(m, nn.Parameter) for m in loaded.mid_block.resnets[0].conv1.buffers())
+
+
+@exact
+@pytest.mark.parametrize("name", INTEGER)
+@torch.no_grad()
+def test_integers_in_float32_equal_floating_point(name: str, calibrated_as: Models) -> None:
+    model = calibrated_as(name)
+    loaded = load_quantized_unet(model.folder, "integer", torch.float32)
+    for call in (model.call, model.call | {"timestep": torch.tensor([801.0, 1.0])}):
+        expected, found = model.unet(**call)[0], loaded(**call)[0]
+        assert found.dtype == torch.float32
+        assert (found - expected).norm() < 1e-4 * expected.norm()
+        assert decibels(expected, found) > 80
+
+
+@exact
+@pytest.mark.parametrize("name", INTEGER)
+def test_an_integer_unet_holds_what_the_packed_one_holds(name: str, calibrated_as: Models) -> None:
+    folder = calibrated_as(name).folder
+    packed = load_quantized_unet(folder, "float").state_dict()
+    integer = load_quantized_unet(folder, "integer", torch.float32).state_dict()
+    assert integer.keys() == packed.keys()
+    different = [n for n in packed if not torch.equal(integer[n], packed[n])]
+    assert not different
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("execution", ["float", pytest.param("auto", marks=exact)])
+def test_saved_loaded_and_saved_again_is_the_same_file(
+    name: str, execution: str, calibrated_as: Models, tmp_path: Path
+) -> None:
+    model = calibrated_as(name)
+    loaded = load_quantized_unet(model.folder, execution, torch.float32)  # type: ignore[arg-type]
+    save_quantized(loaded, tmp_path, description(micro_unet(), model.settings))
+    for file in (WEIGHTS_FILE, "quantization.json"):
+        assert (tmp_path / file).read_bytes() == (model.folder / file).read_bytes()
+
+
+@exact
+def test_what_was_rounded_to_bfloat16_is_not_saved(calibrated_as: Models, tmp_path: Path) -> None:
+    model = calibrated_as("exponents")
+    loaded = load_quantized_unet(model.folder, "integer", torch.bfloat16)
+    with pytest.raises(DGQError, match=r"dtype=torch\.float32"):
+        save_quantized(loaded, tmp_path, description(micro_unet(), model.settings))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["kmeans", "exponents scores", "kept projections", "w4a16"])
+@torch.no_grad()
+def test_frozen_in_place_is_as_saved_and_loaded(name: str, calibrated_as: Models) -> None:
+    model = calibrated_as(name)
+    frozen = copy.deepcopy(model.unet)
+    freeze_(frozen, model.settings)
+    loaded = load_quantized_unet(model.folder, "float")
+    assert torch.equal(frozen(**model.call)[0], model.output)
+    states = frozen.state_dict(), loaded.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+    assert [type(m) for m in frozen.modules()] == [type(m) for m in loaded.modules()]
+
+
+@exact
+@torch.no_grad()
+def test_a_frozen_unet_can_be_prepared_for_integers(calibrated_as: Models) -> None:
+    model = calibrated_as("exponents")
+    frozen = copy.deepcopy(model.unet)
+    freeze_(frozen, model.settings)
+    execution = prepare_(frozen, "integer", torch.float32)
+    loaded = load_quantized_unet(model.folder, "integer", torch.float32)
+    assert execution == loaded.execution
+    assert torch.equal(frozen(**model.call)[0], loaded(**model.call)[0])
+    assert any(isinstance(m, IntegerLayer) for m in frozen.modules())
+
+
+@pytest.mark.parametrize("name", ["kmeans", "exponents"])
+def test_an_unfinished_calibration_is_neither_frozen_nor_saved(name: str, tmp_path: Path) -> None:
+    settings = SETTINGS[name]
+    unet = quantize_(micro_unet(), settings, TIMESTEPS, (8, 8))
+    kinds = [type(m) for m in unet.modules()]
+    with pytest.raises(DGQError, match=r"not calibrated: down_blocks\S+ and \d+ more"):
+        freeze_(unet, settings)
+    with pytest.raises(DGQError, match="not calibrated"):
+        save_quantized(unet, tmp_path, description(micro_unet(), settings))
+    assert [type(m) for m in unet.modules()] == kinds
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_frozen_unet_is_not_frozen_or_quantized_again(calibrated_as: Models) -> None:
+    model = calibrated_as("kmeans")
+    loaded = load_quantized_unet(model.folder, "float")
+    with pytest.raises(DGQError, match="packed model"):
+        freeze_(loaded, model.settings)
+    with pytest.raises(DGQError, match="quantized already"):
+        quantize_(loaded, model.settings, TIMESTEPS, (8, 8))
+
+
+def test_what_is_stored_has_nothing_of_the_calibration(calibrated_as: Models) -> None:
+    model = calibrated_as("exponents")
+    stored = packed_state(model.unet, model.settings)
+    words = ("weight_quantizer", "learnable", "observer", "processor")
+    assert not [name for name in stored if any(word in name for word in words)]
+    assert "mid_block.resnets.0.conv1.codes" in stored
+    assert "mid_block.resnets.0.conv1.weight" not in stored
+
+
+@torch.no_grad()
+def test_a_learned_model_survives_freezing() -> None:
+    """Biases that were learned and ranges that moved are those of the frozen UNet."""
+    settings = SETTINGS["exponents a6"]
+    unet = calibrate_(micro_unet(), settings, TIMESTEPS)
+    layer = unet.mid_block.resnets[0].conv1
+    layer.weight_quantizer.bias += 0.5
+    layer.weight_quantizer.scale *= 1.25
+    layer.input_quantizer.scale *= 0.75
+    x = torch.randn(1, 16, 4, 4)
+    expected = layer(x)
+    freeze_(unet, settings)
+    assert torch.equal(unet.mid_block.resnets[0].conv1(x), expected)

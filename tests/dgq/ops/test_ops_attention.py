@@ -1,0 +1,116 @@
+"""Attention kernels against softmax attention in float64."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgq import ops
+from dgq.ops import native
+
+SIZES = [  # queries, keys, heads, head_dim
+    (1, 1, 1, 2),
+    (5, 1, 2, 8),
+    (1, 77, 2, 16),
+    (7, 63, 3, 5),
+    (49, 64, 1, 40),
+    (48, 65, 2, 15),
+    (50, 77, 2, 80),
+    (13, 129, 1, 1),
+    (97, 300, 2, 33),
+    (20, 257, 1, 160),
+    (64, 576, 1, 64),
+]
+
+
+def inputs(sizes: tuple[int, int, int, int], size: float = 1.0, batch: int = 2) -> list[Tensor]:
+    queries, keys, heads, dim = sizes
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, n, heads * dim) for n in (queries, keys, keys)]
+    return [(torch.randn(s, generator=generator) * size).to(torch.bfloat16) for s in shapes]
+
+
+def by_hand(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
+    q, k, v = (x.double().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return ((q @ k.transpose(-1, -2) * scale).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_attention_in_bfloat16_is_as_exact_as_its_type(
+    sizes: tuple[int, int, int, int], size: float
+) -> None:
+    heads, dim = sizes[2:]
+    q, k, v = inputs(sizes, size)
+    found = ops.attention(q, k, v, heads, 1 / math.sqrt(dim))
+    expected = by_hand(q, k, v, heads, 1 / math.sqrt(dim))
+    assert found.dtype == torch.bfloat16
+    assert found.shape == q.shape
+    # bfloat16 keeps 8 bits: of the scores, each an average's weight, and of the output.
+    tolerance = 2**-8 * float(v.abs().max())
+    torch.testing.assert_close(found.double(), expected, rtol=2**-7, atol=tolerance)
+    assert (found.double() - expected).norm() < 2**-8 * expected.norm()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("keys", [1, 64, 65, 300])
+def test_large_logits_neither_overflow_nor_vanish(sign: int, keys: int) -> None:
+    q, k, v = inputs((9, keys, 1, 16), 1.0)
+    q, k = q.abs() * 1000, k.abs() * 1000 * sign  # logits of up to 1e7, all of one sign
+    found = ops.attention(q, k, v, 1, 0.25)
+    assert found.isfinite().all()
+    best = (q.double() @ k.double().transpose(-1, -2)).argmax(-1)
+    picked = torch.gather(v, 1, best[..., None].expand(-1, -1, 16))
+    torch.testing.assert_close(found, picked, rtol=2**-7, atol=1e-6)
+
+
+def test_a_row_whose_maximum_comes_last_is_rescaled() -> None:
+    q, k, v = inputs((7, 600, 1, 8))
+    k *= torch.linspace(0.01, 20, 600)[:, None].to(torch.bfloat16)
+    found = ops.attention(q, k, v, 1, 1.0)
+    torch.testing.assert_close(found.double(), by_hand(q, k, v, 1, 1.0), rtol=2**-6, atol=2**-7 * 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_compiler_values_are_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = (x.to(dtype) for x in inputs((50, 77, 2, 40)))
+    before = ops.attention(q, k, v, 2, 0.2)
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    close = {"rtol": 2**-6, "atol": 2**-7} if dtype == torch.bfloat16 else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(ops.attention(q, k, v, 2, 0.2), before, **close)
+
+
+def test_no_compiler_on_the_path_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    native.kernels.cache_clear()
+    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    try:
+        assert native.kernels() is native.kernels() is None
+    finally:
+        native.kernels.cache_clear()
+    assert [r.message for r in caplog.records] == [
+        "no C++ compiler (g++, clang++, c++): slower kernels of torch are used"
+    ]
+
+
+def test_a_compiler_that_fails_is_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    native.kernels.cache_clear()
+    monkeypatch.setattr(native, "FLAGS", ("--no-such-flag",))
+    try:
+        assert native.kernels() is None
+    finally:
+        native.kernels.cache_clear()
+    assert "cannot be compiled" in caplog.text
+
+
+def test_the_operator_is_a_good_citizen() -> None:
+    q, k, v = inputs((6, 9, 2, 4))
+    torch.library.opcheck(torch.ops.dgq.attention.default, (q, k, v, 2, 0.5))
+    wide = [x.float() for x in (q, k, v)]
+    torch.library.opcheck(torch.ops.dgq.attention.default, (*wide, 2, 0.5))

@@ -1,0 +1,125 @@
+"""The fused quantization of inputs against its reference, bit for bit."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dgq import ops
+from dgq.ops import native, reference
+
+
+def arguments(
+    shape: tuple[int, ...], n_steps: int, per_row: bool, n_bits: int, seed: int, size: float = 3.0
+) -> tuple[Any, ...]:
+    """Everything but the padding, for an input of any shape ``[batch, ..., channels]``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def whole(low: int, high: int, *size: int) -> Tensor:
+        return torch.randint(low, high, size, generator=generator)
+
+    channels, spare = shape[-1], 8 - n_bits
+    return (
+        torch.randn(shape, generator=generator) * size,
+        torch.rand(n_steps, generator=generator) + 0.01,
+        whole(1, 9, channels).float(),
+        whole(-40, 2**n_bits + 40, n_steps, channels).to(torch.int16),
+        whole(1, 2**spare + 1, channels).float(),
+        whole(0, n_steps, shape[0] if per_row else 1),
+        2**n_bits - 1,
+    )
+
+
+shapes = st.one_of(
+    st.tuples(*(st.integers(1, n) for n in (3, 5, 4, 37))),
+    st.tuples(*(st.integers(1, n) for n in (3, 9, 37))),
+    st.tuples(*(st.integers(1, n) for n in (3, 37))),
+)
+
+
+@given(
+    shape=shapes,
+    n_steps=st.integers(1, 3),
+    per_row=st.booleans(),
+    n_bits=st.integers(2, 8),
+    bfloat16=st.booleans(),
+    pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=150, deadline=None)
+def test_compiled_codes_equal_the_reference_bit_for_bit(
+    shape: tuple[int, ...],
+    n_steps: int,
+    per_row: bool,
+    n_bits: int,
+    bfloat16: bool,
+    pads: tuple[int, int],
+    seed: int,
+) -> None:
+    x, *rest = arguments(shape, n_steps, per_row, n_bits, seed)
+    x = x.to(torch.bfloat16) if bfloat16 else x
+    padding = list(pads) if x.ndim == 4 else []
+    codes = ops.quantize(x, *rest, padding)
+    assert torch.equal(codes, reference.quantize(x, *rest, padding))
+    assert codes.dtype == torch.uint8
+
+
+def test_codes_equal_the_formula_and_pixels_around_the_image_have_the_code_of_zero() -> None:
+    x, scale, multiple, zero_point, factor, step, largest = arguments((2, 3, 4, 5), 2, True, 6, 0)
+    zero_point = zero_point.clamp(0, largest)
+    codes = ops.quantize(x, scale, multiple, zero_point, factor, step, largest, [1, 2])
+    assert codes.shape == (2, 5, 8, 5)
+    for sample, t in enumerate(step.tolist()):
+        rounded = (x[sample] / (scale[t] * multiple)).round() + zero_point[t]
+        inside = codes[sample, 1:-1, 2:-2]
+        assert torch.equal(inside.float(), rounded.clamp(0, largest) * factor)
+        zero = (zero_point[t] * factor).to(torch.uint8)
+        assert torch.equal(codes[sample, 0], zero.expand(8, 5))
+        assert torch.equal(codes[sample, :, 0], zero.expand(5, 5))
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e30, -1e30])
+def test_values_far_outside_are_clamped(value: float) -> None:
+    _, *rest = arguments((1, 1, 20), 1, False, 8, 0)
+    x = torch.full((1, 1, 20), value)
+    codes = ops.quantize(x, *rest, [])
+    assert torch.equal(codes, reference.quantize(x, *rest, []))
+    assert (codes == (255 if value > 0 else 0)).all()
+
+
+def test_inputs_may_lie_in_memory_in_any_order() -> None:
+    x, *rest = arguments((2, 4, 6, 8), 1, False, 8, 1)
+    images = x.permute(0, 3, 1, 2).contiguous()  # channels first
+    assert torch.equal(
+        ops.quantize(images.permute(0, 2, 3, 1), *rest, [1, 1]), ops.quantize(x, *rest, [1, 1])
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_without_a_compiler_and_in_other_types_values_are_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, *rest = arguments((2, 3, 4, 20), 2, True, 8, 2)
+    x = x.to(dtype)
+    before = ops.quantize(x, *rest, [1, 1])
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    assert torch.equal(ops.quantize(x, *rest, [1, 1]), before)
+
+
+def test_wide_zero_points_are_used_as_they_are() -> None:
+    x, scale, multiple, _, factor, step, largest = arguments((1, 3, 4), 1, False, 8, 3)
+    zero_point = torch.full((1, 4), -100_000, dtype=torch.int32)
+    x = x + 100_128 * scale[0] * multiple
+    rest = (scale, multiple, zero_point, factor, step, largest)
+    codes = ops.quantize(x, *rest, [])
+    assert torch.equal(codes, reference.quantize(x, *rest, []))
+    assert 0 < codes.min() <= codes.max() < 255
+
+
+@pytest.mark.parametrize("padding", [[], [1, 2]])
+def test_the_operator_is_a_good_citizen(padding: list[int]) -> None:
+    given = arguments((2, 3, 4, 5), 2, True, 6, 0)
+    torch.library.opcheck(torch.ops.dgq.quantize.default, (*given, padding))
