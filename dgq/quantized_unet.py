@@ -6,7 +6,7 @@ its name: for diffusers it stays what it was, in pipelines and on disk.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:
         if getattr(module, "gradient_checkpointing", False)
     }
     for function in functions:  # one, where gradient checkpointing is on
-        unet.enable_gradient_checkpointing(function)
+        cast(QuantizedUNet, unet).enable_gradient_checkpointing(function)
 
 
 _QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {}

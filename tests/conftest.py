@@ -1,7 +1,8 @@
 """One thread for everything, the repository's root on the path, and tiny pipelines."""
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,17 @@ torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much 
 
 from quantized_models import SETTINGS, Calibrated, calibrated  # noqa: E402
 from tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
+
+from lit.stopping import SIGNALS  # noqa: E402
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """No signal is ignored, as those of a terminal are in the background or under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dgq.calls import Call
+from dgq.calls import FIRST_STEP, Call
 from dgq.context import QuantizationContext
 from dgq.exponent_quantizer import ExponentQuantizer
 from dgq.exponent_search import N_PHASES
@@ -32,8 +32,7 @@ def fitted(
     context = QuantizationContext(range(n_steps), (4, 4))
     activations = ActivationSettings(n_bits, "multiples", max_exponent=max_exponent)
     quantizer = MultipleQuantizer(activations, context, padded=padded)
-    step = torch.zeros(1, dtype=torch.long) if step is None else step
-    context.current = Call(step, context.latent_size)
+    context.current = Call(FIRST_STEP if step is None else step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     quantizer(x)

@@ -16,6 +16,7 @@ from lit.calibration import Calibration
 from lit.cli import main
 from lit.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
 
+pytestmark = pytest.mark.usefixtures("heard")
 RESULTS = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
 
 

@@ -119,6 +119,7 @@ def test_a_table_for_a_terminal_in_latin_1(monkeypatch: pytest.MonkeyPatch) -> N
     assert b"SQNR ? 3" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_with_one_line(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
