@@ -9,6 +9,9 @@ from torch import Tensor
 from dgq.ops import native, reference
 from dgq.ops.library import LIBRARY
 
+WRITTEN = (torch.float32, torch.bfloat16)
+"""What oneDNN's products put out."""
+
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
@@ -177,7 +180,8 @@ def _at_steps(
     steps = step.tolist()
     if len(set(steps)) == 1:
         factor = float(scale[steps[0] if scale.shape[0] > 1 else 0])
-        return product(factor, bias[steps[0] if bias.shape[0] > 1 else 0], dtype)
+        written = dtype if dtype in WRITTEN else torch.float32
+        return product(factor, bias[steps[0] if bias.shape[0] > 1 else 0], written).to(dtype)
     sums = product(1.0, None, torch.float32)
     rows = [-1, *[1] * (sums.ndim - 2)]
     if scale.shape[0] > 1:

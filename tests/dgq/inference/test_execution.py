@@ -189,6 +189,14 @@ def test_floating_point_runs_in_other_precisions(calibrated_as: Models) -> None:
     assert decibels(model.output, output) > 20
 
 
+@exact
+@torch.no_grad()
+def test_integers_run_in_half_precision(calibrated_as: Models) -> None:
+    model = calibrated_as("exponents")
+    unet = load_quantized_unet(model.folder, "integer", torch.float32).half()
+    assert decibels(model.output, unet(**model.call)[0]) > 20
+
+
 def test_gradients_flow_through_attention_in_bfloat16(calibrated_as: Models) -> None:
     """Our kernel has no derivative: where one is needed, torch's is taken."""
     model = calibrated_as("exponents")

@@ -118,7 +118,7 @@ def test_accumulators_of_convolutions_equal_64_bit_sums(conv: Conv) -> None:
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=exact)])
 def test_each_sample_is_scaled_at_its_own_step(
     per_row: bool, dtype: torch.dtype, packed: bool
