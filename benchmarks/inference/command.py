@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
         answer(*map(Path, argv[1:]))
         return 0
     arguments = parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the child too
     try:
         run = plan(arguments, f"{COMMAND} {shlex.join(argv)}".strip())
         cache = Path(arguments.cache)
