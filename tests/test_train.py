@@ -609,7 +609,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     ),
     "seed beyond 64 bits": (["--data.seed", str(2**64)], "data.seed must be 0 to"),
     "negative seed": (["--data.seed", "-1"], "data.seed must be 0 to"),
-    "guidance": (["--data.generation.guidance_scale", "nan"], "guidance_scale must be finite"),
+    "guidance": (["--data.generation.guidance_scale", ".nan"], "guidance_scale must be finite"),
     "cache": (["--data.cache", "/proc/nowhere"], "--data.cache /proc/nowhere cannot be written"),
     "run": (["--run", "/proc/nowhere"], "/proc/nowhere cannot be written"),
     "long run": (["--run", "x" * 300], "cannot be written"),

@@ -43,10 +43,10 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note the storages of what it returns."""
-        known = {id_of(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        known = {id_of(t) for t in tree_leaves((args, kwargs)) if has_storage(t)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and id_of(tensor) not in known:
+            if has_storage(tensor) and id_of(tensor) not in known:
                 self._add(tensor)
         return result
 
@@ -64,6 +64,11 @@ class LiveBytes(TorchDispatchMode):
     def _remove(self, key: int, size: int) -> None:
         self._alive.discard(key)
         self.current -= size
+
+
+def has_storage(value: object) -> bool:
+    """Whether it is a tensor with memory to count; those in oneDNN's layout hide theirs."""
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def id_of(tensor: Tensor) -> int:

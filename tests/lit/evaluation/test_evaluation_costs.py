@@ -1,11 +1,14 @@
 """Seconds and bytes of a call."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
+from quantized_models import Calibrated
 from torch import Tensor, nn
 
+from dgq.checkpoint import load_quantized_unet
 from lit.evaluation.latency import time_calls
 from lit.evaluation.memory import LiveBytes, peak_bytes
 
@@ -33,6 +36,14 @@ def test_peak_memory_of_layers_equals_a_count_by_hand() -> None:
     x = torch.zeros(10, 8)
     # The first output lives until the second layer has made its own; then it is freed.
     assert peak_bytes(lambda: network(x), "cpu") == 4 * 10 * (64 + 16)
+
+
+def test_a_call_with_integer_products_has_a_peak_too(
+    calibrated_as: Callable[[str], Calibrated],
+) -> None:
+    made = calibrated_as("exponents")
+    unet = load_quantized_unet(made.folder)
+    assert peak_bytes(lambda: unet(**made.call), "cpu") > made.output.numel() * 4
 
 
 def test_views_and_work_in_place_take_nothing() -> None:
