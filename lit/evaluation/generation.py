@@ -48,8 +48,10 @@ def sample(
     ).images
 
 
-def record_call(pipeline: DiffusionPipeline, prompt: str, generation: GenerationSettings) -> Call:
-    """Arguments of the first UNet call that the pipeline makes for a prompt."""
+def record_call(
+    pipeline: DiffusionPipeline, prompts: Sequence[str], generation: GenerationSettings
+) -> Call:
+    """Arguments of the first UNet call that the pipeline makes for some prompts."""
     calls: list[Call] = []
 
     def keep(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -58,7 +60,7 @@ def record_call(pipeline: DiffusionPipeline, prompt: str, generation: Generation
 
     handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        sample(pipeline, [prompt], [0], generation, 0, output_type="latent")
+        sample(pipeline, prompts, range(len(prompts)), generation, 0, output_type="latent")
     except _EnoughError:
         pass
     finally:

@@ -185,7 +185,7 @@ def check_sampling(plan: Plan) -> None:
         distinct = set(plan.timesteps())
         if len(distinct) < n_steps:
             raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
-        record_call(plan.pipeline, plan.prompts.captions[0], plan.generation)
+        record_call(plan.pipeline, plan.prompts.captions[:1], plan.generation)
     except Exception as error:  # whatever a sampler or the pipeline's own checks raise
         raise DGQError(
             f"the pipeline cannot draw with these settings ({pipelines.first_line(error)}): mend "

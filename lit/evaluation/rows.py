@@ -115,8 +115,8 @@ COSTS: tuple[tuple[str, str, float, int], ...] = (
     ("bytes_on_disk", "UNet on disk, MB", 1e6, 1),
     ("bytes_in_memory", "UNet in memory, MB", 1e6, 1),
     ("peak_call_bytes", "peak of a call beside it, MB", 1e6, 1),
-    ("latency_s", "UNet call, ms", 1e-3, 1),
-    ("compiled_latency_s", "UNet call, compiled, ms", 1e-3, 1),
+    ("latency_s", "UNet call of a batch, ms", 1e-3, 1),
+    ("compiled_latency_s", "UNet call of a batch, compiled, ms", 1e-3, 1),
 )
 """Key, label, unit, decimal places."""
 

@@ -138,7 +138,7 @@ def test_a_damaged_trajectory_is_noticed(
 def test_a_recorded_call_is_doubled_by_guidance(
     pipeline: DiffusionPipeline, guidance_scale: float, batch: int
 ) -> None:
-    args, _ = record_call(pipeline, PROMPTS[0], GenerationSettings(2, guidance_scale))
+    args, _ = record_call(pipeline, PROMPTS[:1], GenerationSettings(2, guidance_scale))
     assert args[0].shape == (batch, 4, 8, 8)
     assert not pipeline.unet._forward_pre_hooks
 
@@ -155,7 +155,7 @@ def test_the_structure_of_sdxl_is_measured_alike(sdxl_folder: Path, tmp_path: Pa
     # Half the output is missing: the noise has a quarter of the signal's energy.
     sqnr = unet_sqnr(halved, save(trajectory, tmp_path), 0.0, 2, "cpu", lambda _: None)
     assert sqnr.plain == pytest.approx([10 * math.log10(4)] * 2, abs=1e-3)
-    args, kwargs = record_call(pipeline, PROMPTS[0], generation)
+    args, kwargs = record_call(pipeline, PROMPTS[:1], generation)
     operations = count_operations(pipeline.unet, args, kwargs)
     assert operations.layer_bops == operations.layer_macs * 32 * 32 > 0
     assert operations.attention_macs > 0
