@@ -83,9 +83,10 @@ class Embedded(Subject):
         return _rows(arguments, torch.arange(batch) % rows)
 
     def calibration(self) -> Sequence[Call]:
-        """Recorded calls of captions that are not held out."""
+        """Recorded calls of captions that are not held out: all steps of one after the other."""
         calls = UNetCalls.load(self._file(CALIBRATION))
-        pairs = torch.cartesian_prod(*map(torch.arange, calls.latents.shape[:2]))
+        n_calls, n_prompts = calls.latents.shape[:2]
+        pairs = torch.cartesian_prod(torch.arange(n_prompts), torch.arange(n_calls)).flip(1)
         pairs = pairs[: self.options.calibration_calls]
         return [_one_step(calls.batch(pair)) for pair in pairs[:, None]]
 
