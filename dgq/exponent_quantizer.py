@@ -4,20 +4,19 @@ import torch
 from torch import Tensor
 
 from dgq.channel_lookup import channel_parameters, fraction
+from dgq.channel_quantizer import ChannelQuantizer
 from dgq.context import QuantizationContext
 from dgq.exponent_search import (
     base_scale,
     centred_zero_point,
     channel_exponents,
-    limited_zero_point,
     required_range,
 )
 from dgq.observer import Ranges
-from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import ActivationSettings
 
 
-class ExponentQuantizer(RangeQuantizer):
+class ExponentQuantizer(ChannelQuantizer):
     """Affine quantization with scale ``scale[step] * 2^-exponent[channel]``.
 
     ``scale`` is ``[steps]``, ``zero_point`` ``[steps, channels]`` and ``exponent`` ``[channels]``:
@@ -41,8 +40,7 @@ class ExponentQuantizer(RangeQuantizer):
         of_text: bool = False,
         padded: bool = False,
     ) -> None:
-        super().__init__(settings, context, of_text=of_text)
-        self.padded = padded
+        super().__init__(settings, context, of_text, padded)
         self.register_buffer("exponent", torch.empty(0, dtype=torch.uint8))
 
     def fit_ranges_(self, channels: Ranges, pixels: Ranges | None) -> None:
@@ -53,16 +51,8 @@ class ExponentQuantizer(RangeQuantizer):
         scale = self.scale[:, None] * fraction(self.exponent)
         # What was observed is centred, rather than what it was widened to.
         zero_point = centred_zero_point(*channels, scale, self.settings.n_bits)
-        self.zero_point = self._limited(zero_point).to(torch.int32)
+        self.zero_point = self.limited(zero_point).to(torch.int32)
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel, broadcastable to ``x``."""
         return channel_parameters(x, *self.current_ranges(), fraction(self.exponent), self.context)
-
-    def current_ranges(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
-        scale, zero_point = super().current_ranges()
-        return scale, self._limited(zero_point)
-
-    def _limited(self, zero_point: Tensor) -> Tensor:
-        return limited_zero_point(zero_point, self.settings.n_bits, self.padded)

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from dgq.channel_lookup import channel_parameters
+from dgq.channel_quantizer import ChannelQuantizer
 from dgq.context import QuantizationContext
-from dgq.exponent_search import centred_zero_point, limited_zero_point, required_range
+from dgq.exponent_search import centred_zero_point, required_range
 from dgq.multiples import channel_multiples, finest_scale
 from dgq.observer import Ranges
-from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import ActivationSettings
 
 
-class MultipleQuantizer(RangeQuantizer):
+class MultipleQuantizer(ChannelQuantizer):
     """Affine quantization with scale ``scale[step] * multiple[channel]``.
 
     ``scale`` is ``[steps]``, ``zero_point`` ``[steps, channels]`` and ``multiple`` ``[channels]``.
@@ -35,8 +35,7 @@ class MultipleQuantizer(RangeQuantizer):
         of_text: bool = False,
         padded: bool = False,
     ) -> None:
-        super().__init__(settings, context, of_text=of_text)
-        self.padded = padded
+        super().__init__(settings, context, of_text, padded)
         self.register_buffer("multiple", torch.empty(0, dtype=torch.int16))
 
     def fit_ranges_(self, channels: Ranges, pixels: Ranges | None) -> None:
@@ -47,16 +46,8 @@ class MultipleQuantizer(RangeQuantizer):
         self.scale = finest_scale(high - low, self.multiple, n_bits)
         # What was observed is centred, rather than what it was widened to.
         zero_point = centred_zero_point(*channels, self.scale[:, None] * self.multiple, n_bits)
-        self.zero_point = self._limited(zero_point).to(torch.int32)
+        self.zero_point = self.limited(zero_point).to(torch.int32)
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel, broadcastable to ``x``."""
         return channel_parameters(x, *self.current_ranges(), self.multiple, self.context)
-
-    def current_ranges(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
-        scale, zero_point = super().current_ranges()
-        return scale, self._limited(zero_point)
-
-    def _limited(self, zero_point: Tensor) -> Tensor:
-        return limited_zero_point(zero_point, self.settings.n_bits, self.padded)
