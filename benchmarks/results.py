@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dgq.checkpoint import has_model
+
 ROOT = Path(__file__).parents[1]
 BITS = ("w8a8", "w4a8", "w4a6", "w4a4")
 RECIPES = {"rtn_": "RTN, per-tensor", "dgq_": "DGQ, 8 groups", "": "integers"}
@@ -47,7 +49,7 @@ def main() -> None:
 
 def calibrate(run: Path) -> None:
     """Calibrate a recipe, or go on with it, unless that is done."""
-    if (run / "quantized" / "quantization.json").is_file():
+    if has_model(run / "quantized"):
         return
     resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
     call("train.py", "fit", "--config", f"{run.name}.yaml", "--run", str(run), *resume)

@@ -55,7 +55,8 @@ class SamplerCalls:
     def __init__(self, timesteps: Sequence[float], latent_size: tuple[int, int]) -> None:
         self.timesteps = tuple(float(t) for t in timesteps)
         self.latent_size = latent_size
-        self._known = {torch.device("cpu"): torch.tensor(self.timesteps)}
+        cpu = torch.device("cpu")  # whatever the device that a UNet is built on
+        self._known = {cpu: torch.tensor(self.timesteps, device=cpu)}
         self._current = _CallOfThread()
         self._noticed: Tensor | None = None
         self._warned = False

@@ -1,10 +1,7 @@
-"""Quantized models on disk: packed weights as safetensors, everything else as JSON."""
+"""Quantized models on disk: written from a calibration, loaded ready to run."""
 
-import json
 import logging
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -12,89 +9,41 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from dgq.context import QuantizationContext
-from dgq.errors import DGQError, SettingsError
-from dgq.files import read_tensors, sha256_of, write_json, write_tensors
+from dgq.diffusers_quantizer import attach_
+from dgq.errors import DGQError
+from dgq.files import read_json
+from dgq.first_formats import CONFIG_FILE as FIRST_CONFIG_FILE
+from dgq.first_formats import FirstFiles
 from dgq.inference.build import build_, fill_
 from dgq.inference.execution import Mode, prepare_
 from dgq.inference.freeze import check_calibrated, frozen_state
 from dgq.layers import quantized_layers
-from dgq.pipeline_files import check_sizes
+from dgq.manifest import GenerationSettings, Manifest
+from dgq.model_files import CONFIG_FILE, FOLDER, PLACES, ModelFiles, is_quantized, write_model
 from dgq.quantize import activation_quantizers
-from dgq.settings import (
-    ActivationSettings,
-    QuantizationSettings,
-    ScoreSettings,
-    WeightSettings,
-    check_positive,
-)
+from dgq.settings import QuantizationSettings
 
-FORMAT = "dgq-2"
-FIRST_FORMAT = "dgq-1"
-"""Stored the modules of a calibration; read for ever, no longer written."""
-
-WEIGHTS_FILE = "quantized.safetensors"
-MANIFEST_FILE = "quantization.json"
-FOLDER = "quantized"
+__all__ = [
+    "FOLDER",
+    "GenerationSettings",
+    "Manifest",
+    "calibration_state",
+    "find_model",
+    "has_model",
+    "load_calibration_state_",
+    "load_quantized_unet",
+    "packed_state",
+    "quantized_folder",
+    "read_manifest",
+    "save_quantized",
+]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How the pipeline is run, in calibration and by default in evaluation.
-
-    Args:
-        num_inference_steps: steps of the sampler.
-        guidance_scale: classifier-free guidance; 1 or less switches it off.
-        height: of the image in pixels; the model's own by default.
-        width: of the image in pixels; the model's own by default.
-    """
-
-    num_inference_steps: int = 25
-    guidance_scale: float = 7.5
-    height: int | None = None
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        check_positive("num_inference_steps", self.num_inference_steps)
-        if (self.height is None) != (self.width is None):
-            raise SettingsError("height and width go together: pipelines ignore one alone")
-        for name, value in (("height", self.height), ("width", self.width)):
-            if value is not None:
-                check_positive(name, value)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a quantized model consists of, apart from its tensors.
-
-    Args:
-        pipeline: where the full-precision pipeline comes from (text encoder, VAE, scheduler).
-        unet_config: configuration of the stock UNet.
-        quantization: settings of the quantization.
-        generation: settings of the sampler it was calibrated for.
-        timesteps: the scheduler's values that activation scales exist for.
-        latent_size: height and width of the latents of the calibration.
-        unet_sha256: of the full-precision UNet's tensors; empty where nobody noted them.
-        weights_sha256: of the weights' file.
-    """
-
-    pipeline: str
-    unet_config: dict[str, Any]
-    quantization: QuantizationSettings
-    generation: GenerationSettings
-    timesteps: tuple[float, ...]
-    latent_size: tuple[int, int]
-    unet_sha256: str = ""
-    weights_sha256: str = ""
-
-
 def save_quantized(unet: UNet2DConditionModel, folder: Path, manifest: Manifest) -> None:
-    """Write a calibrated or loaded UNet as packed weights and a manifest, the manifest last."""
-    weights = folder / WEIGHTS_FILE
-    write_tensors(weights, packed_state(unet, manifest.quantization), {"format": FORMAT})
-    content = {"format": FORMAT, **asdict(manifest), "weights_sha256": sha256_of(weights)}
-    write_json(folder / MANIFEST_FILE, content)
+    """Write a calibrated or loaded UNet: packed weights, then the description."""
+    write_model(folder, manifest, packed_state(unet, manifest.quantization))
 
 
 def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, Tensor]:
@@ -114,15 +63,26 @@ def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, T
     return dict(unet.state_dict())
 
 
+def has_model(folder: Path) -> bool:
+    """Whether a folder itself holds a quantized model, whole or damaged."""
+    if (folder / FIRST_CONFIG_FILE).is_file():
+        return True
+    file = folder / CONFIG_FILE
+    try:
+        return file.is_file() and is_quantized(read_json(file))
+    except DGQError:
+        return True  # damaged: whoever reads it says so
+
+
 def quantized_folder(path: str | Path) -> Path:
-    """The folder of the quantized model: ``path`` itself, or ``path/quantized`` of a run.
+    """The folder of the quantized model that ``path`` names: itself, or that of a run or pipeline.
 
     Raises:
         DGQError: if there is none.
     """
     path = Path(path)
-    for folder in (path, path / FOLDER):
-        if (folder / MANIFEST_FILE).is_file():
+    for folder in (path / place for place in PLACES):
+        if has_model(folder):
             return folder
     reason = "no quantized model in it" if path.exists() else "it does not exist"
     raise DGQError(
@@ -131,43 +91,20 @@ def quantized_folder(path: str | Path) -> Path:
     )
 
 
+def find_model(path: str | Path) -> ModelFiles | FirstFiles:
+    """The files of the quantized model that ``path`` names; raises DGQError if there is none."""
+    folder = quantized_folder(path)
+    is_first = (folder / FIRST_CONFIG_FILE).is_file()
+    return FirstFiles(folder) if is_first else ModelFiles(folder)
+
+
 def read_manifest(path: str | Path) -> Manifest:
     """The manifest of a run folder or of a quantized model's folder.
 
     Raises:
         DGQError: if it is missing, damaged, or of another format.
     """
-    file = quantized_folder(path) / MANIFEST_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = content.pop("format")
-        if version not in (FORMAT, FIRST_FORMAT):
-            raise DGQError(
-                f"{file} is of another format, {version}: expected {FORMAT} or {FIRST_FORMAT}; "
-                "a newer dgq may read it"
-            )
-        quantization = content.pop("quantization")
-        return Manifest(
-            **content
-            | {
-                "quantization": quantization_settings(quantization),
-                "generation": GenerationSettings(**content["generation"]),
-                "timesteps": tuple(content["timesteps"]),
-                "latent_size": tuple(content["latent_size"]),
-            }
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DGQError(f"{file} is damaged ({error!r}): restore it, or make it again") from error
-
-
-def quantization_settings(content: dict[str, Any]) -> QuantizationSettings:
-    """Settings from what ``dataclasses.asdict`` made of them."""
-    return QuantizationSettings(
-        WeightSettings(**content["weights"]),
-        ActivationSettings(**content["activations"]),
-        ScoreSettings(**content["scores"]),
-        tuple(content["keep"]),
-    )
+    return find_model(path).manifest()
 
 
 def load_quantized_unet(
@@ -192,26 +129,24 @@ def load_quantized_unet(
         DGQError: if files are missing, damaged, or do not belong together, or integers are asked
             for and cannot be used.
     """
-    manifest = read_manifest(path)
-    file = quantized_folder(path) / WEIGHTS_FILE
-    state, metadata = read_tensors(file)
-    first = metadata.get("format") == FIRST_FORMAT
-    known = first or metadata.get("format") == FORMAT
-    if not known or sha256_of(file) != manifest.weights_sha256:
-        raise DGQError(f"{file} is not the one that {MANIFEST_FILE} beside it describes")
-    check_sizes(manifest.unet_config, len(state), file.with_name(MANIFEST_FILE))
+    files = find_model(path)
+    manifest, state = files.read()
     try:
         unet = empty_quantized_unet(manifest)
     except DGQError:
         raise
     except Exception as error:  # whatever diffusers raises for a configuration of no UNet
-        raise DGQError(f"{file.with_name(MANIFEST_FILE)} describes no UNet: {error}") from error
+        raise DGQError(f"{files.config_file} describes no UNet: {error}") from error
     try:
-        fill_(unet, frozen_state(state, manifest.quantization) if first else state)
+        fill_(unet, state)
     except DGQError as error:
-        raise DGQError(f"{file} does not fit the UNet in {MANIFEST_FILE}: {error}") from error
+        described = files.config_file.name
+        raise DGQError(
+            f"{files.weight_files[0]} does not fit the UNet in {described}: {error}"
+        ) from error
     state.clear()  # codes are freed as soon as their layer is folded
     unet = unet.eval().requires_grad_(False).to(device)
+    attach_(unet, manifest)
     unet.execution = prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)
     return unet

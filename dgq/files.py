@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import prod
@@ -43,6 +44,26 @@ def written_beside(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_beside(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files take their places in ``folder`` when the block ends.
+
+    JSON comes last: descriptions follow what they describe.
+    """
+    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    beside = folder.with_name(f".{folder.name}.{owner}{PARTIAL}")
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".json"):
+            _flush(file)
+            os.replace(file, folder / file.name)
+        _flush(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

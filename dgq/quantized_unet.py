@@ -4,15 +4,37 @@ A UNet becomes quantized in place, as a class of its own that derives from the s
 its name: for diffusers it stays what it was, in pipelines and on disk.
 """
 
+import os
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, cast
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dgq.calls import Call, SamplerCalls
+from dgq.devices import moves
+from dgq.errors import DGQError
+from dgq.manifest import QUANTIZATION
+from dgq.model_files import written_as_whole
+
+
+class Execution(Protocol):
+    """How a quantized UNet runs (``dgq.inference.execution``)."""
+
+    def leave_(self, unet: nn.Module) -> None:
+        """Let it run in floating point, before its tensors are moved off the CPU."""
+
+
+class Quantizer(Protocol):
+    """Who loads and saves a quantized UNet (``dgq.diffusers_quantizer``)."""
+
+    def describe(self, unet: nn.Module) -> None:
+        """Seal the description that is about to be saved; raise DGQError if it cannot be."""
 
 
 class QuantizedUNet(nn.Module):
@@ -21,6 +43,10 @@ class QuantizedUNet(nn.Module):
     calls: SamplerCalls
     precision: torch.dtype | None = None
     """What it computes in, where the first layer does not tell; that of its inputs by default."""
+    execution: Execution | None = None
+    """How it runs here; None while it is being calibrated."""
+    hf_quantizer: Quantizer | None = None
+    """By which diffusers knows that it is quantized; None while it is being calibrated."""
 
     def forward(self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> Any:
         """As the stock UNet's; its quantizers read the step of this very call.
@@ -53,12 +79,35 @@ class QuantizedUNet(nn.Module):
         """As the stock UNet's: quantized attention stays what it is."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # All at first: a UNet of which one half has moved would be of no use.
-        for module in self.modules():
-            check = getattr(module, "check_stays", None)
-            if check is not None:
-                check(fn)
+        if self.execution is not None and moves(fn, next(self.parameters())):
+            self.execution.leave_(self)
         return super()._apply(fn, recurse)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # accelerate's hooks and diffusers' group offloading move tensors one by one.
+        if name == "_hf_hook" and self.execution is not None:
+            self.execution.leave_(self)
+        super().__setattr__(name, value)
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As the stock UNet's; in floating point, since tensors are moved one by one."""
+        if self.execution is not None:
+            self.execution.leave_(self)
+        super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
+
+    @wraps(ModelMixin.save_pretrained)
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As the stock UNet's, sealed; files take the place of earlier ones when all are written.
+
+        Raises:
+            DGQError: if the calibration has not finished, or an adapter is on it.
+        """
+        if self.hf_quantizer is None:
+            raise DGQError("this UNet is being calibrated: write it with dgq.save")
+        self.hf_quantizer.describe(self)
+        kwargs.setdefault("repo_id", Path(save_directory).name)
+        with written_as_whole(Path(save_directory)) as beside:
+            super().save_pretrained(beside, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle and copy by the stock class, which has a name that can be looked up."""
@@ -78,6 +127,17 @@ def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:
     }
     for function in functions:  # one, where gradient checkpointing is on
         cast(QuantizedUNet, unet).enable_gradient_checkpointing(function)
+
+
+def become_stock_(unet: QuantizedUNet) -> None:
+    """Turn a quantized UNet, whose layers are stock by now, back into what it was."""
+    stock: nn.Module = unet
+    stock.__class__ = _stock(type(unet))
+    for name in ("calls", "execution", "precision", "hf_quantizer", "quantization_method"):
+        unet.__dict__.pop(name, None)
+    unet.is_quantized = False
+    config: Any = unet.config
+    unet._internal_dict = FrozenDict({k: v for k, v in config.items() if k != QUANTIZATION})
 
 
 _QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {}

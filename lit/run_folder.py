@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dgq.checkpoint import FOLDER, MANIFEST_FILE
+from dgq.checkpoint import FOLDER, has_model
 from dgq.errors import DGQError
 from dgq.files import remove_leftovers
 from dgq.locks import LockedError, locked
@@ -60,7 +60,7 @@ def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
         return given
     if resume == LAST and last.is_file():
         return last
-    if resume == LAST and (model / MANIFEST_FILE).is_file():
+    if resume == LAST and has_model(model):
         raise DGQError(
             f"{run} holds a finished model but no {CHECKPOINT}: there is nothing to go on from; "
             "choose another folder by --run DIR"

@@ -34,10 +34,10 @@ RUN_FILES = [
     "config.yaml",
     "last.ckpt",
     "log.csv",
-    "quantized/quantization.json",
-    "quantized/quantized.safetensors",
+    "quantized/config.json",
+    "quantized/diffusion_pytorch_model.safetensors",
 ]
-SAME = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
+SAME = ("log.csv", "quantized/diffusion_pytorch_model.safetensors", "quantized/config.json")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -156,7 +156,7 @@ def test_rtn_rounds_every_weight_to_nearest(micro_folder: Path, tmp_path: Path) 
     run = tmp_path / "run"
     assert list(contents(run)) == RUN_FILES
     assert all(row["error"] == row["error_nearest"] for row in rows(run))
-    state = load_file(run / "quantized" / "quantized.safetensors")
+    state = load_file(run / "quantized" / "diffusion_pytorch_model.safetensors")
     weights = load_unet(str(micro_folder)).state_dict()
     names = [n.removesuffix(".codes") for n in state if n.endswith(".codes")]
     assert len(names) > 50
@@ -241,7 +241,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         interrupt(patched)
         with pytest.raises(MachineError):
             main(arguments, CalibrationData)
-    assert not (finished_work / name / "quantized" / "quantization.json").exists()
+    assert not (finished_work / name / "quantized" / "config.json").exists()
     assert command([*arguments, "--ckpt_path", "last"]) == 0
     assert_same_result(finished_work / name, finished_work / "run")
 
@@ -286,7 +286,7 @@ def test_mixed_precision_keeps_float32_scales_and_does_not_resume_as_float32(
     arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
     ranges = ("--model.learning.activation_lr", "0.05")
     assert command([*arguments, *ranges, "--trainer.precision", "bf16-mixed"]) == 0
-    state = load_file(tmp_path / "run" / "quantized" / "quantized.safetensors")
+    state = load_file(tmp_path / "run" / "quantized" / "diffusion_pytorch_model.safetensors")
     scales = [tensor for name, tensor in state.items() if name.endswith("scale")]
     assert all(scale.dtype == torch.float32 for scale in scales)
     capsys.readouterr()
@@ -363,14 +363,14 @@ def without_its_model(run: Path) -> None:
 
 
 def with_a_flipped_bit(run: Path) -> None:
-    file = run / "quantized" / "quantized.safetensors"
+    file = run / "quantized" / "diffusion_pytorch_model.safetensors"
     content = bytearray(file.read_bytes())
     content[-7] ^= 4
     file.write_bytes(content)
 
 
 def without_manifest_and_log(run: Path) -> None:
-    (run / "quantized" / "quantization.json").unlink()
+    (run / "quantized" / "config.json").unlink()
     (run / "log.csv").unlink()
     (run / "config.yaml").unlink()
 
@@ -449,7 +449,7 @@ def test_two_processes_find_the_ranges_of_one_bit_for_bit(
     more = (*nearest, "--data.micro_batch_size", "2")
     assert command([*fit_arguments(micro_folder, tmp_path, "one"), *more]) == 0
     in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
-    for name in ("quantized/quantized.safetensors", "quantized/quantization.json"):
+    for name in ("quantized/diffusion_pytorch_model.safetensors", "quantized/config.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.checkpoint import WEIGHTS_FILE, load_quantized_unet
+from dgq.checkpoint import find_model, load_quantized_unet
 from dgq.quantized_unet import converted
 from dgq.reconstruction import noise_and_signal
 from inference.machine import busy_seconds
@@ -91,7 +91,7 @@ def _load_quantized(subject: Subject, row: Row, ckpt: str) -> Loaded:
     part = subject.part("weight-only", ckpt) if "weight-only" in row.parts else None
     folder = part.folder if part else subject.quantized(ckpt)
     unet = load_quantized_unet(folder, row.execution)
-    size = (folder / WEIGHTS_FILE).stat().st_size
+    size = find_model(folder).size()
     return Loaded(_compiled(unet, row), size, str(unet.execution))
 
 

@@ -97,7 +97,7 @@ class Subject(ABC):
         source = self.quantized(ckpt)
         folder = self.folder / f"weight-only-{self.ckpts().index(ckpt)}"
         part = self.own_part("quantized")
-        settings = part.settings if part else {"sha256": read_manifest(source).weights_sha256}
+        settings = part.settings if part else {"sha256": read_manifest(source).sha256}
         return Part(folder, settings, lambda folder: without_activations(source, folder))
 
     def _peer_part(self, name: str) -> Part:

@@ -123,10 +123,30 @@ def fill_(unet: nn.Module, state: Mapping[str, Tensor]) -> None:
         unet.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise DGQError(f"the tensors do not fit the UNet: {str(error)[:300]}") from error
+    check_tensors_(unet)
+
+
+def check_tensors_(unet: nn.Module) -> None:
+    """Make inference modules ready to compute with the tensors they were given.
+
+    Raises:
+        DGQError: for shapes and values that are none of theirs, and for weights that are kept in
+            floating point and are not finite.
+    """
     for name, module in unet.named_modules():
         if isinstance(module, FrozenLayer | InputQuantizer):
             problem = module.problem()
-            if problem is not None:
-                raise DGQError(f"{name}: {problem}")
+        else:
+            problem = problem_of_floats(module)
+        if problem is not None:
+            raise DGQError(f"{name}: {problem}")
         if isinstance(module, GroupedInput):
             module.settle_()
+
+
+def problem_of_floats(module: nn.Module) -> str | None:
+    """What is wrong with the tensors that a stock module itself holds, if anything."""
+    for name, tensor in module.named_parameters(recurse=False):
+        if not bool(tensor.isfinite().all()):
+            return f"{name} has values that are not finite"
+    return None

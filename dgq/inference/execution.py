@@ -1,7 +1,7 @@
 """How a quantized UNet runs here: which layers multiply integers, and why others do not."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native
+from dgq.ops.reference import attention as reference_attention
 from dgq.quantize import SHARED_INPUTS
 
 Mode = Literal["auto", "integer", "float"]
@@ -54,6 +55,15 @@ class Execution:
             f"CPU: {', '.join(self.features) or 'no fast integer products'}"
         )
 
+    def leave_(self, unet: nn.Module) -> None:
+        """Let a UNet run in floating point, before its tensors are moved off the CPU."""
+        if self.integer_layers:
+            unfold_layers_(unet)
+            moved = {"moved off the CPU": self.integer_layers}
+            unet.execution = replace(  # type: ignore[assignment]
+                self, integer_layers=0, float_layers=self.float_layers | moved, attention="torch"
+            )
+
 
 def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = None) -> Execution:
     """Let a quantized UNet run as fast as this machine can; weights are folded layer by layer.
@@ -66,12 +76,11 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
             computes in it, else float32. Norms stay in float32.
 
     Raises:
-        DGQError: if integers are asked for and no layer can use them, or it is prepared already.
+        DGQError: if integers are asked for and no layer can use them.
     """
-    if any(isinstance(module, IntegerLayer) for module in unet.modules()):
-        raise DGQError("this UNet is prepared for integers already: load it again")
     if mode not in MODES:
         raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
+    unfold_layers_(unet)
     obstacle = "asked for" if mode == "float" else obstacle_of_machine(unet)
     if mode == "integer" and obstacle is not None:
         raise DGQError(f"execution integer: {obstacle}: use execution auto or float")
@@ -97,9 +106,11 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
 
 def obstacle_of_machine(unet: nn.Module) -> str | None:
     """Why no layer can multiply integers where a UNet is, if so."""
-    device = next(tensor.device for tensor in (*unet.parameters(), *unet.buffers()))
-    if device.type != "cpu":
-        return f"no integer kernels for {device.type} yet"
+    devices = {tensor.device.type for tensor in (*unet.parameters(), *unet.buffers())}
+    if hasattr(unet, "_hf_hook"):
+        return "accelerate moves its tensors"
+    if devices != {"cpu"}:
+        return f"no integer kernels for {', '.join(sorted(devices - {'cpu'}))} yet"
     if not cpu.products_are_exact():
         return "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)"
     return None
@@ -121,6 +132,21 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
             reasons.update(fold_readers_(unet, layer.input_quantizer, [name]))
             del layer
     return reasons
+
+
+def unfold_layers_(unet: nn.Module) -> None:
+    """Undo ``fold_layers_``: every layer takes back its stored form."""
+    names = [n for n, module in unet.named_modules() if isinstance(module, IntegerLayer)]
+    for name in names:
+        layer = unet.get_submodule(name)
+        assert isinstance(layer, IntegerLayer)
+        unet.set_submodule(name, layer.unfolded())
+        del layer
+    for module in unet.modules():
+        if isinstance(module, ChannelInput):
+            module.release_()
+        if isinstance(module, QuantizedAttention):
+            module.attend = reference_attention
 
 
 def readers_of(owner: QuantizedAttention) -> dict[nn.Module, tuple[str, ...]]:

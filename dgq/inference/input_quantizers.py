@@ -9,13 +9,16 @@ from dgq.calls import SamplerCalls
 from dgq.channel_lookup import channel_parameters
 from dgq.errors import DGQError
 from dgq.group_lookup import GroupTable, element_parameters
-from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.inference.stored_tensors import StoredTensors
 from dgq.multiples import possible_multiples, shared_multiple
 from dgq.ops import quantize
 
+PREPARED = ("channel_multiple", "channel_zero", "code_factor")
+"""Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""
 
-class InputQuantizer(ExactBuffers):
+
+class InputQuantizer(StoredTensors):
     """Affine quantization with a scale and a zero point for each step.
 
     Args:
@@ -36,8 +39,8 @@ class InputQuantizer(ExactBuffers):
         self.calls = calls
         self.channels = channels
         self.of_text = of_text
-        self.register_buffer("scale", torch.empty(0))
-        self.register_buffer("zero_point", torch.empty(0, dtype=torch.int16))
+        self.store("scale", torch.empty(0))
+        self.store("zero_point", torch.empty(0, dtype=torch.int16))
 
     @property
     def largest(self) -> int:
@@ -79,8 +82,8 @@ class GroupedInput(InputQuantizer):
     ) -> None:
         super().__init__(n_bits, calls, channels, of_text)
         self.on_pixels = False
-        self.register_buffer("group_index", torch.empty(0, dtype=torch.uint8))
-        self.register_buffer("axis", torch.tensor(0, dtype=torch.uint8))
+        self.store("group_index", torch.empty(0, dtype=torch.uint8))
+        self.store("axis", torch.tensor(0, dtype=torch.uint8))
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every element, from its group's."""
@@ -140,7 +143,7 @@ class ChannelInput(InputQuantizer):
         super().__init__(n_bits, calls, channels, of_text)
         self.room = room
         self.emits_codes = False
-        self.register_buffer("multiple", torch.empty(0, dtype=torch.int16))
+        self.store("multiple", torch.empty(0, dtype=torch.int16))
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of every channel."""
@@ -176,13 +179,17 @@ class ChannelInput(InputQuantizer):
     def prepare_(self, channels: int) -> None:
         """Make codes from now on for layers whose weights were multiplied by their factors."""
         on_codes, _ = self.factors(channels)
-        tables = {
-            "channel_multiple": self.multiple.expand(channels).float(),
-            "channel_zero": self.zero_point.expand(-1, channels),
-            "code_factor": on_codes.float(),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, table.contiguous(), persistent=False)
+        multiple, zero_point = self.multiple.expand(channels), self.zero_point.expand(-1, channels)
+        tables = (multiple.float(), zero_point, on_codes.float())
+        for name, table in zip(PREPARED, tables, strict=True):
+            self.register_buffer(name, table.detach().contiguous(), persistent=False)
+
+    def release_(self) -> None:
+        """Make no codes any longer: quantize in floating point."""
+        self.emits_codes = False
+        for name in PREPARED:
+            self._buffers.pop(name, None)
+            self._non_persistent_buffers_set.discard(name)
 
     def has_code_of_zero(self) -> bool:
         """Whether zeros around an image can be codes, at every step."""

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgq.devices import moves
 from dgq.errors import DGQError
-from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.folding import (
     fits,
     group_factors,
@@ -17,8 +17,9 @@ from dgq.inference.folding import (
 )
 from dgq.inference.geometry import ConvGeometry, Geometry, HasGeometry
 from dgq.inference.input_quantizers import ChannelInput
-from dgq.inference.layers import PackedLayer, moved, of_each, packed_codes
+from dgq.inference.layers import PackedLayer, of_each, packed_codes
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import int_conv2d, int_linear
 from dgq.ops.cpu import pack_conv2d, pack_linear
 from dgq.ops.reference import dense
@@ -44,7 +45,7 @@ class FoldedWeight:
         raise TypeError("a UNet that was prepared for a CPU is not pickled: load it where it runs")
 
 
-class IntegerLayer(HasGeometry, ExactBuffers):
+class IntegerLayer(HasGeometry, StoredTensors):
     """A linear or convolution layer on quantized tensors.
 
     What it saves is what the packed layer it was made from held: codes are taken out of the folded
@@ -69,7 +70,7 @@ class IntegerLayer(HasGeometry, ExactBuffers):
         self.input_quantizer = packed.input_quantizer
         self.activation_bits = packed.activation_bits
         for name in ("scale", "zero_point", "exponent", "bias"):
-            self.register_buffer(name, getattr(packed, name))
+            self.store(name, getattr(packed, name))
         on_codes, self._factor = reader.factors(self.geometry.in_channels)
         scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
         zeros = zero_point_sums(folded, reader.zero_point * on_codes, self.geometry)
@@ -125,16 +126,25 @@ class IntegerLayer(HasGeometry, ExactBuffers):
         factor = factor * group_factors(exponent, largest_exponent(self.exponent))
         return packed_codes(folded // factor, self.zero_point, self.weight_bits)
 
-    def check_stays(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Raise DGQError for a conversion that would take it to another device."""
-        if moved(fn, self.scale):
-            raise DGQError(
-                "this UNet is prepared for integer products on a CPU: load it again with "
-                "execution='float' to run it elsewhere"
+    def unfolded(self) -> PackedLayer:
+        """The layer in its stored form, which runs in floating point on any device."""
+        has_bias = self.bias is not None
+        geometry, quantizer, bits = self.geometry, self.input_quantizer, self.activation_bits
+        with torch.device("meta"):
+            packed = PackedLayer(
+                geometry, quantizer, bits, weights=self.settings, has_bias=has_bias
             )
+        packed.store("codes", self.codes().contiguous())
+        for name, tensor in self.stored.items():
+            packed.store(name, tensor)
+        return packed.train(self.training)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.check_stays(fn)
+        if moves(fn, self.scale):
+            raise DGQError(
+                "a layer that multiplies integers on a CPU cannot be moved alone: move the whole "
+                "UNet, or let it run in floating point first: dgq.prepare_(unet, 'float')"
+            )
         return super()._apply(fn, recurse)
 
 

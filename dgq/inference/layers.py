@@ -1,15 +1,15 @@
 """Quantized layers that run in floating point: on any device, with any grouping."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dgq.dequantization import dequantize
-from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
+from dgq.inference.stored_tensors import StoredTensors
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 
@@ -17,7 +17,7 @@ ALL = slice(None)
 """All output channels."""
 
 
-class FrozenLayer(HasGeometry, ExactBuffers):
+class FrozenLayer(HasGeometry, StoredTensors):
     """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
 
     Args:
@@ -76,8 +76,8 @@ class FloatLayer(FrozenLayer):
 
     def __init__(self, *arguments: Any, has_bias: bool) -> None:
         super().__init__(*arguments)
-        self.register_buffer("weight", torch.empty(0))
-        self.register_buffer("bias", torch.empty(0) if has_bias else None)
+        self.store("weight", torch.empty(self.geometry.weight_shape))
+        self.store("bias", torch.empty(self.geometry.out_channels) if has_bias else None)
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as they are."""
@@ -108,17 +108,26 @@ class PackedLayer(FrozenLayer):
     def __init__(self, *arguments: Any, weights: WeightSettings, has_bias: bool) -> None:
         super().__init__(*arguments)
         self.settings = weights
-        self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
-        self.register_buffer("scale", torch.empty(0))
-        self.register_buffer("zero_point", torch.empty(0))
-        exponent = torch.empty(0, dtype=torch.uint8) if weights.has_exponents else None
-        self.register_buffer("exponent", exponent)
-        self.register_buffer("bias", torch.empty(0) if has_bias else None)
+        for name, shape in self.shapes(has_bias).items():
+            byte = name in ("codes", "exponent")
+            self.store(name, torch.empty(shape, dtype=torch.uint8 if byte else torch.float32))
+        for name in ("exponent", "bias"):
+            if not hasattr(self, name):
+                self.store(name, None)
 
     @property
     def weight_bits(self) -> int:
         """Bits of the codes."""
         return self.settings.n_bits
+
+    def shapes(self, has_bias: bool) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor that is stored."""
+        out, n_bits = self.geometry.out_channels, self.weight_bits
+        shapes: dict[str, tuple[int, ...]] = {"scale": (out,), "zero_point": (out,)}
+        shapes["codes"] = (out, -(-self.fan_in // 2) if n_bits <= 4 else self.fan_in)
+        if self.settings.has_exponents:
+            shapes["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
+        return shapes | ({"bias": (out,)} if has_bias else {})
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight, float32, and the bias."""
@@ -141,12 +150,8 @@ class PackedLayer(FrozenLayer):
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
-        out, n_bits = self.geometry.out_channels, self.weight_bits
-        expected: dict[str, tuple[int, ...]] = {"scale": (out,), "zero_point": (out,)}
-        expected["codes"] = (out, -(-self.fan_in // 2) if n_bits <= 4 else self.fan_in)
-        if self.exponent is not None:
-            expected["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
-        return wrong_shape(self, expected | self.shape_of_bias) or self._problem_of_values()
+        expected = self.shapes(has_bias=self.bias is not None)
+        return wrong_shape(self, expected) or self._problem_of_values()
 
     def _problem_of_values(self) -> str | None:
         largest = 2**self.weight_bits - 1
@@ -187,8 +192,3 @@ def of_each(exponent: Tensor, group_size: int, n: int) -> Tensor:
 def packed_codes(centred: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:
     """Inverse of ``PackedLayer.centred_codes``."""
     return pack_codes(centred + zero_point.to(centred.dtype)[:, None], n_bits)
-
-
-def moved(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
-    """Whether a conversion takes a tensor to another device."""
-    return fn(tensor[:0]).device != tensor.device

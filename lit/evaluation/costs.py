@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dgq.checkpoint import WEIGHTS_FILE
+from dgq.checkpoint import find_model
 from dgq.cost import count_operations, parameter_bytes, resident_bytes
 from dgq.errors import DGQError
 from dgq.pipelines import first_line
@@ -37,7 +37,7 @@ def _count(plan: Plan, number: int, call: Call) -> Cost:
     unet, folder = plan.unet(number), plan.models[number].checkpoint
     args, kwargs = call
     operations = count_operations(unet, args, kwargs)
-    on_disk = parameter_bytes(unet) if folder is None else (folder / WEIGHTS_FILE).stat().st_size
+    on_disk = parameter_bytes(unet) if folder is None else find_model(folder).size()
     return {
         "bops": operations.bops,
         "layer_bops": operations.layer_bops,

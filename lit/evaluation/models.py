@@ -1,6 +1,5 @@
 """What is compared: a pipeline in full precision, and its quantized UNets."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dgq.checkpoint import FOLDER, MANIFEST_FILE, Manifest, quantized_folder, read_manifest
+from dgq.checkpoint import FOLDER, Manifest, has_model, quantized_folder, read_manifest
 from dgq.errors import DGQError
 from dgq.fingerprint import network_sha256
 from dgq.inference.execution import Execution
@@ -54,9 +53,8 @@ def find_models(ckpts: Sequence[Path]) -> list[Model]:
     names = _names([run_folder(folder) for folder in folders])
     models = [Model(FULL_PRECISION)]
     for folder, name in zip(folders, names, strict=True):
-        content = (folder / MANIFEST_FILE).read_bytes()
         manifest = read_manifest(folder)
-        models.append(Model(name, folder, manifest, hashlib.sha256(content).hexdigest()))
+        models.append(Model(name, folder, manifest, manifest.sha256))
     return models
 
 
@@ -69,7 +67,7 @@ def locate(ckpt: Path) -> Path:
     if not (ckpt.is_file() and ckpt.suffix == LIGHTNING_SUFFIX):
         return quantized_folder(ckpt)
     folder = ckpt.parent / FOLDER
-    if not (folder / MANIFEST_FILE).is_file():
+    if not has_model(folder):
         raise DGQError(
             f"{ckpt} is of a calibration that has not finished, since there is no {folder}: go on "
             "with `python train.py fit ... --ckpt_path last`"

@@ -1,6 +1,5 @@
 """Quantized models on disk: equal when loaded, refused when they do not belong together."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from forging import forge_
+from forging import quantization as described
 from safetensors.torch import load_file
 from tiny_pipelines import calibrate_, micro_unet, unet_call
 
 from dgq.checkpoint import (
-    WEIGHTS_FILE,
     GenerationSettings,
     Manifest,
     calibration_state,
@@ -26,6 +26,7 @@ from dgq.checkpoint import (
 from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.layers import quantized_layers
+from dgq.model_files import WEIGHTS_FILE, sealed
 from dgq.pipelines import load_pipeline, load_unet
 from dgq.quantize import quantize_, start_observing_
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
@@ -134,12 +135,15 @@ def test_the_manifest_comes_back(saved: Path) -> None:
 
 def test_the_run_folder_and_the_models_own_folder_are_the_same(saved: Path) -> None:
     assert quantized_folder(saved) == quantized_folder(saved / "quantized") == saved / "quantized"
-    weights = (saved / "quantized" / WEIGHTS_FILE).read_bytes()
-    assert hashlib.sha256(weights).hexdigest() == read_manifest(saved).weights_sha256
+    tensors = load_file(saved / "quantized" / WEIGHTS_FILE)
+    described = json.loads((saved / "quantized" / "config.json").read_text())
+    assert (
+        sealed(described, tensors)["quantization_config"]["sha256"] == read_manifest(saved).sha256
+    )
 
 
 def test_weights_are_packed_and_the_full_precision_ones_absent(saved: Path) -> None:
-    state = load_file(saved / "quantized" / "quantized.safetensors")
+    state = load_file(saved / "quantized" / WEIGHTS_FILE)
     codes = {n: t for n, t in state.items() if n.endswith(".codes")}
     layers = [m for m in micro_unet().modules() if type(m).__name__ in ("Linear", "Conv2d")]
     assert len(codes) == len(layers) - 2
@@ -159,12 +163,12 @@ def test_a_loaded_unet_says_that_it_has_no_full_precision_weights(saved: Path) -
 
 
 def truncate(folder: Path) -> None:
-    file = folder / "quantized.safetensors"
+    file = folder / WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:-1000])
 
 
 def flip_a_bit(folder: Path) -> None:
-    file = folder / "quantized.safetensors"
+    file = folder / WEIGHTS_FILE
     content = bytearray(file.read_bytes())
     content[-100] ^= 1
     file.write_bytes(content)
@@ -172,64 +176,75 @@ def flip_a_bit(folder: Path) -> None:
 
 def swap(folder: Path) -> None:
     save(micro_unet(), folder.parent / "other", SETTINGS["w3a4"])
-    shutil.copy(folder.parent / "other" / "quantized.safetensors", folder)
+    shutil.copy(folder.parent / "other" / WEIGHTS_FILE, folder)
 
 
 def empty_manifest(folder: Path) -> None:
-    (folder / "quantization.json").write_text("")
+    (folder / "config.json").write_text("")
 
 
 def list_for_a_manifest(folder: Path) -> None:
-    (folder / "quantization.json").write_text("[1]")
+    (folder / "config.json").write_text("[1]")
 
 
 def truncate_manifest(folder: Path) -> None:
-    file = folder / "quantization.json"
+    file = folder / "config.json"
     file.write_text(file.read_text()[:200])
 
 
-def edit_manifest(**changes: object) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        file = folder / "quantization.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-    return edit
+def forged(**changes: object) -> Callable[[Path], None]:
+    """Another description, with a seal that vouches for it."""
+    return lambda folder: forge_(folder, described(**changes)) and None
 
 
-def foreign_unet(folder: Path) -> None:
-    config = dict(micro_unet().config) | {"block_out_channels": [16, 32]}
-    edit_manifest(unet_config=config)(folder)
+def forged_unet(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: forge_(folder, lambda config: config.update(changes)) and None
 
 
-def foreign_structure(folder: Path) -> None:
-    config = dict(micro_unet().config) | {"layers_per_block": 2}
-    edit_manifest(unet_config=config)(folder)
+def edit(folder: Path) -> None:
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    content["quantization_config"]["generation"]["guidance_scale"] += 1
+    file.write_text(json.dumps(content))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated weights": (truncate, "quantized.safetensors"),
-    "one bit flipped": (flip_a_bit, "quantized.safetensors"),
-    "weights of another checkpoint": (swap, "quantized.safetensors"),
-    "no weights": (lambda f: (f / "quantized.safetensors").unlink(), "quantized.safetensors"),
-    "no manifest": (lambda f: (f / "quantization.json").unlink(), "copy"),
-    "empty manifest": (empty_manifest, "quantization.json"),
-    "truncated manifest": (truncate_manifest, "quantization.json"),
+    "truncated weights": (truncate, WEIGHTS_FILE),
+    "one bit flipped": (flip_a_bit, WEIGHTS_FILE),
+    "weights of another checkpoint": (swap, WEIGHTS_FILE),
+    "no weights": (
+        lambda f: (f / WEIGHTS_FILE).unlink(),
+        WEIGHTS_FILE,
+    ),
+    "no manifest": (lambda f: (f / "config.json").unlink(), "copy"),
+    "empty manifest": (empty_manifest, "config.json"),
+    "truncated manifest": (truncate_manifest, "config.json"),
     "list for a manifest": (
         list_for_a_manifest,
-        "quantization.json",
+        "no quantized model in it",
     ),
-    "another format": (edit_manifest(format="dgq-99"), "quantization.json"),
-    "no settings": (edit_manifest(quantization=None), "quantization.json"),
-    "unknown field": (edit_manifest(surprise=1), "quantization.json"),
+    "an edited manifest": (edit, "agree with the seal"),
+    "another format": (forged(format="dgq-99"), "config.json"),
+    "no settings": (forged(quantization=None), "config.json"),
+    "unknown field": (forged(surprise=1), "config.json"),
+    "no timesteps": (forged(timesteps=[]), "timesteps"),
+    "timesteps of text": (forged(timesteps=["a"]), "timesteps"),
+    "infinite timesteps": (forged(timesteps=[1e999]), "timesteps"),
+    "latents of no size": (forged(latent_size=[0, 8]), "latent_size"),
+    "pipeline of no text": (forged(pipeline=3), "pipeline"),
     "bits of 17": (
-        edit_manifest(
+        forged(
             quantization={"weights": {"n_bits": 17}, "activations": {}, "scores": {}, "keep": []}
         ),
-        "quantization.json",
+        "config.json",
     ),
-    "damaged UNet config": (edit_manifest(unet_config={"layers_per_block": "x"}), "quantiz"),
-    "UNet of other width": (foreign_unet, "quantized.safetensors"),
-    "UNet of other depth": (foreign_structure, "quantized.safetensors"),
+    "damaged UNet config": (forged_unet(layers_per_block="x"), "config.json"),
+    "another network": (forged_unet(_class_name="AutoencoderKL"), "AutoencoderKL"),
+    "UNet of other width": (
+        forged_unet(block_out_channels=[16, 32]),
+        WEIGHTS_FILE,
+    ),
+    "UNet of other depth": (forged_unet(layers_per_block=2), WEIGHTS_FILE),
 }
 
 
@@ -243,6 +258,9 @@ def test_what_does_not_belong_together_is_refused_by_name_and_left_alone(
     with pytest.raises(DGQError, match=named):
         load_quantized_unet(folder)
     assert contents(folder) == before
+    if name != "another network":  # who names the class, diffusers does not ask the file
+        with pytest.raises((DGQError, OSError, ValueError, TypeError)):
+            UNet2DConditionModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("missing", [True, False])

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import UNet2DConditionModel
+from forging import forge_
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_pipelines import calibrate_, micro_unet
@@ -22,6 +25,7 @@ from dgq.errors import DGQError
 from dgq.settings import QuantizationSettings
 
 TIMESTEPS = (801.0, 401.0, 1.0)
+QUANTIZATION = ("quantization_config",)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +41,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def changed(model: Path, folder: Path, part: str | None, **changes: Any) -> Path:
-    """The model with another manifest."""
-    copy = Path(shutil.copytree(model, folder, dirs_exist_ok=True))
-    file = copy / "quantization.json"
-    content = json.loads(file.read_text())
-    (content if part is None else content[part]).update(changes)
-    file.write_text(json.dumps(content))
-    return copy
+def changed(model: Path, folder: Path, parts: Sequence[str] = (), **changes: Any) -> Path:
+    """The model with another manifest, or another part of it, and a seal that vouches for it."""
+
+    def edit(config: dict[str, Any]) -> None:
+        content = config
+        for name in parts:
+            content = content[name]
+        content.update(changes)
+
+    return forge_(Path(shutil.copytree(model, folder, dirs_exist_ok=True)), edit)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +60,14 @@ def changed(model: Path, folder: Path, part: str | None, **changes: Any) -> Path
 def test_a_network_that_cannot_be_built_is_refused_at_once(
     name: str, value: Any, model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DGQError, match=r"quantization\.json"):
-        load_quantized_unet(changed(model, tmp_path, "unet_config", **{name: value}))
+    with pytest.raises(DGQError, match=r"config\.json"):
+        load_quantized_unet(changed(model, tmp_path, **{name: value}))
 
 
 def test_a_manifest_nested_without_end_is_refused(model: Path, tmp_path: Path) -> None:
-    copy = changed(model, tmp_path, None)
-    (copy / "quantization.json").write_text("[" * 10**6)
-    with pytest.raises(DGQError, match="is damaged"):
+    copy = changed(model, tmp_path)
+    (copy / "config.json").write_text("[" * 10**6)
+    with pytest.raises(DGQError, match="nested too deeply"):
         read_manifest(copy)
 
 
@@ -73,10 +79,16 @@ values = st.one_of(st.none(), st.integers(-9, 10**10), st.text(max_size=3), st.l
 def test_whatever_a_manifest_says_it_is_loaded_or_refused(
     data: st.DataObject, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    known = json.loads((model / "quantization.json").read_text())
-    part = data.draw(st.sampled_from([None, "unet_config"]))
-    name = data.draw(st.sampled_from(sorted(known if part is None else known[part])))
+    known = json.loads((model / "config.json").read_text())
+    parts = data.draw(st.sampled_from([(), QUANTIZATION, (*QUANTIZATION, "quantization")]))
+    for part in parts:
+        known = known[part]
+    name = data.draw(st.sampled_from(sorted(known)))
     folder = tmp_path_factory.mktemp("fuzz")
+    copy = changed(model, folder, parts, **{name: data.draw(values)})
     with suppress(DGQError):
-        load_quantized_unet(changed(model, folder, part, **{name: data.draw(values)}))
+        load_quantized_unet(copy)
+    if parts:  # sizes of the network are stock diffusers' own to check
+        with suppress(DGQError, ValueError):
+            UNet2DConditionModel.from_pretrained(copy)
     shutil.rmtree(folder)

@@ -55,7 +55,10 @@ def test_all_codes_and_scales_are_those_of_the_file(name: str) -> None:
 def test_saved_again_it_is_of_the_new_format_and_the_same(name: str, tmp_path: Path) -> None:
     unet = load_quantized_unet(FOLDER / name, "float")
     save_quantized(unet, tmp_path, read_manifest(FOLDER / name))
-    assert json.loads((tmp_path / "quantization.json").read_text())["format"] == "dgq-2"
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["quantization_config"]["format"]
+        == "dgq-3"
+    )
     again = load_quantized_unet(tmp_path, "float")
     call = unet_call(unet, 2, 401.0, seed=9)
     assert torch.equal(again(**call)[0], unet(**call)[0])

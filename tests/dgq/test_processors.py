@@ -173,7 +173,8 @@ def test_further_keys_are_quantized_as_the_others(
     if name == "pixels":
         for quantizer in (m for m in attention.children() if isinstance(m, GroupedInput)):
             group_index = (torch.arange(16) % 3).to(torch.uint8)
-            quantizer.group_index, quantizer.on_pixels = group_index.expand(3, 16), True
+            quantizer.store("group_index", group_index.expand(3, 16))
+            quantizer.on_pixels = True
     x = torch.randn(2, 16, 16)
     twice = attention(x, encoder_hidden_states=torch.cat([x, x], 1))
     torch.testing.assert_close(twice, attention(x), rtol=1e-3, atol=1e-3)  # softmax sees doubles

@@ -18,7 +18,7 @@ from pathlib import Path
 from tiny_pipelines import ROOT, fit_arguments
 
 CHILD = Path(__file__).with_name("child.py")
-RESULTS = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
+RESULTS = ("log.csv", "quantized/diffusion_pytorch_model.safetensors", "quantized/config.json")
 LEARNING = ("--model.learning.iterations=2", "--model.learning.polish_iterations=1")
 
 PHASES: dict[str, tuple[str, tuple[int, ...]]] = {

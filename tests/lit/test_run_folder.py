@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dgq.errors import DGQError
+from dgq.model_files import WEIGHTS_FILE
 from lit.run_folder import HEADER, checkpoint_to_resume, claimed
 
 CONTENTS = {
@@ -16,9 +17,12 @@ CONTENTS = {
     "begun, a target nearly finished": ["own config.yaml", "log.csv"],
     "half": ["own config.yaml", "log.csv", "last.ckpt"],
     "half, its config lost": ["last.ckpt"],
-    "killed while the model was written": ["own config.yaml", "quantized/quantized.safetensors"],
-    "finished": ["own config.yaml", "last.ckpt", "quantized/quantization.json"],
-    "finished, its checkpoint lost": ["own config.yaml", "quantized/quantization.json"],
+    "killed while the model was written": [
+        "own config.yaml",
+        f"quantized/{WEIGHTS_FILE}",
+    ],
+    "finished": ["own config.yaml", "last.ckpt", "quantized/config.json"],
+    "finished, its checkpoint lost": ["own config.yaml", "quantized/config.json"],
     "a config of something else": ["config.yaml"],
     "a log of something else": ["log.csv"],
     "a folder of something else": ["quantized/model.bin"],
@@ -110,7 +114,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
     for file in (
         mine,
         tmp_path / ".last.ckpt.elsewhere-1-abcd.partial",
-        tmp_path / "quantized" / ".quantized.safetensors.elsewhere-1-abcd.partial",
+        tmp_path / "quantized" / ".diffusion_pytorch_model.safetensors.elsewhere-1-abcd.partial",
     ):
         file.write_text("x")
     with claimed(tmp_path):

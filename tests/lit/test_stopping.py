@@ -17,7 +17,7 @@ from lit.cli import main
 from lit.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
 
 pytestmark = pytest.mark.usefixtures("heard")
-RESULTS = ("log.csv", "quantized/quantized.safetensors", "quantized/quantization.json")
+RESULTS = ("log.csv", "quantized/diffusion_pytorch_model.safetensors", "quantized/config.json")
 
 
 def assert_same(run: Path, expected: Path) -> None:

@@ -176,7 +176,7 @@ def test_what_only_watches_changes_no_byte(
     more = [f"--trainer.{name}={value}" for name, value in options.items()]
     assert main([*arguments, *more, "--trainer.max_steps=12"], CalibrationData) == 3
     assert main([*arguments, "--ckpt_path=last", *more], CalibrationData) == 0
-    for name in ("log.csv", "quantized/quantized.safetensors"):
+    for name in ("log.csv", "quantized/diffusion_pytorch_model.safetensors"):
         expected = (finished_work / "run" / name).read_bytes()
         assert (finished_work / "watched" / name).read_bytes() == expected
     assert list(tmp_path.rglob("metrics.csv"))

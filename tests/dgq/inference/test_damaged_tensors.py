@@ -1,18 +1,20 @@
 """Files whose tensors cannot be those of the UNet are refused, each in one clear line."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from forging import forge_
 from quantized_models import Calibrated
 from torch import Tensor
 
-from dgq.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, load_quantized_unet
+from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
-from dgq.files import read_tensors, sha256_of, write_tensors
+from dgq.model_files import WEIGHTS_FILE
 
 Models = Callable[[str], Calibrated]
 State = dict[str, Tensor]
@@ -147,16 +149,9 @@ CASES = [("kmeans", n) for n in BOTH | KMEANS] + [("exponents", n) for n in BOTH
 
 
 def damaged(model: Calibrated, folder: Path, damage: Callable[[State], None]) -> Path:
-    """A copy of a saved model with other tensors, whose manifest vouches for them."""
+    """A copy of a saved model with other tensors, whose seal vouches for them."""
     shutil.copytree(model.folder, folder, dirs_exist_ok=True)
-    file, manifest = folder / WEIGHTS_FILE, folder / MANIFEST_FILE
-    state, metadata = read_tensors(file)
-    state = {name: tensor.clone() for name, tensor in state.items()}
-    damage(state)
-    write_tensors(file, state, metadata)
-    content = json.loads(manifest.read_text()) | {"weights_sha256": sha256_of(file)}
-    manifest.write_text(json.dumps(content))
-    return folder
+    return forge_(folder, edit_state=damage)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda value: value)
@@ -167,6 +162,8 @@ def test_tensors_that_cannot_be_are_refused(
     folder = damaged(calibrated_as(kind), tmp_path, damage)
     with pytest.raises(DGQError, match=f"(?s){WEIGHTS_FILE}.*{message}"):
         load_quantized_unet(folder)
+    with pytest.raises((DGQError, ValueError)):
+        UNet2DConditionModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("n_bits", [2, 3, 5, 8])
@@ -174,10 +171,11 @@ def test_codes_of_another_width_are_refused(
     n_bits: int, calibrated_as: Models, tmp_path: Path
 ) -> None:
     folder = damaged(calibrated_as("kmeans"), tmp_path, lambda state: None)  # of 4 bits
-    manifest = folder / MANIFEST_FILE
-    content = json.loads(manifest.read_text())
-    content["quantization"]["weights"]["n_bits"] = n_bits
-    manifest.write_text(json.dumps(content))
+
+    def widen(config: dict[str, Any]) -> None:
+        config["quantization_config"]["quantization"]["weights"]["n_bits"] = n_bits
+
+    forge_(folder, widen)
     with pytest.raises(DGQError, match=r"among the codes|beyond \d bits|codes is .*expected"):
         load_quantized_unet(folder)
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from dgq.attention import QuantizedAttention
 from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError, SettingsError
-from dgq.inference.exact_buffers import ExactBuffers
 from dgq.inference.execution import NORMS, prepare_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.layers import FrozenLayer
+from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu, native
 
 Models = Callable[[str], Calibrated]
@@ -106,13 +106,6 @@ def test_another_word_is_refused(calibrated_as: Models) -> None:
         load_quantized_unet(calibrated_as("kmeans").folder, "fast")  # type: ignore[arg-type]
 
 
-@exact
-def test_a_prepared_unet_is_not_prepared_again(calibrated_as: Models) -> None:
-    unet = load_quantized_unet(calibrated_as("exponents").folder, "integer")
-    with pytest.raises(DGQError, match="load it again"):
-        prepare_(unet, "float")
-
-
 # Precision
 
 
@@ -127,7 +120,7 @@ def test_norms_stay_in_float32_and_the_rest_is_bfloat16(name: str, calibrated_as
             assert module.weight.dtype == torch.float32
         if isinstance(module, nn.Linear | nn.Conv2d):
             assert module.weight.dtype == torch.bfloat16
-        if isinstance(module, ExactBuffers):
+        if isinstance(module, StoredTensors):
             assert all(b.dtype != torch.bfloat16 for b in module.buffers())
     seen: set[torch.dtype] = set()
     hook = nn.modules.module.register_module_forward_hook(
@@ -163,17 +156,17 @@ def test_conversions_never_round_scales(
     convert: str, execution: Mode, name: str, calibrated_as: Models
 ) -> None:
     unet = load_quantized_unet(calibrated_as(name).folder, execution)
-    owners = {n for n, m in unet.named_modules() if isinstance(m, ExactBuffers)}
+    owners = {n for n, m in unet.named_modules() if isinstance(m, StoredTensors)}
     before = {
         n: (t.dtype, t.clone())
-        for n, t in unet.named_buffers()
+        for n, t in (*unet.named_parameters(), *unet.named_buffers())
         if n.rpartition(".")[0] in owners and t.is_floating_point()
     }
-    getattr(unet, convert)()
-    buffers = dict(unet.named_buffers())
+    getattr(nn.Module, convert)(unet)  # diffusers refuses it for what is quantized
+    tensors = dict((*unet.named_parameters(), *unet.named_buffers()))
     assert len(before) > 100
-    assert all(buffers[n].dtype == kind for n, (kind, _) in before.items())
-    assert all(torch.equal(buffers[n], value) for n, (_, value) in before.items())
+    assert all(tensors[n].dtype == kind for n, (kind, _) in before.items())
+    assert all(torch.equal(tensors[n], value) for n, (_, value) in before.items())
 
 
 @torch.no_grad()
@@ -193,7 +186,7 @@ def test_floating_point_runs_in_other_precisions(calibrated_as: Models) -> None:
 @torch.no_grad()
 def test_integers_run_in_half_precision(calibrated_as: Models) -> None:
     model = calibrated_as("exponents")
-    unet = load_quantized_unet(model.folder, "integer", torch.float32).half()
+    unet = load_quantized_unet(model.folder, "integer", torch.float16)
     assert decibels(model.output, unet(**model.call)[0]) > 20
 
 
@@ -226,12 +219,38 @@ def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Mode
 
 
 @exact
-def test_an_integer_unet_does_not_move(calibrated_as: Models) -> None:
-    unet = load_quantized_unet(calibrated_as("exponents").folder, "integer")
-    with pytest.raises(DGQError, match="execution='float' to run it elsewhere"):
-        unet.to("meta")
-    assert all(t.device.type == "cpu" for t in (*unet.parameters(), *unet.buffers()))
+def test_an_integer_unet_that_moves_turns_to_floating_point(calibrated_as: Models) -> None:
+    unet: Any = load_quantized_unet(calibrated_as("exponents").folder, "integer")
+    n_layers = unet.execution.integer_layers
     assert unet.to("cpu") is unet
+    assert unet.execution.integer_layers == n_layers > 0
+    unet.to("meta")
+    assert all(t.device.type == "meta" for t in (*unet.parameters(), *unet.buffers()))
+    assert unet.execution.integer_layers == 0
+    assert unet.execution.float_layers["moved off the CPU"] == n_layers
+
+
+@exact
+def test_a_layer_that_multiplies_integers_is_not_moved_alone(calibrated_as: Models) -> None:
+    unet = load_quantized_unet(calibrated_as("exponents").folder, "integer")
+    with pytest.raises(DGQError, match="move the whole UNet"):
+        unet.mid_block.to("meta")
+
+
+@exact
+@torch.no_grad()
+def test_execution_can_be_changed_and_changed_back(calibrated_as: Models) -> None:
+    model = calibrated_as("exponents")
+    unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
+    before = unet(**model.call)[0]
+    stored = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    unet.execution = prepare_(unet, "float", torch.float32)
+    assert decibels(model.output, unet(**model.call)[0]) > 100
+    found = unet.state_dict()
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[name], stored[name]) for name in stored)
+    unet.execution = prepare_(unet, "integer", torch.float32)
+    assert torch.equal(unet(**model.call)[0], before)
 
 
 def test_a_unet_in_floating_point_moves(calibrated_as: Models) -> None:

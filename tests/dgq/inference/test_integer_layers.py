@@ -83,25 +83,25 @@ def packed_layer(
     quantizer = ChannelInput(n_bits, calls, channels, room=formats["room"])
     rows, columns = N_STEPS if formats["per_step"] else 1, 1 if formats["per_tensor"] else channels
     finest = 16 / 2 ** (n_bits + formats["room"])  # so that codes span the input
-    quantizer.scale = finest * (torch.rand(rows, generator=generator) + 0.1)
+    quantizer.store("scale", finest * (torch.rand(rows, generator=generator) + 0.1))
     around = 0 if geometry.pads else 20  # zero points may lie outside of the codes
     zeros = whole(-around, quantizer.largest + around, rows, columns)
-    quantizer.zero_point = zeros.to(torch.int16)
+    quantizer.store("zero_point", zeros.to(torch.int16))
     multiples = possible_multiples(n_bits, formats["room"])
-    quantizer.multiple = multiples[whole(0, len(multiples) - 1, columns)].to(torch.int16)
+    quantizer.store("multiple", multiples[whole(0, len(multiples) - 1, columns)].to(torch.int16))
 
     layer = PackedLayer(geometry, quantizer, n_bits, weights=weights, has_bias=bias)
     out, largest = geometry.out_channels, 2**weights.n_bits - 1
-    layer.codes = pack_codes(whole(0, largest, out, layer.fan_in), weights.n_bits)
-    layer.scale = torch.rand(out, generator=generator) + 0.01
-    layer.zero_point = whole(0, largest, out).float()
+    layer.store("codes", pack_codes(whole(0, largest, out, layer.fan_in), weights.n_bits))
+    layer.store("scale", torch.rand(out, generator=generator) + 0.01)
+    layer.store("zero_point", whole(0, largest, out).float())
     if weights.symmetric:
-        layer.zero_point = torch.full((out,), 2.0 ** (weights.n_bits - 1))
+        layer.store("zero_point", torch.full((out,), 2.0 ** (weights.n_bits - 1)))
     if weights.has_exponents:
         groups = -(-layer.fan_in // weights.group_size)
-        layer.exponent = whole(0, weights.max_exponent, out, groups).to(torch.uint8)
+        layer.store("exponent", whole(0, weights.max_exponent, out, groups).to(torch.uint8))
     if bias:
-        layer.bias = torch.randn(out, generator=generator)
+        layer.store("bias", torch.randn(out, generator=generator))
     assert layer.problem() is quantizer.problem() is None
     return layer
 

@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dgq.checkpoint import WEIGHTS_FILE, load_quantized_unet, save_quantized
+from dgq.checkpoint import load_quantized_unet, save_quantized
 from dgq.cost import parameter_bytes, resident_bytes
+from dgq.model_files import WEIGHTS_FILE
 from dgq.ops import cpu
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 
@@ -84,14 +86,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+Load = Callable[[Path], Any]
+
+
 @pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
+@pytest.mark.parametrize("load", [load_quantized_unet, UNet2DConditionModel.from_pretrained])
 def test_loading_takes_little_more_than_the_folded_weights(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    load: Load, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is folded at once counts little beside a whole model; this one is a hundredth of it.
     monkeypatch.setattr("dgq.inference.integer_layer.FOLDED_AT_ONCE", 2**14)
     with LiveTensors() as live:
-        unet = load_quantized_unet(folder, "integer")
+        unet = load(folder)
         gc.collect()
     folded = resident_bytes(unet)
     assert folded > 5e6

@@ -60,8 +60,9 @@ def test_a_packed_layer_equals_the_calibrated_one_bit_for_bit(
 def test_a_code_beyond_its_bits_is_found(n_bits: int) -> None:
     weights = WeightSettings(n_bits)
     layer = PackedLayer(LinearGeometry(3, 2), None, 32, weights=weights, has_bias=False)
-    layer.scale, layer.zero_point = torch.ones(2), torch.zeros(2)
-    layer.codes = torch.full((2, 3), 2**n_bits - 1, dtype=torch.uint8)
+    layer.store("scale", torch.ones(2))
+    layer.store("zero_point", torch.zeros(2))
+    layer.store("codes", torch.full((2, 3), 2**n_bits - 1, dtype=torch.uint8))
     assert layer.problem() is None
     layer.codes[1, 2] += 1
     assert layer.problem() == f"a code of the weight is beyond {n_bits} bits"

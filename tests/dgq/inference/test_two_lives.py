@@ -10,11 +10,12 @@ from quantized_models import INTEGER, SETTINGS, TIMESTEPS, Calibrated, decibels,
 from tiny_pipelines import calibrate_, micro_unet
 from torch import nn
 
-from dgq.checkpoint import WEIGHTS_FILE, load_quantized_unet, packed_state, save_quantized
+from dgq.checkpoint import load_quantized_unet, packed_state, save_quantized
 from dgq.errors import DGQError
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.inference.integer_layer import IntegerLayer
+from dgq.model_files import WEIGHTS_FILE
 from dgq.ops import cpu
 from dgq.quantize import quantize_
 
@@ -94,7 +95,7 @@ def test_saved_loaded_and_saved_again_is_the_same_file(
     model = calibrated_as(name)
     loaded = load_quantized_unet(model.folder, execution, torch.float32)  # type: ignore[arg-type]
     save_quantized(loaded, tmp_path, description(micro_unet(), model.settings))
-    for file in (WEIGHTS_FILE, "quantization.json"):
+    for file in (WEIGHTS_FILE, "config.json"):
         assert (tmp_path / file).read_bytes() == (model.folder / file).read_bytes()
 
 

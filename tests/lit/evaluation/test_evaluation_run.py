@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forging import forge_, quantization
 from PIL import Image
 from rich.console import Console
 
@@ -167,7 +168,7 @@ def test_distances_to_full_precision_are_those_of_the_images(
 
 def test_costs_are_those_of_the_files(finished: dict[str, Any], ckpt: Path) -> None:
     full, quantized = (model["cost"] for model in finished["report"]["models"])
-    file = ckpt / "quantized" / "quantized.safetensors"
+    file = ckpt / "quantized" / "diffusion_pytorch_model.safetensors"
     assert quantized["bytes_on_disk"] == file.stat().st_size
     assert quantized["bytes_in_memory"] < full["bytes_in_memory"] / 3
     assert quantized["layer_bops"] < full["layer_bops"] / 8
@@ -266,9 +267,8 @@ def test_several_models_and_seeds_in_one_table(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(ckpt, other)
-    manifest = json.loads((other / "quantized" / "quantization.json").read_text())
-    manifest["generation"]["num_inference_steps"] = 5
-    (other / "quantized" / "quantization.json").write_text(json.dumps(manifest))
+    generation = {"num_inference_steps": 5, "guidance_scale": 3.0}
+    forge_(other / "quantized", quantization(generation=generation))
     ckpts = (ckpt, other / "quantized")
     with pytest.raises(DGQError, match="calibrated for different sampling"):
         run(tmp_path / "out", ckpt=ckpts)
@@ -418,7 +418,7 @@ def test_a_checkpoint_of_other_weights_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("file", ["quantized.safetensors", "quantization.json"])
+@pytest.mark.parametrize("file", ["diffusion_pytorch_model.safetensors", "config.json"])
 def test_a_truncated_checkpoint_is_refused(
     run: Evaluate, ckpt: Path, tmp_path: Path, file: str
 ) -> None:
@@ -453,8 +453,6 @@ def test_models_of_different_pipelines_are_not_compared(
     run: Evaluate, ckpt: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(ckpt, tmp_path / "other")
-    file = tmp_path / "other" / "quantized" / "quantization.json"
-    manifest = json.loads(file.read_text())
-    file.write_text(json.dumps(manifest | {"pipeline": "elsewhere"}))
+    forge_(tmp_path / "other" / "quantized", quantization(pipeline="elsewhere"))
     with pytest.raises(DGQError, match="different pipelines"):
         run(tmp_path / "out", ckpt=(ckpt, tmp_path / "other"))

@@ -1,0 +1,78 @@
+"""Back to a stock UNet, with the weights that the quantized one multiplied."""
+
+import copy
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import nn
+
+from dgq.attention import QuantizedAttention
+from dgq.errors import DGQError
+from dgq.inference.execution import unfold_layers_
+from dgq.inference.geometry import ConvGeometry
+from dgq.inference.layers import FrozenLayer
+from dgq.quantized_unet import QuantizedUNet
+from dgq.quantized_unet import become_stock_ as unet_becomes_stock_
+
+
+def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A stock UNet with the dequantized weights; the quantized one stays as it is.
+
+    Args:
+        unet: quantized, as it was loaded.
+        dtype: of the weights.
+
+    Raises:
+        DGQError: if it is not quantized, or is being calibrated.
+    """
+    copied = copy.deepcopy(unet)
+    dequantize_(copied, dtype)
+    return copied
+
+
+@torch.no_grad()
+def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Turn a quantized UNet into a stock one, in place; raises as ``dequantize`` does."""
+    if not isinstance(unet, QuantizedUNet) or unet.execution is None:
+        raise DGQError("this is no quantized UNet as it is loaded: there is nothing to dequantize")
+    unfold_layers_(unet)
+    names = [name for name, module in unet.named_modules() if isinstance(module, FrozenLayer)]
+    for name in names:
+        layer = unet.get_submodule(name)
+        assert isinstance(layer, FrozenLayer)
+        unet.set_submodule(name, stock_layer(layer, dtype))
+        del layer
+    for module in unet.modules():
+        if isinstance(module, QuantizedAttention):
+            attention_becomes_stock_(module)
+    unet_becomes_stock_(unet)
+    unet.to(dtype)  # what was never quantized may be in another
+
+
+def attention_becomes_stock_(attention: QuantizedAttention) -> None:
+    """Take its quantizers from an attention."""
+    for name in [n for n, _ in attention.named_children() if n.endswith("_quantizer")]:
+        delattr(attention, name)
+    for name in ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend"):
+        attention.__dict__.pop(name, None)
+        attention._modules.pop(name, None)
+    attention.__class__ = Attention
+    attention.set_processor(AttnProcessor2_0())
+
+
+def stock_layer(layer: FrozenLayer, dtype: torch.dtype) -> nn.Linear | nn.Conv2d:
+    """The stock layer that a quantized one stands for."""
+    weight, bias = layer.operands()
+    geometry = layer.geometry
+    with torch.device("meta"):
+        if isinstance(geometry, ConvGeometry):
+            made: nn.Linear | nn.Conv2d = nn.Conv2d(
+                *(geometry.in_channels, geometry.out_channels, geometry.kernel, geometry.stride),
+                *(geometry.padding, geometry.dilation, geometry.groups, bias is not None),
+            )
+        else:
+            made = nn.Linear(geometry.in_channels, geometry.out_channels, bias is not None)
+    made.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.to(dtype, copy=True), requires_grad=False)
+    return made.train(layer.training)
