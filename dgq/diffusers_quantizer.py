@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from dgq.dequantize import dequantize_
 from dgq.errors import DGQError
+from dgq.files import names_in, read_tensors
 from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import NORMS, prepare_
 from dgq.inference.stored_tensors import StoredTensors
@@ -74,6 +76,7 @@ class DGQQuantizer(DiffusersQuantizer):
             )
         super().__init__(quantization_config, **kwargs)
         self._dtype: torch.dtype | None = None
+        self._files: dict[str, Path] = {}
         self._hashes: dict[str, str] = {}
 
     # Loading, in the order in which diffusers asks
@@ -86,10 +89,11 @@ class DGQQuantizer(DiffusersQuantizer):
     def maybe_update_loaded_keys(
         self, loaded_keys: list[str], checkpoint_files: list[str]
     ) -> list[str]:
-        """Refuse files that are no safetensors: nothing here is unpickled."""
+        """Note which file holds what; refuse files of others kinds: nothing here is unpickled."""
         odd = [f for f in checkpoint_files if not os.fspath(f).endswith(".safetensors")]
         if odd:
             raise DGQError(f"{odd[0]} is no safetensors file: a quantized UNet is stored in these")
+        self._files = {n: Path(file) for file in checkpoint_files for n in names_in(Path(file))}
         return loaded_keys
 
     def _process_model_before_weight_loading(
@@ -118,9 +122,15 @@ class DGQQuantizer(DiffusersQuantizer):
         return False
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Hash the tensors as they were stored."""
-        self._hashes |= {name: tensor_sha256(name, t) for name, t in state_dict.items()}
-        return state_dict
+        """Hash the tensors of a file as they were stored, and let each be freed by itself.
+
+        diffusers holds all of them until it returns, when all weights are folded as well.
+        """
+        file = self._files[next(iter(state_dict))]
+        state_dict.clear()
+        tensors, _ = read_tensors(file)
+        self._hashes |= {name: tensor_sha256(name, t) for name, t in tensors.items()}
+        return tensors
 
     def check_if_quantized_param(
         self, model: nn.Module, param_value: Tensor, param_name: str, *_: Any, **__: Any

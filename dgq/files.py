@@ -188,27 +188,38 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         DGQError: if the file is missing or damaged.
     """
+    with opened(path) as file:
+        sizes = {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        # Copied: one small tensor that is kept would keep the whole file mapped.
+        small = {n: file.get_tensor(n).clone() for n, size in sizes.items() if size < MAPPED_FROM}
+        metadata = file.metadata() or {}
+    return {n: small[n] if n in small else mapped(path, n) for n in sizes}, metadata
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file; raises DGQError if it is missing or damaged."""
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            # Copied: one small tensor that is kept would keep the whole file mapped.
-            tensors = {
-                name: file.get_tensor(name).clone() if prod(shape) < MAPPED_FROM else None
-                for name, shape in sizes.items()
-            }
-            metadata = file.metadata() or {}
-        return {n: mapped(path, n) if t is None else t for n, t in tensors.items()}, metadata
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise DGQError(
             f"{path} is damaged or not a safetensors file ({error}): restore it, or make it again"
         ) from error
 
 
+def names_in(path: Path) -> list[str]:
+    """Names of the tensors in a safetensors file."""
+    with opened(path) as file:
+        return list(file.keys())
+
+
 def mapped(path: Path, name: str) -> Tensor:
     """One tensor of a safetensors file, in a mapping of its own that goes with it."""
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name)
+    with opened(path) as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
 
 
 def write_sealed_tensors(
