@@ -46,7 +46,7 @@ def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         if isinstance(module, QuantizedAttention):
             attention_becomes_stock_(module)
     unet_becomes_stock_(unet)
-    unet.to(dtype)  # what was never quantized may be in another
+    nn.Module.to(unet, dtype)  # what was never quantized may be in another
 
 
 def attention_becomes_stock_(attention: QuantizedAttention) -> None:

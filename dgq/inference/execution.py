@@ -196,7 +196,7 @@ def obstacle_of(quantizer: nn.Module | None, layers: list[FrozenLayer]) -> str |
 def settle_(unet: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
     """Convert what is not quantized, but for the norms; lay images out by pixels."""
     if channels_last:
-        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        nn.Module.to(unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if dtype == torch.float32:
         return
     unet.precision = dtype  # type: ignore[assignment]
