@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from data.calibration import CalibrationData
-from dgq.checkpoint import quantization_settings
 from dgq.exponents import spare_activation_bits, spare_weight_bits
+from dgq.manifest import quantization_settings
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,

@@ -10,7 +10,7 @@ from dgq.channel_lookup import channel_parameters
 from dgq.errors import DGQError
 from dgq.group_lookup import GroupTable, element_parameters
 from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.inference.stored_tensors import StoredTensors
+from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.multiples import possible_multiples, shared_multiple
 from dgq.ops import quantize
 
@@ -60,8 +60,8 @@ class InputQuantizer(StoredTensors):
         """What is wrong with loaded tensors, if anything."""
         if self.scale.dtype != torch.float32 or self.zero_point.is_floating_point():
             return "scales are not float32, or zero points not whole numbers"
-        if not bool((self.scale > 0).all() and self.scale.isfinite().all()):
-            return "a scale is not a positive number"
+        if not is_scale(self.scale):
+            return f"a scale is not a positive number below {LARGEST_SCALE:.0e}"
         if self.scale.shape[0] not in (1, self.calls.n_steps):
             return f"{self.scale.shape[0]} rows of scales for {self.calls.n_steps} steps"
         return None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dgq.dequantization import dequantize
 from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
-from dgq.inference.stored_tensors import StoredTensors
+from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 
@@ -85,7 +85,9 @@ class FloatLayer(FrozenLayer):
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
-        return wrong_shape(self, {"weight": self.geometry.weight_shape} | self.shape_of_bias)
+        shapes = {"weight": self.geometry.weight_shape} | self.shape_of_bias
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.stored.values())
+        return wrong_shape(self, shapes) or (None if finite else "a weight is not finite")
 
 
 class PackedLayer(FrozenLayer):
@@ -157,11 +159,13 @@ class PackedLayer(FrozenLayer):
         largest = 2**self.weight_bits - 1
         if self.codes.dtype != torch.uint8 or self.scale.dtype != torch.float32:
             return "codes are not bytes, or scales not float32"
-        if not bool((self.scale > 0).all() and self.scale.isfinite().all()):
-            return "a scale of the weight is not a positive number"
+        if not is_scale(self.scale):
+            return f"a scale of the weight is not a positive number below {LARGEST_SCALE:.0e}"
         zeros = self.zero_point
         if not bool(((zeros >= 0) & (zeros <= largest) & (zeros == zeros.round())).all()):
             return f"a zero point of the weight is not among the codes 0 to {largest}"
+        if self.exponent is not None and self.exponent.dtype != torch.uint8:
+            return "exponents are not bytes"
         if self.exponent is not None and int(self.exponent.max()) > self.settings.max_exponent:
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
         if self.bias is not None and not bool(self.bias.isfinite().all()):

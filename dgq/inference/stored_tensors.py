@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LARGEST_SCALE = 2.0**64
+"""Products of two larger ones would overflow float32; those of real models are below 1."""
+
 
 class StoredTensors(nn.Module):
     """Holds the tensors of a quantized model: parameters, which nothing trains.
@@ -37,6 +40,11 @@ class StoredTensors(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         return super()._apply(lambda tensor: exactly(fn, tensor), recurse)
+
+
+def is_scale(tensor: Tensor) -> bool:
+    """Whether all values can be scales: positive, finite, and not beyond reason."""
+    return bool(((tensor > 0) & (tensor < LARGEST_SCALE)).all())
 
 
 def exactly(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:

@@ -65,6 +65,9 @@ BOTH: Damage = {  # of either way to group activations
     "scale of a weight is negative": (put(f"{CONV}.scale", -1), f"{CONV}: .*{POSITIVE}"),
     "scale of a weight is zero": (put(f"{CONV}.scale", 0), f"{CONV}: .*{POSITIVE}"),
     "scale of a weight is infinite": (put(f"{CONV}.scale", INF), f"{CONV}: .*{POSITIVE}"),
+    "scale of a weight is huge": (put(f"{CONV}.scale", 1e30), f"{CONV}: .*{POSITIVE}"),
+    "kept weight is NaN": (put("conv_in.weight", NAN), "conv_in: weight has values"),
+    "kept norm is infinite": (put("conv_norm_out.bias", INF), "conv_norm_out: bias has values"),
     "zero point is NaN": (put(f"{CONV}.zero_point", NAN), f"{CONV}: a zero point"),
     "zero point below": (put(f"{CONV}.zero_point", -1), "among the codes 0 to 15"),
     "zero point beyond": (put(f"{CONV}.zero_point", 16), "among the codes 0 to 15"),
@@ -82,6 +85,7 @@ BOTH: Damage = {  # of either way to group activations
     "input's scale is NaN": (put(f"{CONV}.input_quantizer.scale", NAN), POSITIVE),
     "input's scale is negative": (put(f"{CONV}.input_quantizer.scale", -1), POSITIVE),
     "input's scale is infinite": (put(f"{CONV}.input_quantizer.scale", INF), POSITIVE),
+    "input's scale is huge": (put(f"{CONV}.input_quantizer.scale", 1e30), POSITIVE),
     "input's scale is missing": (without(f"{CONV}.input_quantizer.scale"), "Missing key"),
     "q's scale is NaN": (put(f"{ATTENTION}.query_quantizer.scale", NAN), "query_quantizer: "),
     "zero points with fractions": (
@@ -120,6 +124,7 @@ KMEANS: Damage = {
 }  # fmt: skip
 EXPONENTS: Damage = {
     "exponent of a weight beyond the settings": (put(f"{CONV}.exponent", 2), "beyond 1"),
+    "exponents in floating point": (replace(f"{CONV}.exponent", Tensor.float), "not bytes"),
     "exponents of too few groups": (replace(f"{CONV}.exponent", narrower), "exponent is"),
     "multiple beyond the spare bits": (
         put(f"{CONV}.input_quantizer.multiple", 5),
