@@ -1,6 +1,7 @@
 """Targets: the units of block-wise reconstruction."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from dgq.errors import DGQError
+from dgq.layers import quantized_layers
 from dgq.quantize import layers_to_quantize
 
 BLOCKS = (ResnetBlock2D, BasicTransformerBlock)
@@ -45,15 +48,39 @@ def execution_order(
         unet: the UNet that holds them.
         targets: by name.
         call: keyword arguments of one UNet call.
+
+    Raises:
+        DGQError: if a target or a quantized layer in it does not run exactly once.
     """
     order: list[str] = []
+    layers = {
+        f"{target}.{name}".removesuffix("."): layer
+        for target, module in targets.items()
+        for name, layer in quantized_layers(module).items()
+    }
+    ran: list[str] = []
     hooks = [
-        module.register_forward_pre_hook(lambda _module, _args, name=name: order.append(name))
-        for name, module in targets.items()
+        module.register_forward_pre_hook(lambda _module, _args, name=name, to=to: to.append(name))
+        for names, to in ((targets, order), (layers, ran))
+        for name, module in names.items()
     ]
     try:
         unet(**call)
     finally:
         for hook in hooks:
             hook.remove()
+    _check_once(targets, order)
+    _check_once(layers, ran)
     return order
+
+
+def _check_once(names: Iterable[str], ran: Sequence[str]) -> None:
+    """Raise DGQError unless each of these ran once."""
+    counts = Counter(ran)
+    for name in names:
+        if counts[name] != 1:
+            how = "never runs" if counts[name] == 0 else f"runs {counts[name]} times"
+            raise DGQError(
+                f"{name} {how} in a call of the UNet, so it cannot be calibrated: keep it in "
+                f"full precision by quantization.keep {name}*"
+            )
