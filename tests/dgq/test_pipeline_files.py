@@ -237,9 +237,18 @@ NOT_WHOLE: dict[str, tuple[Callable[[Path], None], str]] = {
         "UNet9DModel",
     ),
     "an unknown library": (edit("model_index.json", vae=["os", "system"]), "os.system"),
-    "an image to image pipeline": (
-        edit("model_index.json", _class_name="StableDiffusionImg2ImgPipeline"),
+    "an image variation pipeline": (
+        edit("model_index.json", _class_name="StableDiffusionImageVariationPipeline"),
         "text-to-image",
+    ),
+    "a class that is a list": (
+        edit("model_index.json", _class_name=["own", "OwnPipeline"]),
+        "cannot be calibrated",
+    ),
+    "latents of no number": (edit("vae/config.json", latent_channels="4"), "latent_channels"),
+    "weights that run code alone": (
+        lambda f: (f / UNET).rename(f / UNET.replace(".safetensors", ".bin")) and None,
+        "may run code and is never read.*use_safetensors=False",
     ),
     "an unknown pipeline": (edit("model_index.json", _class_name="NewPipeline"), "NewPipeline"),
     "an inpainting UNet": (edit("unet/config.json", in_channels=9), "inpaints"),
