@@ -19,7 +19,7 @@ from dgq.quantized_unet import become_quantized_ as unet_becomes_quantized_
 from dgq.range_quantizer import RangeQuantizer
 from dgq.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
-from dgq.unet_checks import check_unet, layers_in_float
+from dgq.unet_checks import check_not_read, check_unet, layers_in_float
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def quantize_(
         raise DGQError("this UNet is quantized already: load a fresh one")
     check_unet(unet)
     names = layers_to_quantize(unet, settings.keep)
+    check_not_read(unet, names)
     note_float_layers(unet, names)
     context = QuantizationContext(timesteps, latent_size)
     for name in names:

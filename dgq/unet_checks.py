@@ -20,8 +20,16 @@ NORMS = (nn.GroupNorm, nn.LayerNorm)
 """Layers that have weights and nothing to multiply."""
 
 
+READERS = ("ImageProjection",)
+"""Modules of diffusers that look at the weight of a layer, if only for its type."""
+
+
 def check_unet(unet: nn.Module) -> None:
-    """Raise DGQError for a UNet that cannot be quantized, or would not be itself afterwards."""
+    """Raise DGQError for a UNet that cannot be quantized, or would not be itself afterwards.
+
+    Args:
+        unet: stock, one would hope.
+    """
     if not isinstance(unet, UNet2DConditionModel):
         what = "a compiled UNet" if hasattr(unet, "_orig_mod") else f"a {type(unet).__name__}"
         raise DGQError(
@@ -125,6 +133,22 @@ def check_attentions(unet: nn.Module) -> None:
             raise DGQError(
                 f"{name} is computed by {processor}, which quantized attention does not do: remove "
                 "it by unet.set_default_attn_processor(), or what it belongs to (IP-Adapter, PAG)"
+            )
+
+
+def check_not_read(unet: nn.Module, names: Iterable[str]) -> None:
+    """Raise DGQError for layers whose owner reads their weight, which packed layers do not have.
+
+    Args:
+        unet: stock.
+        names: of the layers to be quantized.
+    """
+    for name in names:
+        owner = type(unet.get_submodule(name.rpartition(".")[0])).__name__
+        if owner in READERS:
+            raise DGQError(
+                f"{name} cannot be quantized, since {owner} reads its weight: keep it in full "
+                f"precision by quantization.keep {name}"
             )
 
 

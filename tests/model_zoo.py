@@ -97,7 +97,11 @@ class Kind:
         if self.pipeline not in ("StableDiffusionUpscalePipeline",) and not projected:
             parts["requires_safety_checker"] = False
         return getattr(diffusers, self.pipeline)(
-            vae=tiny_vae(), unet=micro(**self.unet), scheduler=self.scheduler(), **parts, **self.extra
+            vae=tiny_vae(),
+            unet=micro(**self.unet),
+            scheduler=self.scheduler(),
+            **parts,
+            **self.extra,
         )
 
     def save(self, work: Path) -> Path:
@@ -113,7 +117,7 @@ def v_prediction() -> DDIMScheduler:
 
 GREY = "recorded with grey images"
 CALIBRATE: dict[str, Kind] = {
-    "Stable Diffusion 1.x": Kind(note="`StableDiffusionPipeline`, 4 channels"),
+    "Stable Diffusion 1.x": Kind(note="4 channels"),
     "Stable Diffusion 2.x": Kind(
         unet={"use_linear_projection": True, "attention_head_dim": (2, 4)},
         scheduler=v_prediction,
@@ -275,7 +279,9 @@ def save_index(folder: Path, kind: str, parts: Mapping[str, tuple[str, str]]) ->
     """A folder that says what it is and holds nothing else: no weight can be read."""
     folder.mkdir(parents=True)
     index = {"_class_name": kind, "_diffusers_version": "0.42.0", "scheduler": ["diffusers", "X"]}
-    (folder / "model_index.json").write_text(json.dumps(index | {n: [*p] for n, p in parts.items()}))
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {n: [*p] for n, p in parts.items()})
+    )
     return folder
 
 
