@@ -36,23 +36,22 @@ def call_arguments(
     name = type(pipeline).__name__
     if name not in KINDS:
         raise DGQError(f"what a {name} is given is not known: expected one of {', '.join(KINDS)}")
-    height, width = _image_size(pipeline, generation)
-    images = [Image.new("RGB", (width, height), GREY)] * len(prompts)
     arguments: dict[str, Any] = {"prompt": list(prompts), **vars(generation)}
-    match KINDS[name].needs:
-        case "start image":
-            arguments |= {"image": images, "strength": 1.0}
-        case "masked image":
-            masks = [Image.new("RGB", (width, height), WHITE)] * len(prompts)
-            arguments |= {"image": images, "mask_image": masks, "strength": 1.0}
-        case "edited image" | "small image":
-            arguments["image"] = images
-    if "image" in arguments:  # whose size a pipeline takes over, unless it asks for one
-        asked = inspect.signature(pipeline.__call__).parameters
-        for side, pixels in (("height", height), ("width", width)):
-            del arguments[side]
-            if side in asked:
-                arguments[side] = pixels
+    needs = KINDS[name].needs
+    if needs == "prompt":
+        return arguments
+    height, width = _image_size(pipeline, generation)
+    arguments["image"] = [Image.new("RGB", (width, height), GREY)] * len(prompts)
+    if needs == "masked image":
+        arguments["mask_image"] = [Image.new("RGB", (width, height), WHITE)] * len(prompts)
+    if needs in ("start image", "masked image"):
+        arguments["strength"] = 1.0
+    # A pipeline takes over the image's size, unless it asks for one.
+    asked = inspect.signature(pipeline.__call__).parameters
+    for side, pixels in (("height", height), ("width", width)):
+        del arguments[side]
+        if side in asked:
+            arguments[side] = pixels
     return arguments
 
 

@@ -60,7 +60,7 @@ BASE = "calibrate the pipeline that it extends, and give it that UNet"
 ADDITIONS = {
     "controlnet": f"it adds a ControlNet: {BASE}",
     "adapter": f"it adds an adapter: {BASE}",
-    "motion_adapter": f"it draws videos: {BASE}, still images have no frames",
+    "motion_adapter": "it draws videos, and prompts are recorded as still images",
 }
 """What a pipeline has that says why it is refused, by the name of the component."""
 

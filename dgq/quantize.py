@@ -45,11 +45,7 @@ def quantize_(
         DGQError: if the UNet is quantized already, is none that can be quantized (``unet_checks``
             says why), or a pattern in ``settings.keep`` matches no layer.
     """
-    if isinstance(unet, QuantizedUNet):
-        raise DGQError("this UNet is quantized already: load a fresh one")
-    check_unet(unet)
-    names = layers_to_quantize(unet, settings.keep)
-    check_not_read(unet, names)
+    names = quantizable_layers(unet, settings.keep)
     note_float_layers(unet, names)
     context = QuantizationContext(timesteps, latent_size)
     for name in names:
@@ -60,6 +56,16 @@ def quantize_(
         attention_becomes_quantized_(attention, context, quantizers, keep_start)
     unet_becomes_quantized_(unet, context)
     return unet
+
+
+def quantizable_layers(unet: nn.Module, keep: Sequence[str]) -> list[str]:
+    """Names of the layers that ``quantize_`` will replace, where it can; raises as it does."""
+    if isinstance(unet, QuantizedUNet):
+        raise DGQError("this UNet is quantized already: load a fresh one")
+    check_unet(unet)
+    names = layers_to_quantize(unet, keep)
+    check_not_read(unet, names)
+    return names
 
 
 def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:

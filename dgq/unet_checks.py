@@ -25,11 +25,7 @@ READERS = ("ImageProjection",)
 
 
 def check_unet(unet: nn.Module) -> None:
-    """Raise DGQError for a UNet that cannot be quantized, or would not be itself afterwards.
-
-    Args:
-        unet: stock, one would hope.
-    """
+    """Raise DGQError for a UNet that cannot be quantized, or would not be itself afterwards."""
     if not isinstance(unet, UNet2DConditionModel):
         what = "a compiled UNet" if hasattr(unet, "_orig_mod") else f"a {type(unet).__name__}"
         raise DGQError(

@@ -1,4 +1,4 @@
-"""Tiny versions of the models that people have, random weights: what calibrates, what is refused."""
+"""Tiny versions of the models that people have: what calibrates, and what is refused."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -94,7 +94,7 @@ class Kind:
             parts[f"text_encoder{end}"], parts[f"tokenizer{end}"] = kind(config).eval(), tokenizer
         if not projected:
             parts |= {"safety_checker": None, "feature_extractor": None}
-        if self.pipeline not in ("StableDiffusionUpscalePipeline",) and not projected:
+        if not projected and self.pipeline != "StableDiffusionUpscalePipeline":
             parts["requires_safety_checker"] = False
         return getattr(diffusers, self.pipeline)(
             vae=tiny_vae(),
@@ -246,7 +246,7 @@ REFUSED: dict[str, tuple[str, dict[str, tuple[str, str]], str]] = {
     "AnimateDiff": (
         "AnimateDiffPipeline",
         {"unet": UNET_CLASS, "motion_adapter": ("diffusers", "MotionAdapter")},
-        "draws videos",
+        "it draws videos",
     ),
     "text-to-video": (
         "TextToVideoSDPipeline",
@@ -288,7 +288,7 @@ def save_index(folder: Path, kind: str, parts: Mapping[str, tuple[str, str]]) ->
 def to_original_names(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
     """A Stable Diffusion 1.x pipeline's tensors under the names of the original code.
 
-    The names are those that diffusers' own conversion looks for, found by converting markers.
+    For a UNet of two levels with one layer each, and any VAE.
     """
     unet = pipeline.unet.state_dict()
     names = original_unet_names(pipeline.unet)

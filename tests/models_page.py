@@ -1,8 +1,10 @@
-"""docs/models.md, made from what the tests calibrate and what they see refused.
+"""The lists in docs/models.md, made from what the tests calibrate and what they see refused.
 
-``PYTHONPATH=.:tests python tests/models_page.py`` writes it again.
+``PYTHONPATH=.:tests python tests/models_page.py`` writes them again, between the page's marks.
 """
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import model_zoo
@@ -12,77 +14,47 @@ from dgq.pipeline_kinds import why_refused
 
 PAGE = Path(__file__).parents[1] / "docs/models.md"
 
-TOP = """# Which models calibrate
 
-Made by `tests/models_page.py` from the lists that the tests go through: each kind is built tiny, calibrated, saved,
-loaded and drawn with, or refused in one line before work starts, with exit status 2. What a pipeline is, is read from
-its `model_index.json` before anything else, on the hub before weights are downloaded.
-
-## Pipelines that calibrate
-"""
-
-GREY = """
-Pipelines that need an image are given grey ones (`dgq/pipeline_inputs.py`), so that what they draw comes from the
-prompt: an image to start from is replaced altogether (strength 1, all steps of the sampler), one to be inpainted is
-masked everywhere. Ranges then come from less than such a model meets in use; whoever has images records calls on
-those. On evaluation they are given the same.
-"""
-
-FORMS = """
-## Files
-
-| form | |
-|---|---|
-| folder as `save_pretrained` writes it, hub id | whole or in shards, full precision preferred |
-| half precision alone (`*.fp16.safetensors`, `*.bf16.safetensors`), or under the usual name | computed in float32; the log says so |
-| one `.safetensors` in the original layout | `--pipeline model.safetensors`; converted once into `~/.cache/dgq/pipelines`, in its precision; the configuration (`model_index.json`, `config.json`s, tokenizer, sampler) comes from a folder `model/` beside it, from the folder it lies in, or from the hub's cache, else one line says what to fetch |
-| `.bin`, `.ckpt`, `.pt`, `.pth` | refused: reading them may run code; the line says how to convert them |
-
-## Pipelines that are refused
-"""
-
-UNETS = """
-## UNets
-
-`dgq.quantize_` takes a stock `UNet2DConditionModel` in float32. All linear layers and convolutions are quantized but
-those that `keep` names; layers with weights that no recipe quantizes (`nn.Embedding`, `nn.Conv1d`, `nn.Conv3d`,
-`nn.ConvTranspose2d`) stay in floating point, and one line says which. Layers that share a weight are quantized each for itself.
-
-These features calibrate:
-"""
-
-REFUSED = """
-These UNets are refused before anything is changed:
-"""
+def renewed(page: str) -> str:
+    """The page with its lists made anew."""
+    for name, lines in lists().items():
+        marks = f"<!-- {name} -->\n", "<!-- end -->"
+        page, n = re.subn(
+            "(?s)" + "(.*?)".join(map(re.escape, marks)),
+            lambda _, lines=lines, marks=marks: "\n".join((*lines, "")).join(marks),
+            page,
+        )
+        if n != 1:
+            raise ValueError(f"{PAGE} has {n} lists between {marks}")
+    return page
 
 
-def page() -> str:
-    """The text of the page."""
-    calibrate = table(
-        ("kind", "class", ""),
-        [(n, f"`{k.pipeline}`", k.note) for n, k in model_zoo.CALIBRATE.items()],
-    )
-    refused = table(
-        ("kind", "class", "why"),
-        [(n, f"`{k}`", reason(k, parts)) for n, (k, parts, _) in model_zoo.REFUSED.items()],
-    )
-    features = "".join(f"- {name}\n" for name in unet_zoo.CALIBRATE)
-    others = "".join(f"- {name}\n" for name in unet_zoo.REFUSED)
-    return "\n".join((TOP, calibrate + GREY + FORMS, refused + UNETS, features + REFUSED, others))
+def lists() -> dict[str, list[str]]:
+    """Lines by the name of the list."""
+    return {
+        "pipelines that calibrate": table(
+            ("kind", "class", "what is special"),
+            ((n, f"`{k.pipeline}`", k.note) for n, k in model_zoo.CALIBRATE.items()),
+        ),
+        "pipelines that are refused": table(
+            ("kind", "class", "why"),
+            ((n, f"`{k}`", reason(k, parts)) for n, (k, parts, _) in model_zoo.REFUSED.items()),
+        ),
+        "UNets that calibrate": [f"- {name}" for name in unet_zoo.CALIBRATE],
+        "UNets that are refused": [f"- {name}" for name in unet_zoo.REFUSED],
+    }
 
 
 def reason(kind: str, parts: dict[str, tuple[str, str]]) -> str:
     """What the line says of a pipeline that is refused."""
-    return str(
-        why_refused({"_class_name": kind, **{name: [*part] for name, part in parts.items()}})
-    )
+    index = {name: [*part] for name, part in parts.items()}
+    return str(why_refused({"_class_name": kind, **index}))
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """In Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

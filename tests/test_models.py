@@ -1,15 +1,17 @@
-"""Each kind of model calibrates from its folder to a loaded quantized UNet, or is refused at once."""
+"""Each kind of model calibrates, from its folder to a loaded quantized UNet, or is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from model_zoo import CALIBRATE, REFUSED, save_index
+from model_zoo import CALIBRATE, REFUSED, Kind, save_index
 from quantized_models import decibels
 from tiny_pipelines import fit_arguments
 
 from data.calibration import CalibrationData
+from data.sampler import count_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.layers import QuantizedLayer
@@ -50,6 +52,7 @@ def test_a_kind_of_pipeline_calibrates_and_draws(name: str, tmp_path: Path) -> N
     [recording] = (tmp_path / "cache").glob("calls-*.safetensors")
     calls = UNetCalls.load(recording)
     n_calls = len(calls.timesteps)
+    assert n_calls == count_calls(folder, 2)
     pairs = torch.stack([torch.arange(n_calls), torch.zeros(n_calls, dtype=torch.long)], 1)
     batch = calls.batch(pairs)
     assert decibels(stock(**batch)[0], quantized(**batch)[0]) > 22
@@ -91,3 +94,30 @@ def test_another_kind_is_refused_in_one_line_before_any_weight_is_read(
     assert f" {kind}, which cannot be calibrated: " in line
     assert message in line
     assert "expected a text-to-image pipeline with a UNet2DConditionModel: " in line
+
+
+def test_a_unet_that_cannot_be_quantized_is_refused_before_its_calls_are_recorded(
+    tmp_path: Path, refusal: Callable[[Path, Path], str]
+) -> None:
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
+    line = refusal(Kind(unet=blocks).save(tmp_path), tmp_path)
+    assert "down_blocks.1.attentions.0 uses group_norm" in line
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "channels"),
+    [
+        ("StableDiffusionPipeline", 9),
+        ("StableDiffusionPipeline", 8),
+        ("StableDiffusionInpaintPipeline", 8),
+        ("StableDiffusionInstructPix2PixPipeline", 4),
+    ],
+)
+def test_a_unet_of_another_kind_of_pipeline_is_refused(
+    pipeline: str, channels: int, tmp_path: Path, refusal: Callable[[Path, Path], str]
+) -> None:
+    folder = Kind(unet={"in_channels": channels}).save(tmp_path)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": pipeline}))
+    line = refusal(folder, tmp_path)
+    assert f"maps {channels} channels to 4; in a {pipeline} with 4 channels of latents" in line

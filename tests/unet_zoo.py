@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "`encoder_hid_dim_type` image_proj, not kept": (
         lambda: micro(**IMAGE),
-        "encoder_hid_proj.image_embeds cannot be .* quantization.keep encoder_hid_proj.image_embeds",
+        r"^encoder_hid_proj.image_embeds cannot be .* quantization.keep encoder_hid_proj.image_",
     ),
     "another `forward`": (lambda: OwnUNet(**MICRO), "OwnUNet computes in its own way"),
     "float16": (lambda: micro().half(), "is float16: .*unet.float"),
