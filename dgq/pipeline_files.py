@@ -73,7 +73,8 @@ def read_index(folder: Path, name: str | None = None) -> dict[str, Any]:
     if reason is not None:
         raise DGQError(
             f"{name or folder} is {_article(kind)}, which cannot be calibrated: {reason}; "
-            f"expected a text-to-image pipeline with a {UNET}: {', '.join(KINDS)}"
+            f"expected a pipeline with a {UNET} that draws what a prompt says, such as a "
+            f"StableDiffusionPipeline (docs/models.md lists all)"
         )
     return dict(index)
 

@@ -82,8 +82,8 @@ def check_no_pickles(folder: Path, part: str, library: str) -> None:
     if pickled:
         raise DGQError(
             f"{folder / part} has no safetensors but {pickled[0]}, which may run code and is never "
-            "read: if you trust it, convert it by `DiffusionPipeline.from_pretrained("
-            f'"{folder}", use_safetensors=False).save_pretrained("{folder.name}-safe")`'
+            "read: if you trust it, convert the pipeline by `DiffusionPipeline.from_pretrained("
+            f"'{folder}', safety_checker=None).save_pretrained('{folder.name}-safe')`"
         )
 
 

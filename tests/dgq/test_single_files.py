@@ -1,9 +1,11 @@
 """Models in one file in the original layout: converted once, or one line on what is missing."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from model_zoo import CALIBRATE, to_original_names
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dgq import single_files
 from dgq.errors import DGQError
 from dgq.pipeline_files import pipeline_sha256
-from dgq.pipelines import canonical, load_pipeline, load_unet, resolve
+from dgq.pipelines import canonical, configuration_of, load_pipeline, load_unet, resolve
 from dgq.single_files import configuration_beside, converted_folder, likely_repository
 
 
@@ -142,6 +144,20 @@ def test_the_configuration_of_the_hub_is_used(
     assert asked == [likely_repository(file)]
 
 
+def test_the_cache_of_the_hub_needs_no_network(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub/models--owner--name"
+    snapshot = configuration(source, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(snapshot.name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert configuration_of("owner/name") == snapshot
+    with pytest.raises(DGQError, match="nor can it be downloaded"):
+        configuration_of("owner/other")
+
+
 def test_a_configuration_of_another_model_is_refused_and_leaves_nothing(
     tensors: dict[str, torch.Tensor], cache: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +204,25 @@ def test_a_pickle_is_never_read(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(DGQError, match=r"may run code .* convert it by .*save_file") as caught:
         resolve(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_the_line_on_pickles_says_how_to_convert_them(
+    source: Path,
+    tensors: dict[str, torch.Tensor],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configuration(source, tmp_path / "model")
+    torch.save({"state_dict": tensors, "global_step": 7}, tmp_path / "model.ckpt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DGQError) as caught:
+        resolve("model.ckpt")
+    _, command, _ = str(caught.value).split("`")
+    program, option, code = shlex.split(command)
+    assert (program, option) == ("python", "-c")
+    exec(code, {})
+    assert pipeline_sha256(resolve("model.safetensors")) == pipeline_sha256(source)
 
 
 def test_damaged_and_missing_files_are_one_line(tmp_path: Path) -> None:

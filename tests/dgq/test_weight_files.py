@@ -95,6 +95,21 @@ def test_weights_that_run_code_are_never_read(
         check_folder(folder)
 
 
+def test_the_line_on_weights_that_run_code_says_how_to_convert_them(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(micro_folder, tmp_path / "pickled"))
+    [file] = weight_layout(folder / "unet", "diffusers")[1]
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    with pytest.raises(DGQError) as caught:
+        check_folder(folder)
+    _, code, _ = str(caught.value).split("`")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"DiffusionPipeline": DiffusionPipeline})
+    assert pipeline_sha256(tmp_path / "pickled-safe") == pipeline_sha256(micro_folder)
+
+
 def test_a_pickle_beside_safetensors_is_ignored(micro_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(micro_folder, tmp_path / "both"))
     (folder / "unet/diffusion_pytorch_model.bin").write_bytes(b"x")
