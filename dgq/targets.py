@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
@@ -13,11 +14,11 @@ from dgq.errors import DGQError
 from dgq.layers import quantized_layers
 from dgq.quantize import layers_to_quantize
 
-BLOCKS = (ResnetBlock2D, BasicTransformerBlock)
+BLOCKS = (ResnetBlock2D, BasicTransformerBlock, Attention)
 
 
 def find_targets(unet: nn.Module, keep: Sequence[str]) -> dict[str, nn.Module]:
-    """Resnets, transformer blocks, and the layers outside of both that are quantized, by name.
+    """Resnets, transformer blocks, lone attentions, and lone layers that are quantized, by name.
 
     In the order of registration; ``execution_order`` sorts them as they run. SD 1.4 has 78 and
     SDXL 117: their 80 and 119 blocks and lone layers, less ``conv_in`` and ``conv_out``.
@@ -27,7 +28,8 @@ def find_targets(unet: nn.Module, keep: Sequence[str]) -> dict[str, nn.Module]:
         keep: patterns of the layers that stay in full precision.
     """
     quantized = layers_to_quantize(unet, keep)
-    blocks = [name for name, module in unet.named_modules() if isinstance(module, BLOCKS)]
+    found = [name for name, module in unet.named_modules() if isinstance(module, BLOCKS)]
+    blocks = [name for name in found if not any(is_inside(name, other) for other in found)]
     names = [b for b in blocks if any(is_inside(name, b) for name in quantized)]
     names += [n for n in quantized if not any(is_inside(n, b) for b in blocks)]
     return {name: unet.get_submodule(name) for name in names}

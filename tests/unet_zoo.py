@@ -60,6 +60,10 @@ CALIBRATE: dict[str, dict[str, Any]] = {
     "`time_cond_proj_dim`": {"time_cond_proj_dim": IMAGE_WIDTH},
     "1x1 `conv_in`, `conv_out`": {"conv_in_kernel": 1, "conv_out_kernel": 1},
     "no middle block": {"mid_block_type": None},
+    "attention with group norm and residual (`AttnDownBlock2D`)": {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    },
     "no attention": {
         "down_block_types": ("DownBlock2D",) * 2,
         "up_block_types": ("UpBlock2D",) * 2,
@@ -105,7 +109,7 @@ def unet_call(unet: UNet2DConditionModel, batch: int, timestep: float, seed: int
 
 
 def no_text() -> UNet2DModel:
-    """Attention with group norm and residual."""
+    """The UNet of DDPM's pipelines."""
     return UNet2DModel(
         sample_size=8,
         block_out_channels=(8, 16),
@@ -173,17 +177,13 @@ LINEAR = "mid_block.resnets.0.time_emb_proj"
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "`UNet2DModel` (no text)": (no_text, "a UNet2DModel: expected a stock UNet2DConditionModel"),
     "ControlNet": (lambda: ControlNetModel.from_unet(micro()), "a ControlNetModel: expected"),
-    "attention with group norm and residual": (
-        lambda: micro(down_block_types=("DownBlock2D", "AttnDownBlock2D")),
-        "group_norm",
-    ),
     "`SimpleCrossAttn` blocks (DeepFloyd, unCLIP)": (
         lambda: micro(
             down_block_types=("DownBlock2D", "SimpleCrossAttnDownBlock2D"),
             up_block_types=("SimpleCrossAttnUpBlock2D", "UpBlock2D"),
             mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         ),
-        "group_norm|added_kv_proj_dim",
+        "added_kv_proj_dim",
     ),
     "`cross_attention_norm`": (
         lambda: micro(
@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
             up_block_types=("SimpleCrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_norm="layer_norm",
         ),
-        "group_norm|norm_cross",
+        "norm_cross",
     ),
     "K-diffusion blocks (latent upscaler)": (
         lambda: micro(
