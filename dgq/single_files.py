@@ -30,7 +30,7 @@ UNET_PREFIX = "model.diffusion_model."
 CACHE = Path.home() / ".cache/dgq/pipelines"
 """Where converted pipelines are kept."""
 
-SAFE_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 HOW_TO_CONVERT = (
     'if you trust it, convert it by `python -c "import torch; from safetensors.torch import '
     "save_file; s = torch.load('{name}', weights_only=True); s = s.get('state_dict', s); "
@@ -141,10 +141,9 @@ def convert(file: Path, config: Path, kind: str, folder: Path) -> None:
     """
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    dtype = _precision(file)
     try:
         pipeline = getattr(importlib.import_module("diffusers"), kind).from_single_file(
-            str(file), config=str(config), local_files_only=True, torch_dtype=dtype
+            str(file), config=str(config), local_files_only=True, torch_dtype=_precision(file)
         )
         pipeline.save_pretrained(str(beside), safe_serialization=True)
         check_folder(beside)
@@ -159,7 +158,7 @@ def convert(file: Path, config: Path, kind: str, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _precision(file: Path) -> torch.dtype:
-    """The type of most numbers of a file's UNet."""
+def _precision(file: Path) -> torch.dtype | None:
+    """The type of most tensors of a file's UNet, if it is less than full precision."""
     types = [e["dtype"] for name, e in header(file).items() if name.startswith(UNET_PREFIX)]
-    return SAFE_TYPES.get(str(max(set(types), key=types.count)), torch.float32)
+    return NARROW.get(str(max(types, key=types.count)))

@@ -16,6 +16,9 @@ from dgq.attention import EQUIVALENT, unsupported_feature
 from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
 
+CLASSES = (UNet2DConditionModel,)
+"""Whose quantized models can be loaded again."""
+
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 """Layers that have weights and nothing to multiply."""
 
@@ -26,13 +29,13 @@ READERS = ("ImageProjection",)
 
 def check_unet(unet: nn.Module) -> None:
     """Raise DGQError for a UNet that cannot be quantized, or would not be itself afterwards."""
-    if not isinstance(unet, UNet2DConditionModel):
+    if not isinstance(unet, CLASSES):
         what = "a compiled UNet" if hasattr(unet, "_orig_mod") else f"a {type(unet).__name__}"
         raise DGQError(
             f"this is {what}: expected a stock UNet2DConditionModel; compile and wrap it when it "
             "is quantized"
         )
-    if type(unet).forward is not UNet2DConditionModel.forward:
+    if type(unet).forward not in [known.forward for known in CLASSES]:
         raise DGQError(
             f"{type(unet).__name__} computes in its own way: expected a UNet2DConditionModel, as "
             "which a quantized model is loaded again"

@@ -18,9 +18,7 @@ from diffusers import (
     PNDMScheduler,
     UNet2DConditionModel,
 )
-from diffusers.loaders import single_file_utils
 from tiny_pipelines import TEXT_WIDTH, text_config, tiny_vae
-from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from scenes.training.tokenizer import build_tokenizer
@@ -46,6 +44,9 @@ XL: dict[str, Any] = {
 }
 """What makes it one of SDXL."""
 
+SECOND_WIDTH = 24
+"""Of the second text encoder, where it differs from the first, as in SDXL."""
+
 REFINER = XL | {
     "cross_attention_dim": TEXT_WIDTH,
     "projection_class_embeddings_input_dim": 5 * 8 + TEXT_WIDTH,
@@ -67,6 +68,7 @@ class Kind:
         unet: settings of the UNet.
         scheduler: its sampler.
         text: settings of the text encoders.
+        text_2: settings of the second text encoder alone.
         encoders: what the names of text encoders and tokenizers end with.
         extra: further components and settings.
         note: for the documentation.
@@ -76,6 +78,7 @@ class Kind:
     unet: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Callable[[], Any] = lambda: PNDMScheduler(skip_prk_steps=True, steps_offset=1)
     text: Mapping[str, Any] = field(default_factory=dict)
+    text_2: Mapping[str, Any] = field(default_factory=dict)
     encoders: tuple[str, ...] = ("",)
     extra: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -84,13 +87,13 @@ class Kind:
         """The pipeline, on the CPU."""
         torch.manual_seed(0)
         tokenizer = build_tokenizer(work / "tokenizer-source")
-        config = text_config(tokenizer)
-        for name, value in self.text.items():
-            setattr(config, name, value)
         projected = "XL" in self.pipeline
         parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None} if projected else {}
         for end in self.encoders:
             kind = CLIPTextModelWithProjection if end else CLIPTextModel
+            config = text_config(tokenizer)
+            for name, value in (*self.text.items(), *(self.text_2.items() if end else ())):
+                setattr(config, name, value)
             parts[f"text_encoder{end}"], parts[f"tokenizer{end}"] = kind(config).eval(), tokenizer
         if not projected:
             parts |= {"safety_checker": None, "feature_extractor": None}
@@ -126,8 +129,14 @@ CALIBRATE: dict[str, Kind] = {
     ),
     "SDXL": Kind(
         "StableDiffusionXLPipeline",
-        XL | {"transformer_layers_per_block": (1, 2)},
+        XL
+        | {
+            "transformer_layers_per_block": (1, 2),
+            "cross_attention_dim": TEXT_WIDTH + SECOND_WIDTH,
+            "projection_class_embeddings_input_dim": 6 * 8 + SECOND_WIDTH,
+        },
         EulerDiscreteScheduler,
+        text_2={"hidden_size": SECOND_WIDTH, "projection_dim": SECOND_WIDTH},
         encoders=("", "_2"),
         note="two text encoders, `text_time`",
     ),
@@ -283,95 +292,3 @@ def save_index(folder: Path, kind: str, parts: Mapping[str, tuple[str, str]]) ->
         json.dumps(index | {n: [*p] for n, p in parts.items()})
     )
     return folder
-
-
-def to_original_names(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
-    """A Stable Diffusion 1.x pipeline's tensors under the names of the original code.
-
-    For a UNet of two levels with one layer each, and any VAE.
-    """
-    unet = pipeline.unet.state_dict()
-    names = original_unet_names(pipeline.unet)
-    tensors = {f"model.diffusion_model.{names[name]}": value for name, value in unet.items()}
-    tensors |= {f"first_stage_model.{k}": v for k, v in original_vae(pipeline.vae).items()}
-    prefix = "cond_stage_model.transformer.text_model."
-    text = {k.removeprefix("text_model."): v for k, v in pipeline.text_encoder.state_dict().items()}
-    tensors |= {prefix + name: value for name, value in text.items()}
-    return {name: value.contiguous() for name, value in tensors.items()}
-
-
-def original_unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
-    """For two levels with one layer each (``MICRO``): the original name of each tensor's."""
-    parts = {
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "conv_in": "input_blocks.0.0",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-        "down_blocks.0.resnets.0": "input_blocks.1.0",
-        "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-        "down_blocks.1.resnets.0": "input_blocks.3.0",
-        "down_blocks.1.attentions.0": "input_blocks.3.1",
-        "mid_block.resnets.0": "middle_block.0",
-        "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
-        "up_blocks.0.resnets.0": "output_blocks.0.0",
-        "up_blocks.0.attentions.0": "output_blocks.0.1",
-        "up_blocks.0.resnets.1": "output_blocks.1.0",
-        "up_blocks.0.attentions.1": "output_blocks.1.1",
-        "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
-        "up_blocks.1.resnets.0": "output_blocks.2.0",
-        "up_blocks.1.resnets.1": "output_blocks.3.0",
-    }
-    return {name: _renamed(name, parts, RESNET) for name in unet.state_dict()}
-
-
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-
-
-def _renamed(name: str, parts: Mapping[str, str], inside: Mapping[str, str]) -> str:
-    place = max((p for p in parts if name.startswith(p + ".")), key=len)
-    head, _, tail = name.removeprefix(place + ".").partition(".")
-    rest = f"{inside.get(head, head)}.{tail}" if tail else head
-    return f"{parts[place]}.{rest}"
-
-
-def original_vae(vae: Any) -> dict[str, Tensor]:
-    """The VAE's tensors under their original names, by trying which name becomes which."""
-    own = vae.state_dict()
-    levels = len(vae.config["block_out_channels"])
-    found = {}
-    for name, tensor in own.items():
-        new = name
-        for i in range(levels):
-            new = new.replace(f"encoder.down_blocks.{i}.resnets.", f"encoder.down.{i}.block.")
-            new = new.replace(
-                f"encoder.down_blocks.{i}.downsamplers.0.", f"encoder.down.{i}.downsample."
-            )
-            up = levels - 1 - i
-            new = new.replace(f"decoder.up_blocks.{i}.resnets.", f"decoder.up.{up}.block.")
-            new = new.replace(f"decoder.up_blocks.{i}.upsamplers.0.", f"decoder.up.{up}.upsample.")
-        for i in (0, 1):
-            new = new.replace(f"mid_block.resnets.{i}.", f"mid.block_{i + 1}.")
-        new = new.replace("mid_block.attentions.0.", "mid.attn_1.").replace(
-            "conv_shortcut", "nin_shortcut"
-        )
-        for ours, theirs in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v")):
-            new = new.replace(f"attn_1.{ours}.", f"attn_1.{theirs}.")
-        new = new.replace("attn_1.to_out.0.", "attn_1.proj_out.")
-        new = new.replace("conv_norm_out", "norm_out")
-        if "attn_1" in new and tensor.ndim == 2:
-            tensor = tensor[:, :, None, None]
-        found[new] = tensor
-    back = single_file_utils.convert_ldm_vae_checkpoint(
-        {f"first_stage_model.{k}": v for k, v in found.items()}, vae.config
-    )
-    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in own.items()}
-    return found

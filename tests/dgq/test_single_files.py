@@ -8,7 +8,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-from model_zoo import CALIBRATE, to_original_names
+from model_zoo import CALIBRATE
+from original_names import to_original_names
 from safetensors.torch import load_file, save_file
 
 from dgq import single_files
@@ -88,6 +89,19 @@ def test_it_is_converted_once_and_again_when_it_changes(
     content = json.loads(scheduler.read_text())
     scheduler.write_text(json.dumps(content | {"beta_end": 0.5}))
     assert resolve(str(file)) not in (first, second)
+
+
+def test_a_single_file_of_sdxl_has_both_text_encoders(cache: Path, tmp_path: Path) -> None:
+    source = CALIBRATE["SDXL"].save(tmp_path)
+    tensors = to_original_names(load_pipeline(str(source)))
+    configuration(source, tmp_path / "name")
+    file = write(tensors, tmp_path / "name.safetensors")
+    stock, found = (load_pipeline(str(s)).components for s in (source, file))
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        expected, tensors = stock[name].state_dict(), found[name].state_dict()
+        assert expected.keys() == tensors.keys()
+        assert all(torch.equal(tensors[key], tensor) for key, tensor in expected.items())
+    assert pipeline_sha256(resolve(str(file))) == pipeline_sha256(source)
 
 
 def test_half_precision_stays_as_it_is_on_disk(
