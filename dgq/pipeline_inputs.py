@@ -59,6 +59,9 @@ def _image_size(pipeline: DiffusionPipeline, generation: GenerationSettings) -> 
     """Height and width in pixels of the image that a pipeline is given."""
     scale = pipeline.vae_scale_factor
     own = pipeline.unet.config["sample_size"]
+    if own is None and generation.height is None:
+        raise DGQError("the UNet has no sample_size: set the height and width of the images")
+    own = own or 0
     own_height, own_width = (own, own) if isinstance(own, int) else own
     height = generation.height or own_height * scale
     width = generation.width or own_width * scale

@@ -16,19 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.files import sha256_of
+from dgq.files import exists, sha256_of
 from dgq.locks import locked
 from dgq.pipeline_files import INDEX, check_folder, described_sha256, read_index
 from dgq.weight_files import PICKLES, header
 
 UNET_PREFIX = "model.diffusion_model."
 """What the names of the UNet's tensors begin with in the original layout."""
-
-CACHE = Path.home() / ".cache/dgq/pipelines"
-"""Where converted pipelines are kept."""
 
 NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 HOW_TO_CONVERT = (
@@ -43,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def is_single_file(path: Path) -> bool:
     """Whether a source is, or by its name should be, one file."""
-    return path.is_file() or path.suffix in (".safetensors", *PICKLES)
+    return (exists(path) and path.is_file()) or path.suffix in (".safetensors", *PICKLES)
 
 
 def check_single_file(file: Path) -> None:
@@ -51,7 +48,7 @@ def check_single_file(file: Path) -> None:
     if file.suffix in PICKLES:
         how = HOW_TO_CONVERT.format(name=file.name, stem=file.stem)
         raise DGQError(f"{file} may run code when it is read, so it is not: {how}")
-    if not file.is_file():
+    if not exists(file):
         raise DGQError(f"{file} does not exist: expected a .safetensors file, or another pipeline")
     names = header(file)
     if not any(name.startswith(UNET_PREFIX) for name in names):
@@ -76,13 +73,26 @@ def converted_folder(file: Path, configuration_of: Callable[[str], Path]) -> Pat
     kind = read_index(config, f"{file} (by {config / INDEX})")["_class_name"]
     content = f"{_content(file)} {described_sha256(config)}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    folder = CACHE / f"{file.stem}-{digest}"
-    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder() / f"{file.stem}-{digest}"
     with locked(folder, wait=True):
         if not (folder / INDEX).is_file():
             log.warning("converting %s once into %s", file, folder)
             convert(file, config, kind, folder)
     return folder
+
+
+def cache_folder() -> Path:
+    """Where converted pipelines are kept.
+
+    Raises:
+        DGQError: if there is no home.
+    """
+    try:
+        return Path.home() / ".cache/dgq/pipelines"
+    except RuntimeError as error:
+        raise DGQError(
+            f"there is no place for the converted pipeline ({error}): set HOME"
+        ) from error
 
 
 def configuration_beside(file: Path) -> Path | None:
@@ -139,23 +149,35 @@ def convert(file: Path, config: Path, kind: str, folder: Path) -> None:
     Raises:
         DGQError: if the configuration does not fit the file.
     """
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
     try:
         pipeline = getattr(importlib.import_module("diffusers"), kind).from_single_file(
             str(file), config=str(config), local_files_only=True, torch_dtype=_precision(file)
         )
-        pipeline.save_pretrained(str(beside), safe_serialization=True)
-        check_folder(beside)
-        os.replace(beside, folder)
+        _check_whole(pipeline)
     except Exception as error:  # whatever the libraries raise for what is not as they expect
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, NotImplementedError):  # a tensor on the meta device
+            reason = "it lacks tensors of a network"
         raise DGQError(
             f"{file} cannot be read with the configuration in {config} ({reason}): give that of "
             f"the model it was made from, in {file.with_suffix('')}"
         ) from error
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        pipeline.save_pretrained(str(beside), safe_serialization=True)
+        check_folder(beside)
+        os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_whole(pipeline: Any) -> None:
+    """Raise NotImplementedError, as diffusers does, for a tensor that was not in the file."""
+    for part, network in pipeline.components.items():
+        for name, tensor in network.state_dict().items() if isinstance(network, nn.Module) else ():
+            if tensor.is_meta:
+                raise NotImplementedError(f"{part}.{name}")
 
 
 def _precision(file: Path) -> torch.dtype | None:

@@ -38,7 +38,7 @@ def tensors(source: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of converted pipelines."""
-    monkeypatch.setattr(single_files, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(single_files, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -187,14 +187,23 @@ def test_a_configuration_of_another_model_is_refused_and_leaves_nothing(
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.diffusion_model.middle_block.0.in_layers.2.weight",
+        "first_stage_model.decoder.conv_in.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+    ],
+)
 def test_a_file_that_lacks_a_tensor_is_refused(
-    source: Path, tensors: dict[str, torch.Tensor], cache: Path, tmp_path: Path
+    name: str, source: Path, tensors: dict[str, torch.Tensor], cache: Path, tmp_path: Path
 ) -> None:
     configuration(source, tmp_path / "name")
-    fewer = dict(tensors)
-    fewer.pop("model.diffusion_model.middle_block.0.in_layers.2.weight")
-    with pytest.raises(DGQError, match=r"cannot be read|not whole"):
+    fewer = {key: tensor for key, tensor in tensors.items() if key != name}
+    assert len(fewer) == len(tensors) - 1
+    with pytest.raises(DGQError, match="it lacks tensors of a network"):
         load_unet(str(write(fewer, tmp_path / "name.safetensors")))
+    assert list(cache.iterdir()) == []
 
 
 REFUSED = {
@@ -209,6 +218,11 @@ def test_a_file_of_something_else_is_refused(name: str, cache: Path, tmp_path: P
     content, message = REFUSED[name]
     with pytest.raises(DGQError, match=message):
         resolve(str(write(content, tmp_path / "x.safetensors")))
+
+
+def test_a_name_that_no_file_can_have_is_one_line() -> None:
+    with pytest.raises(DGQError):
+        resolve("x" * 5000 + ".safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".pth"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import unet_zoo
 from model_zoo import micro
+from peft import LoraConfig
 from quantized_models import description
 from torch import nn
 from unet_zoo import unet_call
@@ -144,6 +145,20 @@ def test_layers_without_a_quantized_form_are_said(caplog: pytest.LogCaptureFixtu
 def test_nothing_is_said_of_layers_that_a_pattern_keeps(caplog: pytest.LogCaptureFixture) -> None:
     quantize_(micro(), W8A8, TIMESTEPS, (8, 8))
     assert not caplog.records
+
+
+def test_an_adapter_that_was_made_part_of_the_weights_is_quantized_with_them() -> None:
+    unet = micro()
+    unet.add_adapter(LoraConfig(target_modules=["to_q", "conv1"], init_lora_weights=False))
+    unet.fuse_lora()
+    unet.unload_lora()
+    call = unet_call(unet, 1, 1.0, 0)
+    with torch.no_grad():
+        expected = unet(**call)[0]
+        assert not torch.allclose(micro()(**call)[0], expected, atol=1e-2)
+        quantize_(unet, W8A8, TIMESTEPS, (8, 8))
+        with quantization(unet, weights=False, activations=False):
+            torch.testing.assert_close(unet(**call)[0], expected, rtol=0, atol=1e-5)
 
 
 def test_layers_that_share_a_weight_are_quantized_each(tmp_path: Path) -> None:
