@@ -9,7 +9,6 @@ import pytest
 import torch
 import unet_zoo
 from model_zoo import micro
-from peft import LoraConfig
 from quantized_models import description
 from torch import nn
 from unet_zoo import unet_call
@@ -149,7 +148,7 @@ def test_nothing_is_said_of_layers_that_a_pattern_keeps(caplog: pytest.LogCaptur
 
 def test_an_adapter_that_was_made_part_of_the_weights_is_quantized_with_them() -> None:
     unet = micro()
-    unet.add_adapter(LoraConfig(target_modules=["to_q", "conv1"], init_lora_weights=False))
+    unet_zoo.add_adapter(unet)
     unet.fuse_lora()
     unet.unload_lora()
     call = unet_call(unet, 1, 1.0, 0)
