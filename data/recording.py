@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data.unet_calls import UNetCalls, flatten
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
+from dgq.pipeline_inputs import call_arguments
 
 
 class CallRecorder:
@@ -34,8 +35,10 @@ class CallRecorder:
                 "encoder are damaged, or overflow; check that the pipeline draws sensible images"
             )
         halves = sample.detach().cpu().unflatten(0, (-1, self.n_prompts))
-        if not bool((halves == halves[0]).all()):
-            raise DGQError("this pipeline gives the halves of a guided call different latents")
+        shared = bool((halves == halves[0]).all())
+        latents = halves[0] if shared else halves.transpose(0, 1)
+        if self.latents and latents.shape != self.latents[0].shape:
+            raise DGQError("this pipeline gives the halves of some guided calls different latents")
         conditioning = {
             name: value.detach().cpu().unflatten(0, (-1, self.n_prompts)).transpose(0, 1)
             for name, value in flatten(kwargs).items()
@@ -43,7 +46,7 @@ class CallRecorder:
         if self.conditioning and not same(conditioning, self.conditioning):
             raise DGQError("this pipeline changes its conditioning from step to step")
         self.conditioning = conditioning
-        self.latents.append(halves[0])
+        self.latents.append(latents)
         self.timesteps.append(timestep.detach().cpu().reshape(()))
 
 
@@ -80,8 +83,7 @@ def record_calls(
         hook = pipeline.unet.register_forward_pre_hook(recorder, with_kwargs=True)
         try:
             pipeline(
-                batch,
-                **vars(generation),
+                **call_arguments(pipeline, batch, generation),
                 generator=generators(first, len(batch), seed),
                 output_type="latent",
             )

@@ -18,10 +18,12 @@ CONDITIONING = "conditioning."
 class UNetCalls:
     """Inputs of every UNet call for every prompt.
 
-    With guidance a call has two halves, unconditional and conditional, that share their latents.
+    With guidance a call has two halves, unconditional and conditional, that share their latents;
+    one that edits an image has three, with latents of their own.
 
     Args:
-        latents: ``[calls, prompts, channels, height, width]``.
+        latents: ``[calls, prompts, channels, height, width]``, or
+            ``[calls, prompts, halves, channels, height, width]`` where halves differ.
         timesteps: ``[calls]``; a sampler may visit one twice.
         conditioning: what else the UNet is given, by (dotted) name of the argument,
             ``[prompts, halves, ...]``; it does not change from call to call.
@@ -121,8 +123,10 @@ class UNetCalls:
         """
         call, prompt = pairs[:, 0], pairs[:, 1]
         arguments = {name: value[prompt].flatten(0, 1) for name, value in self.conditioning.items()}
+        latents = self.latents[call, prompt]
+        own = latents.ndim == 5  # each half has latents of its own
         return {
-            "sample": self.latents[call, prompt].repeat_interleave(self.n_halves, 0),
+            "sample": latents.flatten(0, 1) if own else latents.repeat_interleave(self.n_halves, 0),
             "timestep": self.timesteps[call].repeat_interleave(self.n_halves, 0),
             "return_dict": False,
             **unflatten(arguments),

@@ -23,13 +23,10 @@ EQUIVALENT = (
 )
 """Processors that stand for what quantized attention computes; stock ones differ in speed alone."""
 
-IGNORED = ("scale",)
-"""Keyword arguments that stock processors take and do not use (the scale of a LoRA)."""
+IGNORED = ("scale", "temb")
+"""Keyword arguments that stock processors take and do not use here (the scale of a LoRA)."""
 
-NOT_COMPUTED = (
-    *("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k"),
-    *("added_kv_proj_dim", "residual_connection"),
-)
+NOT_COMPUTED = ("spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
 
 
 class QuantAttnProcessor:
@@ -61,8 +58,13 @@ class QuantizedAttention(Attention):
         attention_mask: Tensor | None = None,
         **cross_attention_kwargs: Any,
     ) -> Tensor:
-        """``hidden_states [batch, tokens, channels]``, the same shape back."""
+        """``hidden_states [batch, tokens, channels]`` or an image, the same shape back."""
         _check_arguments(cross_attention_kwargs)
+        given = hidden_states
+        if given.ndim == 4:
+            hidden_states = given.flatten(2).transpose(1, 2)
+        if self.group_norm is not None:
+            hidden_states = self.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         hidden = source = self.input_quantizer(hidden_states)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if self.context_quantizer is not None:
@@ -72,7 +74,12 @@ class QuantizedAttention(Attention):
         query = self.query_quantizer(self.to_q(hidden))
         key, value = self._quantized_key(self.to_k(source)), self.value_quantizer(self.to_v(source))
         mixed = self._mix(query, key, value, attention_mask)
-        return self.to_out[1](self.to_out[0](mixed)) / self.rescale_output_factor
+        out = self.to_out[1](self.to_out[0](mixed))
+        if given.ndim == 4:
+            out = out.transpose(1, 2).reshape(given.shape)
+        if self.residual_connection:
+            out = out + given
+        return out / self.rescale_output_factor
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from dgq.errors import DGQError
-from dgq.files import check_regular, read_json
+from dgq.files import read_json
 from dgq.fingerprint import add_tensor
+from dgq.pipeline_kinds import KINDS, UNET, why_refused
+from dgq.weight_files import check_no_pickles, tensor_names, weight_files
 
 INDEX = "model_index.json"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
 """Parts of a pipeline that are not loaded, or see no image that is drawn from a prompt."""
 
@@ -26,7 +27,6 @@ TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"),
 )
-WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 NOTES = ("transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path")
 NOTES_OF_TOKENIZERS = (
     "is_local",
@@ -40,29 +40,50 @@ LARGEST = 2**24
 
 
 def read_components(folder: Path) -> dict[str, tuple[str, str]]:
-    """Library and class of each part of a text-to-image pipeline.
+    """Library and class of each part of a pipeline, read before anything else of it.
 
     Raises:
-        DGQError: if the folder is none that can be calibrated.
+        DGQError: if the pipeline is of a kind that cannot be calibrated, or parts are missing.
     """
-    index = read_json(folder / INDEX)
-    kind = index.get("_class_name") if isinstance(index, dict) else None
-    if kind not in PIPELINES:
-        raise DGQError(
-            f"{folder} is {kind or 'something else'}: expected a text-to-image pipeline, "
-            f"{' or '.join(PIPELINES)}"
-        )
+    index = read_index(folder)
     found = {
         name: (str(value[0]), str(value[1]))
         for name, value in index.items()
         if isinstance(value, list) and len(value) == 2 and all(value) and name not in UNUSED
     }
-    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+    for name in ("unet", "vae", "scheduler", *KINDS[index["_class_name"]].parts):
         if name not in found:
             raise DGQError(f"the pipeline {folder} is not whole: {INDEX} names no {name}")
-    if found["unet"][1] != "UNet2DConditionModel":
-        raise DGQError(f"{folder} has a {found['unet'][1]}; expected a UNet2DConditionModel")
     return found
+
+
+def read_index(folder: Path, name: str | None = None) -> dict[str, Any]:
+    """What a pipeline says it is.
+
+    Args:
+        folder: of the pipeline, or of nothing but its ``model_index.json``.
+        name: of the pipeline, for the message; the folder by default.
+
+    Raises:
+        DGQError: if the pipeline is of a kind that cannot be calibrated.
+    """
+    index = read_json(folder / INDEX)
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    reason = "it names no class" if kind is None else why_refused(index)
+    if reason is not None:
+        raise DGQError(
+            f"{name or folder} is {_article(kind)}, which cannot be calibrated: {reason}; "
+            f"expected a pipeline with a {UNET} that draws what a prompt says, such as a "
+            f"StableDiffusionPipeline (docs/models.md lists all)"
+        )
+    return dict(index)
+
+
+def _article(kind: Any) -> str:
+    """A kind of pipeline in a sentence."""
+    if kind is None:
+        return "something else"
+    return f"{'an' if str(kind)[:1] in 'AEIOU' else 'a'} {kind}"
 
 
 def check_folder(folder: Path) -> None:
@@ -71,15 +92,27 @@ def check_folder(folder: Path) -> None:
         part = folder / name
         if not part.is_dir():
             raise DGQError(f"the pipeline {folder} is not whole: it has no folder {name}")
-        names = {key for file in weight_files(part, library) for key in _names(file)}
+        check_no_pickles(folder, name, library)
+        names = {key for file in weight_files(part, library) for key in tensor_names(file)}
         for file in configs_of(part):
             check_sizes(read_json(file), len(names) or LARGEST, file)
+    check_channels(folder)
+
+
+def check_channels(folder: Path) -> None:
+    """Raise DGQError unless the UNet takes what its kind of pipeline gives it."""
+    kind = read_index(folder)["_class_name"]
     unet, vae = (read_json(folder / name / CONFIGS[0]) for name in ("unet", "vae"))
-    channels = unet.get("in_channels", 4), unet.get("out_channels", 4)
-    if channels != (vae.get("latent_channels", 4),) * 2:
+    takes, returns = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    latents = vae.get("latent_channels", 4)
+    if not isinstance(latents, int):
+        raise DGQError(f"{folder}/vae: latent_channels is {latents!r}: restore the file")
+    expected = [latents + extra for extra in KINDS[kind].extra_channels(latents)]
+    if takes not in expected or returns != latents:
         raise DGQError(
-            f"the UNet of {folder} maps {channels[0]} channels to {channels[1]}, the latents have "
-            f"{vae.get('latent_channels', 4)}: it edits or inpaints; expected text-to-image"
+            f"the UNet of {folder} maps {takes} channels to {returns}; in a {kind} with {latents} "
+            f"channels of latents expected {' or '.join(map(str, expected))} to {latents}: one "
+            "that inpaints or edits belongs into the pipeline that is made for it"
         )
 
 
@@ -96,7 +129,7 @@ def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
         for key, item in value.items():
             check_sizes(item, n_tensors, file, str(key))
     elif isinstance(value, list | tuple):
-        if len(value) > max(n_tensors, len(PIPELINES)):
+        if len(value) > max(n_tensors, 2):
             raise DGQError(f"{file}: {name} has {len(value)} entries, more than tensors: mend it")
         for item in value:
             check_sizes(item, n_tensors, file, name)
@@ -106,6 +139,15 @@ def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
 
 def pipeline_sha256(folder: Path) -> str:
     """Hexadecimal SHA-256 of all in a folder that determines what the pipeline draws."""
+    return _sha256(folder, weights=True)
+
+
+def described_sha256(folder: Path) -> str:
+    """The same without the weights."""
+    return _sha256(folder, weights=False)
+
+
+def _sha256(folder: Path, weights: bool) -> str:
     digest = hashlib.sha256()
     components = read_components(folder)
     index = {k: v for k, v in read_json(folder / INDEX).items() if k not in UNUSED}
@@ -116,39 +158,14 @@ def pipeline_sha256(folder: Path) -> str:
             _add_json(digest, f"{name}/{file.name}", _settings(read_json(file)))
         for file in (part / each for each in TOKENIZER if (part / each).is_file()):
             _add_tokenizer_file(digest, f"{name}/{file.name}", file)
-        _add_weights(digest, name, weight_files(part, library))
+        if weights:
+            _add_weights(digest, name, weight_files(part, library))
     return digest.hexdigest()
 
 
 def configs_of(part: Path) -> list[Path]:
     """Configurations of a component."""
     return [part / name for name in CONFIGS if (part / name).is_file()]
-
-
-def weight_files(part: Path, library: str) -> list[Path]:
-    """The safetensors files that a component is loaded from; none for a tokenizer or sampler."""
-    name = WEIGHTS.get(library)
-    if name is None:
-        return []
-    index = part / f"{name}.safetensors.index.json"
-    if not index.is_file():
-        whole = part / f"{name}.safetensors"
-        return [whole] if whole.is_file() else []
-    try:
-        shards = sorted(set(read_json(index)["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DGQError(f"{index} is damaged ({error!r}): restore it") from error
-    for shard in shards:
-        check_regular(part / str(shard))
-    return [part / str(shard) for shard in shards]
-
-
-def _names(file: Path) -> list[str]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DGQError(f"{file} is damaged or no safetensors file ({error}): restore it") from error
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,5 +197,5 @@ def _add_weights(digest: "hashlib._Hash", name: str, files: list[Path]) -> None:
 
 def _places(files: list[Path]) -> Iterator[tuple[str, Path]]:
     for file in files:
-        for key in _names(file):
+        for key in tensor_names(file):
             yield key, file

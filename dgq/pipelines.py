@@ -1,17 +1,21 @@
 """Loading text-to-image pipelines from a folder or the hub: whole, or not at all."""
 
 import importlib
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from torch import nn
 
 from dgq.errors import DGQError
 from dgq.files import exists
-from dgq.pipeline_files import INDEX, UNUSED, WEIGHTS, check_folder, read_components
+from dgq.pipeline_files import INDEX, UNUSED, check_folder, read_components, read_index
+from dgq.single_files import check_single_file, converted_folder, is_single_file
+from dgq.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
 
 _SCENES = Path(__file__).parents[1] / "assets" / "scenes"
 EMBEDDED = {
@@ -25,13 +29,19 @@ HUB_TIMEOUT_S = 10
 PROBE = "a photo of two dogs on a beach"
 """A prompt whose words every tokenizer knows something of."""
 
+CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
+"""Files of a hub model without its weights."""
+
+log = logging.getLogger(__name__)
+
 
 def load_pipeline(source: str) -> DiffusionPipeline:
     """A text-to-image pipeline in float32 and evaluation mode, without progress bars.
 
     Args:
         source: the name of an embedded model (``EMBEDDED``), a folder as ``save_pretrained``
-            writes it, or the id of a model on the hub.
+            writes it, a ``.safetensors`` file in the layout of the original code (see
+            ``single_files``), or the id of a model on the hub.
 
     Raises:
         DGQError: if it cannot be found or read, is of another kind, or not whole.
@@ -72,10 +82,13 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
     Raises:
         DGQError: if it cannot be read, or its files do not hold each of its tensors.
     """
+    variant, files = weight_layout(folder / name, library)
+    note_types(folder / name, ", ".join(narrow_types(files)))
     try:
         network, found = getattr(importlib.import_module(library), kind).from_pretrained(
             str(folder),
             subfolder=name,
+            variant=variant,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
@@ -89,6 +102,13 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
             f"{f' and {len(absent) - 1} more tensors' if absent[1:] else ''}; download it again"
         )
     return network.eval()
+
+
+@lru_cache
+def note_types(part: Path, types: str) -> None:
+    """Say once that a network's weights are stored in less than full precision."""
+    if types:
+        log.warning("%s is stored in %s: it is computed in float32", part, types)
 
 
 def _is_network(library: str, kind: str) -> bool:
@@ -128,7 +148,10 @@ def resolve(source: str) -> Path:
         DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
     folder = EMBEDDED.get(source, Path(source))
-    if not exists(folder):
+    if is_single_file(folder):
+        check_single_file(folder)
+        folder = converted_folder(folder, configuration_of)
+    elif not exists(folder):
         folder = download(source)
     if not (folder / INDEX).is_file():
         raise DGQError(
@@ -147,10 +170,43 @@ def canonical(source: str) -> str:
 
 
 def download(source: str) -> Path:
-    """Where the hub's cache has a model, downloaded if need be."""
+    """Where the hub's cache has a model, downloaded if need be; its kind is checked before that."""
     check_hub(source)
     try:
-        return Path(DiffusionPipeline.download(source, use_safetensors=True, safety_checker=None))
+        index = Path(hf_hub_download(source, INDEX))
+    except Exception as error:
+        raise unavailable(source, error) from error
+    read_index(index.parent, source)
+    return _download_variant(source)
+
+
+def _download_variant(source: str) -> Path:
+    """A model of the hub in full precision, or in half where there is nothing else."""
+    failed: Exception | None = None
+    for variant in VARIANTS:
+        try:
+            return Path(
+                DiffusionPipeline.download(
+                    source, use_safetensors=True, safety_checker=None, variant=variant
+                )
+            )
+        except Exception as error:
+            failed = failed or error
+            if "safetensors" not in str(error):
+                break
+    assert failed is not None
+    raise unavailable(source, failed) from failed
+
+
+def configuration_of(source: str) -> Path:
+    """The configuration of a model of the hub, without its weights.
+
+    Raises:
+        DGQError: if it is neither in the cache nor can be downloaded.
+    """
+    check_hub(source)
+    try:
+        return Path(snapshot_download(source, allow_patterns=CONFIGURATION))
     except Exception as error:
         raise unavailable(source, error) from error
 

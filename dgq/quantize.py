@@ -1,5 +1,6 @@
 """Put quantized layers and attention processors into a stock diffusers UNet."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -10,7 +11,6 @@ from torch import nn
 
 from dgq.activations import activation_quantizer
 from dgq.attention import become_quantized_ as attention_becomes_quantized_
-from dgq.attention import unsupported_feature
 from dgq.context import QuantizationContext
 from dgq.errors import DGQError
 from dgq.layers import QuantConv2d, QuantLinear
@@ -19,6 +19,9 @@ from dgq.quantized_unet import become_quantized_ as unet_becomes_quantized_
 from dgq.range_quantizer import RangeQuantizer
 from dgq.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.unet_checks import check_not_read, check_unet, layers_in_float
+
+log = logging.getLogger(__name__)
 
 SHARED_INPUTS = ("to_q", "to_k", "to_v")
 """Layers of an attention whose input its processor quantizes once for all of them."""
@@ -39,13 +42,11 @@ def quantize_(
         latent_size: height and width of the latents it will be calibrated at.
 
     Raises:
-        DGQError: if the UNet is quantized already, holds an attention that the processor cannot
-            compute, or a pattern in ``settings.keep`` matches no layer.
+        DGQError: if the UNet is quantized already, is none that can be quantized (``unet_checks``
+            says why), or a pattern in ``settings.keep`` matches no layer.
     """
-    if isinstance(unet, QuantizedUNet):
-        raise DGQError("this UNet is quantized already: load a fresh one")
-    names = layers_to_quantize(unet, settings.keep)
-    check_attentions(unet)
+    names = quantizable_layers(unet, settings.keep)
+    note_float_layers(unet, names)
     context = QuantizationContext(timesteps, latent_size)
     for name in names:
         swap_layer_(unet, name, settings, context)
@@ -57,6 +58,16 @@ def quantize_(
     return unet
 
 
+def quantizable_layers(unet: nn.Module, keep: Sequence[str]) -> list[str]:
+    """Names of the layers that ``quantize_`` will replace, where it can; raises as it does."""
+    if isinstance(unet, QuantizedUNet):
+        raise DGQError("this UNet is quantized already: load a fresh one")
+    check_unet(unet)
+    names = layers_to_quantize(unet, keep)
+    check_not_read(unet, names)
+    return names
+
+
 def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
     """Names of all linear and convolution layers that no pattern keeps in full precision."""
     names = [n for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -66,15 +77,16 @@ def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
     return [n for n in names if not any(fnmatch(n, pattern) for pattern in keep)]
 
 
-def check_attentions(unet: nn.Module) -> None:
-    """Raise DGQError for attentions with parts that the quantized processor does not compute."""
-    for name, module in unet.named_modules():
-        feature = unsupported_feature(module) if isinstance(module, Attention) else None
-        if feature is not None:
-            raise DGQError(
-                f"{name} uses {feature}, which quantized attention does not compute; expected the "
-                "transformer blocks of Stable Diffusion 1.x, 2.x or SDXL"
-            )
+def note_float_layers(unet: nn.Module, names: Sequence[str]) -> None:
+    """Say which layers stay in floating point because there is no quantized form of them."""
+    others = {
+        name: kind
+        for name, kind in layers_in_float(unet, names).items()
+        if kind not in ("Linear", "Conv2d")  # these are kept by a pattern
+    }
+    if others:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in others.items())
+        log.warning("these stay in floating point, as no recipe quantizes their kind: %s", listed)
 
 
 def swap_layer_(

@@ -22,7 +22,7 @@ from dgq.errors import DGQError
 from dgq.fingerprint import network_sha256
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import canonical, load_unet
-from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.quantize import fit_activations_, quantizable_layers, quantize_, start_observing_
 from dgq.reconstruction import noise_and_signal, reconstruction_loss
 from dgq.settings import LearningSettings, QuantizationSettings, WaitingSettings
 from dgq.targets import execution_order, find_targets
@@ -58,6 +58,7 @@ class Calibration(LightningModule):
         self.learning = learning
         self.waiting = waiting
         self.unet = load_unet(pipeline).requires_grad_(False)
+        quantizable_layers(self.unet, quantization.keep)  # refused before anything is recorded
         self.unet_config = dict(self.unet.config)
         self.unet_sha256 = network_sha256(self.unet)
         self.n_targets = len(find_targets(self.unet, quantization.keep))

@@ -86,7 +86,8 @@ class CalibrationCLI(LightningCLI):
             "--pipeline",
             type=str,
             default="scenes",
-            help="Embedded model ('scenes', 'scenes-xl', 'scenes-few-step'), folder, or hub id.",
+            help="Embedded model ('scenes', 'scenes-xl', 'scenes-few-step'), folder, .safetensors "
+            "file in the original layout, or hub id.",
         )
         parser.link_arguments("pipeline", "model.pipeline")
         parser.link_arguments("pipeline", "data.pipeline")

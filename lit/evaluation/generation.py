@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from dgq.checkpoint import GenerationSettings
+from dgq.pipeline_inputs import call_arguments
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -38,11 +39,7 @@ def sample(
         ``output_type`` is ``latent``.
     """
     return pipeline(
-        prompt=[prompts[index] for index in indices],
-        num_inference_steps=generation.num_inference_steps,
-        guidance_scale=generation.guidance_scale,
-        height=generation.height,
-        width=generation.width,
+        **call_arguments(pipeline, [prompts[index] for index in indices], generation),
         generator=[image_generator(seed, index) for index in indices],
         output_type=output_type,
     ).images

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from data.recording import CallRecorder, record_calls
+from data.recording import CallRecorder, joined, record_calls
 from data.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
@@ -114,6 +114,21 @@ def test_conditioning_that_changes_from_step_to_step_is_refused() -> None:
         recorder(nn.Identity(), (sample, torch.tensor(4)), {"text": torch.ones(1, 3)})
 
 
-def test_halves_with_different_latents_are_refused() -> None:
+def test_halves_with_latents_of_their_own_keep_them() -> None:
+    recorder, samples = CallRecorder(2), torch.randn(3, 6, 4, 2, 2)
+    text = torch.randn(6, 3)
+    for index, sample in enumerate(samples):
+        recorder(nn.Identity(), (sample, torch.tensor(index)), {"text": text})
+    calls = joined([recorder])
+    batch = calls.batch(torch.tensor([[1, 0], [2, 1]]))
+    # Rows of a call: three halves of two prompts. Rows of a batch: the halves of a pair in turn.
+    assert torch.equal(batch["sample"], torch.cat([samples[1, 0::2], samples[2, 1::2]]))
+    assert torch.equal(batch["text"], torch.cat([text[0::2], text[1::2]]))
+    assert batch["timestep"].tolist() == [1, 1, 1, 2, 2, 2]
+
+
+def test_halves_that_only_sometimes_differ_are_refused() -> None:
+    recorder, sample = CallRecorder(1), torch.randn(2, 4, 2, 2)
+    recorder(nn.Identity(), (sample, torch.tensor(5)), {})
     with pytest.raises(DGQError, match="different latents"):
-        CallRecorder(1)(nn.Identity(), (torch.randn(2, 4, 2, 2), torch.tensor(5)), {})
+        recorder(nn.Identity(), (sample[:1].repeat(2, 1, 1, 1), torch.tensor(4)), {})

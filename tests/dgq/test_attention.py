@@ -228,6 +228,33 @@ def test_bits_are_told_for_counting() -> None:
 
 def test_attentions_that_it_does_not_compute_are_recognised() -> None:
     assert unsupported_feature(attention(True)) is None
-    assert unsupported_feature(Attention(8, residual_connection=True)) == "residual_connection"
-    assert unsupported_feature(Attention(8, norm_num_groups=2)) == "group_norm"
+    assert unsupported_feature(Attention(8, norm_num_groups=2, residual_connection=True)) is None
+    assert unsupported_feature(Attention(8, added_kv_proj_dim=3)) == "added_kv_proj_dim"
     assert unsupported_feature(Attention(8, qk_norm="layer_norm")) == "norm_q"
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("groups", [None, 2])
+@pytest.mark.parametrize("as_image", [True, False])
+@torch.no_grad()
+def test_norm_and_residual_are_those_of_the_stock_attention(
+    residual: bool, groups: int | None, as_image: bool
+) -> None:
+    """As in the blocks of images alone, which give attention an image and the time embedding."""
+    torch.manual_seed(0)
+    attn = Attention(
+        8,
+        heads=HEADS,
+        dim_head=HEAD_DIM,
+        norm_num_groups=groups,
+        residual_connection=residual,
+        rescale_output_factor=1.4,
+    )
+    hidden, _ = inputs(False)
+    if as_image:
+        hidden = hidden.transpose(1, 2).reshape(3, 8, 3, 3)
+    temb = torch.randn(3, 4)
+    expected = attn(hidden, temb=temb)
+    context = equip_(attn, QuantizationSettings())
+    context.activations = context.weights = False
+    torch.testing.assert_close(attn(hidden, temb=temb), expected, rtol=0, atol=1e-6)

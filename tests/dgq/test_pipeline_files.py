@@ -237,9 +237,18 @@ NOT_WHOLE: dict[str, tuple[Callable[[Path], None], str]] = {
         "UNet9DModel",
     ),
     "an unknown library": (edit("model_index.json", vae=["os", "system"]), "os.system"),
-    "an image to image pipeline": (
-        edit("model_index.json", _class_name="StableDiffusionImg2ImgPipeline"),
-        "text-to-image",
+    "an image variation pipeline": (
+        edit("model_index.json", _class_name="StableDiffusionImageVariationPipeline"),
+        "what it gives its UNet is not known",
+    ),
+    "a class that is a list": (
+        edit("model_index.json", _class_name=["own", "OwnPipeline"]),
+        "cannot be calibrated",
+    ),
+    "latents of no number": (edit("vae/config.json", latent_channels="4"), "latent_channels"),
+    "weights that run code alone": (
+        lambda f: (f / UNET).rename(f / UNET.replace(".safetensors", ".bin")) and None,
+        "may run code and is never read.*save_pretrained",
     ),
     "an unknown pipeline": (edit("model_index.json", _class_name="NewPipeline"), "NewPipeline"),
     "an inpainting UNet": (edit("unet/config.json", in_channels=9), "inpaints"),
@@ -283,7 +292,9 @@ def test_whatever_a_configuration_says_it_is_loaded_or_refused(
     data: st.DataObject, micro_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = Path(shutil.copytree(micro_folder, tmp_path_factory.mktemp("fuzz") / "p"))
-    file = folder / data.draw(st.sampled_from(["unet/config.json", "model_index.json"]))
+    file = folder / data.draw(
+        st.sampled_from(["unet/config.json", "vae/config.json", "model_index.json"])
+    )
     content = json.loads(file.read_text())
     name = data.draw(st.sampled_from(sorted(content)))
     file.write_text(json.dumps(content | {name: data.draw(values)}))
