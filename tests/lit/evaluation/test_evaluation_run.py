@@ -427,7 +427,7 @@ def test_a_truncated_checkpoint_is_refused(
     content = (damaged / "quantized" / file).read_bytes()
     (damaged / "quantized" / file).write_bytes(content[: len(content) // 2])
     before = sorted(damaged.rglob("*"))
-    with pytest.raises(DGQError, match="damaged"):
+    with pytest.raises(DGQError, match=r"damaged|cannot be read as JSON"):
         run(tmp_path / "out", ckpt=(damaged,))
     assert not (tmp_path / "out").exists()
     assert sorted(damaged.rglob("*")) == before
