@@ -8,7 +8,10 @@ from dgq.checkpoint import (
     save_quantized,
 )
 from dgq.context import quantization
+from dgq.dequantize import dequantize
+from dgq.diffusers_quantizer import DGQConfig
 from dgq.errors import DGQError
+from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
 from dgq.quantize import fit_activations_, quantize_
 from dgq.settings import (
@@ -21,6 +24,7 @@ from dgq.settings import (
 
 __all__ = [
     "ActivationSettings",
+    "DGQConfig",
     "DGQError",
     "GenerationSettings",
     "LearningSettings",
@@ -28,9 +32,11 @@ __all__ = [
     "QuantizationSettings",
     "ScoreSettings",
     "WeightSettings",
+    "dequantize",
     "fit_activations_",
     "load_pipeline",
     "load_quantized_unet",
+    "prepare_",
     "quantization",
     "quantize_",
     "read_manifest",
