@@ -52,9 +52,11 @@ class RowBatches(IterableDataset[Tensor]):
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
+        # A generator, which asks for the target at its first batch: a resumed Trainer makes its
+        # iterators before it knows.
         target = self.data.trainer.current_epoch if self.data.trainer is not None else 0
         seed = seed_of_target(self.data.seed, target, self.data.rank)
-        return row_batches(self.n_rows, self.batch_size, seed)
+        yield from row_batches(self.n_rows, self.batch_size, seed)
 
 
 class CalibrationData(LightningDataModule):

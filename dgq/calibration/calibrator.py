@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dgq import learning as learn
 from dgq.calibration.phase_timer import PhaseTimer
-from dgq.calibration.runtime import Runtime, to_device
+from dgq.calibration.runtime import Reduction, Runtime, to_device
 from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.paired_streams import PairedStreams
@@ -185,7 +185,7 @@ class Calibrator:
         for quantizer in learn.quantizers_of(self.target):
             for name, buffer in quantizer.require_observer().named_buffers():
                 if buffer.numel():
-                    side = "min" if name.endswith("low") else "max"
+                    side: Reduction = "min" if name.endswith("low") else "max"
                     buffer.copy_(self.runtime.reduce(buffer, side))
 
     def harden_(self) -> None:

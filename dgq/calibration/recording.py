@@ -66,8 +66,9 @@ class _Recorder:
 
 def by_name(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments of a call of a UNet by name, without those that are None."""
-    stock = next(c for c in type(unet).__mro__ if c is not QuantizedUNet and "forward" in vars(c))
-    names = list(inspect.signature(stock.forward).parameters)[1:]
+    classes = [c for c in type(unet).__mro__ if c is not QuantizedUNet]
+    forward = next(vars(c)["forward"] for c in classes if "forward" in vars(c))
+    names = list(inspect.signature(forward).parameters)[1:]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return {n: v for n, v in given.items() if v is not None and n != "return_dict"}
 

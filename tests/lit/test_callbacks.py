@@ -69,8 +69,8 @@ def test_the_bar_is_closed_by_an_exception(
     progress = bar._progress
     assert progress is not None
     bar.on_exception(trainer, module, ValueError())  # type: ignore[arg-type]
-    assert progress.finished is False
-    assert not progress.live.is_started
+    assert progress.bar.finished is False
+    assert not progress.bar.live.is_started
     assert bar._progress is None
 
 
