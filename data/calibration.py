@@ -19,7 +19,7 @@ import scenes
 from data.prompts import choose_prompts
 from data.sampler import count_calls
 from dgq.calibration.recording import record_calls
-from dgq.calibration.row_batches import row_batches, seed_of_target
+from dgq.calibration.row_batches import check_seed, row_batches, seed_of_target
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
@@ -30,9 +30,6 @@ from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
 
 RECORDING_FORMAT = 2
-SEEDS = 2**32
-"""Seeds are smaller: of more the generator on a CPU would ignore the rest."""
-
 N_HELD_OUT_PROMPTS = 4
 SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
@@ -101,7 +98,7 @@ class CalibrationData(LightningDataModule):
             ("data.record_batch_size", record_batch_size),
         ):
             check_positive(name, value)
-        check_seed(seed)
+        check_seed("data.seed", seed)
         if not math.isfinite(generation.guidance_scale):
             raise SettingsError(f"guidance_scale must be finite, got {generation.guidance_scale}")
         n_calls = count_calls(resolve(pipeline), generation.num_inference_steps)
@@ -246,9 +243,3 @@ class CalibrationData(LightningDataModule):
 def say(text: str) -> None:
     """Say something once, however many processes there are."""
     print(text, flush=True)
-
-
-def check_seed(seed: int) -> None:
-    """Raise SettingsError for a seed outside its domain."""
-    if isinstance(seed, bool) or not 0 <= seed < SEEDS:
-        raise SettingsError(f"data.seed must be 0 to {SEEDS - 1}, got {seed}")

@@ -1,5 +1,6 @@
 """``dgq.calibrate``: from a pipeline and prompts, or a UNet and its calls, to a quantized UNet."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Runtime, to_device
 from dgq.calibration.samples import MOST_LATENT_PIXELS, Samples, Sampling, samples_of_prompts
 from dgq.checkpoint import GenerationSettings, Manifest
+from dgq.errors import SettingsError
 from dgq.fingerprint import network_sha256
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings, check_positive
@@ -90,7 +92,9 @@ def calibrate(
     """
     chosen = find_recipe(recipe)
     sampling = Sampling(n_samples, n_held_out, batch_size, micro_batch_size, seed)
-    generation = GenerationSettings(num_inference_steps, guidance_scale, height, width)
+    generation = GenerationSettings(num_inference_steps, float(guidance_scale), height, width)
+    if not math.isfinite(guidance_scale):
+        raise SettingsError(f"guidance_scale must be finite, got {guidance_scale}")
     unet = unet_of(model)
     prompts = prompts_in(model, samples)
     if prompts is not None:

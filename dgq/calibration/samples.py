@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgq.calibration.row_batches import check_seed
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.settings import check_positive
 
@@ -43,6 +44,7 @@ class Sampling:
         for name in ("n_samples", "micro_batch_size"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
+        check_seed("seed", self.seed)
 
     def at_once(self, n_rows: int, latent_size: tuple[int, int]) -> int:
         """Samples in a micro-batch.
