@@ -14,7 +14,7 @@ from dgq.checkpoint import (
 from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.pipelines import load_pipeline
-from dgq.quantize import fit_activations_, quantize_
+from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.recipes import RECIPES, Recipe
 from dgq.saving import save
 from dgq.settings import (
@@ -51,4 +51,5 @@ __all__ = [
     "recording",
     "save",
     "save_quantized",
+    "start_observing_",
 ]

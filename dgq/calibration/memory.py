@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.runtime import to_device
 from dgq.calibration.samples import Samples
 from dgq.context import context_of, quantization
@@ -119,4 +119,4 @@ def free_bytes(waiting: WaitingSettings, device: torch.device) -> int:
         return shutil.disk_usage(waiting.folder or Path(tempfile.gettempdir())).free
     if waiting.place == "device" and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return free_host_bytes()
