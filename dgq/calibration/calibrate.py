@@ -2,8 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from dgq.calibration.calibrator import Calibrator
+from dgq.calibration.drawn_samples import Drawing
 from dgq.calibration.given_calls import of_rows, samples_in
 from dgq.calibration.given_model import check_call, check_unet, source_of, unet_of
 from dgq.calibration.given_prompts import check_prompts, prompts_in
@@ -20,20 +20,16 @@ from dgq.calibration.learning_loop import learn_
 from dgq.calibration.measuring import sqnr_by_step
 from dgq.calibration.memory import check_room
 from dgq.calibration.progress import CalibrationProgress
-from dgq.calibration.recording import record_calls
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Runtime, to_device
-from dgq.calibration.samples import MOST_LATENT_PIXELS, Samples, Sampling, samples_of_prompts
+from dgq.calibration.samples import Amount, Call, Samples, Sampling
 from dgq.checkpoint import GenerationSettings, Manifest
 from dgq.errors import SettingsError
 from dgq.fingerprint import network_sha256
 from dgq.recipes import Recipe, find_recipe
-from dgq.settings import QuantizationSettings, WaitingSettings, check_positive
+from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.waiting import waiting_rooms
-
-PIXELS = 8
-"""Of an image, along a side, for each of its latents."""
 
 
 def calibrate(
@@ -100,19 +96,26 @@ def calibrate(
     if prompts is not None:
         check_prompts(model, prompts, n_held_out_prompts, held_out)
     check_unet(unet, chosen.quantization)
-    unet.eval().requires_grad_(False)
     calibrator = Calibrator(
         unet, chosen.quantization, chosen.learning, batch_size, Runtime(unet.device)
     )
+    waiting = waiting or WaitingSettings()
     if prompts is not None:
-        at_once = pictures_at_once(unet, generation, record_batch_size)
-        with calibrator.timer.phase("recording"), quiet(model):
-            calls = record_calls(model, prompts, generation, seed, at_once, progress)
-        found = samples_of_prompts(calls, n_held_out_prompts, sampling)
+        drawing = Drawing(
+            model, prompts, generation, n_held_out_prompts, record_batch_size, sampling
+        )
+        call, amount = drawing.preview()
+        prepare_(calibrator, call, amount, waiting)
+        with calibrator.timer.phase("recording"):
+            found = drawing.samples(call, progress)
     else:
-        given = None if held_out is None else samples_in(unet, held_out)
-        found = samples_of_calls(samples_in(unet, samples), given, sampling)
+        all_samples = samples_in(unet, samples)
+        measured = None
+        if held_out is not None:
+            measured = samples_in(unet, held_out, "held-out call", all_samples)
+        found = samples_of_calls(all_samples, measured, sampling)
         generation = replace(generation, num_inference_steps=len(found.timesteps))
+        prepare_(calibrator, all_samples[0], found.amount, waiting)
     described = Manifest(
         source_of(model),
         dict(unet.config),
@@ -123,12 +126,32 @@ def calibrate(
         unet_sha256=network_sha256(unet),
     )
     with torch.inference_mode(False), torch.enable_grad():
-        reconstruct_(calibrator, found, sampling, waiting or WaitingSettings(), progress)
+        reconstruct_(calibrator, found, sampling, waiting, progress)
         with calibrator.phase("measuring"):
             by_step = sqnr_by_step(unet, found.by_step)
     unet.manifest = described
     report = report_of(calibrator, chosen.name, found, by_step)
     return CalibrationResult(unet, report, described, chosen, found.held_out, found.by_step)
+
+
+def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: WaitingSettings) -> None:
+    """Refuse what cannot be calibrated in this memory, then freeze the UNet.
+
+    Args:
+        calibrator: of the UNet.
+        call: of a sample.
+        amount: of samples that there are or will be.
+        waiting: where they will wait.
+    """
+    one = one_row(call, calibrator.runtime.device)
+    check_call(calibrator.unet, one)
+    check_room(calibrator.unet, calibrator.settings, one, amount, waiting)
+    calibrator.unet.eval().requires_grad_(False)
+
+
+def one_row(call: Call, device: torch.device) -> Call:
+    """The first row of a call, on a device."""
+    return to_device({**of_rows(dict(call), slice(1)), "return_dict": False}, device)
 
 
 def reconstruct_(
@@ -140,9 +163,7 @@ def reconstruct_(
 ) -> None:
     """Quantize the UNet and reconstruct all targets."""
     unet = calibrator.unet
-    one = to_device(of_rows(dict(samples.micro_batches[0]), slice(1)), calibrator.runtime.device)
-    check_call(unet, one)
-    check_room(unet, calibrator.settings, one, samples, waiting)
+    one = one_row(samples.micro_batches[0], calibrator.runtime.device)
     calibrator.quantize_(samples.timesteps, samples.latent_size, one)
     with (
         tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder) as folder,
@@ -174,28 +195,3 @@ def report_of(
         samples.n_samples,
         samples.n_held_out,
     )
-
-
-def pictures_at_once(
-    unet: UNet2DConditionModel, generation: GenerationSettings, asked: int | None
-) -> int:
-    """How many prompts are drawn at once: as asked, or few large pictures and many small ones."""
-    if asked is not None:
-        check_positive("record_batch_size", asked)
-        return asked
-    size = unet.config["sample_size"]
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    if generation.height is not None and generation.width is not None:
-        height, width = generation.height // PIXELS, generation.width // PIXELS
-    return min(16, max(1, MOST_LATENT_PIXELS // max(1, height * width)))
-
-
-@contextmanager
-def quiet(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Without the pipeline's own bar, which would tell of each batch's steps."""
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
-    pipeline.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**before)

@@ -17,7 +17,9 @@ Sample = dict[str, Any]
 HOW = "dgq.recording(unet) makes such a list"
 
 
-def samples_in(unet: nn.Module, calls: Sequence[Any]) -> list[Sample]:
+def samples_in(
+    unet: nn.Module, calls: Sequence[Any], name: str = "call", like: Sequence[Sample] = ()
+) -> list[Sample]:
     """The samples of all calls, in order; floating-point arguments in float32.
 
     A sample is a row, or with guidance the rows that share their latents.
@@ -25,15 +27,18 @@ def samples_in(unet: nn.Module, calls: Sequence[Any]) -> list[Sample]:
     Args:
         unet: that the calls are of.
         calls: keyword arguments of each call, or pairs of positional ones and those.
+        name: of a call, for messages.
+        like: samples of calls that these have to agree with.
 
     Raises:
         DGQError: for calls that cannot be calibrated on together.
     """
     if not calls:
         raise DGQError(f"there are no calls to calibrate on; {HOW}")
-    given = [checked(unet, call, f"call {index}") for index, call in enumerate(calls)]
+    given = [checked(unet, call, f"{name} {index}") for index, call in enumerate(calls)]
+    first = like[0] if like else given[0]
     for index, call in enumerate(given):
-        check_alike(given[0], call, f"call {index}")
+        check_alike(first, call, f"{name} {index}")
     return [sample for call in given for sample in apart(call)]
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from dgq.attention import EQUIVALENT
 from dgq.errors import DGQError
 from dgq.pipeline_files import PIPELINES
 from dgq.pipelines import canonical, first_line
@@ -49,8 +51,8 @@ def check_unet(unet: UNet2DConditionModel, settings: QuantizationSettings) -> No
         raise DGQError("this UNet is quantized already: load the full-precision one again")
     if getattr(unet, "peft_config", None):
         raise DGQError("this UNet has adapters: fuse or unload them before it is calibrated")
-    if hasattr(unet, "_hf_hook") or getattr(unet, "_diffusers_hook", None) is not None:
-        raise DGQError("this UNet is offloaded: calibrate before offloading is enabled")
+    if any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in unet.modules()):
+        raise DGQError("this UNet is offloaded or hooked: calibrate before that is enabled")
     if getattr(unet, "_compiled_call_impl", None) is not None:
         raise DGQError("this UNet is compiled: calibrate before unet.compile()")
     tensors = {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
@@ -65,8 +67,20 @@ def check_unet(unet: UNet2DConditionModel, settings: QuantizationSettings) -> No
         if not bool(tensor.isfinite().all()):
             raise DGQError(f"{name} of this UNet has values that are not finite: restore it")
     check_attentions(unet)
+    check_processors(unet)
     if not find_targets(unet, settings.keep):
         raise DGQError("there is nothing to quantize: keep matches every layer")
+
+
+def check_processors(unet: UNet2DConditionModel) -> None:
+    """Raise DGQError for attentions that compute in a way of their own, as with an IP-Adapter."""
+    for name, module in unet.named_modules():
+        kind = type(module.processor).__name__ if isinstance(module, Attention) else None
+        if kind is not None and kind not in EQUIVALENT:
+            raise DGQError(
+                f"{name} has a {kind}, which quantization would lose: call "
+                "unet.set_default_attn_processor(), or unfuse or unload what set it"
+            )
 
 
 def check_call(unet: nn.Module, call: Mapping[str, Any]) -> None:

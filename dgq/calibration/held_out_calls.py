@@ -33,6 +33,9 @@ def samples_of_calls(
         by_step = {t: group[: len(group) - n_held_out(group)] for t, group in by_step.items()}
     else:
         measured = of_timesteps(held_out)
+        others = sorted(measured.keys() - by_step.keys())
+        if others:
+            raise DGQError(f"held_out has calls at timestep {others[0]:g}, the calls have none")
     if not any(measured.values()):
         raise DGQError(
             "there is one sample at each timestep, so that none can be held out to measure errors "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.runtime import to_device
-from dgq.calibration.samples import Samples
+from dgq.calibration.samples import Amount
 from dgq.context import context_of, quantization
 from dgq.errors import DGQError
 from dgq.quantize import quantize_
@@ -85,7 +85,7 @@ def check_room(
     unet: UNet2DConditionModel,
     settings: QuantizationSettings,
     call: Mapping[str, Any],
-    samples: Samples,
+    amount: Amount,
     waiting: WaitingSettings,
 ) -> None:
     """Raise DGQError if the samples do not fit where they are to wait.
@@ -94,18 +94,17 @@ def check_room(
         unet: stock, on its device.
         settings: of its quantization.
         call: of one row.
-        samples: all that wait.
+        amount: of all samples that wait.
         waiting: where.
     """
-    calls = [*samples.micro_batches, *samples.held_out]
-    n_rows = sum(each["sample"].shape[0] for each in calls)
-    each = STREAMS * waiting_bytes(unet, settings, call, samples.latent_size)
+    n_rows = (amount.n_samples + amount.n_held_out) * amount.n_rows
+    height, width = call["sample"].shape[-2:]
+    each = STREAMS * waiting_bytes(unet, settings, call, (height, width))
     each = each if waiting.dtype == "same" else each // 2
     free = USABLE * free_bytes(waiting, unet.device)
     if n_rows * each <= free:
         return
-    rows_of_a_sample = n_rows / (samples.n_samples + samples.n_held_out)
-    fitting = int(free / each / rows_of_a_sample) - samples.n_held_out
+    fitting = max(1, int(free / each / amount.n_rows) - amount.n_held_out)
     raise DGQError(
         f"the samples that wait at a target would take {n_rows * each / 2**30:.1f} GiB of "
         f"{free / 2**30:.1f} ({n_rows} rows of {each / 2**20:.1f} MiB): set n_samples to {fitting} "

@@ -89,6 +89,49 @@ def _kept(value: Any, before: Any) -> Any:
     return value
 
 
+class _FirstCallError(Exception):
+    """Ends a pipeline at its first call of the UNet."""
+
+
+def first_call(
+    pipeline: DiffusionPipeline, prompt: str, generation: GenerationSettings
+) -> dict[str, Any]:
+    """Arguments of the first call for a prompt; the UNet computes nothing."""
+
+    def end(*_: Any) -> None:
+        raise _FirstCallError
+
+    with recording(pipeline.unet) as calls:
+        hook = pipeline.unet.register_forward_pre_hook(end)
+        try:
+            _draw(pipeline, [prompt], generation, generators(0, 1, 0))
+        except _FirstCallError:
+            return calls[0]
+        finally:
+            hook.remove()
+    raise DGQError(f"{type(pipeline).__name__} draws without its UNet")
+
+
+def _draw(
+    pipeline: DiffusionPipeline,
+    prompts: list[str],
+    generation: GenerationSettings,
+    noise: list[torch.Generator],
+) -> None:
+    """Draw latents; what the pipeline raises becomes a DGQError."""
+    try:
+        arguments = call_arguments(pipeline, prompts, generation)
+        pipeline(**arguments, generator=noise, output_type="latent")
+    except ValueError as error:
+        raise DGQError(f"the pipeline refuses these settings: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DGQError(
+            f"the pipeline cannot draw with these settings ({reason}): lower record_batch_size or "
+            "the size of the images"
+        ) from error
+
+
 def generators(first: int, n: int, seed: int) -> list[torch.Generator]:
     """One generator for each prompt, so that a picture does not depend on the batch it is in."""
     return [torch.Generator().manual_seed(seed + first + i) for i in range(n)]
@@ -116,20 +159,7 @@ def record_calls(
     starts = range(0, len(prompts), batch_size)
     for first in track(starts, description="recording UNet calls", disable=not progress):
         batch = list(prompts[first : first + batch_size])
-        try:
-            with recording(pipeline.unet) as calls:
-                pipeline(
-                    **call_arguments(pipeline, batch, generation),
-                    generator=generators(first, len(batch), seed),
-                    output_type="latent",
-                )
-        except ValueError as error:
-            raise DGQError(f"the pipeline refuses these settings: {error}") from error
-        except (RuntimeError, MemoryError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DGQError(
-                f"the pipeline cannot draw with these settings ({reason}): lower "
-                "record_batch_size or the size of the images"
-            ) from error
+        with recording(pipeline.unet) as calls:
+            _draw(pipeline, batch, generation, generators(first, len(batch), seed))
         batches.append(arranged(calls, len(batch)))
     return joined(batches)

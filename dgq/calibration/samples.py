@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +57,20 @@ class Sampling:
         return self.micro_batch_size or min(32, max(1, fitting))
 
 
+class Amount(NamedTuple):
+    """How many samples there are.
+
+    Args:
+        n_samples: to learn on.
+        n_held_out: to measure targets on.
+        n_rows: of each.
+    """
+
+    n_samples: int
+    n_held_out: int
+    n_rows: int
+
+
 @dataclass(frozen=True)
 class Samples:
     """Arguments of UNet calls.
@@ -78,6 +92,13 @@ class Samples:
     n_samples: int
     n_held_out: int
     timesteps: tuple[float, ...]
+
+    @property
+    def amount(self) -> Amount:
+        """How many there are."""
+        n_rows = sum(call["sample"].shape[0] for call in (*self.micro_batches, *self.held_out))
+        each = -(-n_rows // (self.n_samples + self.n_held_out))
+        return Amount(self.n_samples, self.n_held_out, each)
 
 
 def samples_of_prompts(calls: UNetCalls, n_held_out_prompts: int, sampling: Sampling) -> Samples:

@@ -279,12 +279,37 @@ def on_meta(unet: Any) -> Any:
     return unet.to("meta")
 
 
+def fused(unet: Any) -> Any:
+    unet.fuse_qkv_projections()
+    return unet
+
+
+def offloaded(unet: Any) -> Any:
+    cpu = torch.device("cpu")
+    unet.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    return unet
+
+
+def adapted(unet: Any) -> Any:
+    unet.peft_config = {"default": "as add_adapter leaves it"}
+    return unet
+
+
+def compiled(unet: Any) -> Any:
+    unet.compile()
+    return unet
+
+
 BAD_UNETS: list[tuple[Callable[[Any], Any], str]] = [
     (in_half, "is in float16: load it with torch_dtype=torch.float32"),
     (with_nan, "conv_out.bias of this UNet has values that are not finite"),
     (quantized, "quantized already"),
     (on_meta, "has no values"),
     (torch.compile, "OptimizedModule cannot be calibrated: .* as it was before torch.compile"),
+    (fused, "has a FusedAttnProcessor2_0, which quantization would lose"),
+    (offloaded, "is offloaded or hooked"),
+    (adapted, "has adapters"),
+    (compiled, r"is compiled: calibrate before unet\.compile"),
     (lambda unet: torch.nn.Linear(2, 2), "a Linear cannot be calibrated"),
 ]
 
@@ -335,13 +360,47 @@ BAD_CALLS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_calls_that_cannot_be_used_are_refused_and_the_unet_stays(name: str) -> None:
-    unet = micro_unet()
+    unet = micro_unet().train()
     calls, message = BAD_CALLS[name]
     with pytest.raises(dgq.DGQError, match=message) as error:
         dgq.calibrate(unet, calls, RECIPE)
     assert "\n" not in str(error.value)
     assert type(unet) is type(micro_unet())
     assert network_sha256(unet) == network_sha256(micro_unet())
+    assert unet.training
+    assert all(p.requires_grad for p in unet.parameters())
+
+
+def test_held_out_calls_have_to_be_of_the_same_kind() -> None:
+    for call, message in (
+        (unet_call(micro_unet(), 1, 401.0, size=16), "held-out call 0 differs from call 0: sample"),
+        (unet_call(micro_unet(), 1, 900.0), "held_out has calls at timestep 900"),
+    ):
+        with pytest.raises(dgq.DGQError, match=message):
+            dgq.calibrate(micro_unet(), CALLS, NEAREST, held_out=[call])
+
+
+@torch.no_grad()
+def test_calls_of_any_conditioning_are_calibrated_on(tmp_path: Path) -> None:
+    """One call for each step, of half precision, with residuals of a ControlNet."""
+    shapes = ((8, 8), (8, 8), (8, 4), (16, 4))
+    with torch.inference_mode():
+        calls = [
+            {name: v.half() if name == "sample" else v for name, v in call.items()}
+            | {
+                "mid_block_additional_residual": torch.randn(3, 16, 4, 4),
+                "down_block_additional_residuals": tuple(
+                    torch.randn(3, channels, size, size) for channels, size in shapes
+                ),
+            }
+            for call in random_calls(1)
+        ]
+    result = dgq.calibrate(micro_unet(), calls, SMALL, progress=False)
+    assert (result.report.n_samples, result.report.n_held_out) == (6, 3)
+    assert result.report.sqnr_db > 10
+    loaded = dgq.load_quantized_unet(dgq.save(result, tmp_path), execution="float")
+    call = calls[0] | {"sample": calls[0]["sample"].float()}
+    torch.testing.assert_close(loaded(**call)[0], result.unet(**call)[0], rtol=0, atol=1e-5)
 
 
 PROMPTS = [f"{n} circles" for n in range(6)]
@@ -349,7 +408,8 @@ BAD_PROMPTS: list[tuple[list[Any], dict[str, Any], str]] = [
     ([*PROMPTS, " "], {}, "prompt 6 is empty"),
     ([*PROMPTS, 3], {}, "prompt 6 is a int"),
     (PROMPTS[:4], {}, "4 prompts are too few, as 4 are held out"),
-    (PROMPTS, {"n_samples": 1}, "n_samples must be"),
+    (PROMPTS, {"n_samples": 2}, r"n_samples must be 3 \(one for each UNet call\) to 6"),
+    (PROMPTS, {"num_inference_steps": 100_000}, "lower num_inference_steps"),
     (PROMPTS, {"held_out": CALLS}, "held_out goes with calls"),
     (PROMPTS, {"num_inference_steps": 0}, "num_inference_steps"),
     (PROMPTS, {"height": 13, "width": 13}, "refuses these settings"),
@@ -366,11 +426,16 @@ def test_prompts_and_options_that_cannot_be_used_are_refused(
     prompts: list[Any], options: dict[str, Any], message: str, micro_folder: Path
 ) -> None:
     pipeline = dgq.load_pipeline(str(micro_folder))
+    pipeline.unet.register_forward_pre_hook(has_run)
     settings = {"recipe": NEAREST, "num_inference_steps": 2, "progress": False, **options}
     with pytest.raises(dgq.DGQError, match=message) as error:
         dgq.calibrate(pipeline, prompts, **settings)
     assert "\n" not in str(error.value)
     assert not isinstance(pipeline.unet, QuantizedUNet)
+
+
+def has_run(*_: Any) -> None:
+    pytest.fail("the UNet ran before its input was refused")
 
 
 def test_a_pipeline_that_needs_more_than_prompts_is_refused(micro_folder: Path) -> None:
@@ -382,12 +447,18 @@ def test_a_pipeline_that_needs_more_than_prompts_is_refused(micro_folder: Path) 
         dgq.calibrate(pipeline, PROMPTS, RECIPE)
 
 
-def test_samples_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_do_not_fit_into_memory_are_refused(
+    micro_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unet = micro_unet()
     monkeypatch.setattr(memory, "free_bytes", lambda *_: 2**20)
     with pytest.raises(dgq.DGQError, match=r"would take 0\.\d GiB .*set n_samples to \d+ or fewer"):
         dgq.calibrate(unet, random_calls(4, 16), RECIPE)
     assert type(unet) is type(micro_unet())
+    pipeline = dgq.load_pipeline(str(micro_folder))
+    monkeypatch.setattr("dgq.calibration.drawn_samples.record_calls", has_run)
+    with pytest.raises(dgq.DGQError, match=r"would take"):
+        dgq.calibrate(pipeline, PROMPTS * 9, RECIPE)
 
 
 @torch.no_grad()
