@@ -22,8 +22,8 @@ from dgq.calibration.memory import check_room
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
-from dgq.calibration.runtime import Runtime, to_device
-from dgq.calibration.samples import Amount, Call, Samples, Sampling
+from dgq.calibration.runtime import Call, Runtime, to_device
+from dgq.calibration.samples import Amount, Samples, Sampling
 from dgq.checkpoint import GenerationSettings, Manifest
 from dgq.errors import SettingsError
 from dgq.fingerprint import network_sha256

@@ -5,7 +5,7 @@ A driver enters each target, asks for its loss at each step of learning, hardens
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dgq import learning as learn
+from dgq.calibration.measuring import decibels, summed
 from dgq.calibration.phase_timer import PhaseTimer
-from dgq.calibration.runtime import Reduction, Runtime, to_device
+from dgq.calibration.runtime import Call, Reduction, Runtime, to_device
 from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.paired_streams import PairedStreams
@@ -25,9 +26,6 @@ from dgq.settings import LearningSettings, QuantizationSettings
 from dgq.targets import execution_order, find_targets
 from dgq.visit import Visit
 from dgq.waiting import Waiting
-
-Call = Mapping[str, Any]
-"""Keyword arguments of one call of the UNet."""
 
 
 class Calibrator:
@@ -216,19 +214,13 @@ class Calibrator:
         with self.phase("measuring"):
             visit = Visit(self.target, self.held_out)
             parts = visit.noise_and_signal(self.batch_size, activations)
-        noise, signal = self.summed(parts)
+        noise, signal = summed(parts, self.runtime)
         if not math.isfinite(noise / signal):
             raise DGQError(
                 f"{self.name}: the error is {noise} of {signal}; lower the learning rates, "
                 "and check that the pipeline draws sensible images"
             )
         return noise / signal
-
-    def summed(self, noise_and_signal: Tensor) -> tuple[float, float]:
-        """Noise and signal over all processes; the signal is never 0."""
-        total = self.runtime.reduce(noise_and_signal.to(self.runtime.device), "sum")
-        noise, signal = total.tolist()
-        return noise, max(signal, 1e-20)
 
     @property
     def complete(self) -> bool:
@@ -250,8 +242,7 @@ class Calibrator:
         """SQNR in decibel of the UNet's outputs for the held-out samples."""
         pairs = zip(results, self.held_out.full_precision.results, strict=True)
         parts = [noise_and_signal(q[0], f[0]).cpu() for q, f in pairs]
-        noise, signal = self.summed(sum(parts, torch.zeros(2)))
-        return 10 * math.log10(signal / max(noise, 1e-20 * signal))
+        return decibels(*summed(sum(parts, torch.zeros(2)), self.runtime))
 
     def close(self) -> None:
         """Drop all samples."""

@@ -8,11 +8,11 @@ from diffusers import DiffusionPipeline
 
 from dgq.calibration.given_calls import checked
 from dgq.calibration.recording import first_call, record_calls
+from dgq.calibration.runtime import Call
 from dgq.calibration.sampler import count_calls
 from dgq.calibration.samples import (
     MOST_LATENT_PIXELS,
     Amount,
-    Call,
     Samples,
     Sampling,
     samples_of_prompts,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from dgq.calibration.given_calls import Sample, timestep_of, together
-from dgq.calibration.samples import Call, Samples, Sampling
+from dgq.calibration.runtime import Call
+from dgq.calibration.samples import Samples, Sampling
 from dgq.errors import DGQError
 
 HELD_OUT_PART = 8

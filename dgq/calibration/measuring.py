@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgq.calibration.runtime import to_device
+from dgq.calibration.runtime import Call, Runtime, to_device
 from dgq.context import quantization
 from dgq.reconstruction import noise_and_signal
-
-Call = Mapping[str, Any]
 
 
 def sqnr_by_step(unet: nn.Module, by_step: Mapping[float, Sequence[Call]]) -> dict[float, float]:
@@ -30,6 +27,12 @@ def sqnr_db(unet: nn.Module, calls: Sequence[Call]) -> float:
     parts = [_noise_and_signal(unet, call) for call in calls]
     noise, signal = sum(parts, torch.zeros(2)).tolist()
     return decibels(noise, signal)
+
+
+def summed(noise_and_signal: Tensor, runtime: Runtime) -> tuple[float, float]:
+    """Noise and signal ``[2]`` over all processes; the signal is never 0."""
+    noise, signal = runtime.reduce(noise_and_signal.to(runtime.device), "sum").tolist()
+    return noise, max(signal, 1e-20)
 
 
 def decibels(noise: float, signal: float) -> float:

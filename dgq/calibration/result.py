@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from diffusers import UNet2DConditionModel
 
-from dgq.calibration.measuring import Call, sqnr_by_step, sqnr_db
+from dgq.calibration.measuring import sqnr_by_step, sqnr_db
 from dgq.calibration.other_activations import requantize_activations_, sharing_copy
 from dgq.calibration.report import CalibrationReport
+from dgq.calibration.runtime import Call
 from dgq.checkpoint import Manifest
 from dgq.errors import DGQError
 from dgq.recipes import Recipe

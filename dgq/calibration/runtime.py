@@ -1,10 +1,14 @@
 """Where a calibration computes: device, precision, and the processes that share the samples."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Call = Mapping[str, Any]
+"""Keyword arguments of one call of a UNet."""
 
 Reduction = Literal["sum", "min", "max"]
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dgq.calibration.row_batches import check_seed
+from dgq.calibration.runtime import Call
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.settings import check_positive
-
-Call = Mapping[str, Any]
-"""Keyword arguments of one call of the UNet."""
 
 MOST_LATENT_PIXELS = 2**14
 """Of the samples that run through the UNet at once: four of SD 1.4, two with guidance."""
