@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from dgq.calibration.result import CalibrationResult
-from dgq.checkpoint import MANIFEST_FILE, Manifest, save_quantized
+from dgq.checkpoint import Manifest, has_model, save_quantized
 from dgq.errors import DGQError
 from dgq.files import check_writable, write_json
 from dgq.pipelines import canonical
@@ -43,10 +43,10 @@ def save(
     if not isinstance(manifest, Manifest):
         raise DGQError(
             f"this {type(unet).__name__} was not calibrated by dgq.calibrate: save what that "
-            "returns; a quantized model that was loaded is copied as a folder"
+            "returns; a quantized model that was loaded has save_pretrained"
         )
     folder = Path(folder)
-    if (folder / MANIFEST_FILE).exists() and not overwrite:
+    if has_model(folder) and not overwrite:
         raise DGQError(f"{folder} holds a quantized model: name another folder, or overwrite=True")
     check_writable(folder, "the folder")
     if pipeline is not None:

@@ -1,4 +1,4 @@
-"""Prompts as users have them, and the pipelines that draw from prompts alone."""
+"""Prompts as users have them, and the pipelines that draw from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from dgq.errors import DGQError
-from dgq.pipeline_files import PIPELINES
+from dgq.pipeline_kinds import KINDS
 from dgq.settings import check_positive
 
 
@@ -40,10 +40,10 @@ def check_prompts(
         calls: held out beside; expected to be None.
     """
     kind = type(pipeline).__name__
-    if kind not in PIPELINES:
+    if kind not in KINDS:
         raise DGQError(
-            f"{kind} needs more than prompts: record calls with dgq.recording(pipe.unet), and "
-            f"calibrate on them; from prompts alone draw {' and '.join(PIPELINES)}"
+            f"what {kind} draws from is not known: record calls with dgq.recording(pipe.unet), and "
+            f"calibrate on them; from prompts draw {', '.join(KINDS)}"
         )
     check_positive("n_held_out_prompts", n_held_out)
     if calls is not None:

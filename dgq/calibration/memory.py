@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.runtime import to_device
 from dgq.calibration.samples import Amount
-from dgq.context import context_of, quantization
+from dgq.context import QuantizationContext
 from dgq.errors import DGQError
-from dgq.quantize import quantize_
+from dgq.quantized_unet import become_quantized_
 from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.streaming import Stream
 from dgq.targets import execution_order, find_targets
@@ -68,16 +68,17 @@ def waiting_bytes(
     """
     with init_empty_weights(include_buffers=True):
         empty = UNet2DConditionModel.from_config(unet.config).eval()
-    quantize_(empty, settings, (0.0,), latent_size)
-    context_of(empty)._warned = True  # timesteps have no values there
+    # Streams need the context of a quantized UNet; its layers may stay what they are.
+    context = QuantizationContext((0.0,), latent_size)
+    context._warned = True  # timesteps have no values there
+    become_quantized_(empty, context)
     arguments = to_device(dict(call), torch.device("meta"))
-    with quantization(empty, weights=False, activations=False):
-        targets = find_targets(empty, settings.keep)
-        order = execution_order(empty, targets, arguments)
-        scale = Scale(empty)
-        with Stream(empty, {n: targets[n] for n in order}, [arguments], iter([scale])) as stream:
-            while stream.advance() is not None:
-                pass
+    targets = find_targets(empty, settings.keep)
+    order = execution_order(empty, targets, arguments)
+    scale = Scale(empty)
+    with Stream(empty, {n: targets[n] for n in order}, [arguments], iter([scale])) as stream:
+        while stream.advance() is not None:
+            pass
     return scale.n_bytes
 
 
