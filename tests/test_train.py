@@ -718,7 +718,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
         "--data.captions": "COCO's JSON",
         "--data.generation.guidance_scale": "classifier-free guidance",
         "--run": "Folder that the run writes into",
-        "--pipeline": "folder, or hub id",
+        "--pipeline": "in the original layout, or hub id",
     }.items():
         assert option in text
         assert explanation in text
