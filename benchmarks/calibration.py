@@ -2,14 +2,13 @@
 
     python benchmarks/calibration.py --json PATH [--quick]
 
-Whole calibrations by Lightning, as ``train.py fit`` runs them: rounding to nearest, the published
-recipe, and ours. Then the recipes on every fifth target alone, all from the same inputs. W4, A8
-with 8 groups, 64 samples over 4 steps; errors are of 16 samples that nothing was learned on.
+Whole calibrations, as ``dgq.calibrate`` and ``train.py fit`` run them: rounding to nearest, the
+published recipe, and ours. Then the recipes on every fifth target alone, all from the same inputs.
+W4, A8 with 8 groups, 64 samples over 4 steps; errors are of 16 held-out samples.
 """
 
 import argparse
 import resource
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -18,27 +17,26 @@ from typing import Any
 
 import torch
 from greenlet import getcurrent
-from lightning import Trainer
 from outlier_unet import build_calls, build_unet
 from rich.console import Console
 from rich.table import Table
 from rivals import N_HELD_OUT_PROMPTS, N_PROMPTS, PUBLISHED, problems, solve_
 from torch import Tensor, nn
 
-from data.calibration import CalibrationData
 from dgq import (
     ActivationSettings,
-    GenerationSettings,
     LearningSettings,
     QuantizationSettings,
+    WaitingSettings,
     WeightSettings,
     quantize_,
 )
+from dgq.calibration.calibrate import reconstruct_
+from dgq.calibration.calibrator import Calibrator
+from dgq.calibration.samples import Sampling, samples_of_prompts
 from dgq.context import context_of, quantization
 from dgq.files import write_json
 from dgq.quantize import start_observing_
-from lit.calibration import Calibration
-from lit.callbacks import TargetProgress
 from lit.console import quieten_libraries
 
 KEPT = ("conv_in", "conv_out")
@@ -47,38 +45,14 @@ NEAREST = LearningSettings(iterations=0, polish_iterations=0)
 SEED = 0
 
 
-class SyntheticData(CalibrationData):
-    """Random UNet calls in place of a pipeline's."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            generation=GenerationSettings(4, 0.0),
-            n_prompts=N_PROMPTS,
-            n_held_out=4 * N_HELD_OUT_PROMPTS,
-            batch_size=8,
-            micro_batch_size=16,
-        )
-
-    def prepare_data(self) -> None:
-        """Record nothing."""
-
-    def setup(self, stage: str) -> None:
-        """Make the calls, and share them out as recorded ones."""
-        self.calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
-        self.micro_batches = self.own_share(self.calls.sample_pairs(None, SEED, N_PROMPTS))
-        self.held_out = self.own_share(
-            self.calls.held_out_pairs(self.n_held_out, N_HELD_OUT_PROMPTS)
-        )
-
-
-class CountingCalibration(Calibration):
+class CountingCalibrator(Calibrator):
     """Counts the rows that pass a target other than to learn on them or to measure."""
 
     n_streamed = 0
 
-    def setup(self, stage: str) -> None:
+    def quantize_(self, *arguments: Any) -> None:
         """Count at every target."""
-        super().setup(stage)
+        super().quantize_(*arguments)
         for target in self.targets.values():
             target.register_forward_hook(self._count)
 
@@ -104,9 +78,7 @@ def main() -> None:
     quieten_libraries()
     keep = KEPT_WHEN_QUICK if options.quick else KEPT
     recipes = {"nearest": NEAREST, "published, 1000": PUBLISHED, "ours": LearningSettings()}
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline = save_pipeline(Path(folder))
-        whole = {name: calibrate(pipeline, keep, s) for name, s in recipes.items()}
+    whole = {name: calibrate(keep, settings) for name, settings in recipes.items()}
     name = f"published, {options.published_iterations}"
     recipes[name] = replace(PUBLISHED, iterations=options.published_iterations)
     content = {
@@ -120,38 +92,27 @@ def main() -> None:
     print_tables(content)
 
 
-def save_pipeline(folder: Path) -> Path:
-    """What ``Calibration`` loads of a pipeline: its UNet."""
-    build_unet().save_pretrained(folder / "unet")
-    (folder / "model_index.json").write_text("{}")
-    return folder
-
-
-def calibrate(pipeline: Path, keep: tuple[str, ...], learning: LearningSettings) -> dict[str, Any]:
+def calibrate(keep: tuple[str, ...], learning: LearningSettings) -> dict[str, Any]:
     """A whole calibration by one recipe: seconds, SQNR and errors."""
     settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=8), keep=keep)
-    module = CountingCalibration(str(pipeline), settings, learning)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=module.n_targets,
-        limit_train_batches=max(1, learning.total_iterations),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[TargetProgress()],
-        default_root_dir=pipeline,
+    unet = build_unet().requires_grad_(False)
+    sampling = Sampling(
+        n_held_out=4 * N_HELD_OUT_PROMPTS, batch_size=8, micro_batch_size=16, seed=SEED
     )
+    calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
+    samples = samples_of_prompts(calls, N_HELD_OUT_PROMPTS, sampling)
+    calibrator = CountingCalibrator(unet, settings, learning, sampling.batch_size)
     started = time.process_time()
-    trainer.fit(module, SyntheticData())
+    reconstruct_(calibrator, samples, sampling, WaitingSettings(), progress=True)
     n_rows = 4 * (N_PROMPTS + N_HELD_OUT_PROMPTS)
+    n_targets = len(calibrator.targets)
     return {
         "cpu_s": time.process_time() - started,
-        "phases_cpu_s": module.seconds,
-        "forwards_per_sample": module.n_streamed / n_rows / module.n_targets,
-        "n_targets": module.n_targets,
-        "sqnr_db": module.sqnr_db,
-        "records": module.records,
+        "phases_cpu_s": calibrator.seconds,
+        "forwards_per_sample": calibrator.n_streamed / n_rows / n_targets,
+        "n_targets": n_targets,
+        "sqnr_db": calibrator.sqnr_db,
+        "records": calibrator.records,
     }
 
 

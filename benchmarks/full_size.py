@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from data.unet_calls import UNetCalls
 from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
 from dgq import learning as learn
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.context import quantization
 from dgq.files import write_json
 from dgq.paired_streams import PairedStreams

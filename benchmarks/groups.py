@@ -19,8 +19,6 @@ from torch import Tensor
 
 import scenes
 from data.calibration import SCENES_GENERATION
-from data.recording import record_calls
-from data.unet_calls import UNetCalls
 from dgq import (
     ActivationSettings,
     QuantizationSettings,
@@ -30,6 +28,8 @@ from dgq import (
     quantize_,
     read_manifest,
 )
+from dgq.calibration.recording import record_calls
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import Manifest, load_calibration_state_
 from dgq.errors import SettingsError
 from dgq.pipelines import load_unet

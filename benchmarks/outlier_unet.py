@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 
-from data.unet_calls import UNetCalls
+from dgq.calibration.unet_calls import UNetCalls
 
 CHANNELS = (32, 64, 128, 128)
 TEXT_WIDTH = 64

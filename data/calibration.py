@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
@@ -18,9 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import scenes
 from data.prompts import choose_prompts
-from data.recording import record_calls
 from data.sampler import count_calls
-from data.unet_calls import UNetCalls
+from dgq.calibration.recording import record_calls
+from dgq.calibration.row_batches import check_seed, row_batches, seed_of_target
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
 from dgq.files import check_writable, remove_leftovers
@@ -30,9 +30,6 @@ from dgq.pipelines import load_pipeline, resolve
 from dgq.settings import check_positive
 
 RECORDING_FORMAT = 2
-SEEDS = 2**32
-"""Seeds are smaller: of more the generator on a CPU would ignore the rest."""
-
 N_HELD_OUT_PROMPTS = 4
 SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
@@ -49,17 +46,14 @@ class RowBatches(IterableDataset[Tensor]):
     def __init__(self, data: "CalibrationData", n_rows: int, batch_size: int) -> None:
         self.data = data
         self.n_rows = n_rows
-        # Whole batches alone, or processes with more samples than others would weigh less.
-        self.batch_size = min(batch_size, n_rows)
-        self.n_even = n_rows - n_rows % self.batch_size
+        self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        epoch = self.data.trainer.current_epoch if self.data.trainer is not None else 0
-        seed = self.data.seed * 1_000_003 + self.data.rank * 10_007 + epoch
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            order = torch.randperm(self.n_rows, generator=generator)
-            yield from order[: self.n_even].split(self.batch_size)
+        # A generator, which asks for the target at its first batch: a resumed Trainer makes its
+        # iterators before it knows.
+        target = self.data.trainer.current_epoch if self.data.trainer is not None else 0
+        seed = seed_of_target(self.data.seed, target, self.data.rank)
+        yield from row_batches(self.n_rows, self.batch_size, seed)
 
 
 class CalibrationData(LightningDataModule):
@@ -104,7 +98,7 @@ class CalibrationData(LightningDataModule):
             ("data.record_batch_size", record_batch_size),
         ):
             check_positive(name, value)
-        check_seed(seed)
+        check_seed("data.seed", seed)
         if not math.isfinite(generation.guidance_scale):
             raise SettingsError(f"guidance_scale must be finite, got {generation.guidance_scale}")
         n_calls = count_calls(resolve(pipeline), generation.num_inference_steps)
@@ -249,9 +243,3 @@ class CalibrationData(LightningDataModule):
 def say(text: str) -> None:
     """Say something once, however many processes there are."""
     print(text, flush=True)
-
-
-def check_seed(seed: int) -> None:
-    """Raise SettingsError for a seed outside its domain."""
-    if isinstance(seed, bool) or not 0 <= seed < SEEDS:
-        raise SettingsError(f"data.seed must be 0 to {SEEDS - 1}, got {seed}")

@@ -1,9 +1,10 @@
-"""What a pipeline's sampler will do, known before anything is drawn."""
+"""How often the sampler in a pipeline's folder calls the UNet."""
 
 from pathlib import Path
 
 import diffusers
 
+from dgq.calibration.sampler import count_calls as calls_of_sampler
 from dgq.errors import DGQError
 from dgq.pipeline_files import read_components
 
@@ -23,17 +24,4 @@ def count_calls(folder: Path, num_inference_steps: int) -> int:
         sampler = getattr(diffusers, kind).from_pretrained(str(folder), subfolder="scheduler")
     except Exception as error:  # whatever diffusers raises for what is not as it expects
         raise DGQError(f"the sampler of {folder} cannot be read ({error}): restore it") from error
-    try:
-        sampler.set_timesteps(num_inference_steps)
-        timesteps = sampler.timesteps.tolist()
-    except Exception as error:
-        raise DGQError(
-            f"the sampler {kind} of {folder} cannot make {num_inference_steps} steps ({error}): "
-            "lower num_inference_steps"
-        ) from error
-    if len(set(timesteps)) < num_inference_steps:
-        raise DGQError(
-            f"the sampler {kind} of {folder} has fewer than {num_inference_steps} different steps: "
-            "lower num_inference_steps"
-        )
-    return len(timesteps)
+    return calls_of_sampler(sampler, num_inference_steps, str(folder))

@@ -1,5 +1,9 @@
 """Distribution-aware group quantization of diffusion UNets (arXiv 2501.04304)."""
 
+from dgq.calibration.calibrate import calibrate
+from dgq.calibration.recording import recording
+from dgq.calibration.report import CalibrationReport, TargetError
+from dgq.calibration.result import CalibrationResult
 from dgq.checkpoint import (
     GenerationSettings,
     Manifest,
@@ -13,25 +17,35 @@ from dgq.diffusers_quantizer import DGQConfig
 from dgq.errors import DGQError
 from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
-from dgq.quantize import fit_activations_, quantize_
+from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.recipes import RECIPES, Recipe
+from dgq.saving import save
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
     QuantizationSettings,
     ScoreSettings,
+    WaitingSettings,
     WeightSettings,
 )
 
 __all__ = [
+    "RECIPES",
     "ActivationSettings",
+    "CalibrationReport",
+    "CalibrationResult",
     "DGQConfig",
     "DGQError",
     "GenerationSettings",
     "LearningSettings",
     "Manifest",
     "QuantizationSettings",
+    "Recipe",
     "ScoreSettings",
+    "TargetError",
+    "WaitingSettings",
     "WeightSettings",
+    "calibrate",
     "dequantize",
     "fit_activations_",
     "load_pipeline",
@@ -40,5 +54,8 @@ __all__ = [
     "quantization",
     "quantize_",
     "read_manifest",
+    "recording",
+    "save",
     "save_quantized",
+    "start_observing_",
 ]

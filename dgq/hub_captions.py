@@ -45,7 +45,10 @@ def read_dataset(source: str, columns: Sequence[str]) -> list[str]:
 
 def _load(name: str) -> Any:
     """All splits of a dataset."""
-    import datasets  # takes a second, and most captions come from files
+    try:
+        import datasets  # takes a second, and most captions come from files
+    except ImportError as error:
+        raise DGQError(f"{name} is read by a package: pip install 'dgq[train]'") from error
     from huggingface_hub import HfApi
 
     try:

@@ -148,6 +148,11 @@ def resolve(source: str) -> Path:
         DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
     folder = EMBEDDED.get(source, Path(source))
+    if source in EMBEDDED and not exists(folder):
+        raise DGQError(
+            f"the embedded model {source} comes with DGQ's repository, not with the installed "
+            "package: run in a clone of it, or name another pipeline"
+        )
     if is_single_file(folder):
         check_single_file(folder)
         folder = converted_folder(folder, configuration_of)

@@ -121,7 +121,10 @@ class RangeQuantizer(SizedByCheckpoint):
     def observed(self, name: str) -> tuple[Ranges, Ranges | None]:
         """Ranges of channels and pixels for each step, or for all of them as one."""
         if self.observer is None or self.observer.channel_low.numel() == 0:
-            raise DGQError(f"{name} was never observed: run calibration samples through it first")
+            raise DGQError(
+                f"{name} was never observed: call start_observing_, and run samples through "
+                "the UNet while it observes"
+            )
         channels, pixels = self.observer.channels, self.observer.pixels
         if not self.settings.per_step:
             channels = merge_steps(channels)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dgq.calibration.progress import CalibrationProgress
 from dgq.checkpoint import FOLDER, load_quantized_unet, save_quantized
 from dgq.errors import DGQError
 from dgq.files import written_beside
@@ -33,11 +33,11 @@ class TargetCheckpoint(ModelCheckpoint):
 
 
 class TargetProgress(ProgressBar):
-    """A bar over all targets that names the current one and the error reached so far."""
+    """``CalibrationProgress`` on the first process' terminal."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._progress: Progress | None = None
+        self._progress: CalibrationProgress | None = None
         self._disabled = False
 
     def disable(self) -> None:
@@ -46,37 +46,22 @@ class TargetProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
-        if self._disabled:
-            return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[error]}"),
-        )
-        total = trainer.max_epochs or 0
-        self._task = self._progress.add_task("calibrating", total=total, error="")
-        self._progress.update(self._task, completed=trainer.current_epoch)
-        self._progress.start()
+        if not self._disabled:
+            self._progress = CalibrationProgress(trainer.max_epochs or 0, trainer.current_epoch)
+            self._progress.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the target, and show the error of the one before."""
-        if self._progress is None or not isinstance(pl_module, Calibration):
-            return
-        change = ""
-        if pl_module.records:
-            record = pl_module.records[-1]
-            change = f"previous error {record['error_nearest']:.4f} -> {record['error']:.4f}"
-        self._progress.update(self._task, description=pl_module.target_name, error=change)
+        if self._progress is not None and isinstance(pl_module, Calibration):
+            self._progress.enter(pl_module.target_name, pl_module.records)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance by one step of learning."""
         if self._progress is not None:
-            done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-            self._progress.update(self._task, completed=done)
+            part = (batch_idx + 1) / trainer.num_training_batches
+            self._progress.update(trainer.current_epoch + part)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""

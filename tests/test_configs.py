@@ -10,6 +10,7 @@ import yaml
 from data.calibration import CalibrationData
 from dgq.exponents import spare_activation_bits, spare_weight_bits
 from dgq.manifest import quantization_settings
+from dgq.recipes import RECIPES, Recipe
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
@@ -22,8 +23,8 @@ from lit.cli import main
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 BITS = re.compile(r"(rtn_|dgq_)?w(\d+)(?:a(\d+))?$")
-RECIPES = [name for name in NAMES if BITS.match(name)]
-INTEGER = [name for name in RECIPES if name[0] == "w" and not name.endswith("a16")]
+RECIPES_IN_FILES = [name for name in NAMES if BITS.match(name)]
+INTEGER = [name for name in RECIPES_IN_FILES if name[0] == "w" and not name.endswith("a16")]
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def test_every_config_says_what_it_is_for(name: str) -> None:
     assert (CONFIGS / f"{name}.yaml").read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES_IN_FILES)
 def test_bits_are_those_of_the_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     match = BITS.match(name)
     assert match is not None
@@ -61,6 +62,19 @@ def test_bits_are_those_of_the_name(name: str, capsys: pytest.CaptureFixture[str
     assert settings.weights.n_bits == int(match[2])
     assert settings.activations.n_bits == activations
     assert settings.scores.n_bits == (activations if match[1] else 16)
+
+
+def test_every_recipe_has_a_file_and_every_such_file_a_recipe() -> None:
+    assert sorted(RECIPES) == RECIPES_IN_FILES
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_built_in_recipe_is_what_its_file_says(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parsed(capsys, name)
+    expected = settings_of(config), LearningSettings(**config["model"]["learning"]), name
+    assert RECIPES[name] == Recipe(*expected)
 
 
 @pytest.mark.parametrize("name", INTEGER)
@@ -79,7 +93,7 @@ def test_integer_recipes_fill_the_budget_of_bits(
     assert LearningSettings(**config["model"]["learning"]).iterations >= 100
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("dgq")])
+@pytest.mark.parametrize("name", [name for name in RECIPES_IN_FILES if name.startswith("dgq")])
 def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = parsed(capsys, name)
     settings = settings_of(config)
@@ -95,7 +109,7 @@ def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFi
     assert config["data"]["n_prompts"] >= 96
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("rtn")])
+@pytest.mark.parametrize("name", [name for name in RECIPES_IN_FILES if name.startswith("rtn")])
 def test_rtn_is_static_per_tensor_and_learns_nothing(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from tiny_pipelines import fit_arguments
 
 from data.calibration import CalibrationData
 from data.sampler import count_calls
-from data.unet_calls import UNetCalls
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.layers import QuantizedLayer
 from dgq.pipelines import load_pipeline, load_unet

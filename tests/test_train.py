@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import LEARNING, fit_arguments
 
 from data.calibration import CalibrationData
-from data.unet_calls import UNetCalls
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.fingerprint import network_sha256
 from dgq.packing import unpack_codes
@@ -249,7 +249,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 KILLED = """
 import os, signal, sys
 from data.calibration import CalibrationData
-from data.unet_calls import UNetCalls
+from dgq.calibration.unet_calls import UNetCalls
 from lit.calibration import Calibration
 from lit.cli import main
 
@@ -318,7 +318,7 @@ def test_samples_that_wait_on_disk_change_no_byte_and_leave_no_file(
 LIMITED = """
 import resource, sys
 from data.calibration import CalibrationData
-from data.unet_calls import UNetCalls
+from dgq.calibration.unet_calls import UNetCalls
 from lit.cli import main
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, resource.RLIM_INFINITY))
@@ -718,7 +718,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
         "--data.captions": "COCO's JSON",
         "--data.generation.guidance_scale": "classifier-free guidance",
         "--run": "Folder that the run writes into",
-        "--pipeline": "folder, or hub id",
+        "--pipeline": "in the original layout, or hub id",
     }.items():
         assert option in text
         assert explanation in text

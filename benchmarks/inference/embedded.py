@@ -12,8 +12,8 @@ from torch import Tensor
 
 import scenes
 from data.calibration import SCENES_GENERATION
-from data.recording import record_calls
-from data.unet_calls import UNetCalls
+from dgq.calibration.recording import record_calls
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings, Manifest, quantized_folder, read_manifest
 from dgq.errors import DGQError
 from dgq.files import read_tensors, write_tensors

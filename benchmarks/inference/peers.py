@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.unet_calls import flatten, unflatten
+from dgq.calibration.unet_calls import flatten, unflatten
 
 MODEL = "unet.xml"
 DEPENDS_ON = {"openvino": ("openvino",), "nncf": ("openvino", "nncf")}

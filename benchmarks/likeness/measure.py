@@ -7,10 +7,10 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from data.recording import generators
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.activation_quantizer import ActivationQuantizer
 from dgq.attention import QuantizedAttention
+from dgq.calibration.recording import generators
 from dgq.checkpoint import GenerationSettings
 from dgq.context import quantization
 from dgq.errors import DGQError

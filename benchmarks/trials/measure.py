@@ -14,9 +14,9 @@ from torch import Tensor
 
 import scenes
 from data.calibration import SCENES_GENERATION
-from data.recording import record_calls
-from data.unet_calls import UNetCalls
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
+from dgq.calibration.recording import record_calls
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.context import quantization
 from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.reconstruction import sqnr_db

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from data.recording import record_calls
 from data.sampler import count_calls
+from dgq.calibration.recording import record_calls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
 from dgq.pipelines import load_pipeline

@@ -13,7 +13,7 @@ from dgq.learning import activation_lr, rounding_lr, scale_lr
 from dgq.pipelines import load_pipeline
 from dgq.quantize import quantize_
 from dgq.settings import LearningSettings, QuantizationSettings
-from lit.calibration import Calibration, to_device
+from lit.calibration import Calibration
 from lit.identity import check_identity
 
 RATES = (rounding_lr, scale_lr, activation_lr)
@@ -80,12 +80,6 @@ def test_only_what_is_learned_is_optimized(module: Calibration) -> None:
         == 2 * len(held[0])
         == 2 * sum(isinstance(m, QuantizedLayer) for m in module.modules())
     )
-
-
-def test_nested_arguments_are_moved_and_the_rest_left() -> None:
-    moved = to_device({"a": torch.ones(1), "b": {"c": torch.ones(1)}, "d": 3}, torch.device("meta"))
-    assert moved["a"].device.type == moved["b"]["c"].device.type == "meta"
-    assert moved["d"] == 3
 
 
 def test_full_precision_weights_are_never_learned(module: Calibration) -> None:

@@ -16,13 +16,13 @@ def module(micro_folder: Path) -> Iterator[Calibration]:
     """A calibration at its second of three targets, the first of which is finished."""
     module = Calibration(str(micro_folder))
     module.trainer = SimpleNamespace(current_epoch=1, is_global_zero=True)  # type: ignore[assignment]
-    module.targets = dict.fromkeys(("first", "second", "third"), module)
-    module.records = [
+    module.calibrator.targets = dict.fromkeys(("first", "second", "third"), module)
+    module.calibrator.records = [
         {"target": "first", "error_nearest": 0.5, "error": 0.25},
         {"target": "second", "error_nearest": 0.75},
     ]
     yield module
-    module.targets = {}
+    module.calibrator.targets = {}
 
 
 def test_the_log_has_finished_targets_only(module: Calibration, tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_bar_is_closed_by_an_exception(
     progress = bar._progress
     assert progress is not None
     bar.on_exception(trainer, module, ValueError())  # type: ignore[arg-type]
-    assert progress.finished is False
-    assert not progress.live.is_started
+    assert progress.bar.finished is False
+    assert not progress.bar.live.is_started
     assert bar._progress is None
 
 

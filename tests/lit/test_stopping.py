@@ -12,6 +12,7 @@ import pytest
 from tiny_pipelines import LEARNING, ROOT, fit_arguments
 
 from data.calibration import CalibrationData
+from dgq.calibration.calibrator import Calibrator
 from lit.calibration import Calibration
 from lit.cli import main
 from lit.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
@@ -28,14 +29,16 @@ def assert_same(run: Path, expected: Path) -> None:
 
 def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatch], None]:
     """A signal that arrives in the midst of a method, at some target."""
-    original = getattr(Calibration, method)
+    owner: Any = Calibration if hasattr(Calibration, method) else Calibrator
+    original = getattr(owner, method)
 
-    def patched(self: Calibration, *args: Any, **kwargs: Any) -> Any:
-        if self.current_epoch == epoch and self.targets:
+    def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        current = self.current_epoch if owner is Calibration else len(self.records) - 1
+        if current == epoch and self.targets:
             os.kill(os.getpid(), number)
         return original(self, *args, **kwargs)
 
-    return lambda monkeypatch: monkeypatch.setattr(Calibration, method, patched)
+    return lambda monkeypatch: monkeypatch.setattr(owner, method, patched)
 
 
 @pytest.mark.parametrize(

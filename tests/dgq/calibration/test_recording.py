@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from tiny_pipelines import micro_unet, unet_call
 from torch import Tensor, nn
 
-from data.recording import CallRecorder, joined, record_calls
-from data.unet_calls import UNetCalls
+from dgq.calibration.arranging import arranged, joined
+from dgq.calibration.recording import record_calls, recording
+from dgq.calibration.unet_calls import UNetCalls
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
 from dgq.pipelines import load_pipeline
@@ -103,32 +105,78 @@ def test_the_hook_is_removed_when_the_pipeline_fails(micro_folder: Path) -> None
 
 
 def test_latents_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(DGQError, match="not finite"):
-        CallRecorder(1)(nn.Identity(), (torch.full((1, 4, 2, 2), torch.nan), torch.tensor(5)), {})
+    unet, call = micro_unet(), unet_call(micro_unet(), 1, 5.0)
+    call["sample"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(DGQError, match="not finite"), recording(unet):
+        unet(**call)
+    assert not unet._forward_pre_hooks
 
 
-def test_conditioning_that_changes_from_step_to_step_is_refused() -> None:
-    recorder, sample = CallRecorder(1), torch.zeros(1, 4, 2, 2)
-    recorder(nn.Identity(), (sample, torch.tensor(5)), {"text": torch.zeros(1, 3)})
-    with pytest.raises(DGQError, match="changes its conditioning"):
-        recorder(nn.Identity(), (sample, torch.tensor(4)), {"text": torch.ones(1, 3)})
+@torch.no_grad()
+def test_recorded_calls_are_keyword_arguments_that_share_what_does_not_change() -> None:
+    unet = micro_unet()
+    text = torch.randn(2, 7, 16)
+    samples = [torch.randn(2, 4, 8, 8) for _ in range(3)]
+    with recording(unet) as calls:
+        for i, sample in enumerate(samples):
+            unet(sample, 10 * i, text, None, return_dict=False)
+        text.zero_()
+        unet(samples[0], timestep=40, encoder_hidden_states=text)
+    assert len(calls) == 4
+    assert all(c.keys() == {"sample", "timestep", "encoder_hidden_states"} for c in calls)
+    assert calls[2]["timestep"] == 20
+    assert torch.equal(calls[1]["sample"], samples[1])
+    assert calls[0]["encoder_hidden_states"] is calls[2]["encoder_hidden_states"]
+    assert calls[0]["encoder_hidden_states"].abs().sum() > 0
+    assert calls[3]["encoder_hidden_states"].abs().sum() == 0
 
 
-def test_halves_with_latents_of_their_own_keep_them() -> None:
-    recorder, samples = CallRecorder(2), torch.randn(3, 6, 4, 2, 2)
-    text = torch.randn(6, 3)
-    for index, sample in enumerate(samples):
-        recorder(nn.Identity(), (sample, torch.tensor(index)), {"text": text})
-    calls = joined([recorder])
-    batch = calls.batch(torch.tensor([[1, 0], [2, 1]]))
-    # Rows of a call: three halves of two prompts. Rows of a batch: the halves of a pair in turn.
-    assert torch.equal(batch["sample"], torch.cat([samples[1, 0::2], samples[2, 1::2]]))
-    assert torch.equal(batch["text"], torch.cat([text[0::2], text[1::2]]))
-    assert batch["timestep"].tolist() == [1, 1, 1, 2, 2, 2]
+def call_of(n: int, timestep: float, **changes: Any) -> dict[str, Any]:
+    """A recorded call of ``n`` rows that share their latents."""
+    sample = torch.randn(1, 4, 2, 2).repeat(n, 1, 1, 1)
+    return {
+        "sample": sample,
+        "timestep": torch.tensor(timestep),
+        "text": torch.ones(n, 3),
+    } | changes
 
 
-def test_halves_that_only_sometimes_differ_are_refused() -> None:
-    recorder, sample = CallRecorder(1), torch.randn(2, 4, 2, 2)
-    recorder(nn.Identity(), (sample, torch.tensor(5)), {})
-    with pytest.raises(DGQError, match="different latents"):
-        recorder(nn.Identity(), (sample[:1].repeat(2, 1, 1, 1), torch.tensor(4)), {})
+def rows_of(calls: UNetCalls, call: int) -> dict[str, Any]:
+    everyone = torch.arange(calls.latents.shape[1])
+    return calls.batch(torch.stack([torch.full_like(everyone, call), everyone], 1))
+
+
+def test_conditioning_that_changes_from_step_to_step_is_kept_for_each() -> None:
+    given = [call_of(2, 9.0), call_of(2, 5.0, text=torch.zeros(2, 3))]
+    constant = [call | {"text": torch.ones(2, 3)} for call in given]
+    calls = joined([arranged(constant, 1), arranged(given, 1)])
+    assert rows_of(calls, 0)["text"].eq(1).all()
+    assert torch.equal(rows_of(calls, 1)["text"][:, 0], torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert calls.conditioning == {}
+    assert calls.n_halves == 2
+
+
+def test_halves_with_different_latents_are_kept_apart() -> None:
+    given = [call_of(2, t, sample=torch.randn(2, 4, 2, 2)) for t in (9.0, 5.0)]
+    calls = arranged(given, 1)
+    for index, call in enumerate(given):
+        assert torch.equal(rows_of(calls, index)["sample"], call["sample"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"residuals": [torch.zeros(2, 3)]}, "gives its UNet a list, residuals: record"),
+        ({"text": torch.zeros(1, 3)}, "text of shape \\(1, 3\\) for 2 rows"),
+    ],
+)
+def test_what_cannot_be_arranged_by_prompt_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DGQError, match=message):
+        arranged([call_of(2, 1.0, **changes)], 1)
+
+
+def test_arguments_that_come_and_go_are_refused() -> None:
+    with pytest.raises(DGQError, match="other arguments from call to call"):
+        arranged([call_of(2, 9.0), call_of(2, 5.0, more=torch.zeros(2, 1))], 1)

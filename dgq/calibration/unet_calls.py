@@ -1,7 +1,7 @@
 """The calls that a pipeline made of its UNet, as tensors in one file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,31 @@ from dgq.errors import DGQError
 from dgq.files import CHECKSUM, read_sealed_tensors, write_sealed_tensors
 
 CONDITIONING = "conditioning."
+CHANGING = "changing."
 
 
 @dataclass(frozen=True)
 class UNetCalls:
     """Inputs of every UNet call for every prompt.
 
-    With guidance a call has two halves, unconditional and conditional, that share their latents;
-    one that edits an image has three, with latents of their own.
+    With guidance a call has two halves, unconditional and conditional, that mostly share their
+    latents.
 
     Args:
-        latents: ``[calls, prompts, channels, height, width]``, or
-            ``[calls, prompts, halves, channels, height, width]`` where halves differ.
+        latents: ``[calls, prompts, channels, height, width]``.
         timesteps: ``[calls]``; a sampler may visit one twice.
         conditioning: what else the UNet is given, by (dotted) name of the argument,
-            ``[prompts, halves, ...]``; it does not change from call to call.
+            ``[prompts, halves, ...]``, where it is the same in all calls.
         sha256: of all of it, where it was read from a file.
+        changing: the same where it changes from call to call, ``[calls, prompts, halves, ...]``;
+            ``sample`` where halves have latents of their own.
     """
 
     latents: Tensor
     timesteps: Tensor
     conditioning: dict[str, Tensor]
     sha256: str = ""
+    changing: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def distinct_timesteps(self) -> tuple[float, ...]:
@@ -48,11 +51,14 @@ class UNetCalls:
     @property
     def n_halves(self) -> int:
         """2 with classifier-free guidance, else 1."""
-        return next(iter(self.conditioning.values())).shape[1]
+        shapes = [value.shape[1] for value in self.conditioning.values()]
+        shapes += [value.shape[2] for value in self.changing.values()]
+        return int(shapes[0]) if shapes else 1
 
     def save(self, path: Path) -> None:
         """Write to a safetensors file with a checksum, atomically."""
         tensors = {CONDITIONING + name: value for name, value in self.conditioning.items()}
+        tensors |= {CHANGING + name: value for name, value in self.changing.items()}
         steps = {"latents": self.latents, "timesteps": self.timesteps}
         write_sealed_tensors(path, steps | tensors)
 
@@ -64,8 +70,13 @@ class UNetCalls:
             latents, timesteps = tensors.pop("latents"), tensors.pop("timesteps")
         except KeyError as error:
             raise DGQError(f"{path} does not hold recorded UNet calls: remove it") from error
-        names = {name.removeprefix(CONDITIONING): value for name, value in tensors.items()}
-        return cls(latents, timesteps, names, metadata[CHECKSUM])
+        return cls(
+            latents,
+            timesteps,
+            _with_prefix(tensors, CONDITIONING),
+            metadata[CHECKSUM],
+            _with_prefix(tensors, CHANGING),
+        )
 
     def sample_pairs(self, n_pairs: int | None, seed: int, n_prompts: int | None = None) -> Tensor:
         """Draw pairs of call and prompt, evenly over the calls, in random order.
@@ -123,14 +134,17 @@ class UNetCalls:
         """
         call, prompt = pairs[:, 0], pairs[:, 1]
         arguments = {name: value[prompt].flatten(0, 1) for name, value in self.conditioning.items()}
-        latents = self.latents[call, prompt]
-        own = latents.ndim == 5  # each half has latents of its own
+        arguments |= {n: value[call, prompt].flatten(0, 1) for n, value in self.changing.items()}
         return {
-            "sample": latents.flatten(0, 1) if own else latents.repeat_interleave(self.n_halves, 0),
+            "sample": self.latents[call, prompt].repeat_interleave(self.n_halves, 0),
             "timestep": self.timesteps[call].repeat_interleave(self.n_halves, 0),
             "return_dict": False,
             **unflatten(arguments),
         }
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:

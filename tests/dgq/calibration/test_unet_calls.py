@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.unet_calls import UNetCalls, flatten, unflatten
+from dgq.calibration.unet_calls import UNetCalls, flatten, unflatten
 from dgq.errors import DGQError
 from dgq.files import write_sealed_tensors
 

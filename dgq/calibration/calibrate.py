@@ -1,0 +1,197 @@
+"""``dgq.calibrate``: from a pipeline and prompts, or a UNet and its calls, to a quantized UNet."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+from dgq.calibration.calibrator import Calibrator
+from dgq.calibration.drawn_samples import Drawing
+from dgq.calibration.given_calls import of_rows, samples_in
+from dgq.calibration.given_model import check_call, check_unet, source_of, unet_of
+from dgq.calibration.given_prompts import check_prompts, prompts_in
+from dgq.calibration.held_out_calls import samples_of_calls
+from dgq.calibration.learning_loop import learn_
+from dgq.calibration.measuring import sqnr_by_step
+from dgq.calibration.memory import check_room
+from dgq.calibration.progress import CalibrationProgress
+from dgq.calibration.report import CalibrationReport, TargetError
+from dgq.calibration.result import CalibrationResult
+from dgq.calibration.runtime import Call, Runtime, to_device
+from dgq.calibration.samples import Amount, Samples, Sampling
+from dgq.checkpoint import GenerationSettings, Manifest
+from dgq.errors import SettingsError
+from dgq.fingerprint import network_sha256
+from dgq.recipes import Recipe, find_recipe
+from dgq.settings import QuantizationSettings, WaitingSettings
+from dgq.waiting import waiting_rooms
+
+
+def calibrate(
+    model: DiffusionPipeline | UNet2DConditionModel,
+    samples: Sequence[str] | Sequence[Mapping[str, Any]],
+    recipe: str | Recipe | QuantizationSettings = "w4a8",
+    *,
+    num_inference_steps: int = 25,
+    guidance_scale: float = 7.5,
+    height: int | None = None,
+    width: int | None = None,
+    held_out: Sequence[Mapping[str, Any]] | None = None,
+    n_held_out_prompts: int = 4,
+    n_held_out: int = 16,
+    n_samples: int | None = None,
+    batch_size: int = 16,
+    micro_batch_size: int | None = None,
+    record_batch_size: int | None = None,
+    seed: int = 0,
+    waiting: WaitingSettings | None = None,
+    progress: bool = True,
+) -> CalibrationResult:
+    """Quantize a UNet, target by target. The UNet is changed in place.
+
+    It is in evaluation mode and without gradients afterwards, and of no use if this is interrupted
+    or fails once the targets have begun. What is given is checked before anything is changed.
+
+    Args:
+        model: a text-to-image pipeline of Stable Diffusion or SDXL, or a UNet, in float32.
+        samples: prompts for a pipeline to draw, a hundred or more for good ranges; or calls of the
+            UNet, each a dict of its keyword arguments, as ``dgq.recording`` lists them.
+        recipe: a name (``dgq.RECIPES``), a ``Recipe``, or settings that are learned as by default.
+        num_inference_steps: of the sampler, as the pipeline will be used; for prompts.
+        guidance_scale: of the same; 1 or less switches guidance off.
+        height: of the images in pixels; the pipeline's own by default.
+        width: of the images in pixels; the pipeline's own by default.
+        held_out: calls to measure on; by default one in eight of the samples at each timestep is
+            held out.
+        n_held_out_prompts: how many of the prompts, the last ones, are held out to measure on.
+        n_held_out: samples that the errors of the targets are measured on.
+        n_samples: samples to learn on, evenly over the timesteps; all by default. A sample is a
+            prompt (or a row of the calls) at a timestep.
+        batch_size: rows in one step of learning.
+        micro_batch_size: samples that run through the UNet at once; by default as many as have
+            16,384 pixels of latents, at most 32.
+        record_batch_size: prompts drawn at once; the default is made likewise, at most 16.
+        seed: of noise, samples and batches.
+        waiting: where samples wait for their turn at a target; on the device by default.
+        progress: show a bar.
+
+    Returns:
+        The UNet with its figures.
+
+    Raises:
+        DGQError: for what cannot be calibrated, before any work.
+    """
+    chosen = find_recipe(recipe)
+    sampling = Sampling(n_samples, n_held_out, batch_size, micro_batch_size, seed)
+    generation = GenerationSettings(num_inference_steps, float(guidance_scale), height, width)
+    if not math.isfinite(guidance_scale):
+        raise SettingsError(f"guidance_scale must be finite, got {guidance_scale}")
+    unet = unet_of(model)
+    prompts = prompts_in(model, samples)
+    if prompts is not None:
+        check_prompts(model, prompts, n_held_out_prompts, held_out)
+    check_unet(unet, chosen.quantization)
+    calibrator = Calibrator(
+        unet, chosen.quantization, chosen.learning, batch_size, Runtime(unet.device)
+    )
+    waiting = waiting or WaitingSettings()
+    if prompts is not None:
+        drawing = Drawing(
+            model, prompts, generation, n_held_out_prompts, record_batch_size, sampling
+        )
+        call, amount = drawing.preview()
+        prepare_(calibrator, call, amount, waiting)
+        with calibrator.timer.phase("recording"):
+            found = drawing.samples(call, progress)
+    else:
+        all_samples = samples_in(unet, samples)
+        measured = None
+        if held_out is not None:
+            measured = samples_in(unet, held_out, "held-out call", all_samples)
+        found = samples_of_calls(all_samples, measured, sampling)
+        generation = replace(generation, num_inference_steps=len(found.timesteps))
+        prepare_(calibrator, all_samples[0], found.amount, waiting)
+    described = Manifest(
+        source_of(model),
+        dict(unet.config),
+        chosen.quantization,
+        generation,
+        found.timesteps,
+        found.latent_size,
+        unet_sha256=network_sha256(unet),
+    )
+    with torch.inference_mode(False), torch.enable_grad():
+        reconstruct_(calibrator, found, sampling, waiting, progress)
+        with calibrator.phase("measuring"):
+            by_step = sqnr_by_step(unet, found.by_step)
+    unet.manifest = described
+    report = report_of(calibrator, chosen.name, found, by_step)
+    return CalibrationResult(unet, report, described, chosen, found.held_out, found.by_step)
+
+
+def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: WaitingSettings) -> None:
+    """Refuse what cannot be calibrated in this memory, then freeze the UNet.
+
+    Args:
+        calibrator: of the UNet.
+        call: of a sample.
+        amount: of samples that there are or will be.
+        waiting: where they will wait.
+    """
+    one = one_row(call, calibrator.runtime.device)
+    check_call(calibrator.unet, one)
+    check_room(calibrator.unet, calibrator.settings, one, amount, waiting)
+    calibrator.unet.eval().requires_grad_(False)
+
+
+def one_row(call: Call, device: torch.device) -> Call:
+    """The first row of a call, on a device."""
+    return to_device({**of_rows(dict(call), slice(1)), "return_dict": False}, device)
+
+
+def reconstruct_(
+    calibrator: Calibrator,
+    samples: Samples,
+    sampling: Sampling,
+    waiting: WaitingSettings,
+    progress: bool,
+) -> None:
+    """Quantize the UNet and reconstruct all targets."""
+    unet = calibrator.unet
+    one = one_row(samples.micro_batches[0], calibrator.runtime.device)
+    calibrator.quantize_(samples.timesteps, samples.latent_size, one)
+    with (
+        tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder) as folder,
+        CalibrationProgress(len(calibrator.targets), show=progress) as bar,
+    ):
+        try:
+            rooms = waiting_rooms(waiting, unet, Path(folder))
+            calibrator.start(samples.micro_batches, samples.held_out, rooms)
+            learn_(calibrator, sampling, bar)
+        finally:
+            calibrator.close()
+
+
+def report_of(
+    calibrator: Calibrator, recipe: str, samples: Samples, by_step: Mapping[float, float]
+) -> CalibrationReport:
+    """The figures of a finished calibration."""
+    targets = [
+        TargetError(name=record["target"], **{k: v for k, v in record.items() if k != "target"})
+        for record in calibrator.records
+    ]
+    return CalibrationReport(
+        recipe,
+        tuple(targets),
+        calibrator.sqnr_db["weights"],
+        calibrator.sqnr_db["all"],
+        by_step,
+        dict(calibrator.seconds),
+        samples.n_samples,
+        samples.n_held_out,
+    )

@@ -1,0 +1,262 @@
+"""What happens at one target, and from one to the next; whoever drives it only counts.
+
+A driver enters each target, asks for its loss at each step of learning, hardens it, and passes on;
+``dgq.calibrate`` does so in a plain loop, the repository's command line through Lightning.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq import learning as learn
+from dgq.calibration.measuring import decibels, summed
+from dgq.calibration.phase_timer import PhaseTimer
+from dgq.calibration.runtime import Call, Reduction, Runtime, to_device
+from dgq.context import quantization
+from dgq.errors import DGQError
+from dgq.paired_streams import PairedStreams
+from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.reconstruction import noise_and_signal, reconstruction_loss
+from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.targets import execution_order, find_targets
+from dgq.visit import Visit
+from dgq.waiting import Waiting
+
+
+class Calibrator:
+    """Reconstructs the targets of a UNet, which it changes in place, in execution order.
+
+    Args:
+        unet: stock, in evaluation mode, without gradients.
+        settings: what is quantized and how.
+        learning: how weights and ranges are learned.
+        batch_size: rows that run through a target at once to measure and observe it.
+        runtime: where it computes; drivers that know it late set it before ``start``.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        settings: QuantizationSettings,
+        learning: LearningSettings,
+        batch_size: int = 16,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.unet = unet
+        self.settings = settings
+        self.learning = learning
+        self.batch_size = batch_size
+        self.runtime = runtime or Runtime(torch.device("cpu"))
+        self.targets: dict[str, nn.Module] = {}
+        self.records: list[dict[str, Any]] = []
+        self.sqnr_db: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self.name = ""
+        self._streams: PairedStreams | None = None
+        self._held_out: PairedStreams | None = None
+        self._held_out_calls: Sequence[Call] = []
+
+    # Before the first target
+
+    def quantize_(
+        self, timesteps: Sequence[float], latent_size: tuple[int, int], call: Call
+    ) -> None:
+        """Make the UNet quantizable, and find the order of its targets.
+
+        Args:
+            timesteps: the scheduler's values that the samples are of.
+            latent_size: height and width of the latents.
+            call: any call of the UNet, of one sample.
+        """
+        quantize_(self.unet, self.settings, timesteps, latent_size)
+        start_observing_(self.unet)
+        with quantization(self.unet, weights=False, activations=False):
+            found = find_targets(self.unet, self.settings.keep)
+            order = execution_order(self.unet, found, call)
+        self.targets = {name: found[name] for name in order}
+
+    def start(
+        self,
+        calls: Sequence[Call],
+        held_out: Sequence[Call],
+        rooms: Iterator[Waiting],
+        n_finished: int = 0,
+    ) -> None:
+        """Bring all samples to the first target, or to the one that a resumed run goes on with.
+
+        Args:
+            calls: one for each micro-batch to learn on.
+            held_out: the same of samples on which errors are measured and nothing is learned.
+            rooms: where samples wait.
+            n_finished: targets that were hardened before.
+        """
+        self._held_out_calls = held_out
+        with self.phase("capture"):
+            self._streams = self._stream(calls, rooms)
+            self._held_out = self._stream(held_out, rooms)
+            for _ in range(n_finished):
+                self.refer()
+                self.advance()
+
+    def _stream(self, calls: Sequence[Call], rooms: Iterator[Waiting]) -> PairedStreams:
+        on_device = [to_device(call, self.runtime.device) for call in calls]
+        return PairedStreams(self.unet, self.targets, on_device, rooms)
+
+    # One target
+
+    @property
+    def target(self) -> nn.Module:
+        """The current target."""
+        return self.targets[self.name]
+
+    @property
+    def streams(self) -> PairedStreams:
+        """The samples to learn on; there from ``start`` on."""
+        assert self._streams is not None
+        return self._streams
+
+    @property
+    def held_out(self) -> PairedStreams:
+        """Samples that nothing is learned from, on which errors are measured."""
+        assert self._held_out is not None
+        return self._held_out
+
+    def refer(self) -> None:
+        """Run the full-precision streams through the current target."""
+        self.streams.refer()
+        self.held_out.refer()
+
+    def advance(self) -> None:
+        """Run the quantized streams through the current target, and observe it on the way.
+
+        A resumed run passes the finished targets in the same way, since observed attention is
+        rounded differently from attention that is not.
+        """
+        self.streams.leave(observing=not self.learning.learns_ranges)
+        self.held_out.leave(observing=False)
+
+    def enter(self, name: str) -> None:
+        """Capture a target's references, start from nearest rounding, and measure that."""
+        self.name = name
+        with self.phase("capture"):
+            self.refer()
+        with self.phase("range search"):
+            learn.start_learning_(self.target)
+        learn.set_soft_rounding_(self.target, False)
+        self.records.append({"target": name})
+        self.records[-1]["error_nearest"] = self.error()
+        learn.set_soft_rounding_(self.target, self.learning.iterations > 0)
+
+    def begin_step(self, iteration: int) -> None:
+        """After the last step on the rounding, turn to the polish."""
+        if iteration == self.learning.iterations:
+            self.fix_rounding()
+
+    def learns(self, iteration: int) -> bool:
+        """Whether anything of the current target can be learned at this iteration."""
+        if iteration >= self.learning.total_iterations:
+            return False
+        return bool(learn.layers_of(self.target)) or learn.learns_ranges(self.target)
+
+    def loss(self, rows: Tensor, iteration: int) -> Tensor:
+        """Reconstruction error of the target on samples ``rows [n]``, plus a penalty."""
+        visit = Visit(self.target, self.streams)
+        output = visit.output_and_reference(rows, learn.learns_ranges(self.target))
+        return reconstruction_loss(*output) + learn.penalty(self.target, iteration, self.learning)
+
+    def fix_rounding(self) -> None:
+        """Round hard from here on, observe the activations, and begin to learn their ranges."""
+        learn.set_soft_rounding_(self.target, False)
+        if self.learning.learns_ranges:
+            with self.phase("observation"):
+                Visit(self.target, self.streams).observe(self.batch_size)
+                self.share_ranges()
+            learn.start_learning_ranges_(self.target)
+
+    def share_ranges(self) -> None:
+        """Widen the ranges of the current target by those of the other processes; exact."""
+        for quantizer in learn.quantizers_of(self.target):
+            for name, buffer in quantizer.require_observer().named_buffers():
+                if buffer.numel():
+                    side: Reduction = "min" if name.endswith("low") else "max"
+                    buffer.copy_(self.runtime.reduce(buffer, side))
+
+    def harden_(self) -> None:
+        """End the learning of the current target, and measure it."""
+        learned_ranges = learn.learns_ranges(self.target)
+        learn.harden_(self.target)
+        learn.harden_ranges_(self.target)
+        self.records[-1]["error"] = self.error()
+        if learned_ranges:
+            self.records[-1]["error_quantized"] = self.error(activations=True)
+
+    def leave(self) -> None:
+        """Pass on to the next target; after the last one, finish."""
+        with self.phase("observation"):
+            self.advance()
+            self.share_ranges()
+        if self.complete:
+            self.finish()
+
+    # Measuring
+
+    def error(self, activations: bool = False) -> float:
+        """Relative squared error of the target's output on the held-out samples.
+
+        Raises:
+            DGQError: if it is not finite.
+        """
+        with self.phase("measuring"):
+            visit = Visit(self.target, self.held_out)
+            parts = visit.noise_and_signal(self.batch_size, activations)
+        noise, signal = summed(parts, self.runtime)
+        if not math.isfinite(noise / signal):
+            raise DGQError(
+                f"{self.name}: the error is {noise} of {signal}; lower the learning rates, "
+                "and check that the pipeline draws sensible images"
+            )
+        return noise / signal
+
+    @property
+    def complete(self) -> bool:
+        """Whether every target has been hardened."""
+        return len(self.records) == len(self.targets) > 0 and "error" in self.records[-1]
+
+    def finish(self) -> None:
+        """Choose axes, groups and scales of the activations, and measure the whole UNet."""
+        if not self.learning.learns_ranges:
+            fit_activations_(self.unet)
+        self.sqnr_db = {"weights": self.output_sqnr_db(self.held_out.quantized.results)}
+        calls = [to_device(call, self.runtime.device) for call in self._held_out_calls]
+        everything = quantization(self.unet, weights=True, activations=True)
+        with self.phase("measuring"), everything, torch.no_grad():
+            results = [self.unet(**call) for call in calls]
+        self.sqnr_db["all"] = self.output_sqnr_db(results)
+
+    def output_sqnr_db(self, results: Sequence[Any]) -> float:
+        """SQNR in decibel of the UNet's outputs for the held-out samples."""
+        pairs = zip(results, self.held_out.full_precision.results, strict=True)
+        parts = [noise_and_signal(q[0], f[0]).cpu() for q, f in pairs]
+        return decibels(*summed(sum(parts, torch.zeros(2)), self.runtime))
+
+    def close(self) -> None:
+        """Drop all samples."""
+        for streams in (self._streams, self._held_out):
+            if streams is not None:
+                streams.close()
+
+    @cached_property
+    def timer(self) -> PhaseTimer:
+        """Counts into ``seconds``."""
+        return PhaseTimer(self.runtime.device, self.seconds)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Compute in the runtime's precision, and count the seconds of a phase."""
+        with self.timer.phase(name), self.runtime.precision():
+            yield

@@ -1,0 +1,61 @@
+"""What can be calibrated: a pipeline that draws from prompts, or a UNet, as it must be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from torch import nn
+
+from dgq.errors import DGQError
+from dgq.pipeline_kinds import KINDS
+from dgq.pipelines import canonical, first_line
+from dgq.quantize import quantizable_layers
+from dgq.settings import QuantizationSettings
+from dgq.targets import find_targets
+
+
+def unet_of(model: Any) -> UNet2DConditionModel:
+    """The UNet of a pipeline, or what was given as one.
+
+    Raises:
+        DGQError: for a pipeline that has none.
+    """
+    if not isinstance(model, DiffusionPipeline):
+        return model
+    unet = getattr(model, "unet", None)
+    if unet is None:
+        raise DGQError(f"{type(model).__name__} has no UNet: expected {' or '.join(KINDS)}")
+    return unet
+
+
+def check_unet(unet: UNet2DConditionModel, settings: QuantizationSettings) -> None:
+    """Raise DGQError for a UNet that cannot be calibrated as it is; it stays as it is.
+
+    Args:
+        unet: given.
+        settings: what will be quantized.
+    """
+    quantizable_layers(unet, settings.keep)
+    for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
+        if not bool(tensor.isfinite().all()):
+            raise DGQError(f"{name} of this UNet has values that are not finite: restore it")
+    if not find_targets(unet, settings.keep):
+        raise DGQError("there is nothing to quantize: keep matches every layer")
+
+
+def check_call(unet: nn.Module, call: Mapping[str, Any]) -> None:
+    """Raise DGQError unless the UNet can be called so, and answers with numbers."""
+    try:
+        with torch.no_grad():
+            output = unet(**call)[0]
+    except Exception as error:  # whatever a stock UNet raises for arguments that do not fit
+        raise DGQError(f"the UNet cannot be called so ({first_line(error)})") from error
+    if not bool(output.isfinite().all()):
+        raise DGQError("the UNet's output is not finite: its weights are damaged, or it overflows")
+
+
+def source_of(model: Any) -> str:
+    """Where a pipeline was loaded from; nothing for one made in code, or a UNet alone."""
+    name = model.name_or_path if isinstance(model, DiffusionPipeline) else None
+    return canonical(str(name)) if name else ""

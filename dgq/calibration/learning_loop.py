@@ -1,0 +1,53 @@
+"""All targets in a plain loop, as Lightning runs them: the same batches, rates and steps."""
+
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LRScheduler
+
+from dgq.calibration.calibrator import Calibrator
+from dgq.calibration.progress import CalibrationProgress
+from dgq.calibration.row_batches import row_batches, seed_of_target
+from dgq.calibration.samples import Sampling
+from dgq.learning import make_optimizer
+
+
+def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress) -> None:
+    """Learn, harden and leave every target of a calibration that was started.
+
+    Args:
+        calibrator: with its samples at the first target.
+        sampling: size and seed of the batches.
+        bar: that is shown.
+    """
+    optimizer, schedule = make_optimizer(calibrator.unet, calibrator.learning)
+    for index, name in enumerate(calibrator.targets):
+        bar.enter(name, calibrator.records)
+        calibrator.enter(name)
+        _learn_target(calibrator, sampling, index, optimizer, schedule, bar)
+        calibrator.harden_()
+        optimizer.state.clear()
+        calibrator.leave()
+        bar.update(index + 1)
+
+
+def _learn_target(
+    calibrator: Calibrator,
+    sampling: Sampling,
+    index: int,
+    optimizer: Adam,
+    schedule: LRScheduler,
+    bar: CalibrationProgress,
+) -> None:
+    """All steps of learning at one target."""
+    n_iterations = calibrator.learning.total_iterations
+    seed = seed_of_target(sampling.seed, index)
+    batches = row_batches(calibrator.streams.n_rows, sampling.batch_size, seed)
+    for iteration in range(n_iterations):
+        calibrator.begin_step(iteration)
+        with calibrator.phase("learning"):
+            if calibrator.learns(iteration):
+                loss = calibrator.loss(next(batches), iteration)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            schedule.step()
+        bar.update(index + (iteration + 1) / n_iterations)

@@ -1,0 +1,65 @@
+"""Another quantization of the activations from the ranges that a calibration observed."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from dgq.activations import activation_quantizer
+from dgq.attention import QuantizedAttention, become_quantized_
+from dgq.context import context_of
+from dgq.errors import DGQError
+from dgq.layers import pads, quantized_layers
+from dgq.quantize import activation_quantizers, attention_quantizers, fit_activations_
+from dgq.range_quantizer import RangeQuantizer
+from dgq.settings import QuantizationSettings, operand_bits
+
+
+def sharing_copy(unet: nn.Module) -> Any:
+    """A copy of a UNet under calibration that shares its parameters and quantized weights.
+
+    Quantizers of activations are its own, and so is its context.
+    """
+    own = {
+        id(tensor)
+        for quantizer in unet.modules()
+        if isinstance(quantizer, RangeQuantizer)
+        for tensor in quantizer.buffers(recurse=False)
+    }
+    tensors = [*unet.parameters(), *unet.buffers()]
+    return copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
+
+
+def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> None:
+    """Exchange all quantizers of activations, and fit them to what the old ones observed.
+
+    Args:
+        unet: under calibration.
+        settings: in which the weights' are those it was calibrated with.
+
+    Raises:
+        DGQError: if something is to be quantized that was not observed.
+    """
+    context = context_of(unet)
+    observers = {n: q.observer for n, q in activation_quantizers(unet).items()}
+    for layer in quantized_layers(unet).values():
+        if layer.input_quantizer is not None:
+            padded = pads(layer)  # type: ignore[arg-type]
+            layer.input_quantizer = activation_quantizer(
+                settings.activations, context, padded=padded
+            )
+        layer.activation_bits = operand_bits(settings.activations.n_bits)
+    for attention in unet.modules():
+        if isinstance(attention, QuantizedAttention):
+            is_cross = bool(attention.is_cross_attention)
+            keep_start = is_cross and settings.scores.keep_start_token
+            quantizers = attention_quantizers(settings, is_cross, context)
+            become_quantized_(attention, context, quantizers, keep_start)
+    for name, quantizer in activation_quantizers(unet).items():
+        quantizer.observer = observers.get(name)
+        if quantizer.observer is None:
+            raise DGQError(
+                f"{name} was in floating point when ranges were observed, so that it has none: "
+                "calibrate again with what is to be quantized"
+            )
+    fit_activations_(unet)

@@ -1,0 +1,67 @@
+"""The bar over all targets that names the current one and the error reached so far."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class CalibrationProgress:
+    """A bar on the terminal, from ``start`` to ``stop``; also a context manager.
+
+    Args:
+        n_targets: of the calibration.
+        n_finished: by an earlier part of the same run.
+        show: otherwise nothing is printed.
+    """
+
+    def __init__(self, n_targets: int, n_finished: int = 0, show: bool = True) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[error]}"),
+            disable=not show,
+        )
+        self._task = self.bar.add_task(
+            "calibrating", total=n_targets, completed=n_finished, error=""
+        )
+
+    def start(self) -> None:
+        """Show the bar."""
+        self.bar.start()
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.stop()
+
+    def enter(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Name the target, and show the error of the one before.
+
+        Args:
+            name: of the target.
+            records: of the targets before.
+        """
+        change = ""
+        if records:
+            record = records[-1]
+            change = f"previous error {record['error_nearest']:.4f} -> {record['error']:.4f}"
+        self.bar.update(self._task, description=name, error=change)
+
+    def update(self, n_finished: float) -> None:
+        """Show how many targets are finished, and the part of the current one."""
+        self.bar.update(self._task, completed=n_finished)
+
+    def __enter__(self) -> "CalibrationProgress":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

@@ -1,0 +1,76 @@
+"""What a calibration found, in figures."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+N_WORST = 5
+"""Targets named in the text: those with the largest errors."""
+
+
+@dataclass(frozen=True)
+class TargetError:
+    """Relative squared error of one target's output on held-out samples.
+
+    Args:
+        name: of the target.
+        error_nearest: with weights rounded to nearest.
+        error: with weights as they were learned.
+        error_quantized: with activations quantized too, where their ranges were learned.
+    """
+
+    name: str
+    error_nearest: float
+    error: float
+    error_quantized: float | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """Figures of one calibration; SQNR is that of the UNet's output on held-out samples.
+
+    Args:
+        recipe: its name.
+        targets: in execution order.
+        sqnr_weights_db: with quantized weights.
+        sqnr_db: with everything quantized.
+        sqnr_by_step_db: the same by timestep.
+        seconds: by phase; of the CPU, or on the wall where an accelerator computed.
+        n_samples: that were learned on.
+        n_held_out: that errors of targets were measured on.
+    """
+
+    recipe: str
+    targets: tuple[TargetError, ...]
+    sqnr_weights_db: float
+    sqnr_db: float
+    sqnr_by_step_db: Mapping[float, float]
+    seconds: Mapping[str, float]
+    n_samples: int
+    n_held_out: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        steps = [{"timestep": t, "sqnr_db": db} for t, db in self.sqnr_by_step_db.items()]
+        return asdict(self) | {
+            "targets": [asdict(target) for target in self.targets],
+            "sqnr_by_step_db": steps,
+            "seconds": dict(self.seconds),
+        }
+
+    def __str__(self) -> str:
+        worst = sorted(self.targets, key=lambda target: target.error, reverse=True)[:N_WORST]
+        steps = ", ".join(f"{t:g}: {db:.1f}" for t, db in self.sqnr_by_step_db.items())
+        seconds = ", ".join(f"{phase} {s:.1f}" for phase, s in self.seconds.items())
+        return "\n".join(
+            [
+                f"{self.recipe}: {len(self.targets)} targets, learned on {self.n_samples} samples, "
+                f"errors of {self.n_held_out} held-out ones",
+                f"SQNR of the UNet's output: {self.sqnr_weights_db:.1f} dB with quantized weights, "
+                f"{self.sqnr_db:.1f} dB with everything quantized",
+                f"SQNR by timestep, dB: {steps}",
+                "largest errors, from nearest rounding to learned: "
+                + ", ".join(f"{t.name} {t.error_nearest:.4f} -> {t.error:.4f}" for t in worst),
+                f"seconds: {seconds}",
+            ]
+        )

@@ -1,0 +1,79 @@
+"""What a calibration gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from diffusers import UNet2DConditionModel
+
+from dgq.calibration.measuring import sqnr_by_step, sqnr_db
+from dgq.calibration.other_activations import requantize_activations_, sharing_copy
+from dgq.calibration.report import CalibrationReport
+from dgq.calibration.runtime import Call
+from dgq.checkpoint import Manifest
+from dgq.errors import DGQError
+from dgq.recipes import Recipe
+from dgq.settings import ActivationSettings, ScoreSettings
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """A calibrated UNet and its figures.
+
+    The UNet computes in floating point as its quantized weights and activations let it, and keeps
+    its full-precision weights; ``dgq.save`` and ``dgq.load_quantized_unet`` lead to the one that
+    runs in integers, without them.
+
+    Args:
+        unet: that was given, changed in place.
+        report: errors, SQNR and seconds; ``print(result.report)``.
+        manifest: what ``dgq.save`` describes the UNet by.
+        recipe: that it was calibrated by.
+        held_out: calls that errors were measured on.
+        by_step: calls that the SQNR at each timestep was measured on.
+    """
+
+    unet: UNet2DConditionModel
+    report: CalibrationReport
+    manifest: Manifest
+    recipe: Recipe
+    held_out: Sequence[Call]
+    by_step: Mapping[float, Sequence[Call]]
+
+    def with_activations(
+        self, activations: ActivationSettings, scores: ScoreSettings | None = None
+    ) -> "CalibrationResult":
+        """The same weights with other bits or groups of activations, without calibrating again.
+
+        Ranges were observed by channel and pixel for each step, and serve every setting.
+
+        Args:
+            activations: bits and grouping.
+            scores: of attention scores; as before by default.
+
+        Returns:
+            A result with a UNet of its own that shares the weights with this one's.
+
+        Raises:
+            DGQError: if ranges were learned for the old settings, something was not observed that
+                is to be quantized, or the settings do not fit the weights.
+        """
+        if self.recipe.learning.learns_ranges:
+            raise DGQError(
+                f"{self.recipe.name} learns the ranges of activations together with the weights, "
+                "for its own bits: calibrate again, or by a recipe with learning.activation_lr 0"
+            )
+        before = self.recipe.quantization
+        settings = replace(before, activations=activations, scores=scores or before.scores)
+        unet = sharing_copy(self.unet)
+        requantize_activations_(unet, settings)
+        unet.manifest = manifest = replace(self.manifest, quantization=settings)
+        report = replace(
+            self.report,
+            sqnr_db=sqnr_db(unet, self.held_out),
+            sqnr_by_step_db=sqnr_by_step(unet, self.by_step),
+        )
+        recipe = replace(self.recipe, quantization=settings)
+        return replace(self, unet=unet, report=report, manifest=manifest, recipe=recipe)
+
+    def __repr__(self) -> str:
+        return f"CalibrationResult({self.recipe.name}, {self.report.sqnr_db:.1f} dB)"

@@ -1,0 +1,50 @@
+"""What waits is weighed without computing, and compared with what is free."""
+
+from pathlib import Path
+
+import torch
+from tiny_pipelines import micro_unet, unet_call
+
+from dgq.calibration.host_memory import free_host_bytes
+from dgq.calibration.memory import Scale, waiting_bytes
+from dgq.context import quantization
+from dgq.quantize import quantize_
+from dgq.settings import QuantizationSettings
+from dgq.streaming import Stream
+from dgq.targets import execution_order, find_targets
+
+
+@torch.no_grad()
+def test_what_is_weighed_on_the_meta_device_is_what_waits() -> None:
+    unet, settings = micro_unet(), QuantizationSettings()
+    one = unet_call(unet, 1, 5.0)
+    found = waiting_bytes(unet, settings, one, (8, 8))
+    quantize_(unet, settings, (5.0,), (8, 8))
+    with quantization(unet, weights=False, activations=False):
+        targets = find_targets(unet, settings.keep)
+        order = execution_order(unet, targets, one)
+        scales = [Scale(unet), Scale(unet)]
+        calls = [one, unet_call(unet, 3, 5.0)]
+        with Stream(unet, {n: targets[n] for n in order}, calls, iter(scales)) as stream:
+            while stream.advance() is not None:
+                pass
+    # The skip connections of 8x8 latents alone: two of 8 channels.
+    assert found > 2 * 8 * 64 * 4
+    small = 2**10  # timesteps are scalars here and there
+    assert abs(scales[0].n_bytes - found) < small
+    assert abs(scales[1].n_bytes - 3 * found) < 3 * small
+
+
+def test_a_container_has_what_its_limit_leaves(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 16 kB\nMemFree:  2 kB\nMemAvailable:   8 kB\n")
+    assert free_host_bytes(meminfo, tmp_path) == 8 * 2**10
+    (tmp_path / "memory.current").write_text("100\n")
+    for limit, expected in (("max", 8192), ("1100", 1000), ("50", 0), ("999999", 8192)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert free_host_bytes(meminfo, tmp_path) == expected
+
+
+def test_another_system_has_all_of_its_memory(tmp_path: Path) -> None:
+    assert free_host_bytes(tmp_path / "none", tmp_path) > 2**28
+    assert 0 < free_host_bytes() < 2**50
