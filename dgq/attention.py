@@ -11,26 +11,21 @@ from torch import Tensor, nn
 from dgq.calls import SamplerCalls
 from dgq.errors import DGQError
 from dgq.ops.reference import attention as differentiable_attention
+from dgq.processors import Processor, QuantAttnProcessor, is_equivalent, run
+from dgq.readers import read
 from dgq.settings import FLOAT_BITS
 from dgq.start_token import but_start
 
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
 
-EQUIVALENT = (
-    *("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"),
-    "QuantAttnProcessor",
-)
-"""Processors that stand for what quantized attention computes; stock ones differ in speed alone."""
-
 IGNORED = ("scale", "temb")
 """Keyword arguments that stock processors take and do not use here (the scale of a LoRA)."""
 
+OF_CROSS_ATTENTION = ("ip_adapter_masks", "ip_hidden_states")
+"""Keyword arguments of an IP-Adapter, which self-attention gets as well and has no use for."""
+
 NOT_COMPUTED = ("spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
-
-
-class QuantAttnProcessor:
-    """Stands where stock code looks for a processor: quantized attention computes all itself."""
 
 
 class QuantizedAttention(Attention):
@@ -38,7 +33,8 @@ class QuantizedAttention(Attention):
 
     The tensor that to_q, to_k and to_v read is quantized once, as is the text context; q, k and v
     are quantized before they are split into heads. The quantizers belong to the attention: stock
-    processors that compute the same leave it as it is, others are refused.
+    processors that compute the same leave it as it is. Others compute on quantized projections,
+    where nothing is quantized inside of the attention, and are refused where something is.
     """
 
     input_quantizer: nn.Module
@@ -49,6 +45,7 @@ class QuantizedAttention(Attention):
     score_quantizer: nn.Module | None
     keep_start: bool
     calls: SamplerCalls
+    own_processor: Processor | None
     attend: Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 
     def forward(
@@ -59,7 +56,10 @@ class QuantizedAttention(Attention):
         **cross_attention_kwargs: Any,
     ) -> Tensor:
         """``hidden_states [batch, tokens, channels]`` or an image, the same shape back."""
-        _check_arguments(cross_attention_kwargs)
+        states = (hidden_states, encoder_hidden_states, attention_mask)
+        if self.own_processor is not None:
+            return run(self.own_processor, self, *states, cross_attention_kwargs)
+        self._check_arguments(cross_attention_kwargs)
         given = hidden_states
         if given.ndim == 4:
             hidden_states = given.flatten(2).transpose(1, 2)
@@ -71,8 +71,9 @@ class QuantizedAttention(Attention):
             source = self.context_quantizer(context)
         elif encoder_hidden_states is not None:
             source = self.input_quantizer(context)  # self-attention that is given further tokens
-        query = self.query_quantizer(self.to_q(hidden))
-        key, value = self._quantized_key(self.to_k(source)), self.value_quantizer(self.to_v(source))
+        query = self.query_quantizer(read(self.to_q, hidden_states, hidden))
+        key = self._quantized_key(read(self.to_k, context, source))
+        value = self.value_quantizer(read(self.to_v, context, source))
         mixed = self._mix(query, key, value, attention_mask)
         out = self.to_out[1](self.to_out[0](mixed))
         if given.ndim == 4:
@@ -80,6 +81,23 @@ class QuantizedAttention(Attention):
         if self.residual_connection:
             out = out + given
         return out / self.rescale_output_factor
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet.
+
+        Raises:
+            DGQError: where samples of different steps are taken apart.
+        """
+        step = self.calls.step
+        if step.shape[0] not in (1, x.shape[0]) and bool((step != step[0]).any()):
+            raise DGQError(
+                f"the attention processor {type(self.own_processor).__name__} takes samples of "
+                "different steps apart: call the UNet with one timestep for all of them"
+            )
+        of_text = name != "to_q" and self.context_quantizer is not None
+        quantizer = self.context_quantizer if of_text else self.input_quantizer
+        assert quantizer is not None
+        return read(getattr(self, name), x, quantizer(x))
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
@@ -157,9 +175,9 @@ class QuantizedAttention(Attention):
     # What pipelines do to processors
 
     @property
-    def processor(self) -> object:
+    def processor(self) -> Processor:
         """What stock code takes for the processor."""
-        return QuantAttnProcessor()
+        return QuantAttnProcessor() if self.own_processor is None else self.own_processor
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "processor":
@@ -167,32 +185,42 @@ class QuantizedAttention(Attention):
         else:
             super().__setattr__(name, value)
 
-    def get_processor(self, return_deprecated_lora: bool = False) -> object:
+    def get_processor(self, return_deprecated_lora: bool = False) -> Processor:
         """What ``set_processor`` takes back."""
         return self.processor
 
-    def set_processor(self, processor: object) -> None:
-        """Keep computing what an equivalent stock processor would.
+    def set_processor(self, processor: Processor) -> None:
+        """Keep computing what an equivalent stock processor would; let another one compute.
 
         Raises:
-            DGQError: for a processor that computes something else.
+            DGQError: for another one, where q, k, v or the scores are quantized.
         """
-        if type(processor).__name__ not in EQUIVALENT:
+        self.check_processor(processor)
+        self._modules.pop("own_processor", None)
+        self.own_processor = None if is_equivalent(processor) else processor
+
+    def check_processor(self, processor: Processor) -> None:
+        """Raise DGQError for a processor that would leave out what is quantized."""
+        bits = (self.query_bits, self.key_bits, self.value_bits, self.score_bits)
+        if not is_equivalent(processor) and any(n != FLOAT_BITS for n in bits):
             raise DGQError(
                 f"the processor {type(processor).__name__} computes attention in its own way, "
-                "without the quantizers: use the pipeline in full precision for it"
+                "without the quantizers of q, k, v and scores: use a recipe that leaves attention "
+                "in floating point (w4a8), or the pipeline in full precision"
             )
 
     def fuse_projections(self, fuse: bool = True) -> None:
-        """Refuse: q, k and v have quantized weights of their own, which read one quantized tensor.
+        """Nothing to do: q, k and v read one quantized tensor, and the result would be the same."""
 
-        Raises:
-            DGQError: always.
-        """
-        raise DGQError(
-            "fuse_qkv_projections: quantized projections cannot be fused, and need not be: their "
-            "input is quantized once for all three"
-        )
+    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Raise DGQError for an argument that would change what a stock attention computes."""
+        ignored = IGNORED if self.context_quantizer is not None else IGNORED + OF_CROSS_ATTENTION
+        for name, value in arguments.items():
+            if value is not None and name not in ignored:
+                raise DGQError(
+                    f"cross_attention_kwargs: quantized attention does not know {name!r}: leave it "
+                    "away, or use the pipeline in full precision"
+                )
 
 
 def become_quantized_(
@@ -210,9 +238,11 @@ def become_quantized_(
             and ``score`` (None where scores stay in floating point).
         keep_start: keep the key of the ``<start>`` token in full precision.
     """
-    attention.__dict__.pop("processor", None)
-    attention._modules.pop("processor", None)
-    attention.__class__ = QuantizedAttention
+    if not isinstance(attention, QuantizedAttention):
+        attention.__dict__.pop("processor", None)
+        attention._modules.pop("processor", None)
+        attention.__class__ = QuantizedAttention
+        attention.own_processor = None
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
     attention.calls, attention.keep_start = calls, keep_start
@@ -227,13 +257,3 @@ def bits_of(quantizer: nn.Module | None) -> int:
 def unsupported_feature(attention: Attention) -> str | None:
     """The first feature of an attention that the quantized one does not compute, if any."""
     return next((name for name in NOT_COMPUTED if getattr(attention, name, None)), None)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise DGQError for an argument that would change what a stock attention computes."""
-    for name, value in arguments.items():
-        if value is not None and name not in IGNORED:
-            raise DGQError(
-                f"cross_attention_kwargs: quantized attention does not know {name!r}: leave it "
-                "away, or use the pipeline in full precision"
-            )

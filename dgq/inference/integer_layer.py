@@ -38,6 +38,11 @@ class FoldedWeight:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.tensor.device
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedWeight":
         return self
 
@@ -85,8 +90,11 @@ class IntegerLayer(HasGeometry, StoredTensors):
         """Bits of the codes."""
         return self.settings.n_bits
 
-    def forward(self, x: Tensor | QuantizedTensor) -> Tensor:
+    def forward(
+        self, x: Tensor | QuantizedTensor, quantized: QuantizedTensor | None = None
+    ) -> Tensor:
         """What the stock layer computes; of a tensor it quantizes first, or of a quantized one."""
+        x = x if quantized is None else quantized
         if isinstance(self.geometry, ConvGeometry):
             return self._convolve(x, self.geometry)
         quantized = x if isinstance(x, QuantizedTensor) else self._codes(x)

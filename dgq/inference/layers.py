@@ -41,9 +41,11 @@ class FrozenLayer(HasGeometry, StoredTensors):
         """Bits of the weight, FLOAT_BITS in floating point."""
         return FLOAT_BITS
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
         """What the stock layer computes, with quantized operands."""
-        if self.input_quantizer is not None:
+        if quantized is not None:
+            x = quantized
+        elif self.input_quantizer is not None:
             x = self.input_quantizer(x)
         weight, bias = self.operands()
         return self.geometry.apply(
