@@ -16,6 +16,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dgq.adapters import TakesAdapters
 from dgq.calls import Call, SamplerCalls
 from dgq.devices import moves
 from dgq.errors import DGQError
@@ -37,7 +38,7 @@ class Quantizer(Protocol):
         """Seal the description that is about to be saved; raise DGQError if it cannot be."""
 
 
-class QuantizedUNet(nn.Module):
+class QuantizedUNet(TakesAdapters):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
 
     calls: SamplerCalls
@@ -153,7 +154,7 @@ def _quantized(stock: type[nn.Module]) -> type[nn.Module]:
 
 def _stock(quantized: type) -> type[nn.Module]:
     """The class that a quantized UNet had before."""
-    return quantized.__mro__[quantized.__mro__.index(QuantizedUNet) + 1]
+    return quantized.__bases__[-1]
 
 
 def _rebuild(stock: type[nn.Module]) -> nn.Module:
