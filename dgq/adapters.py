@@ -1,19 +1,16 @@
 """LoRA on a quantized UNet: PEFT's layers around ours, by the calls that stock UNets have."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
+from dgq.adapter_configs import check_config, is_lora
 from dgq.errors import DGQError
 from dgq.readers import Reader
-
-PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of ``init_lora_weights`` that leave the weights of the layer as they are."""
 
 
 class Adapters(dict[str, Any]):
@@ -39,6 +36,8 @@ class Adapters(dict[str, Any]):
 
 class TakesAdapters(nn.Module):
     """Mixed into quantized UNets: adapters are put on as on stock ones, or refused in one line."""
+
+    precision: torch.dtype | None
 
     @property
     def peft_config(self) -> Adapters:
@@ -69,18 +68,23 @@ class TakesAdapters(nn.Module):
         """As the stock UNet's; the adapter computes in the precision of what is not quantized.
 
         Raises:
-            DGQError: for an adapter that is no plain LoRA.
+            DGQError: for an adapter that is no plain LoRA, or of another model.
         """
         before = set(self.peft_config)
         with putting_on(self):
-            super().load_lora_adapter(source, *args, **kwargs)  # type: ignore[misc]
+            try:
+                super().load_lora_adapter(source, *args, **kwargs)  # type: ignore[misc]
+            except RuntimeError as error:
+                if "size mismatch" not in str(error):
+                    raise
+                first = next(line for line in str(error).splitlines() if "size mismatch" in line)
+                raise DGQError(f"this LoRA is of another model: {first.strip()}") from error
         for name in set(self.peft_config) - before:
-            convert_adapter_(self, name, self.dtype_of_adapters)
+            convert_adapter_(self, name, self.computes_in(torch.float32))
 
-    @property
-    def dtype_of_adapters(self) -> torch.dtype:
-        """The precision of what is not quantized."""
-        return getattr(self, "precision", None) or torch.float32
+    def computes_in(self, given: torch.dtype) -> torch.dtype:
+        """The precision of what is not quantized, for inputs of the given one."""
+        raise NotImplementedError
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         """As the stock UNet's where adapters are on layers that were kept.
@@ -88,9 +92,23 @@ class TakesAdapters(nn.Module):
         Raises:
             DGQError: where one is on a quantized layer.
         """
-        if any(isinstance(getattr(m, "base_layer", None), Reader) for m in self.modules()):
+        if any(isinstance(layer.base_layer, Reader) for layer in adapted_layers(self).values()):
             raise refusal_to_fuse()
         super().fuse_lora(*args, **kwargs)  # type: ignore[misc]
+
+    def enable_layerwise_casting(
+        self,
+        storage_dtype: torch.dtype = torch.float8_e4m3fn,
+        compute_dtype: torch.dtype | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """As the stock UNet's; it casts what is not quantized."""
+        compute_dtype = compute_dtype or self.computes_in(torch.float32)
+        super().enable_layerwise_casting(  # type: ignore[misc]
+            storage_dtype, compute_dtype, *args, **kwargs
+        )
+        self.precision = compute_dtype
 
     def set_attn_processor(self, processor: Any) -> None:
         """As the stock UNet's; all are changed, or none.
@@ -109,7 +127,7 @@ class TakesAdapters(nn.Module):
 
 @contextmanager
 def putting_on(unet: TakesAdapters) -> Iterator[None]:
-    """What is undone when an adapter cannot be put on; PEFT's warning of earlier ones is muted."""
+    """Takes off again what could not be put on; PEFT's warning of earlier adapters is muted."""
     before, loaded = set(unet.peft_config), unet._hf_peft_config_loaded
     try:
         with warnings.catch_warnings():
@@ -119,51 +137,35 @@ def putting_on(unet: TakesAdapters) -> Iterator[None]:
         unet._hf_peft_config_loaded = loaded
         for name in set(unet.peft_config) - before:
             del unet.peft_config[name]
+        take_off_(unet, before)
         raise
 
 
-def is_lora(config: Any) -> bool:
-    """Whether PEFT's configuration is of a LoRA."""
-    return str(getattr(config.peft_type, "value", config.peft_type)) == "LORA"
+def take_off_(unet: nn.Module, but: Collection[str]) -> None:
+    """Take all adapters off a UNet but those of some names."""
+    for name, layer in adapted_layers(unet).items():
+        for adapter in {key for group in groups_of(layer) for key in group} - set(but):
+            layer.delete_adapter(adapter)
+        if not any(len(group) for group in groups_of(layer)):
+            unet.set_submodule(name, layer.base_layer)
 
 
-def check_config(config: Any) -> None:
-    """Raise DGQError for an adapter that would read or change the weights of a quantized layer."""
-    if not hasattr(config, "peft_type"):
-        return  # whoever uses it says what is wrong
-    problem = problem_of(config)
-    if problem is not None:
-        raise DGQError(
-            f"adapter: {problem} needs the full-precision weights, which a quantized UNet does not "
-            "hold: expected a plain LoRA, or use the pipeline in full precision"
-        )
+def adapted_layers(unet: nn.Module) -> dict[str, Any]:
+    """PEFT's layers in a UNet, by name."""
+    return {name: m for name, m in unet.named_modules() if hasattr(m, "base_layer")}
 
 
-def problem_of(config: Any) -> str | None:
-    """What of an adapter quantized layers cannot take, if anything."""
-    if not is_lora(config):
-        return str(getattr(config.peft_type, "value", config.peft_type))
-    for field in fields(config):
-        if field.metadata.get("is_lora_variant") and getattr(config, field.name):
-            return field.name
-    if config.init_lora_weights not in PLAIN_STARTS:
-        return f"init_lora_weights={config.init_lora_weights!r}"
-    if config.bias != "none":
-        return f"bias={config.bias!r}"
-    for name in ("layer_replication", "target_parameters"):
-        if getattr(config, name, None):
-            return name
-    return None
+def groups_of(layer: nn.Module) -> list[nn.ModuleDict]:
+    """What one of PEFT's layers holds of its adapters, by their names."""
+    return [m for m in layer.children() if isinstance(m, nn.ModuleDict)]
 
 
 def convert_adapter_(unet: nn.Module, name: str, dtype: torch.dtype) -> None:
     """Let the layers of one adapter compute in a precision."""
-    for module in unet.modules():
-        if not hasattr(module, "base_layer"):
-            continue
-        for layers in module.children():
-            if isinstance(layers, nn.ModuleDict) and name in layers:
-                layers[name].to(dtype)
+    for layer in adapted_layers(unet).values():
+        for group in groups_of(layer):
+            if name in group:
+                group[name].to(dtype)
 
 
 def refusal_to_fuse() -> DGQError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dgq.calls import SamplerCalls
 from dgq.errors import DGQError
 from dgq.ops.reference import attention as differentiable_attention
-from dgq.processors import Processor, QuantAttnProcessor, is_equivalent, run
+from dgq.processors import TakesProcessors, check_arguments, run
 from dgq.readers import read
 from dgq.settings import FLOAT_BITS
 from dgq.start_token import but_start
@@ -19,22 +19,16 @@ from dgq.start_token import but_start
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
 
-IGNORED = ("scale", "temb")
-"""Keyword arguments that stock processors take and do not use here (the scale of a LoRA)."""
-
-OF_CROSS_ATTENTION = ("ip_adapter_masks", "ip_hidden_states")
-"""Keyword arguments of an IP-Adapter, which self-attention gets as well and has no use for."""
-
 NOT_COMPUTED = ("spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
 
 
-class QuantizedAttention(Attention):
+class QuantizedAttention(TakesProcessors, Attention):
     """A diffusers attention that was given quantizers of its own by ``become_quantized_``.
 
     The tensor that to_q, to_k and to_v read is quantized once, as is the text context; q, k and v
     are quantized before they are split into heads. The quantizers belong to the attention: stock
-    processors that compute the same leave it as it is. Others compute on quantized projections,
-    where nothing is quantized inside of the attention, and are refused where something is.
+    processors that compute the same leave it as it is. Others compute on quantized projections, and
+    are refused where scores are quantized, of which they know nothing.
     """
 
     input_quantizer: nn.Module
@@ -45,7 +39,6 @@ class QuantizedAttention(Attention):
     score_quantizer: nn.Module | None
     keep_start: bool
     calls: SamplerCalls
-    own_processor: Processor | None
     attend: Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 
     def forward(
@@ -59,7 +52,7 @@ class QuantizedAttention(Attention):
         states = (hidden_states, encoder_hidden_states, attention_mask)
         if self.own_processor is not None:
             return run(self.own_processor, self, *states, cross_attention_kwargs)
-        self._check_arguments(cross_attention_kwargs)
+        check_arguments(cross_attention_kwargs, of_text=self.context_quantizer is not None)
         given = hidden_states
         if given.ndim == 4:
             hidden_states = given.flatten(2).transpose(1, 2)
@@ -97,7 +90,10 @@ class QuantizedAttention(Attention):
         of_text = name != "to_q" and self.context_quantizer is not None
         quantizer = self.context_quantizer if of_text else self.input_quantizer
         assert quantizer is not None
-        return read(getattr(self, name), x, quantizer(x))
+        projected = read(getattr(self, name), x, quantizer(x))
+        if name == "to_k":
+            return self._quantized_key(projected)
+        return (self.query_quantizer if name == "to_q" else self.value_quantizer)(projected)
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
@@ -171,56 +167,6 @@ class QuantizedAttention(Attention):
     def score_bits(self) -> int:
         """Bits of the scores, FLOAT_BITS in floating point."""
         return bits_of(self.score_quantizer)
-
-    # What pipelines do to processors
-
-    @property
-    def processor(self) -> Processor:
-        """What stock code takes for the processor."""
-        return QuantAttnProcessor() if self.own_processor is None else self.own_processor
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "processor":
-            self.set_processor(value)
-        else:
-            super().__setattr__(name, value)
-
-    def get_processor(self, return_deprecated_lora: bool = False) -> Processor:
-        """What ``set_processor`` takes back."""
-        return self.processor
-
-    def set_processor(self, processor: Processor) -> None:
-        """Keep computing what an equivalent stock processor would; let another one compute.
-
-        Raises:
-            DGQError: for another one, where q, k, v or the scores are quantized.
-        """
-        self.check_processor(processor)
-        self._modules.pop("own_processor", None)
-        self.own_processor = None if is_equivalent(processor) else processor
-
-    def check_processor(self, processor: Processor) -> None:
-        """Raise DGQError for a processor that would leave out what is quantized."""
-        bits = (self.query_bits, self.key_bits, self.value_bits, self.score_bits)
-        if not is_equivalent(processor) and any(n != FLOAT_BITS for n in bits):
-            raise DGQError(
-                f"the processor {type(processor).__name__} computes attention in its own way, "
-                "without the quantizers of q, k, v and scores: use a recipe that leaves attention "
-                "in floating point (w4a8), or the pipeline in full precision"
-            )
-
-    def fuse_projections(self, fuse: bool = True) -> None:
-        """Nothing to do: q, k and v read one quantized tensor, and the result would be the same."""
-
-    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Raise DGQError for an argument that would change what a stock attention computes."""
-        ignored = IGNORED if self.context_quantizer is not None else IGNORED + OF_CROSS_ATTENTION
-        for name, value in arguments.items():
-            if value is not None and name not in ignored:
-                raise DGQError(
-                    f"cross_attention_kwargs: quantized attention does not know {name!r}: leave it "
-                    "away, or use the pipeline in full precision"
-                )
 
 
 def become_quantized_(

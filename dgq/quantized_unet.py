@@ -22,6 +22,7 @@ from dgq.devices import moves
 from dgq.errors import DGQError
 from dgq.manifest import QUANTIZATION
 from dgq.model_files import written_as_whole
+from dgq.stock_state import HasParts
 
 
 class Execution(Protocol):
@@ -38,7 +39,7 @@ class Quantizer(Protocol):
         """Seal the description that is about to be saved; raise DGQError if it cannot be."""
 
 
-class QuantizedUNet(TakesAdapters):
+class QuantizedUNet(TakesAdapters, HasParts):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
 
     calls: SamplerCalls
@@ -56,8 +57,7 @@ class QuantizedUNet(TakesAdapters):
         the output is converted back.
         """
         given = sample.dtype
-        first = self.conv_in
-        own = first.weight.dtype if isinstance(first, nn.Conv2d) else self.precision or given
+        own = self.computes_in(given)
         if given != own:
             sample = sample.to(own)
             args, kwargs = converted(args, own), converted(kwargs, own)
@@ -67,6 +67,13 @@ class QuantizedUNet(TakesAdapters):
         finally:
             self.calls.current = before
         return output if given == own else _returned(output, given)
+
+    def computes_in(self, given: torch.dtype) -> torch.dtype:
+        """The precision of what is not quantized, for inputs of the given one."""
+        first = self.conv_in
+        dtype = first.weight.dtype if isinstance(first, nn.Conv2d) else None
+        # Layerwise casting keeps weights in 8 bits between calls.
+        return dtype if dtype is not None and dtype.itemsize > 1 else self.precision or given
 
     def enable_gradient_checkpointing(
         self, gradient_checkpointing_func: Callable[..., Any] | None = None
