@@ -76,7 +76,7 @@ class LayerInPart(InPart):
             )
         warnings.warn(
             "a part of a quantized UNet is copied: its weights are given dequantized, and what is "
-            "made of them computes in floating point",
+            "made of them computes in floating point, in the precision that you convert it to",
             stacklevel=2,
         )
         weight, bias = self.operands()

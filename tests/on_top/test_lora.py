@@ -46,7 +46,7 @@ def adapter(**more: Any) -> Any:
 
 
 @pytest.mark.parametrize("execution", ["float", "auto"])
-@pytest.mark.parametrize("name", ["kmeans", "exponents", "multiples", "w4a16", "kept projections"])
+@pytest.mark.parametrize("name", ["kmeans", "multiples", "kept projections"])
 def test_a_lora_changes_a_quantized_unet_as_it_changes_the_stock_one(
     name: str, execution: Any, calibrated_as: Models, pipeline: Any
 ) -> None:
@@ -185,7 +185,7 @@ def test_two_adapters_add_up_with_their_weights(calibrated_as: Models, pipeline:
 # Loading, switching, taking off
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_files_of_any_precision_compute_in_that_of_the_unet(
     dtype: torch.dtype, calibrated_as: Models, pipeline: Any
 ) -> None:
@@ -262,12 +262,25 @@ def test_hot_swapping_equals_loading(calibrated_as: Models, pipeline: Any) -> No
 
 
 @pytest.mark.parametrize("execution", ["float", "auto"])
-def test_a_compiled_unet_takes_a_lora(execution: Any, calibrated_as: Models, pipeline: Any) -> None:
+@torch.no_grad()
+def test_compiled_blocks_take_a_lora(execution: Any, calibrated_as: Models, pipeline: Any) -> None:
+    folder = calibrated_as("exponents").folder
+    pipeline.unet = unet = load_quantized_unet(folder, execution, torch.float32)
+    pipeline.load_lora_weights(lora(micro_unet()))
+    block = unet.mid_block.attentions[0].transformer_blocks[0]
+    x, text = torch.randn(2, 16, 16), torch.randn(2, 77, 16)
+    compiled = torch.compile(block, fullgraph=True, backend="eager")
+    expected = block(x, encoder_hidden_states=text)
+    torch.testing.assert_close(compiled(x, encoder_hidden_states=text), expected)
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_takes_a_lora(calibrated_as: Models, pipeline: Any) -> None:
     found = calibrated_as("exponents")
-    pipeline.unet = unet = load_quantized_unet(found.folder, execution, torch.float32)
-    pipeline.load_lora_weights(lora(micro_unet(), ("to_q", "conv1")))
-    compiled = torch.compile(unet, fullgraph=True, backend="eager")
-    torch.testing.assert_close(call(compiled, found), call(unet, found), rtol=1e-4, atol=1e-5)
+    pipeline.unet = unet = load_quantized_unet(found.folder, dtype=torch.float32)
+    pipeline.load_lora_weights(lora(micro_unet()))
+    compiled = torch.compile(unet, fullgraph=True)
+    assert decibels(call(unet, found), call(compiled, found)) > 40
 
 
 # Refused
