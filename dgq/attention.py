@@ -51,7 +51,11 @@ class QuantizedAttention(TakesProcessors, Attention):
         """``hidden_states [batch, tokens, channels]`` or an image, the same shape back."""
         states = (hidden_states, encoder_hidden_states, attention_mask)
         if self.own_processor is not None:
-            return run(self.own_processor, self, *states, cross_attention_kwargs)
+            step = self.calls.step
+            of_one = step.shape[0] > 1 and bool((step == step[0]).all())
+            # Samples of one step may be taken apart.
+            with self.calls.narrowed(slice(0, 1 if of_one else None)):
+                return run(self.own_processor, self, *states, cross_attention_kwargs)
         check_arguments(cross_attention_kwargs, of_text=self.context_quantizer is not None)
         given = hidden_states
         if given.ndim == 4:
@@ -81,8 +85,7 @@ class QuantizedAttention(TakesProcessors, Attention):
         Raises:
             DGQError: where samples of different steps are taken apart.
         """
-        step = self.calls.step
-        if step.shape[0] not in (1, x.shape[0]) and bool((step != step[0]).any()):
+        if self.calls.step.shape[0] not in (1, x.shape[0]):
             raise DGQError(
                 f"the attention processor {type(self.own_processor).__name__} takes samples of "
                 "different steps apart: call the UNet with one timestep for all of them"

@@ -46,7 +46,7 @@ HEAD = """# What works on top of a quantized UNet
 
 Measured by `tests/on_top/test_compatibility.py` on a micro Stable Diffusion. *Works* means: what a
 use makes of the picture of the quantized UNet is as close to what it makes of the full-precision
-one's as the two are without it (within {slack:.0f} dB), it has an effect where it has one there, and
+one's as the two are without it (within {slack:.0f} dB), it has an effect where it has one, and
 all quantized layers are still in place. *Refused* means: one line says why before anything is
 drawn, and the UNet is as it was.
 
