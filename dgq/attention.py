@@ -11,34 +11,24 @@ from torch import Tensor, nn
 from dgq.calls import SamplerCalls
 from dgq.errors import DGQError
 from dgq.ops.reference import attention as differentiable_attention
+from dgq.processors import TakesProcessors, check_arguments, run
+from dgq.readers import read
 from dgq.settings import FLOAT_BITS
 from dgq.start_token import but_start
 
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
 
-EQUIVALENT = (
-    *("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"),
-    "QuantAttnProcessor",
-)
-"""Processors that stand for what quantized attention computes; stock ones differ in speed alone."""
-
-IGNORED = ("scale", "temb")
-"""Keyword arguments that stock processors take and do not use here (the scale of a LoRA)."""
-
 NOT_COMPUTED = ("spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
 
 
-class QuantAttnProcessor:
-    """Stands where stock code looks for a processor: quantized attention computes all itself."""
-
-
-class QuantizedAttention(Attention):
+class QuantizedAttention(TakesProcessors, Attention):
     """A diffusers attention that was given quantizers of its own by ``become_quantized_``.
 
     The tensor that to_q, to_k and to_v read is quantized once, as is the text context; q, k and v
     are quantized before they are split into heads. The quantizers belong to the attention: stock
-    processors that compute the same leave it as it is, others are refused.
+    processors that compute the same leave it as it is. Others compute on quantized projections, and
+    are refused where scores are quantized, of which they know nothing.
     """
 
     input_quantizer: nn.Module
@@ -59,7 +49,14 @@ class QuantizedAttention(Attention):
         **cross_attention_kwargs: Any,
     ) -> Tensor:
         """``hidden_states [batch, tokens, channels]`` or an image, the same shape back."""
-        _check_arguments(cross_attention_kwargs)
+        states = (hidden_states, encoder_hidden_states, attention_mask)
+        if self.own_processor is not None:
+            step = self.calls.step
+            of_one = step.shape[0] > 1 and bool((step == step[0]).all())
+            # Samples of one step may be taken apart.
+            with self.calls.narrowed(slice(0, 1 if of_one else None)):
+                return run(self.own_processor, self, *states, cross_attention_kwargs)
+        check_arguments(cross_attention_kwargs, of_text=self.context_quantizer is not None)
         given = hidden_states
         if given.ndim == 4:
             hidden_states = given.flatten(2).transpose(1, 2)
@@ -71,8 +68,9 @@ class QuantizedAttention(Attention):
             source = self.context_quantizer(context)
         elif encoder_hidden_states is not None:
             source = self.input_quantizer(context)  # self-attention that is given further tokens
-        query = self.query_quantizer(self.to_q(hidden))
-        key, value = self._quantized_key(self.to_k(source)), self.value_quantizer(self.to_v(source))
+        query = self.query_quantizer(read(self.to_q, hidden_states, hidden))
+        key = self._quantized_key(read(self.to_k, context, source))
+        value = self.value_quantizer(read(self.to_v, context, source))
         mixed = self._mix(query, key, value, attention_mask)
         out = self.to_out[1](self.to_out[0](mixed))
         if given.ndim == 4:
@@ -80,6 +78,25 @@ class QuantizedAttention(Attention):
         if self.residual_connection:
             out = out + given
         return out / self.rescale_output_factor
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet.
+
+        Raises:
+            DGQError: where samples of different steps are taken apart.
+        """
+        if self.calls.step.shape[0] not in (1, x.shape[0]):
+            raise DGQError(
+                f"the attention processor {type(self.own_processor).__name__} takes samples of "
+                "different steps apart: call the UNet with one timestep for all of them"
+            )
+        of_text = name != "to_q" and self.context_quantizer is not None
+        quantizer = self.context_quantizer if of_text else self.input_quantizer
+        assert quantizer is not None
+        projected = read(getattr(self, name), x, quantizer(x))
+        if name == "to_k":
+            return self._quantized_key(projected)
+        return (self.query_quantizer if name == "to_q" else self.value_quantizer)(projected)
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
@@ -154,46 +171,6 @@ class QuantizedAttention(Attention):
         """Bits of the scores, FLOAT_BITS in floating point."""
         return bits_of(self.score_quantizer)
 
-    # What pipelines do to processors
-
-    @property
-    def processor(self) -> object:
-        """What stock code takes for the processor."""
-        return QuantAttnProcessor()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "processor":
-            self.set_processor(value)
-        else:
-            super().__setattr__(name, value)
-
-    def get_processor(self, return_deprecated_lora: bool = False) -> object:
-        """What ``set_processor`` takes back."""
-        return self.processor
-
-    def set_processor(self, processor: object) -> None:
-        """Keep computing what an equivalent stock processor would.
-
-        Raises:
-            DGQError: for a processor that computes something else.
-        """
-        if type(processor).__name__ not in EQUIVALENT:
-            raise DGQError(
-                f"the processor {type(processor).__name__} computes attention in its own way, "
-                "without the quantizers: use the pipeline in full precision for it"
-            )
-
-    def fuse_projections(self, fuse: bool = True) -> None:
-        """Refuse: q, k and v have quantized weights of their own, which read one quantized tensor.
-
-        Raises:
-            DGQError: always.
-        """
-        raise DGQError(
-            "fuse_qkv_projections: quantized projections cannot be fused, and need not be: their "
-            "input is quantized once for all three"
-        )
-
 
 def become_quantized_(
     attention: Attention,
@@ -210,9 +187,11 @@ def become_quantized_(
             and ``score`` (None where scores stay in floating point).
         keep_start: keep the key of the ``<start>`` token in full precision.
     """
-    attention.__dict__.pop("processor", None)
-    attention._modules.pop("processor", None)
-    attention.__class__ = QuantizedAttention
+    if not isinstance(attention, QuantizedAttention):
+        attention.__dict__.pop("processor", None)
+        attention._modules.pop("processor", None)
+        attention.__class__ = QuantizedAttention
+        attention.own_processor = None
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
     attention.calls, attention.keep_start = calls, keep_start
@@ -227,13 +206,3 @@ def bits_of(quantizer: nn.Module | None) -> int:
 def unsupported_feature(attention: Attention) -> str | None:
     """The first feature of an attention that the quantized one does not compute, if any."""
     return next((name for name in NOT_COMPUTED if getattr(attention, name, None)), None)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise DGQError for an argument that would change what a stock attention computes."""
-    for name, value in arguments.items():
-        if value is not None and name not in IGNORED:
-            raise DGQError(
-                f"cross_attention_kwargs: quantized attention does not know {name!r}: leave it "
-                "away, or use the pipeline in full precision"
-            )

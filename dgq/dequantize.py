@@ -57,6 +57,7 @@ def attention_becomes_stock_(attention: QuantizedAttention) -> None:
         attention.__dict__.pop(name, None)
         attention._modules.pop(name, None)
     attention.__class__ = Attention
+    attention.__dict__.pop("own_processor", None)
     attention.set_processor(AttnProcessor2_0())
 
 

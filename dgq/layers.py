@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from dgq.activations import activation_quantizer
 from dgq.context import QuantizationContext
 from dgq.range_quantizer import RangeQuantizer
+from dgq.readers import Reader
 from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
 from dgq.weight_quantizer import WeightQuantizer
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(Reader, nn.Module):
     """What the two quantized layers share; mixed into ``nn.Linear`` and ``nn.Conv2d``.
 
     With quantization switched off a layer computes exactly what the stock one does. Where several
@@ -59,9 +60,13 @@ class QuantizedLayer(nn.Module):
     def _bias(self) -> Tensor | None:
         return cast(Tensor | None, self.bias)
 
-    def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def operands(
+        self, x: Tensor, quantized: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Input, weight and bias as the current mode wants them."""
-        if self.input_quantizer is not None:
+        if quantized is not None:
+            x = quantized
+        elif self.input_quantizer is not None:
             x = self.input_quantizer(x)
         if self.weight_quantizer is not None and self.context.weights:
             weight, bias = self.weight_quantizer(self._bias)
@@ -92,9 +97,9 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         nn.Linear.__init__(self, stock.in_features, stock.out_features, device="meta")
         self.adopt_(stock, settings, context, shared_input)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[..., in_features] -> [..., out_features]``."""
-        return F.linear(*self.operands(input))
+        return F.linear(*self.operands(input, quantized))
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
@@ -121,9 +126,9 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         )
         self.adopt_(stock, settings, context, shared_input)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[batch, in_channels, height, width] -> [batch, out_channels, ...]``."""
-        x, weight, bias = self.operands(input)
+        x, weight, bias = self.operands(input, quantized)
         return self._conv_forward(x, weight, bias)
 
 

@@ -16,11 +16,13 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dgq.adapters import TakesAdapters
 from dgq.calls import Call, SamplerCalls
 from dgq.devices import moves
 from dgq.errors import DGQError
 from dgq.manifest import QUANTIZATION
 from dgq.model_files import written_as_whole
+from dgq.stock_state import HasParts
 
 
 class Execution(Protocol):
@@ -37,7 +39,7 @@ class Quantizer(Protocol):
         """Seal the description that is about to be saved; raise DGQError if it cannot be."""
 
 
-class QuantizedUNet(nn.Module):
+class QuantizedUNet(TakesAdapters, HasParts):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
 
     calls: SamplerCalls
@@ -55,8 +57,7 @@ class QuantizedUNet(nn.Module):
         the output is converted back.
         """
         given = sample.dtype
-        first = self.conv_in
-        own = first.weight.dtype if isinstance(first, nn.Conv2d) else self.precision or given
+        own = self.computes_in(given)
         if given != own:
             sample = sample.to(own)
             args, kwargs = converted(args, own), converted(kwargs, own)
@@ -66,6 +67,13 @@ class QuantizedUNet(nn.Module):
         finally:
             self.calls.current = before
         return output if given == own else _returned(output, given)
+
+    def computes_in(self, given: torch.dtype) -> torch.dtype:
+        """The precision of what is not quantized, for inputs of the given one."""
+        first = self.conv_in
+        dtype = first.weight.dtype if isinstance(first, nn.Conv2d) else None
+        # Layerwise casting keeps weights in 8 bits between calls.
+        return dtype if dtype is not None and dtype.itemsize > 1 else self.precision or given
 
     def enable_gradient_checkpointing(
         self, gradient_checkpointing_func: Callable[..., Any] | None = None
@@ -153,7 +161,7 @@ def _quantized(stock: type[nn.Module]) -> type[nn.Module]:
 
 def _stock(quantized: type) -> type[nn.Module]:
     """The class that a quantized UNet had before."""
-    return quantized.__mro__[quantized.__mro__.index(QuantizedUNet) + 1]
+    return quantized.__bases__[-1]
 
 
 def _rebuild(stock: type[nn.Module]) -> nn.Module:

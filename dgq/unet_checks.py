@@ -12,9 +12,10 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from dgq.attention import EQUIVALENT, unsupported_feature
+from dgq.attention import unsupported_feature
 from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
+from dgq.processors import EQUIVALENT
 
 CLASSES = (UNet2DConditionModel,)
 """Whose quantized models can be loaded again."""

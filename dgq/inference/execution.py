@@ -19,6 +19,8 @@ from dgq.quantize import SHARED_INPUTS
 
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
+ADAPTED = ".base_layer"
+"""What follows on the name of a layer that adapters are around."""
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 
 
@@ -122,16 +124,22 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
     owners = {n: m for n, m in unet.named_modules() if isinstance(m, QuantizedAttention)}
     for name, owner in owners.items():
         for quantizer, leaves in readers_of(owner).items():
-            reasons.update(fold_readers_(unet, quantizer, [f"{name}.{leaf}" for leaf in leaves]))
+            names = [under_adapters(unet, f"{name}.{leaf}") for leaf in leaves]
+            reasons.update(fold_readers_(unet, quantizer, names))
     # By name: a list of modules would keep their codes in memory.
     names = [n for n, module in unet.named_modules() if isinstance(module, FrozenLayer)]
     for name in names:
-        if name.rpartition(".")[2] not in SHARED_INPUTS:
+        if name.removesuffix(ADAPTED).rpartition(".")[2] not in SHARED_INPUTS:
             layer = unet.get_submodule(name)
             assert isinstance(layer, FrozenLayer)
             reasons.update(fold_readers_(unet, layer.input_quantizer, [name]))
             del layer
     return reasons
+
+
+def under_adapters(unet: nn.Module, name: str) -> str:
+    """The name of a layer, which may have adapters around it."""
+    return name + ADAPTED if hasattr(unet.get_submodule(name), "base_layer") else name
 
 
 def unfold_layers_(unet: nn.Module) -> None:

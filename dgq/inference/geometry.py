@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
+from dgq.readers import Reader
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ConvGeometry:
 Geometry = LinearGeometry | ConvGeometry
 
 
-class HasGeometry:
+class HasGeometry(Reader):
     """Sizes of a layer under the names that stock layers have, which pipelines read."""
 
     geometry: Geometry

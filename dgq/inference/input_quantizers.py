@@ -13,12 +13,13 @@ from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.multiples import possible_multiples, shared_multiple
 from dgq.ops import quantize
+from dgq.stock_state import InPart
 
 PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 """Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""
 
 
-class InputQuantizer(StoredTensors):
+class InputQuantizer(InPart, StoredTensors):
     """Affine quantization with a scale and a zero point for each step.
 
     Args:

@@ -17,12 +17,13 @@ from dgq.inference.folding import (
 )
 from dgq.inference.geometry import ConvGeometry, Geometry, HasGeometry
 from dgq.inference.input_quantizers import ChannelInput
-from dgq.inference.layers import PackedLayer, of_each, packed_codes
+from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import int_conv2d, int_linear
 from dgq.ops.cpu import pack_conv2d, pack_linear
 from dgq.ops.reference import dense
+from dgq.stock_state import LayerInPart, of_part
 
 FOLDED_AT_ONCE = 2**18
 """Weights that are folded at a time."""
@@ -38,6 +39,11 @@ class FoldedWeight:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.tensor.device
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedWeight":
         return self
 
@@ -45,7 +51,7 @@ class FoldedWeight:
         raise TypeError("a UNet that was prepared for a CPU is not pickled: load it where it runs")
 
 
-class IntegerLayer(HasGeometry, StoredTensors):
+class IntegerLayer(HasGeometry, LayerInPart, StoredTensors):
     """A linear or convolution layer on quantized tensors.
 
     What it saves is what the packed layer it was made from held: codes are taken out of the folded
@@ -60,6 +66,7 @@ class IntegerLayer(HasGeometry, StoredTensors):
     scale: Tensor
     zero_point: Tensor
     exponent: Tensor | None
+    bias: Tensor | None
     weight_scale: Tensor
     folded_bias: Tensor
 
@@ -85,8 +92,11 @@ class IntegerLayer(HasGeometry, StoredTensors):
         """Bits of the codes."""
         return self.settings.n_bits
 
-    def forward(self, x: Tensor | QuantizedTensor) -> Tensor:
+    def forward(
+        self, x: Tensor | QuantizedTensor, quantized: QuantizedTensor | None = None
+    ) -> Tensor:
         """What the stock layer computes; of a tensor it quantizes first, or of a quantized one."""
+        x = x if quantized is None else quantized
         if isinstance(self.geometry, ConvGeometry):
             return self._convolve(x, self.geometry)
         quantized = x if isinstance(x, QuantizedTensor) else self._codes(x)
@@ -114,7 +124,12 @@ class IntegerLayer(HasGeometry, StoredTensors):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "codes"] = self.codes()
+        if not of_part(prefix):
+            destination[prefix + "codes"] = self.codes()
+
+    def operands(self) -> tuple[Tensor, Tensor | None]:
+        """The weight, dequantized, float32, and the bias."""
+        return dequantized(self, self.codes()), self.bias
 
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was folded from."""

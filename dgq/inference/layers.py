@@ -12,12 +12,13 @@ from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.packing import pack_codes, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
+from dgq.stock_state import LayerInPart
 
 ALL = slice(None)
 """All output channels."""
 
 
-class FrozenLayer(HasGeometry, StoredTensors):
+class FrozenLayer(HasGeometry, LayerInPart, StoredTensors):
     """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
 
     Args:
@@ -41,18 +42,16 @@ class FrozenLayer(HasGeometry, StoredTensors):
         """Bits of the weight, FLOAT_BITS in floating point."""
         return FLOAT_BITS
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
         """What the stock layer computes, with quantized operands."""
-        if self.input_quantizer is not None:
+        if quantized is not None:
+            x = quantized
+        elif self.input_quantizer is not None:
             x = self.input_quantizer(x)
         weight, bias = self.operands()
         return self.geometry.apply(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
-
-    def operands(self) -> tuple[Tensor, Tensor | None]:
-        """Weight ``[out, ...]`` and bias."""
-        raise NotImplementedError
 
     @property
     def shape_of_bias(self) -> dict[str, tuple[int, ...]]:
@@ -133,11 +132,7 @@ class PackedLayer(FrozenLayer):
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight, float32, and the bias."""
-        weight = dequantize(
-            *(self.codes, self.scale, self.zero_point, self.weight_bits, self.fan_in),
-            *(self.exponent, self.settings.group_size),
-        )
-        return weight.view(self.geometry.weight_shape), self.bias
+        return dequantized(self, self.codes), self.bias
 
     def centred_codes(self, rows: slice = ALL) -> Tensor:
         """``codes - zero_point`` of some output channels, int16 ``[rows, n]``."""
@@ -177,6 +172,15 @@ class PackedLayer(FrozenLayer):
 
     def _largest_code(self) -> int:
         return int(unpack_codes(self.codes, self.weight_bits, self.fan_in).max())
+
+
+def dequantized(layer: Any, codes: Tensor) -> Tensor:
+    """The weight ``[out, ...]`` that codes stand for, in a layer that holds their scales."""
+    weight = dequantize(
+        *(codes, layer.scale, layer.zero_point, layer.weight_bits, layer.fan_in),
+        *(layer.exponent, layer.settings.group_size),
+    )
+    return weight.view(layer.geometry.weight_shape)
 
 
 def wrong_shape(module: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -12,11 +12,12 @@ from quantized_models import SETTINGS, TIMESTEPS, Calibrated
 from tiny_pipelines import calibrate_, micro_unet
 from torch import Tensor, nn
 
-from dgq.attention import QuantAttnProcessor, QuantizedAttention
+from dgq.attention import QuantizedAttention
 from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
 from dgq.inference.input_quantizers import GroupedInput
 from dgq.pipelines import load_pipeline
+from dgq.processors import QuantAttnProcessor
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 
 Models = Callable[[str], Calibrated]
@@ -43,6 +44,8 @@ HARMLESS: dict[str, Callable[[Any], object]] = {
     "default": lambda unet: unet.set_default_attn_processor(),
     "sliced": lambda unet: unet.set_attention_slice("auto"),
     "given back": given_back,
+    "fused": lambda unet: unet.fuse_qkv_projections(),
+    "fused and back": lambda unet: (unet.fuse_qkv_projections(), unet.unfuse_qkv_projections()),
     "attribute": lambda unet: setattr(
         unet.mid_block.attentions[0].transformer_blocks[0].attn1,
         "processor",
@@ -88,7 +91,6 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "of one": lambda unet: unet.set_attn_processor(
         unet.attn_processors | {next(iter(unet.attn_processors)): CustomProcessor()}
     ),
-    "fused": lambda unet: unet.fuse_qkv_projections(),
 }
 
 

@@ -1,0 +1,27 @@
+"""Layers that read a tensor which their owner has quantized, and what may be put around them."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Reader:
+    """Mixed into layers whose ``forward(x, quantized=None)`` takes a tensor and its quantized form.
+
+    Given ``quantized``, they compute on it; ``x`` is for adapters around them, which read what was
+    not quantized.
+    """
+
+
+def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:
+    """What a layer, or one with adapters around it, makes of a tensor quantized by its owner.
+
+    Args:
+        layer: a reader, a kept layer, or an adapter around either.
+        x: not quantized.
+        quantized: the same, quantized: a tensor or ``QuantizedTensor``.
+    """
+    base = getattr(layer, "base_layer", None)
+    if isinstance(base, Reader):
+        return layer(x, quantized=quantized)
+    return layer(quantized)

@@ -1,0 +1,222 @@
+"""Each use of a UNet works on a quantized one or is refused: measured, and written into the docs.
+
+``python tests/on_top/test_compatibility.py`` writes ``docs/compatibility.md`` anew.
+"""
+
+import copy
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from quantized_models import SETTINGS, calibrated, decibels  # noqa: E402
+from tiny_pipelines import save_micro  # noqa: E402
+from uses import USES, MissingPackageError, draw  # noqa: E402
+
+from dgq.checkpoint import load_quantized_unet  # noqa: E402
+from dgq.errors import DGQError  # noqa: E402
+from dgq.inference.integer_layer import IntegerLayer  # noqa: E402
+from dgq.pipelines import load_pipeline  # noqa: E402
+from dgq.quantized_unet import QuantizedUNet  # noqa: E402
+
+pytest.importorskip("peft")
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+COLUMNS = {
+    "in integers": ("exponents", "auto"),
+    "in floating point": ("exponents", "float"),
+    "scores quantized": ("kmeans", "float"),
+}
+"""Settings and execution of each column."""
+SAME = 100.0
+"""Decibels from which on two pictures are the same."""
+SLACK = 7.0
+"""Decibels that a use may cost: what it adds was not there when ranges were calibrated."""
+
+HEAD = """# What works on top of a quantized UNet
+
+Measured by `tests/on_top/test_compatibility.py` on a micro Stable Diffusion. *Works* means: what a
+use makes of the picture of the quantized UNet is as close to what it makes of the full-precision
+one's as the two are without it (within {slack:.0f} dB), it has an effect where it has one, and
+all quantized layers are still in place. *Refused* means: one line says why before anything is
+drawn, and the UNet is as it was.
+
+*In integers* and *in floating point*: recipes whose attention scores are not quantized (`w4a8` and
+alike), on a CPU with VNNI and elsewhere. *Scores quantized*: the published ones (`dgq_*`, `rtn_*`).
+
+"""
+NOTES = """
+An adapter reads the activation that was not quantized, and computes in the precision of what is not
+quantized; the layer that it is around is as without it. Attention processors that pipelines bring
+along compute on quantized projections. Ranges are those of the calibration: what a strong LoRA or
+IP-Adapter drives beyond them is clipped. Parts that are copied into other models (ControlNets,
+motion models) have the dequantized weights; in integers the rest of a UNet is bfloat16, which a
+motion model takes over: convert it to the pipeline's precision.
+"""
+
+
+@cache
+def folder(name: str) -> Path:
+    """A calibrated UNet on disk."""
+    return calibrated(SETTINGS[name], Path(tempfile.mkdtemp())).folder
+
+
+@cache
+def loaded(name: str, execution: Any) -> nn.Module:
+    """The same as it runs; to be copied."""
+    return load_quantized_unet(folder(name), execution)
+
+
+@cache
+def stock_folder() -> str:
+    """The pipeline in full precision."""
+    return str(save_micro(Path(tempfile.mkdtemp())))
+
+
+def pipeline(unet: nn.Module | None = None) -> Any:
+    """A fresh pipeline around a copy of a UNet."""
+    made = load_pipeline(stock_folder())
+    if unet is not None:
+        made.unet = copy.deepcopy(unet)
+    return made
+
+
+@cache
+def drawn(name: str, execution: str) -> Tensor:
+    """The picture of a quantized UNet with nothing on it."""
+    return draw(pipeline(loaded(name, execution)))
+
+
+@cache
+def of_stock(use: str) -> tuple[Tensor, Tensor]:
+    """Without and with a use, in full precision."""
+    plain = pipeline()
+    return draw(plain), USES[use](plain)
+
+
+def n_quantized(unet: nn.Module) -> int:
+    """Layers that hold codes."""
+    return sum(hasattr(module, "weight_bits") for module in unet.modules())
+
+
+def measured(use: str, name: str, execution: str) -> str:
+    """What becomes of a use on a quantized UNet: a cell of the table.
+
+    Raises:
+        AssertionError: where it neither works nor is refused as it should be.
+    """
+    plain, before = pipeline(loaded(name, execution)), drawn(name, execution)
+    n_layers = n_quantized(plain.unet)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            after = USES[use](plain)
+        except DGQError as error:
+            refusal = str(error)
+        else:
+            refusal = ""
+    if refusal:
+        assert "\n" not in refusal
+        assert torch.equal(draw(plain), before), "refused, but not as it was"
+        return f"refused: {reason(refusal)}"
+    stock_before, stock_after = of_stock(use)
+    assert bool(after.isfinite().all())
+    closeness, plain_closeness = decibels(stock_after, after), decibels(stock_before, before)
+    assert closeness > plain_closeness - SLACK, (closeness, plain_closeness)
+    if stock_after.shape == stock_before.shape:
+        changes = decibels(stock_before, stock_after) < SAME
+        assert (decibels(before, after) < SAME) == changes, "a use without an effect"
+    if not isinstance(plain.unet, QuantizedUNet):
+        assert any("dequantized" in str(w.message) for w in said), "not quantized any longer"
+        return "works, dequantized (warns)"
+    assert n_quantized(plain.unet) == n_layers
+    return "works"
+
+
+def reason(message: str) -> str:
+    """The part of a message that fits into a table."""
+    known = {
+        "without the quantizer of the scores": "scores are quantized",
+        "reads or changes full-precision weights": "needs full-precision weights",
+        "cannot take up a LoRA": "codes cannot take it up",
+        "have no gradients": "integers have no gradients",
+    }
+    (found,) = (short for part, short in known.items() if part in message)
+    return found
+
+
+def has_integers() -> bool:
+    return any(isinstance(m, IntegerLayer) for m in loaded("exponents", "auto").modules())
+
+
+def has_package(use: str) -> bool:
+    try:
+        of_stock(use)
+    except MissingPackageError:
+        return False
+    return True
+
+
+def rows_of_page() -> dict[str, list[str]]:
+    """The table of the docs, by use."""
+    lines = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
+    return {line[0]: line[1:] for line in lines if len(line) == len(COLUMNS) + 1}
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["in integers", *(pytest.param(c, marks=pytest.mark.slow) for c in list(COLUMNS)[1:])],
+)
+@pytest.mark.parametrize("use", USES)
+def test_the_table_says_what_happens(use: str, column: str) -> None:
+    if not has_package(use):
+        pytest.skip("its package is not installed")
+    if column == "in integers" and not has_integers():
+        pytest.skip("no integer products on this machine")
+    assert measured(use, *COLUMNS[column]) == rows_of_page()[use][list(COLUMNS).index(column)]
+
+
+def test_the_page_is_the_one_that_this_file_writes() -> None:
+    assert list(rows_of_page())[1:] == list(USES)
+    assert PAGE.read_text().startswith(HEAD.format(slack=SLACK))
+    assert PAGE.read_text().endswith(NOTES)
+
+
+def test_refusals_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement fails for a use that does nothing, and for one that costs too much."""
+
+    def nothing(made: Any) -> Tensor:
+        return draw(made)
+
+    def noise(made: Any) -> Tensor:
+        return torch.randn(1, 4, 8, 8)
+
+    real: Callable[[Any], Tensor] = USES["FreeU"]
+    of_stock("FreeU")
+    for wrong in (nothing, noise):
+        monkeypatch.setitem(USES, "FreeU", wrong)
+        with pytest.raises(AssertionError):
+            measured("FreeU", "exponents", "float")
+    monkeypatch.setitem(USES, "FreeU", real)
+    assert measured("FreeU", "exponents", "float") == "works"
+
+
+def page() -> str:
+    """``docs/compatibility.md``."""
+    rows = [["", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
+    for use in USES:
+        rows.append([use, *(measured(use, *column) for column in COLUMNS.values())])
+    return HEAD.format(slack=SLACK) + "".join(f"| {' | '.join(r)} |\n" for r in rows) + NOTES
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
