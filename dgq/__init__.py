@@ -9,6 +9,7 @@ from dgq.checkpoint import (
 )
 from dgq.context import quantization
 from dgq.errors import DGQError
+from dgq.hub.model_card import model_card
 from dgq.pipelines import load_pipeline
 from dgq.quantize import fit_activations_, quantize_
 from dgq.settings import (
@@ -31,6 +32,7 @@ __all__ = [
     "fit_activations_",
     "load_pipeline",
     "load_quantized_unet",
+    "model_card",
     "quantization",
     "quantize_",
     "read_manifest",
