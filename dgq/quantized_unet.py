@@ -110,7 +110,7 @@ class QuantizedUNet(nn.Module):
         self.hf_quantizer.describe(self)
         kwargs.setdefault("repo_id", Path(save_directory).name)
         with written_as_whole(Path(save_directory)) as beside:
-            super().save_pretrained(beside, **kwargs)  # type: ignore[misc]
+            super().save_pretrained(str(beside), **kwargs)  # type: ignore[misc]
 
     def _upload_folder(
         self, working_dir: str | os.PathLike[str], repo_id: str, **kwargs: Any
