@@ -15,6 +15,7 @@ from dgq.context import quantization
 from dgq.dequantize import dequantize
 from dgq.diffusers_quantizer import DGQConfig
 from dgq.errors import DGQError
+from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
 from dgq.quantize import fit_activations_, quantize_, start_observing_
@@ -50,6 +51,7 @@ __all__ = [
     "fit_activations_",
     "load_pipeline",
     "load_quantized_unet",
+    "model_card",
     "prepare_",
     "quantization",
     "quantize_",

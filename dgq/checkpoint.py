@@ -14,6 +14,7 @@ from dgq.errors import DGQError
 from dgq.files import read_json
 from dgq.first_formats import CONFIG_FILE as FIRST_CONFIG_FILE
 from dgq.first_formats import FirstFiles
+from dgq.hub.names import PLACE
 from dgq.inference.build import build_, fill_
 from dgq.inference.execution import Mode, prepare_
 from dgq.inference.freeze import check_calibrated, frozen_state
@@ -147,6 +148,7 @@ def load_quantized_unet(
     state.clear()  # codes are freed as soon as their layer is folded
     unet = unet.eval().requires_grad_(False).to(device)
     attach_(unet, manifest)
+    unet.register_to_config(**{PLACE: str(files)})
     unet.execution = prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)
     return unet

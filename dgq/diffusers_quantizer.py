@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
+from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 from dgq.dequantize import dequantize_
 from dgq.errors import DGQError
 from dgq.files import names_in, read_tensors
+from dgq.hub.names import PLACE, published_config
+from dgq.hub.publishing import Origin, write_card
 from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import NORMS, prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.model_files import check_seal, sealed
-from dgq.seal import tensor_sha256
+from dgq.seal import SEAL, tensor_sha256
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ class DGQQuantizer(DiffusersQuantizer):
         self._dtype: torch.dtype | None = None
         self._files: dict[str, Path] = {}
         self._hashes: dict[str, str] = {}
+        self._origin: Origin | None = None
 
     # Loading, in the order in which diffusers asks
 
@@ -174,6 +178,8 @@ class DGQQuantizer(DiffusersQuantizer):
     def describe(self, unet: Any) -> None:
         """Seal the description that is about to be saved with the tensors.
 
+        It names no place on this machine, since what is saved may be published.
+
         Raises:
             DGQError: if there are adapters on the UNet.
         """
@@ -182,8 +188,17 @@ class DGQQuantizer(DiffusersQuantizer):
                 "this UNet has adapters on it, which are no part of a quantized model: unload them "
                 "first (`pipe.unload_lora_weights()`), or save them with save_lora_adapter"
             )
-        described = sealed(config_of(unet), unet.state_dict())[QUANTIZATION]
-        unet.register_to_config(**{QUANTIZATION: DGQConfig(**described)})
+        config = config_of(unet)
+        if self._origin is None:
+            self._origin = Origin(str(config.get(PLACE) or ""), config[QUANTIZATION][SEAL])
+        described = sealed(published_config(config), unet.state_dict())
+        quantization = DGQConfig(**described[QUANTIZATION])
+        unet._internal_dict = FrozenDict({**described, QUANTIZATION: quantization})
+
+    def write_card(self, unet: Any, folder: Path, repo_id: str) -> None:
+        """Put the model card into a folder that was saved and is about to be uploaded."""
+        assert self._origin is not None
+        write_card(unet, folder, repo_id, self._origin)
 
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = False

@@ -50,6 +50,10 @@ class FirstFiles:
         """The description, checked; raises DGQError for a damaged one."""
         return self._described()[0]
 
+    def format(self) -> str:
+        """Which of the formats it is; raises DGQError for another one."""
+        return self._described()[1]
+
     def read(self) -> tuple[Manifest, dict[str, Tensor]]:
         """Description and tensors, those of modules that run.
 

@@ -18,7 +18,7 @@ from dgq.files import (
     write_json,
     write_tensors,
 )
-from dgq.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
+from dgq.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.pipeline_files import check_sizes
 from dgq.seal import SEAL, defaults_of, seal_of, tensor_sha256
 
@@ -92,6 +92,10 @@ class ModelFiles:
         """The description, checked; raises DGQError for a damaged one."""
         return self.described(self.config())
 
+    def format(self) -> str:
+        """The format, which the description is checked to be of."""
+        return FORMAT
+
     def described(self, config: Mapping[str, Any]) -> Manifest:
         """The manifest in a configuration read from this folder."""
         try:
@@ -137,7 +141,9 @@ def check_seal(config: Mapping[str, Any], tensors: Mapping[str, str], source: ob
 
 def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Write a quantized model, the description last, so that a killed run leaves no half of one."""
-    config = sealed({"_class_name": CLASS, **manifest.config()}, tensors)
+    config = {"_class_name": CLASS, **manifest.config()}
+    config.pop("_name_or_path", None)  # where the stock UNet lay on this machine
+    config = sealed(config, tensors)
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     write_json(folder / CONFIG_FILE, config)
 

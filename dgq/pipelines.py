@@ -35,13 +35,14 @@ CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 log = logging.getLogger(__name__)
 
 
-def load_pipeline(source: str) -> DiffusionPipeline:
+def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeline:
     """A text-to-image pipeline in float32 and evaluation mode, without progress bars.
 
     Args:
         source: the name of an embedded model (``EMBEDDED``), a folder as ``save_pretrained``
             writes it, a ``.safetensors`` file in the layout of the original code (see
             ``single_files``), or the id of a model on the hub.
+        unet: takes the place of the pipeline's own, whose weights are then not read.
 
     Raises:
         DGQError: if it cannot be found or read, is of another kind, or not whole.
@@ -50,8 +51,10 @@ def load_pipeline(source: str) -> DiffusionPipeline:
     networks = {
         name: load_network(folder, name, library, kind)
         for name, (library, kind) in read_components(folder).items()
-        if _is_network(library, kind)
+        if _is_network(library, kind) and (unet is None or name != "unet")
     }
+    if unet is not None:
+        networks["unet"] = unet
     try:
         config = DiffusionPipeline.load_config(str(folder))
         # A pipeline without a safety checker would warn of arguments that it does not know.

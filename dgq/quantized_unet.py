@@ -38,6 +38,9 @@ class Quantizer(Protocol):
     def describe(self, unet: nn.Module) -> None:
         """Seal the description that is about to be saved; raise DGQError if it cannot be."""
 
+    def write_card(self, unet: nn.Module, folder: Path, repo_id: str) -> None:
+        """Put the model card into a folder that was saved and is about to be uploaded."""
+
 
 class QuantizedUNet(TakesAdapters, HasParts):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
@@ -115,7 +118,15 @@ class QuantizedUNet(TakesAdapters, HasParts):
         self.hf_quantizer.describe(self)
         kwargs.setdefault("repo_id", Path(save_directory).name)
         with written_as_whole(Path(save_directory)) as beside:
-            super().save_pretrained(beside, **kwargs)  # type: ignore[misc]
+            super().save_pretrained(str(beside), **kwargs)  # type: ignore[misc]
+
+    def _upload_folder(
+        self, working_dir: str | os.PathLike[str], repo_id: str, **kwargs: Any
+    ) -> Any:
+        # Both ways to the hub come by here, with a card that says nothing of this model.
+        if self.hf_quantizer is not None and not kwargs.get("subfolder"):
+            self.hf_quantizer.write_card(self, Path(working_dir), repo_id)
+        return super()._upload_folder(working_dir, repo_id, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle and copy by the stock class, which has a name that can be looked up."""

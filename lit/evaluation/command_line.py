@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def _presets() -> list[str]:
     return sorted(path.name for path in PROTOCOLS.glob("*.yaml"))
 
 
-def normalise(argv: Sequence[str]) -> list[str]:
+def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
     """``--num-images`` is ``--num_images``, and ``--overwrite`` alone is ``--overwrite=true``."""
     arguments = [
         re.sub(r"^--[\w-]+", lambda option: "--" + option[0][2:].replace("-", "_"), argument)
@@ -145,7 +145,7 @@ def normalise(argv: Sequence[str]) -> list[str]:
     ]
     following = [*arguments, ""][1:]
     return [
-        f"{argument}=true" if argument in FLAGS and after not in ("true", "false") else argument
+        f"{argument}=true" if argument in flags and after not in ("true", "false") else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
 

@@ -1,6 +1,6 @@
 """Images from a pipeline, each a function of its prompt, its index and the seed alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from dgq.checkpoint import GenerationSettings
+from dgq.errors import DGQError
 from dgq.pipeline_inputs import call_arguments
+from dgq.pipelines import first_line
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -26,13 +28,16 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def sample(
     pipeline: DiffusionPipeline,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Mapping[int, str],
     indices: Sequence[int],
     generation: GenerationSettings,
     seed: int,
     output_type: str = "pt",
+    **options: Any,
 ) -> Tensor:
     """Run the pipeline once, for ``prompts[i], i in indices``.
+
+    Further options are the pipeline's own.
 
     Returns:
         Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
@@ -42,6 +47,7 @@ def sample(
         **call_arguments(pipeline, [prompts[index] for index in indices], generation),
         generator=[image_generator(seed, index) for index in indices],
         output_type=output_type,
+        **options,
     ).images
 
 
@@ -63,6 +69,30 @@ def record_call(
     finally:
         handle.remove()
     return calls[0]
+
+
+def check_drawable(
+    pipeline: DiffusionPipeline, prompt: str, generation: GenerationSettings, options: str
+) -> None:
+    """Raise DGQError unless a pipeline begins to draw with these settings.
+
+    Args:
+        pipeline: whole.
+        prompt: any.
+        generation: how it is sampled.
+        options: that change the settings, for the message.
+    """
+    n_steps = generation.num_inference_steps
+    try:
+        pipeline.scheduler.set_timesteps(n_steps)
+        distinct = set(pipeline.scheduler.timesteps.tolist())
+        if len(distinct) < n_steps:
+            raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
+        record_call(pipeline, [prompt], generation)
+    except Exception as error:  # whatever a sampler or the pipeline's own checks raise
+        raise DGQError(
+            f"the pipeline cannot draw with these settings ({first_line(error)}): mend {options}"
+        ) from error
 
 
 class _EnoughError(Exception):

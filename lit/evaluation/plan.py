@@ -17,7 +17,7 @@ from dgq.errors import DGQError
 from dgq.pipeline_files import pipeline_sha256
 from lit.evaluation.drawing import Job
 from lit.evaluation.extractors import Extractors
-from lit.evaluation.generation import record_call
+from lit.evaluation.generation import check_drawable
 from lit.evaluation.models import (
     FULL_PRECISION,
     Model,
@@ -31,6 +31,7 @@ from lit.evaluation.references import check_references
 from lit.evaluation.settings import EvaluationSettings
 from lit.evaluation.store import ImageStore
 
+SAMPLING_OPTIONS = "--height, --width or --num-inference-steps"
 PROBE = Image.new("RGB", (64, 64))
 """An image that every extractor looks at before hours of drawing."""
 
@@ -172,25 +173,10 @@ def prepare(settings: EvaluationSettings) -> Plan:
         if model.checkpoint is not None:
             models[number] = replace(model, execution=getattr(unet, "execution", None))
     check_same_weights(pipeline.unet, models, source)
-    check_sampling(plan)
+    check_drawable(pipeline, prompts.captions[0], plan.generation, SAMPLING_OPTIONS)
     for job in plan.jobs:
         job.store.check()
     return plan
-
-
-def check_sampling(plan: Plan) -> None:
-    """Raise DGQError unless the pipeline begins to draw with these settings."""
-    n_steps = plan.generation.num_inference_steps
-    try:
-        distinct = set(plan.timesteps())
-        if len(distinct) < n_steps:
-            raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
-        record_call(plan.pipeline, plan.prompts.captions[:1], plan.generation)
-    except Exception as error:  # whatever a sampler or the pipeline's own checks raise
-        raise DGQError(
-            f"the pipeline cannot draw with these settings ({pipelines.first_line(error)}): mend "
-            "--height, --width or --num-inference-steps"
-        ) from error
 
 
 def find_devices(name: str | None, n: int) -> list[str]:
@@ -232,7 +218,7 @@ def _generation(
 ) -> GenerationSettings:
     """What the protocol says; where it says nothing, what the models were calibrated for."""
     calibrated = [m.manifest.generation for m in models if m.manifest is not None]
-    default = calibrated[0] if calibrated else _default_generation(source)
+    default = calibrated[0] if calibrated else default_generation(source)
     protocol = settings.protocol
     names = ("num_inference_steps", "guidance_scale", "height", "width")
     asked = {n: getattr(protocol, n) for n in names if getattr(protocol, n) is not None}
@@ -246,7 +232,7 @@ def _generation(
     return replace(default, **asked)
 
 
-def _default_generation(source: str) -> GenerationSettings:
+def default_generation(source: str) -> GenerationSettings:
     if source == "scenes-few-step":
         return GenerationSettings(scenes.FEW_STEPS, 0.0)
     if source in pipelines.EMBEDDED:

@@ -1,0 +1,78 @@
+"""``python -m dgq card``: the model card of a quantized model."""
+
+import argparse
+from pathlib import Path
+
+from dgq.checkpoint import find_model
+from dgq.command_line.console import print_line
+from dgq.errors import DGQError
+from dgq.files import exists, written_beside
+from dgq.hub.model_card import model_card
+from dgq.hub.names import publishable
+from dgq.hub.publishing import CARD_FILE
+from dgq.pipeline_files import INDEX
+
+NAME = "card"
+SUMMARY = "Print or write the model card of a quantized model, from what was measured."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this subcommand."""
+    parser.add_argument(
+        "path",
+        metavar="DIR",
+        type=Path,
+        help="a finished run, such as outputs/w4a8, the folder of a quantized model, or of a "
+        "pipeline with one",
+    )
+    parser.add_argument(
+        "--base_model",
+        "--base-model",
+        metavar="ID",
+        help="of the pipeline on the hub that it was made from; by default the one that the model "
+        "names, where that is an id",
+    )
+    parser.add_argument(
+        "--repo_id",
+        "--repo-id",
+        metavar="ID",
+        help="where it will be published, for the lines that load it",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {CARD_FILE} beside the weights"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help=f"with --write: replace a {CARD_FILE} there"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print or write the card.
+
+    Raises:
+        DGQError: if the model is damaged, an id is none, or a card is there already.
+    """
+    folder = find_model(arguments.path).folder
+    is_pipeline = (arguments.path / INDEX).is_file()
+    file = (arguments.path if is_pipeline else folder) / CARD_FILE
+    if arguments.write and exists(file) and not arguments.overwrite:
+        raise DGQError(f"{file} exists: --overwrite replaces it")
+    text = model_card(arguments.path, arguments.base_model, arguments.repo_id)
+    if not arguments.write:
+        print(text, end="")
+        return
+    with written_beside(file) as beside:
+        beside.write_text(text, encoding="utf-8")
+    print_line(f"written: {file}")
+    note_paths(arguments.path)
+
+
+def note_paths(path: Path) -> None:
+    """Say so if the description beside a card names a place on this machine."""
+    files = find_model(path)
+    pipeline = files.manifest().pipeline
+    if pipeline and not publishable(pipeline):
+        print_line(
+            f"note: {files.config_file} names {pipeline}, a place on this machine: publish with "
+            "unet.push_to_hub or a copy by unet.save_pretrained, which leave it out"
+        )

@@ -1,0 +1,43 @@
+"""``python -m dgq inspect``: what a quantized model holds, and how it runs here."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from dgq.inspection.inspect import inspect_model
+from dgq.inspection.table import make_table
+
+NAME = "inspect"
+SUMMARY = "Show what a quantized model holds, whether it is whole, and how it runs here."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this subcommand."""
+    parser.add_argument(
+        "path",
+        metavar="DIR",
+        type=Path,
+        help="a finished run, such as outputs/w4a8, the folder of a quantized model, or of a "
+        "pipeline with one",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON, as is done where the output is no terminal",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print a table, or JSON.
+
+    Raises:
+        DGQError: if the model is missing, damaged, or does not belong together.
+    """
+    found = inspect_model(arguments.path)
+    if arguments.json or not sys.stdout.isatty():
+        print(json.dumps(found, indent=2))
+    else:
+        Console(emoji=False, highlight=False).print(make_table(found))

@@ -1,0 +1,1 @@
+"""Quantized models on the hub: the card, and what of a description is published."""

@@ -1,0 +1,66 @@
+"""What is uploaded of a UNet: our card, in place of the one that diffusers writes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from torch import nn
+
+from dgq.hub.card import Facts, card_text
+from dgq.hub.evidence import Evidence, evidence_beside
+from dgq.hub.names import hub_id
+from dgq.inspection.full_size import full_precision_bytes
+from dgq.inspection.layers import kept_layers, layer_kinds
+from dgq.model_files import ModelFiles
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a UNet was loaded from.
+
+    Args:
+        place: a folder or an id; empty where nobody noted it.
+        sha256: of the model there.
+    """
+
+    place: str
+    sha256: str
+
+    def evidence(self) -> Evidence:
+        """What lies beside it; nothing where it is no folder here."""
+        folder = Path(self.place)
+        if not self.place or not folder.is_dir():
+            return Evidence()
+        return evidence_beside(folder, self.sha256)
+
+
+def write_card(unet: nn.Module, folder: Path, repo_id: str, origin: Origin) -> None:
+    """Write our card over that in a folder that is about to be uploaded; its header is kept.
+
+    Args:
+        unet: quantized.
+        folder: with the files of it.
+        repo_id: where they go.
+        origin: what the UNet was loaded from.
+    """
+    file = folder / CARD_FILE
+    header: dict[str, Any] = ModelCard.load(file).data.to_dict() if file.is_file() else {}
+    files = ModelFiles(folder)
+    manifest = files.manifest()
+    stated = header.get("base_model")
+    stated = hub_id(stated) if isinstance(stated, str) else None
+    facts = Facts(
+        manifest=manifest,
+        kinds=layer_kinds(unet),
+        kept=list(kept_layers(unet)),
+        n_bytes=files.size(),
+        full_bytes=full_precision_bytes(manifest.unet_config),
+        evidence=origin.evidence(),
+        repo_id=repo_id,
+        base_model=hub_id(manifest.pipeline) or stated,
+        header=header,
+    )
+    file.write_text(card_text(facts), encoding="utf-8")

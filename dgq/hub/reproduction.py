@@ -1,0 +1,81 @@
+"""How to make and measure a model again: a configuration and commands, without places here."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgq.files import exists
+from dgq.hub.evidence import Evidence
+from dgq.hub.names import without_paths
+from dgq.manifest import Manifest
+from dgq.settings import QuantizationSettings
+
+PRESETS = ("paper", "quick", "scenes")
+"""Names of protocols in the repository."""
+
+DATA = ("n_prompts", "n_samples", "n_held_out", "batch_size", "micro_batch_size", "seed")
+"""Settings of the samples that decide what is learned."""
+
+
+def recipe_yaml(manifest: Manifest, config: Mapping[str, Any]) -> str:
+    """What ``train.py fit --config`` takes to calibrate such a model again.
+
+    Args:
+        manifest: of the model.
+        config: of its calibration, as far as it is known.
+    """
+    model, data = (section(config, name) for name in ("model", "data"))
+    made: dict[str, Any] = {"model": {"quantization": plain(manifest.quantization)}}
+    if "learning" in model:
+        made["model"]["learning"] = model["learning"]
+    made["data"] = {"generation": asdict(manifest.generation)}
+    made["data"] |= {name: data[name] for name in DATA if name in data}
+    if "seed_everything" in config:
+        made["seed_everything"] = config["seed_everything"]
+    precision = section(config, "trainer").get("precision")
+    if precision is not None:
+        made["trainer"] = {"precision": precision}
+    return yaml.safe_dump(made, sort_keys=False)
+
+
+def commands(evidence: Evidence, pipeline: str, name: str) -> list[str]:
+    """The commands that calibrate a model and measure it.
+
+    Args:
+        evidence: of the model.
+        pipeline: that it is made from.
+        name: of the run's folder.
+    """
+    fit = f"python train.py fit --config recipe.yaml --pipeline {pipeline} --run outputs/{name}"
+    captions = section(evidence.config, "data").get("captions")
+    if captions is not None:
+        fit += f" --data.captions {last_part(str(captions))}"
+    if evidence.protocol is None:
+        return [fit]
+    protocol = evidence.protocol
+    evaluate = f"python evaluate.py --ckpt outputs/{name}"
+    if protocol.get("preset") in PRESETS:
+        evaluate += f" --protocol {protocol['preset']}"
+    evaluate += f" --num-images {protocol['num_images']}"
+    evaluate += f" --seeds {' '.join(str(seed) for seed in protocol['seeds'])}"
+    return [fit, evaluate]
+
+
+def plain(settings: QuantizationSettings) -> dict[str, Any]:
+    """Settings as YAML can hold them."""
+    return asdict(settings) | {"keep": list(settings.keep)}
+
+
+def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a configuration; empty where it is not there."""
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def last_part(source: str) -> str:
+    """A file's name without its folders; a data set of the hub as it is."""
+    is_path = exists(Path(source)) or bool(Path(source).suffix)
+    return Path(source).name if is_path else without_paths(source)

@@ -1,0 +1,1 @@
+"""What a quantized model on disk holds, and how it runs here."""

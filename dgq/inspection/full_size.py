@@ -1,0 +1,15 @@
+"""How large the stock UNet is that a quantized one was made from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+
+from dgq.cost import parameter_bytes
+
+
+def full_precision_bytes(unet_config: Mapping[str, Any]) -> int:
+    """Bytes of its weights in float32; none are made."""
+    with init_empty_weights():
+        return parameter_bytes(UNet2DConditionModel.from_config(dict(unet_config)))

@@ -1,0 +1,8 @@
+"""Draw one picture: ``python generate.py "a small red circle" --ckpt outputs/w4a8``."""
+
+import sys
+
+from lit.generation.command_line import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+"""The most memory that this process, or its GPU, held for a while."""
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+def forget_peak(device: str) -> None:
+    """Let the peak begin anew, where the system can."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        CLEAR.write_text("5")
+
+
+def peak_bytes(device: str) -> int:
+    """The most that was held since ``forget_peak``: by tensors on a GPU, else by the process.
+
+    Where the system cannot forget a peak it is that since the process began.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
