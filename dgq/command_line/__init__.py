@@ -1,0 +1,5 @@
+"""What ``python -m dgq`` does: one module for each subcommand.
+
+A subcommand's module has ``NAME``, ``SUMMARY``, ``add_arguments(parser)`` and ``run(arguments)``,
+and is listed in ``main.SUBCOMMANDS``.
+"""

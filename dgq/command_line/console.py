@@ -1,0 +1,44 @@
+"""What subcommands show: one line for an error, parts of the work as they go on."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffusers.utils import logging as diffusers_logging
+from rich.console import Console
+from rich.markup import escape
+from transformers.utils import logging as transformers_logging
+
+
+def print_error(error: Exception) -> None:
+    """Say on stderr, in one line, what was wrong."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    text = str(error).encode("utf-8", "backslashreplace").decode()
+    console.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}")
+
+
+def print_line(text: str) -> None:
+    """Say something on stdout, as it stands."""
+    Console(soft_wrap=True, highlight=False, emoji=False).print(escape(text))
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Show on stderr what is being done, and then how long it took."""
+    console = Console(stderr=True, highlight=False, emoji=False)
+    started = time.perf_counter()
+    with console.status(escape(name)):
+        yield
+    console.print(f"{escape(name)}: {time.perf_counter() - started:.1f} s")
+
+
+def quieten_libraries() -> None:
+    """Hide bars and hints of libraries that concern their authors, not users of this project."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    for name in ("nncf", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
