@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "of its own, and the rows take turns over the repeats.",
         epilog="rows: "
         + "; ".join(f"{name} ({row.title})" for name, row in ROWS.items())
-        + f". Those of OpenVINO and NNCF need an extra: {INSTALL}",
+        + f". Those of OpenVINO, NNCF and ONNX need an extra: {INSTALL}",
     )
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
@@ -148,7 +148,7 @@ def plan(arguments: argparse.Namespace, command: str) -> Run:
     rows, notes = available(list(dict.fromkeys(arguments.rows)))
     if not rows:
         raise DGQError(f"no row can run here: {notes[0]}")
-    needs_ckpt = any(ROWS[name].engine == "quantized" for name in rows)
+    needs_ckpt = any(ROWS[name].of_ckpt for name in rows)
     options = Options(
         cache=arguments.cache,
         ckpts=tuple(arguments.ckpt) if needs_ckpt and "embedded" in arguments.models else (),

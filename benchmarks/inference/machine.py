@@ -9,7 +9,7 @@ from typing import Any
 from dgq.ops import cpu
 from inference.memory import total_gib
 
-PACKAGES = ("torch", "diffusers", "openvino", "nncf")
+PACKAGES = ("torch", "diffusers", "openvino", "nncf", "onnxruntime")
 
 
 def machine() -> dict[str, Any]:

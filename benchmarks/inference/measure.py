@@ -14,7 +14,8 @@ from dgq.quantized_unet import converted
 from dgq.reconstruction import noise_and_signal
 from inference.machine import busy_seconds
 from inference.memory import forget_peak, peak_gib, resident_gib
-from inference.peers import OpenVINOUNet, tensors_of
+from inference.onnx_runtime import OnnxUNet
+from inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
 from inference.request import Request
 from inference.rows import ROWS, Row
 from inference.subjects import Call, Subject
@@ -75,7 +76,9 @@ def load(subject: Subject, row: Row, request: Request) -> Loaded:
         return _load_stock(subject, row)
     if row.engine == "quantized":
         return _load_quantized(subject, row, request.ckpt)
-    return _load_openvino(subject, row, request.batches[0])
+    if row.engine == "onnx":
+        return _load_onnx(subject, row, request.ckpt)
+    return _load_openvino(subject, row, request)
 
 
 def _load_stock(subject: Subject, row: Row) -> Loaded:
@@ -95,11 +98,20 @@ def _load_quantized(subject: Subject, row: Row, ckpt: str) -> Loaded:
     return Loaded(_compiled(unet, row), size, str(unet.execution))
 
 
-def _load_openvino(subject: Subject, row: Row, batch: int) -> Loaded:
-    part = subject.part(row.parts[-1], "")
+def _load_onnx(subject: Subject, row: Row, ckpt: str) -> Loaded:
+    part = subject.part(row.parts[-1], ckpt)
     assert part is not None
-    unet = OpenVINOUNet(part.folder, subject.options.threads, row.precision)
-    shapes = [list(tensor.shape) for tensor in tensors_of(subject.call(batch)).values()]
+    unet = OnnxUNet(part.folder, subject.options.threads)
+    return Loaded(unet, unet.n_bytes, f"ONNX Runtime, {unet.products}")
+
+
+def _load_openvino(subject: Subject, row: Row, request: Request) -> Loaded:
+    part = subject.part(row.parts[-1], request.ckpt)
+    assert part is not None
+    file = part.folder / (EXPORTED if row.of_ckpt else MODEL)
+    unet = OpenVINOUNet(file, subject.options.threads, row.precision)
+    call = subject.call(request.batches[0])
+    shapes = [list(tensor.shape) for tensor in tensors_of(call).values()]
     compile_s = unet.compile_(shapes)
     return Loaded(unet, unet.n_bytes, f"OpenVINO, {unet.precision}", compile_s)
 
@@ -111,7 +123,7 @@ def _compiled(unet: nn.Module, row: Row) -> Callable[..., Any]:
 
 def prepared(row: Row, call: Call) -> Call:
     """A call in the form that suits a row best."""
-    if row.engine == "openvino":
+    if row.engine in ("openvino", "onnx"):
         return call
     call = call | {"sample": call["sample"].to(memory_format=torch.channels_last)}
     if not row.bfloat16:

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dgq.calibration.unet_calls import flatten, unflatten
+from dgq.export.openvino import MODEL as EXPORTED_MODEL
 
 MODEL = "unet.xml"
+EXPORTED = Path("unet") / EXPORTED_MODEL
+"""Where an export of ours has its model."""
+
 DEPENDS_ON = {"openvino": ("openvino",), "nncf": ("openvino", "nncf")}
 
 
@@ -89,15 +93,15 @@ class OpenVINOUNet:
     """A UNet that OpenVINO runs, compiled anew for other shapes.
 
     Args:
-        folder: of the converted model.
+        file: the converted model.
         threads: that compute.
         precision: ``f32``, or empty for the device's choice.
     """
 
-    def __init__(self, folder: Path, threads: int, precision: str) -> None:
+    def __init__(self, file: Path, threads: int, precision: str) -> None:
         import openvino
 
-        self.file = folder / MODEL
+        self.file = file
         self._core = openvino.Core()
         self._config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
         if precision:

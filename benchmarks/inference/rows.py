@@ -7,7 +7,7 @@ from typing import Literal
 
 from dgq.inference.execution import Mode
 
-Engine = Literal["stock", "quantized", "openvino"]
+Engine = Literal["stock", "quantized", "openvino", "onnx"]
 INSTALL = "pip install -e .[bench] -c constraints.txt"
 """With the constraints, or nncf replaces torch."""
 
@@ -18,7 +18,7 @@ class Row:
 
     Args:
         title: in the table.
-        engine: torch on the stock UNet or on a quantized one, or OpenVINO.
+        engine: torch on the stock UNet or on a quantized one, OpenVINO, or ONNX Runtime.
         parts: what has to be made for it, by name; see ``Subject.part``.
         compiled: by ``torch.compile``.
         bfloat16: of a stock UNet: weights and activations.
@@ -35,6 +35,11 @@ class Row:
     execution: Mode = "auto"
     precision: str = ""
     packages: tuple[str, ...] = ()
+
+    @property
+    def of_ckpt(self) -> bool:
+        """Whether it comes once for each quantized model."""
+        return "quantized" in self.parts
 
 
 ROWS = {
@@ -55,6 +60,18 @@ ROWS = {
     ),
     "openvino": Row("OpenVINO default", "openvino", ("openvino",), packages=("openvino",)),
     "nncf": Row("NNCF full W8A8", "openvino", ("nncf",), packages=("openvino", "nncf")),
+    "export-openvino": Row(
+        "exported to OpenVINO",
+        "openvino",
+        ("quantized", "export-openvino"),
+        packages=("openvino",),
+    ),
+    "export-onnx": Row(
+        "exported to ONNX Runtime",
+        "onnx",
+        ("quantized", "export-onnx"),
+        packages=("onnx", "onnxruntime"),
+    ),
 }
 """By the name that ``--rows`` takes."""
 
@@ -115,7 +132,7 @@ def entrants(model: str, names: Sequence[str], ckpts: Sequence[str]) -> Iterator
     """
     for name in names:
         row = ROWS[name]
-        if row.engine != "quantized":
+        if not row.of_ckpt:
             yield Entrant(model, name, "", row.title)
             continue
         for ckpt in ckpts:

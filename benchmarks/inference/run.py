@@ -13,7 +13,7 @@ from inference.children import ask
 from inference.machine import machine
 from inference.request import Options, Request
 from inference.rows import ROWS, Entrant, turns
-from inference.subjects import Subject
+from inference.subjects import OF_CKPT, Subject
 from inference.summary import summarise
 from inference.table import markdown, print_tables
 
@@ -75,7 +75,7 @@ class Run:
             for name in (*subject.parts, *ROWS[entrant.row].parts):
                 part = subject.part(name, entrant.ckpt)
                 if part is not None and not part.is_ready:
-                    of_ckpt = entrant.ckpt if name == "weight-only" else ""
+                    of_ckpt = entrant.ckpt if name in OF_CKPT else ""
                     request = Request(entrant.model, part=name, ckpt=of_ckpt)
                     missing.setdefault(request, []).append(entrant)
         return missing

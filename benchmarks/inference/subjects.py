@@ -1,7 +1,7 @@
 """The UNets that are measured: the embedded model's, and one of Stable Diffusion 1.4's size."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from dgq.checkpoint import (
     read_manifest,
     save_quantized,
 )
+from dgq.export.engines import ENGINES, Engine
+from dgq.export.phases import silent
 from dgq.inference.build import fill_
 from inference import peers
 from inference.parts import Part
@@ -22,6 +24,12 @@ from inference.request import Options
 
 Call = dict[str, Any]
 """Keyword arguments of a UNet."""
+
+EXPORTS = {"export-openvino": "openvino", "export-onnx": "onnx"}
+"""Parts that are exports, and the engines they are for."""
+
+OF_CKPT = ("weight-only", *EXPORTS)
+"""Parts that are made from one quantized model."""
 
 IN_FLOAT = 16
 """Bits that settings give to what is not quantized."""
@@ -84,21 +92,35 @@ class Subject(ABC):
         """What has to be made for a row; None for what is there.
 
         Args:
-            name: ``weight-only``, ``openvino``, ``nncf``, or one of its own.
+            name: ``weight-only``, ``openvino``, ``nncf``, an export, or one of its own.
             ckpt: which quantized model.
         """
         if name == "weight-only":
             return self._weight_only_part(ckpt)
         if name in ("openvino", "nncf"):
             return self._peer_part(name)
+        if name in EXPORTS:
+            return self._export_part(name, ckpt)
         return self.own_part(name)
 
     def _weight_only_part(self, ckpt: str) -> Part:
-        source = self.quantized(ckpt)
-        folder = self.folder / f"weight-only-{self.ckpts().index(ckpt)}"
-        part = self.own_part("quantized")
-        settings = part.settings if part else {"sha256": read_manifest(source).sha256}
+        source, folder = self.quantized(ckpt), self._folder_of("weight-only", ckpt)
+        settings = self._identity_of(ckpt)
         return Part(folder, settings, lambda folder: without_activations(source, folder))
+
+    def _export_part(self, name: str, ckpt: str) -> Part:
+        source, engine = self.quantized(ckpt), ENGINES[EXPORTS[name]]
+        settings = {**self._identity_of(ckpt), "versions": engine.versions()}
+        folder = self._folder_of(name, ckpt)
+        return Part(folder, settings, lambda folder: _export(engine, source, folder))
+
+    def _folder_of(self, name: str, ckpt: str) -> Path:
+        return self.folder / f"{name}-{self.ckpts().index(ckpt)}"
+
+    def _identity_of(self, ckpt: str) -> Mapping[str, Any]:
+        """What a quantized model depends on."""
+        part = self.own_part("quantized")
+        return part.settings if part else {"sha256": read_manifest(self.quantized(ckpt)).sha256}
 
     def _peer_part(self, name: str) -> Part:
         settings = self.identity() | {"versions": peers.versions(name)}
@@ -113,6 +135,10 @@ class Subject(ABC):
 
     calibrates_fully = False
     """Whether NNCF runs all of its algorithms."""
+
+
+def _export(engine: Engine, source: Path, folder: Path) -> None:
+    engine.write(source, folder, silent)
 
 
 def without_activations(source: Path, folder: Path) -> None:

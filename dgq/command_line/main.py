@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from dgq.command_line import card, inspect
+from dgq.command_line import card, export, inspect
 from dgq.command_line.console import print_error, quieten_libraries
 from dgq.errors import DGQError
 
@@ -29,7 +29,7 @@ class Subcommand(Protocol):
         """
 
 
-SUBCOMMANDS: tuple[Subcommand, ...] = (card, inspect)
+SUBCOMMANDS: tuple[Subcommand, ...] = (card, export, inspect)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -111,8 +111,8 @@ def test_what_is_not_installed_is_skipped_with_the_command_that_installs_it() ->
         f"nncf: skipped, nncf not installed; `{rows.INSTALL}` installs what is missing"
     ]
     names, (note,) = available(list(ROWS), lambda package: False)
-    assert not {"openvino-f32", "openvino", "nncf"} & set(names)
-    assert "nncf and openvino not installed" in note
+    assert not {"openvino-f32", "openvino", "nncf", "export-openvino", "export-onnx"} & set(names)
+    assert "nncf and onnx and onnxruntime and openvino not installed" in note
     assert available(["fp32"], lambda package: False) == (["fp32"], [])
 
 

@@ -1,0 +1,47 @@
+"""A UNet that ONNX Runtime executes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgq.export.onnx import MODEL
+from inference.peers import tensors_of
+
+ERRORS_ONLY = 3
+
+
+class OnnxUNet:
+    """An export of ours in ONNX Runtime on a CPU.
+
+    Args:
+        folder: of the export.
+        threads: that compute.
+    """
+
+    products = "linear layers in int8, convolutions in float32"
+    """It has no int8 convolution whose output is not quantized too."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import onnxruntime
+
+        self.folder = folder / "unet"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, ERRORS_ONLY
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(
+            str(self.folder / MODEL), options, providers=providers
+        )
+
+    def __call__(self, **call: Any) -> tuple[Tensor]:
+        """As a diffusers UNet's with ``return_dict=False``."""
+        tensors = tensors_of(call)
+        inputs = {name.rpartition(".")[2]: tensor.numpy() for name, tensor in tensors.items()}
+        (output,) = self._session.run(None, inputs)
+        return (torch.from_numpy(output),)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.folder.iterdir())

@@ -1,0 +1,51 @@
+"""What zeros around an image add to a product of codes, whose zero is not a code of zero.
+
+An engine pads codes with zeros, which stand for ``-scale * zero_point``. The bias of a pixel inside
+counts the zero points of all taps of the kernel; at the border those that see no pixel are taken
+back.
+"""
+
+import torch
+from torch import Tensor
+
+from dgq.inference.geometry import ConvGeometry
+
+
+def outside(size: int | Tensor, out: int | Tensor, conv: ConvGeometry, axis: int) -> Tensor:
+    """Which taps of a kernel see no pixel of a row or a column: ``[out, taps]``, bool.
+
+    Args:
+        size: pixels of the input along the axis.
+        out: pixels of the output.
+        conv: the convolution.
+        axis: 0 for the height, 1 for the width.
+    """
+    first = torch.arange(out).unsqueeze(1) * conv.stride[axis] - conv.padding[axis]  # type: ignore[arg-type]
+    pixel = first + torch.arange(conv.kernel[axis]) * conv.dilation[axis]
+    return (pixel < 0) | (pixel >= size)
+
+
+def missing_taps(x: Tensor, y: Tensor, conv: ConvGeometry) -> Tensor:
+    """Taps that see no pixel, for each pixel of the output: float32 ``[height * width, taps]``.
+
+    Args:
+        x: input ``[batch, in, height, width]``.
+        y: output ``[batch, out, height, width]``.
+        conv: the convolution.
+    """
+    rows = outside(x.shape[2], y.shape[2], conv, 0)
+    columns = outside(x.shape[3], y.shape[3], conv, 1)
+    missing = rows.unsqueeze(1).unsqueeze(3) | columns.unsqueeze(0).unsqueeze(2)
+    return missing.flatten(0, 1).flatten(1).float()
+
+
+def border_correction(missing: Tensor, taken_back: Tensor, y: Tensor) -> Tensor:
+    """What to add to each pixel of an output: ``[1, out, height, width]``.
+
+    Args:
+        missing: ``[height * width, taps]``, as ``missing_taps`` returns it.
+        taken_back: ``[1, taps, out]``, what each tap that sees no pixel takes back.
+        y: output ``[batch, out, height, width]``.
+    """
+    by_pixel = missing @ taken_back
+    return by_pixel.unflatten(1, (y.shape[2], y.shape[3])).permute(0, 3, 1, 2)

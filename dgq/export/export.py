@@ -1,0 +1,73 @@
+"""Export a quantized model to a folder that another engine reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgq.checkpoint import read_manifest
+from dgq.errors import DGQError
+from dgq.export.engines import ENGINES
+from dgq.export.folder import check_free, describe, folder_beside
+from dgq.export.openvino_pipeline import write_rest_of_pipeline
+from dgq.export.phases import Phase, silent
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export consists of.
+
+    Args:
+        folder: that it is in.
+        layers: what became of the layers, in one line.
+        n_bytes: of all its files.
+    """
+
+    folder: Path
+    layers: str
+    n_bytes: int
+
+
+def export(
+    path: str | Path,
+    engine: str,
+    out: str | Path,
+    whole_pipeline: bool = False,
+    overwrite: bool = False,
+    phase: Phase = silent,
+) -> Exported:
+    """Write a quantized model for another engine, as a whole or not at all.
+
+    Args:
+        path: of a finished run, or of the folder of a quantized model.
+        engine: name in ``ENGINES``.
+        out: folder to make.
+        whole_pipeline: text encoders and VAE too, in floating point (OpenVINO only).
+        overwrite: replace an earlier export.
+        phase: surrounds each part of the work.
+
+    Raises:
+        DGQError: before work starts, if something is missing or in the way, or the model cannot be
+            exported.
+    """
+    out = Path(out)
+    if engine not in ENGINES:
+        raise DGQError(f"--to {engine} is none of the engines: expected {', '.join(ENGINES)}")
+    if whole_pipeline and engine != "openvino":
+        raise DGQError(f"--pipeline goes with --to openvino only, not with --to {engine}")
+    target = ENGINES[engine]
+    manifest = read_manifest(path)
+    target.check_installed(engine)
+    check_free(out, overwrite)
+    with folder_beside(out) as folder:
+        layers = target.write(Path(path), folder, phase)
+        if whole_pipeline:
+            with phase("the rest of the pipeline"):
+                write_rest_of_pipeline(manifest.pipeline, folder)
+        content = {
+            "engine": engine,
+            "layers": layers,
+            "weights_sha256": manifest.sha256,
+            "versions": target.versions(),
+        }
+        describe(folder, content)
+        n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Exported(out, layers, n_bytes)

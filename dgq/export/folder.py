@@ -1,0 +1,54 @@
+"""The folder of an export: there as a whole or not at all, and never in place of something else."""
+
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dgq.errors import DGQError
+from dgq.files import PARTIAL, check_writable, exists, write_json
+
+DESCRIPTION = "export.json"
+"""What an export was made of; it also tells an export from any other folder."""
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise DGQError unless an export may be written to ``out``.
+
+    Args:
+        out: folder to be made.
+        overwrite: an earlier export may be replaced; nothing else ever is.
+    """
+    if not exists(out):
+        check_writable(out, "--out")
+        return
+    if not (out / DESCRIPTION).is_file():
+        raise DGQError(f"--out {out} exists and is no export: name a folder that does not exist")
+    if not overwrite:
+        raise DGQError(f"--out {out} exists: add --overwrite to replace it, or name another folder")
+    check_writable(out.parent, "--out")
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when the block ends without error."""
+    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    beside, old = (out.parent / f".{out.name}.{owner}.{name}{PARTIAL}" for name in ("new", "old"))
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if exists(out):
+            out.rename(old)
+        beside.rename(out)
+    finally:
+        for folder in (beside, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def describe(folder: Path, content: dict[str, Any]) -> None:
+    """Write what an export was made of."""
+    write_json(folder / DESCRIPTION, content)

@@ -1,0 +1,92 @@
+"""OpenVINO's intermediate representation of a quantized UNet, with int8 products."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq.checkpoint import load_quantized_unet, read_manifest
+from dgq.export.conversion import convert_
+from dgq.export.phases import Phase
+from dgq.export.traceable import OUTPUT, example_inputs, traced
+from dgq.files import write_json
+
+MODEL = "openvino_model.xml"
+"""The name that optimum-intel looks for; the weights lie beside, in ``.bin``."""
+
+IN_FLOAT32 = "precise_0"
+"""Mark of operators whose result is never rounded to 16 bits."""
+
+LAST_EXACT = ("Gather", "FakeQuantize", "MatMul", "Convolution", "Concat")
+"""Operators where what is computed of the timestep ends."""
+
+
+def write_openvino(source: Path, folder: Path, phase: Phase) -> str:
+    """Write the UNet of a quantized model to ``folder/unet``; returns what became of its layers.
+
+    Args:
+        source: of the quantized model.
+        folder: that exists.
+        phase: surrounds each part of the work.
+    """
+    with phase("loading and folding"):
+        unet = load_quantized_unet(source, "float", torch.float32)
+        converted = convert_(unet)
+    with phase("tracing and converting"):
+        model = openvino_model(unet, example_inputs(unet))
+    target = folder / "unet"
+    target.mkdir()
+    with phase("writing"):
+        save_openvino(model, target)
+        write_json(target / "config.json", read_manifest(source).unet_config)
+    return str(converted)
+
+
+def openvino_model(unet: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """OpenVINO's model of a UNet.
+
+    Args:
+        unet: as ``convert_`` leaves it.
+        inputs: example inputs by name.
+    """
+    import openvino
+
+    model = openvino.convert_model(traced(unet, inputs))
+    named(model, list(inputs), [OUTPUT])
+    keep_time_exact_(model)
+    return model
+
+
+def named(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name inputs and outputs of a model, in their order."""
+    for port, name in zip(model.inputs, inputs, strict=True):
+        port.tensor.set_names({name})
+        port.node.set_friendly_name(name)
+    for port, name in zip(model.outputs, outputs, strict=True):
+        port.tensor.set_names({name})
+
+
+def save_openvino(model: Any, folder: Path) -> None:
+    """Write a model; scales stay in 32 bits, weights are int8 anyway."""
+    import openvino
+
+    openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+
+
+def keep_time_exact_(model: Any) -> None:
+    """Let what is computed of the timestep stay in float32 where the rest is rounded to bfloat16.
+
+    A timestep of 961 would be 960, and several steps of a long sampler the same one.
+    """
+    frontier = [model.input("timestep").node]
+    while frontier:
+        node = frontier.pop()
+        if node.get_type_name() in LAST_EXACT:
+            continue
+        readers = [t.get_node() for port in node.outputs() for t in port.get_target_inputs()]
+        for reader in readers:
+            if IN_FLOAT32 not in reader.get_rt_info():
+                reader.get_rt_info()[IN_FLOAT32] = ""
+                frontier.append(reader)

@@ -1,0 +1,152 @@
+"""What a pipeline of optimum-intel needs beside the UNet: text encoders and VAE in OpenVINO."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, __version__
+from torch import Tensor, nn
+
+from dgq.export.openvino import MODEL, named
+from dgq.files import write_json
+from dgq.pipeline_files import INDEX, UNUSED
+from dgq.pipelines import load_pipeline
+
+N_TOKENS = 77
+SMALL = 8
+"""Latents of a trace: it holds for any size."""
+
+ENCODERS = ("text_encoder", "text_encoder_2")
+COPIED = ("tokenizer", "tokenizer_2", "scheduler")
+"""Parts without weights, as diffusers writes them."""
+
+
+class TextEncoder(nn.Module):
+    """A text encoder that returns all that pipelines read.
+
+    Args:
+        encoder: of transformers.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """First the output that the pipeline takes by its place, then all hidden states."""
+        output = self.encoder(input_ids, output_hidden_states=True, return_dict=True)
+        pooled = output["text_embeds"] if "text_embeds" in output else output["pooler_output"]
+        last = output["last_hidden_state"]
+        first = (pooled, last) if "text_embeds" in output else (last, pooled)
+        return (*first, *output["hidden_states"])
+
+
+class Decoder(nn.Module):
+    """The half of a VAE that makes images of latents.
+
+    Args:
+        vae: both halves.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        """``[batch, channels, height, width]``."""
+        image: Tensor = self.vae.decode(latent_sample, return_dict=False)[0]
+        return image
+
+
+class Encoder(nn.Module):
+    """The half of a VAE that makes latents of images.
+
+    Args:
+        vae: both halves.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Mean and log variance of the latents, side by side."""
+        parameters: Tensor = self.vae.encode(sample)["latent_dist"].parameters
+        return parameters
+
+
+def write_rest_of_pipeline(source: str, folder: Path) -> None:
+    """Write all of a pipeline but the UNet, in the layout of optimum-intel.
+
+    Args:
+        source: of the full-precision pipeline.
+        folder: that exists.
+    """
+    pipeline = load_pipeline(source)
+    for name in ENCODERS:
+        if getattr(pipeline, name, None) is not None:
+            write_text_encoder(getattr(pipeline, name), folder / name)
+    write_vae(pipeline.vae, folder)
+    for name in COPIED:
+        if getattr(pipeline, name, None) is not None:
+            getattr(pipeline, name).save_pretrained(folder / name)
+    write_json(folder / INDEX, index_of(pipeline))
+
+
+def write_text_encoder(encoder: Any, folder: Path) -> None:
+    """Write a text encoder of CLIP."""
+    n_hidden = encoder.config.num_hidden_layers + 1
+    has_projection = hasattr(encoder, "text_projection")
+    outputs = ["text_embeds", "last_hidden_state"]
+    if not has_projection:
+        outputs = ["last_hidden_state", "pooler_output"]
+    outputs += [f"hidden_states.{i}" for i in range(n_hidden)]
+    tokens = torch.ones(2, N_TOKENS, dtype=torch.long)
+    write_part(TextEncoder(encoder), {"input_ids": tokens}, outputs, folder)
+    write_json(folder / "config.json", encoder.config.to_dict())
+
+
+def write_vae(vae: Any, folder: Path) -> None:
+    """Write both halves of a VAE, each into a folder of its own."""
+    config = vae.config
+    size = SMALL * 2 ** (len(config.block_out_channels) - 1)
+    latents = {"latent_sample": torch.zeros(2, config.latent_channels, SMALL, SMALL)}
+    write_part(Decoder(vae), latents, ["sample"], folder / "vae_decoder")
+    image = {"sample": torch.zeros(2, config.in_channels, size, size)}
+    write_part(Encoder(vae), image, ["latent_parameters"], folder / "vae_encoder")
+    for half in ("vae_decoder", "vae_encoder"):
+        vae.save_config(folder / half)
+
+
+def write_part(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], folder: Path
+) -> None:
+    """Write OpenVINO's model of one network, weights in 16 bits.
+
+    Args:
+        module: takes tensors in the order of the inputs.
+        inputs: example inputs by name.
+        outputs: names of the outputs.
+        folder: to make.
+    """
+    import openvino
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        script = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
+    model = openvino.convert_model(script)
+    named(model, list(inputs), outputs)
+    folder.mkdir()
+    openvino.save_model(model, folder / MODEL)
+
+
+def index_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
+    """What is in the folder, in the words of diffusers, which optimum-intel reads."""
+    index = {
+        name: value
+        for name, value in pipeline.config.items()
+        if not name.startswith("_") and not (name in UNUSED and isinstance(value, tuple))
+    }
+    return {"_class_name": type(pipeline).__name__, "_diffusers_version": __version__, **index}

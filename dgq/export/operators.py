@@ -1,0 +1,37 @@
+"""The two operators that engines recognise int8 by: codes of a tensor, and an int8 weight."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LARGEST = 255
+"""The largest code of a tensor, whatever the bits of a channel: multiplied codes fill a byte."""
+
+
+def codes(x: Tensor) -> Tensor:
+    """``clamp(round(x), 0, 255)``: quantized and dequantized with the scale 1."""
+    return torch.fake_quantize_per_tensor_affine(x, 1.0, 0, 0, LARGEST)
+
+
+def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
+    """An int8 weight ``[out, ...]`` times a scale for each output channel."""
+    return weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Operators:
+    """In the form that one engine's converter reads.
+
+    Args:
+        codes: as ``codes`` above.
+        dequantized: as ``dequantized`` above.
+    """
+
+    codes: Callable[[Tensor], Tensor] = codes
+    dequantized: Callable[[Tensor, Tensor], Tensor] = dequantized
+
+
+PLAIN = Operators()
+"""Plain torch."""

@@ -1,0 +1,115 @@
+"""A UNet as engines take it: tensors in, one tensor out, traced by a call of its own size."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+
+N_TOKENS = 77
+"""Of an example text; any number of them works afterwards."""
+
+ADDED = ("text_embeds", "time_ids")
+"""What SDXL's UNets take beside; flat here, as in pipelines of other engines."""
+
+
+OUTPUT = "out_sample"
+"""The name of the output, as optimum gives it."""
+
+
+class Traceable(nn.Module):
+    """A UNet whose arguments are tensors, in the order of ``example_inputs``.
+
+    Args:
+        unet: of diffusers.
+        names: of the arguments.
+    """
+
+    def __init__(self, unet: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The output alone, ``[batch, channels, height, width]``."""
+        given = dict(zip(self.names, tensors, strict=True))
+        added = {name: given.pop(name) for name in ADDED if name in given}
+        sample, timestep, text = (given.pop(n) for n in self.names[:3])
+        if added:
+            given["added_cond_kwargs"] = added  # type: ignore[assignment]
+        output: Tensor = self.unet(sample, timestep, text, **given, return_dict=False)[0]
+        return output
+
+
+def example_inputs(unet: nn.Module, batch: int = 2) -> dict[str, Tensor]:
+    """Inputs of a call by name: random, and small, since a trace holds for any size.
+
+    Args:
+        unet: quantized.
+        batch: of the latents; two, since a trace takes a size of one for a constant.
+
+    Raises:
+        DGQError: for a UNet that takes more than Stable Diffusion's or SDXL's.
+    """
+    config: Any = unet.config
+    calls: Any = unet.calls
+    check_conditioning(config)
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=generator)
+
+    inputs = {
+        "sample": randn(config.in_channels, *small_latents(config)),
+        "timestep": torch.tensor(calls.timesteps[0]),
+        "encoder_hidden_states": randn(N_TOKENS, config.cross_attention_dim),
+    }
+    if config.time_cond_proj_dim is not None:
+        inputs["timestep_cond"] = randn(config.time_cond_proj_dim)
+    if config.addition_embed_type == "text_time":
+        n_ids, width = sizes_of_added(config)
+        inputs |= {"text_embeds": randn(width), "time_ids": torch.ones(batch, n_ids)}
+    return inputs
+
+
+def small_latents(config: Any) -> tuple[int, int]:
+    """Height and width of latents that are two pixels wide where the UNet has the fewest."""
+    size = 2 ** len(config.block_out_channels)
+    return size, size
+
+
+def check_conditioning(config: Any) -> None:
+    """Raise DGQError for a UNet with inputs that are not exported."""
+    others = {
+        "addition_embed_type": config.addition_embed_type not in (None, "text_time"),
+        "class_embed_type": config.class_embed_type or config.num_class_embeds,
+        "encoder_hid_dim_type": config.encoder_hid_dim_type,
+    }
+    found = [f"{name} {getattr(config, name)}" for name, used in others.items() if used]
+    if found:
+        raise DGQError(
+            f"this UNet takes more than latents, timestep and text ({found[0]}): expected one of "
+            "Stable Diffusion or SDXL; other inputs are not exported"
+        )
+
+
+def sizes_of_added(config: Any) -> tuple[int, int]:
+    """How many ``time_ids`` SDXL's UNet takes, and the width of its ``text_embeds``.
+
+    Six numbers, sizes and crops of the image, or five in the refiner, whose aesthetic score stands
+    for two of them and whose only text encoder gives tokens and ``text_embeds`` of one width.
+    """
+    total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
+    n_ids = 5 if total - 5 * each == config.cross_attention_dim else 6
+    return n_ids, total - n_ids * each
+
+
+def traced(unet: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule:
+    """The TorchScript of a UNet whose layers were converted; sizes of the inputs stay free."""
+    module = Traceable(unet, tuple(inputs)).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        # Not checked: a second trace numbers its modules in another way.
+        return torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
