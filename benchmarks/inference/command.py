@@ -15,7 +15,7 @@ from dgq.errors import DGQError, SettingsError
 from dgq.settings import check_positive
 from inference.children import CHILD, SUBJECTS, answer
 from inference.request import Options
-from inference.rows import INSTALL, ROWS, available, entrants
+from inference.rows import INSTALL, ROWS, USUAL_ROWS, available, entrants
 from inference.run import Run
 from inference.subjects import Subject
 from lit.console import print_error, quieten_libraries
@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--rows",
         nargs="+",
         choices=list(ROWS),
-        default=list(ROWS),
+        default=list(USUAL_ROWS),
         metavar="ROW",
         help="ways to run them, see below (default: all that are installed)",
     )

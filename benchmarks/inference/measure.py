@@ -93,7 +93,8 @@ def _load_stock(subject: Subject, row: Row) -> Loaded:
 def _load_quantized(subject: Subject, row: Row, ckpt: str) -> Loaded:
     part = subject.part("weight-only", ckpt) if "weight-only" in row.parts else None
     folder = part.folder if part else subject.quantized(ckpt)
-    unet = load_quantized_unet(folder, row.execution)
+    dtype = getattr(torch, row.precision) if row.precision else None
+    unet = load_quantized_unet(folder, row.execution, dtype)
     size = find_model(folder).size()
     return Loaded(_compiled(unet, row), size, str(unet.execution))
 

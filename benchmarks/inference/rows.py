@@ -23,7 +23,8 @@ class Row:
         compiled: by ``torch.compile``.
         bfloat16: of a stock UNet: weights and activations.
         execution: of a quantized UNet.
-        precision: OpenVINO's hint; its own choice where empty.
+        precision: OpenVINO's hint, or what a quantized UNet computes in where it is not quantized;
+            their own choice where empty.
         packages: that have to be installed.
     """
 
@@ -42,7 +43,10 @@ class Row:
         return "quantized" in self.parts
 
 
-ROWS = {
+INTEGER: Mode = "integer"
+FLOAT: Mode = "float"
+
+USUAL_ROWS = {
     "fp32": Row("torch fp32, eager", "stock"),
     "fp32-compiled": Row("torch fp32, compiled", "stock", compiled=True),
     "bf16": Row("torch bf16, eager", "stock", bfloat16=True),
@@ -74,6 +78,24 @@ ROWS = {
     ),
 }
 """By the name that ``--rows`` takes."""
+
+PRECISIONS = {
+    f"{execution}-{short}": Row(
+        f"{title}, the rest in {precision}",
+        "quantized",
+        ("quantized",),
+        execution=mode,
+        precision=precision,
+    )
+    for execution, mode, title in (
+        ("integer", INTEGER, "integer"),
+        ("fake", FLOAT, "fake quantization"),
+    )
+    for short, precision in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16"))
+}
+"""Rows that come only when asked for: what half precision costs."""
+
+ROWS = USUAL_ROWS | PRECISIONS
 
 BASES = {"fp32": "x fp32", "bf16": "x bf16", "nncf": "x NNCF"}
 """Rows that others are compared with, and the columns of the ratios."""

@@ -19,7 +19,7 @@ from inference.embedded import Embedded  # noqa: E402
 from inference.full_size import FullSize  # noqa: E402
 from inference.parts import Part  # noqa: E402
 from inference.request import Options, Request  # noqa: E402
-from inference.rows import ROWS, Entrant, available, entrants, turns  # noqa: E402
+from inference.rows import ROWS, USUAL_ROWS, Entrant, available, entrants, turns  # noqa: E402
 from inference.summary import summarise  # noqa: E402
 from tiny_pipelines import LEARNING, fit_arguments  # noqa: E402
 
@@ -396,7 +396,7 @@ def test_the_whole_command_on_a_tiny_pipeline(micro_folder: Path, tmp_path: Path
     assert command.main(arguments) == 0
     figures = json.loads(file.read_text())
     (one,) = figures["tables"]
-    expected, _ = available(list(ROWS))
+    expected, _ = available(list(USUAL_ROWS))
     assert [row["row"] for row in one["rows"]] == expected
     qualities = {row["row"]: row["sqnr_db"] for row in one["rows"]}
     assert qualities["integer"] == pytest.approx(qualities["fake"], abs=1.0)
