@@ -52,7 +52,10 @@ def sample(
 
 
 def record_call(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], generation: GenerationSettings
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    generation: GenerationSettings,
+    **options: Any,
 ) -> Call:
     """Arguments of the first UNet call that the pipeline makes for some prompts."""
     calls: list[Call] = []
@@ -63,7 +66,8 @@ def record_call(
 
     handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        sample(pipeline, prompts, range(len(prompts)), generation, 0, output_type="latent")
+        indices = range(len(prompts))
+        sample(pipeline, prompts, indices, generation, 0, output_type="latent", **options)
     except _EnoughError:
         pass
     finally:
@@ -72,7 +76,11 @@ def record_call(
 
 
 def check_drawable(
-    pipeline: DiffusionPipeline, prompt: str, generation: GenerationSettings, options: str
+    pipeline: DiffusionPipeline,
+    prompt: str,
+    generation: GenerationSettings,
+    named: str,
+    **options: Any,
 ) -> None:
     """Raise DGQError unless a pipeline begins to draw with these settings.
 
@@ -80,7 +88,8 @@ def check_drawable(
         pipeline: whole.
         prompt: any.
         generation: how it is sampled.
-        options: that change the settings, for the message.
+        named: what changes the settings, for the message.
+        options: of the pipeline.
     """
     n_steps = generation.num_inference_steps
     try:
@@ -88,10 +97,10 @@ def check_drawable(
         distinct = set(pipeline.scheduler.timesteps.tolist())
         if len(distinct) < n_steps:
             raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
-        record_call(pipeline, [prompt], generation)
+        record_call(pipeline, [prompt], generation, **options)
     except Exception as error:  # whatever a sampler or the pipeline's own checks raise
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({first_line(error)}): mend {options}"
+            f"the pipeline cannot draw with these settings ({first_line(error)}): mend {named}"
         ) from error
 
 

@@ -26,7 +26,7 @@ from lit.generation.settings import PictureSettings
 from lit.generation.sheet import side_by_side
 from lit.generation.subjects import Subjects, find_subjects
 
-SAMPLING_OPTIONS = "--height, --width, --steps or --scheduler"
+SAMPLING_OPTIONS = "--height, --width, --steps, --scheduler or --negative"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def generate(settings: PictureSettings, console: Console) -> list[Path]:
         pipeline.scheduler = scheduler_of(pipeline, settings.scheduler)
     scale = 1.0 if settings.lora_scale is None else settings.lora_scale
     with torch.no_grad(), wearing(pipeline, lora, scale):
-        check_drawable(pipeline, settings.prompt, generation, SAMPLING_OPTIONS)
+        options = options_of(settings)
+        check_drawable(pipeline, settings.prompt, generation, SAMPLING_OPTIONS, **options)
     drawn = []
     for subject in found.subjects:
         if len(found.subjects) > 1:
@@ -96,25 +97,26 @@ def draw(
     pipeline, generation = found.pipeline, found.generation
     n_steps = len(pipeline.scheduler.timesteps) * settings.number
     task = progress.add_task(name, total=n_steps)
-
-    def advance(_pipeline: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> Any:
-        progress.advance(task)
-        return values
-
-    options: dict[str, Any] = {"callback_on_step_end": advance}
-    if settings.negative is not None:
-        options["negative_prompt"] = [settings.negative]
+    hook = pipeline.unet.register_forward_hook(lambda *_: progress.advance(task))
     pictures = []
     forget_peak(device)
     start = perf_counter()
-    for index in range(settings.index, settings.index + settings.number):
-        prompts = {index: settings.prompt}
-        pixels = sample(pipeline, prompts, [index], generation, settings.seed, **options)
-        check_finite(pixels, name)
-        pictures += to_images(pixels)
+    try:
+        for index in range(settings.index, settings.index + settings.number):
+            prompts, seed = {index: settings.prompt}, settings.seed
+            pixels = sample(pipeline, prompts, [index], generation, seed, **options_of(settings))
+            check_finite(pixels, name)
+            pictures += to_images(pixels)
+    finally:
+        hook.remove()
     seconds = perf_counter() - start
     execution = getattr(pipeline.unet, "execution", None)
     return Drawn(name, pictures, seconds, peak_bytes(device), execution)
+
+
+def options_of(settings: PictureSettings) -> dict[str, Any]:
+    """Further arguments of the pipeline."""
+    return {} if settings.negative is None else {"negative_prompt": [settings.negative]}
 
 
 def check_finite(pixels: Tensor, name: str) -> None:

@@ -121,17 +121,14 @@ def asked_for(settings: PictureSettings, manifest: Manifest | None) -> Generatio
 
 
 def check_fits(pipeline: DiffusionPipeline, unet: Any, name: str) -> None:
-    """Raise DGQError unless texts and latents of a pipeline are such as a UNet reads."""
-    pairs = {
-        "channels of latents": (pipeline.vae.config.latent_channels, unet.config.out_channels),
-        "values of a word": (width_of_text(pipeline), unet.config.cross_attention_dim),
-    }
-    for what, (given, expected) in pairs.items():
-        if given != expected:
-            raise DGQError(
-                f"{name} is of another model than this pipeline: it reads {expected} {what}, the "
-                f"pipeline has {given}; give the --pipeline that it was made from"
-            )
+    """Raise DGQError unless texts of a pipeline are as wide as a UNet reads them."""
+    expected, given = unet.config.cross_attention_dim, width_of_text(pipeline)
+    projected = unet.config.encoder_hid_dim is not None
+    if isinstance(expected, int) and not projected and given != expected:
+        raise DGQError(
+            f"{name} is of another model than this pipeline: it reads {expected} values of a word, "
+            f"the pipeline has {given}; give the --pipeline that it was made from"
+        )
 
 
 def width_of_text(pipeline: DiffusionPipeline) -> int:

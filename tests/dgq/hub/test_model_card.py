@@ -140,6 +140,7 @@ def test_the_lines_that_load_it_run(
     assert names["pipeline"].unet.execution is not None
 
 
+@pytest.mark.slow
 def test_the_recipe_calibrates_such_a_model_again(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
