@@ -110,6 +110,26 @@ class TakesAdapters(nn.Module):
         )
         self.precision = compute_dtype
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock UNet's; its own precision is no conversion.
+
+        diffusers asks for it, or for none, when it has added an IP-Adapter or saves a LoRA, and
+        refuses to convert quantized models.
+        """
+        device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype not in (None, self.dtype) or layout is not None:
+            return super().to(*args, **kwargs)
+        if device is not None:
+            super().to(device, non_blocking=non_blocking)
+        return self
+
+    def _load_ip_adapter_weights(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_ip_adapter_weights(*args, **kwargs)  # type: ignore[misc]
+        processors = [getattr(module, "own_processor", None) for module in self.modules()]
+        for added in (self.encoder_hid_proj, *processors):
+            if isinstance(added, nn.Module):
+                added.to(self.computes_in(torch.float32))
+
     def set_attn_processor(self, processor: Any) -> None:
         """As the stock UNet's; all are changed, or none.
 

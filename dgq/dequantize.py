@@ -49,16 +49,20 @@ def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     nn.Module.to(unet, dtype)  # what was never quantized may be in another
 
 
+OF_QUANTIZED = ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend")
+"""What a quantized attention has beside its other quantizers."""
+
+
 def attention_becomes_stock_(attention: QuantizedAttention) -> None:
     """Take its quantizers from an attention."""
     for name in [n for n, _ in attention.named_children() if n.endswith("_quantizer")]:
         delattr(attention, name)
-    for name in ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend"):
+    own = attention.own_processor
+    for name in (*OF_QUANTIZED, "own_processor"):
         attention.__dict__.pop(name, None)
         attention._modules.pop(name, None)
     attention.__class__ = Attention
-    attention.__dict__.pop("own_processor", None)
-    attention.set_processor(AttnProcessor2_0())
+    attention.set_processor(own or AttnProcessor2_0())
 
 
 def stock_layer(layer: FrozenLayer, dtype: torch.dtype) -> nn.Linear | nn.Conv2d:

@@ -9,6 +9,7 @@ from torch import nn
 
 from dgq.adapters import refusal_to_fuse
 from dgq.inference.geometry import ConvGeometry, HasGeometry, geometry_of
+from dgq.readers import Reader
 
 
 class AroundQuantized(nn.Module):
@@ -39,12 +40,14 @@ class AroundQuantized(nn.Module):
         return None if device.type == "meta" else device, torch.float32
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse.
+        """As of a stock layer, where it was dequantized.
 
         Raises:
-            DGQError: always.
+            DGQError: where it is quantized.
         """
-        raise refusal_to_fuse()
+        if isinstance(self.base_layer, Reader):
+            raise refusal_to_fuse()
+        super().merge(*args, **kwargs)  # type: ignore[misc]
 
 
 class LoraLinear(AroundQuantized, Linear):

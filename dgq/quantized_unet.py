@@ -151,7 +151,10 @@ def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:
 def become_stock_(unet: QuantizedUNet) -> None:
     """Turn a quantized UNet, whose layers are stock by now, back into what it was."""
     stock: nn.Module = unet
+    adapters = unet.__dict__.pop("_adapters", None)
     stock.__class__ = _stock(type(unet))
+    if adapters:
+        stock.peft_config = dict(adapters)  # type: ignore[assignment]
     for name in ("calls", "execution", "precision", "hf_quantizer", "quantization_method"):
         unet.__dict__.pop(name, None)
     unet.is_quantized = False

@@ -203,12 +203,10 @@ def test_files_of_any_precision_compute_in_that_of_the_unet(
         assert decibels(expected, call(unet, found)) > decibels(expected, plain) + 10
 
 
-def test_a_unet_converted_to_half_takes_adapters_in_half(
-    calibrated_as: Models, pipeline: Any
-) -> None:
-    pipeline.unet = load_quantized_unet(calibrated_as("exponents").folder, "float")
-    state = lora(micro_unet(), ("to_q",))
-    pipeline.unet.to(torch.float16)
+def test_a_unet_in_half_takes_adapters_in_half(calibrated_as: Models, pipeline: Any) -> None:
+    state = lora(pipeline.unet, ("to_q",))
+    folder = calibrated_as("exponents").folder
+    pipeline.unet = load_quantized_unet(folder, "float", torch.float16)
     pipeline.load_lora_weights(state)
     assert pipeline.unet.get_submodule(TO_Q).lora_A["default_0"].weight.dtype == torch.float16
 
@@ -371,7 +369,7 @@ def test_fusing_into_kept_layers_works(calibrated_as: Models, pipeline: Any) -> 
 
 def test_a_unet_with_adapters_is_not_quantized(pipeline: Any) -> None:
     pipeline.load_lora_weights(lora(pipeline.unet, LEAVES))
-    with pytest.raises(DGQError, match="has an adapter around it"):
+    with pytest.raises(DGQError, match="an adapter is loaded into this UNet"):
         quantize_(pipeline.unet, QuantizationSettings(), (1.0,), (8, 8))
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()

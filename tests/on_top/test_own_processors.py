@@ -16,7 +16,9 @@ from torch import nn
 from uses import ip_adapter_state
 
 from dgq.checkpoint import load_quantized_unet
+from dgq.dequantize import dequantize
 from dgq.errors import DGQError
+from dgq.inference.execution import prepare_
 from dgq.inference.layers import FrozenLayer
 
 Models = Callable[[str], Calibrated]
@@ -104,8 +106,57 @@ def test_all_processors_are_set_or_none(calibrated_as: Models) -> None:
 def test_an_ip_adapter_is_not_lost_by_quantizing() -> None:
     unet = micro_unet()
     unet._load_ip_adapter_weights([ip_adapter_state(unet)])
-    with pytest.raises(DGQError, match="IPAdapterAttnProcessor2_0, which would be lost"):
+    with pytest.raises(DGQError, match="is computed by IPAdapterAttnProcessor2_0"):
         calibrate_(unet, SETTINGS["exponents"])
+
+
+@pytest.mark.parametrize("execution", ["float", "auto"])
+def test_an_ip_adapter_leaves_the_precision_of_the_unet_as_it_is(
+    execution: Any, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as("exponents").folder, execution)
+    before = {name: tensor.dtype for name, tensor in unet.state_dict().items()}
+    state = ip_adapter_state(micro_unet())
+    unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    after = {name: tensor.dtype for name, tensor in unet.state_dict().items()}
+    assert {name: after[name] for name in before} == before
+    added = {dtype for name, dtype in after.items() if name not in before}
+    assert added == {unet.computes_in(torch.float32)}
+
+
+# Dequantized
+
+
+@pytest.mark.parametrize("execution", ["float", "auto"])
+@torch.no_grad()
+def test_what_is_on_top_stays_on_a_dequantized_unet(execution: Any, calibrated_as: Models) -> None:
+    pytest.importorskip("peft")
+    found = calibrated_as("w4a16")
+    unet = load_quantized_unet(found.folder, execution)
+    unet.load_lora_adapter(lora(micro_unet()), prefix="unet")
+    unet.set_attn_processor({n: OwnProcessor() for n in unet.attn_processors})
+    expected = unet(**found.call)[0]
+    stock = dequantize(unet)
+    assert type(stock) is UNet2DConditionModel
+    assert {type(p) for p in stock.attn_processors.values()} == {OwnProcessor}
+    assert decibels(expected, stock(**found.call)[0]) > 60
+    stock.fuse_lora()
+    stock.unload_lora()
+    assert decibels(expected, stock(**found.call)[0]) > 60
+
+
+@torch.no_grad()
+def test_layers_with_adapters_multiply_integers_again(calibrated_as: Models) -> None:
+    pytest.importorskip("peft")
+    found = calibrated_as("exponents")
+    unet = load_quantized_unet(found.folder, "auto", torch.float32)
+    n_integer = unet.execution.integer_layers
+    unet.load_lora_adapter(lora(micro_unet()), prefix="unet")
+    expected = unet(**found.call)[0]
+    prepare_(unet, "float")
+    assert decibels(expected, unet(**found.call)[0]) > 25
+    assert prepare_(unet, "auto", torch.float32).integer_layers == n_integer
+    assert decibels(expected, unet(**found.call)[0]) > 40  # channels last: sums in another order
 
 
 # Parts
