@@ -10,10 +10,10 @@ BIN := .venv/bin
 	touch $@
 
 # Calibrate the embedded model (a run cut short goes on where it stopped), then measure it.
-outputs/w4a8/quantized/quantization.json: | .venv/installed
+outputs/w4a8/quantized/config.json: | .venv/installed
 	$(BIN)/python train.py fit --config w4a8.yaml $(if $(wildcard outputs/w4a8/last.ckpt),--ckpt_path last)
 
-demo: .venv/installed outputs/w4a8/quantized/quantization.json
+demo: .venv/installed outputs/w4a8/quantized/config.json
 	$(BIN)/python evaluate.py --ckpt outputs/w4a8
 
 test: .venv/installed

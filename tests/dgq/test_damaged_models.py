@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import UNet2DConditionModel
 from forging import forge_
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from tiny_pipelines import calibrate_, micro_unet
 
 from dgq.checkpoint import (
@@ -22,6 +24,7 @@ from dgq.checkpoint import (
     save_quantized,
 )
 from dgq.errors import DGQError
+from dgq.model_files import WEIGHTS_FILE
 from dgq.settings import QuantizationSettings
 
 TIMESTEPS = (801.0, 401.0, 1.0)
@@ -91,4 +94,41 @@ def test_whatever_a_manifest_says_it_is_loaded_or_refused(
     if parts:  # sizes of the network are stock diffusers' own to check
         with suppress(DGQError, ValueError):
             UNet2DConditionModel.from_pretrained(copy)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def known(model: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the model as it is."""
+    return load_quantized_unet(model, "float").state_dict()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_happens_to_a_file_no_other_model_is_loaded(
+    data: st.DataObject,
+    model: Path,
+    known: dict[str, torch.Tensor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path_factory.mktemp("fuzz") / "model"))
+    file = folder / data.draw(st.sampled_from(["config.json", WEIGHTS_FILE]))
+    content = bytearray(file.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    damage = data.draw(st.sampled_from(["flip", "cut", "repeat", "zeros"]))
+    if damage == "flip":
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    elif damage == "cut":
+        del content[place:]
+    elif damage == "repeat":
+        content[place:place] = content[: data.draw(st.integers(1, 64))]
+    else:
+        content[place : place + 8] = bytes(len(content[place : place + 8]))
+    file.write_bytes(content)
+    for load in (load_quantized_unet, UNet2DConditionModel.from_pretrained):
+        try:
+            found = load(folder).state_dict()
+        except (DGQError, OSError, ValueError, SafetensorError):
+            continue  # the others are diffusers' own, raised before any quantizer is asked
+        assert all(torch.equal(found[name].float(), known[name].float()) for name in known)
     shutil.rmtree(folder)
