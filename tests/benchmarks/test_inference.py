@@ -21,8 +21,11 @@ from inference.parts import Part  # noqa: E402
 from inference.request import Options, Request  # noqa: E402
 from inference.rows import ROWS, Entrant, available, entrants, turns  # noqa: E402
 from inference.summary import summarise  # noqa: E402
+from tiny_pipelines import LEARNING, fit_arguments  # noqa: E402
 
+from data.calibration import CalibrationData  # noqa: E402
 from dgq import DGQError, load_quantized_unet, read_manifest  # noqa: E402
+from lit.cli import main  # noqa: E402
 
 
 def options(cache: Path, **changes: Any) -> Options:
@@ -382,10 +385,12 @@ def test_a_quantized_model_of_random_weights_runs_in_integers(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_whole_command_on_a_tiny_pipeline(finished_work: Path, tmp_path: Path) -> None:
+def test_the_whole_command_on_a_tiny_pipeline(micro_folder: Path, tmp_path: Path) -> None:
     """All rows that can run here."""
+    fit = fit_arguments(micro_folder, tmp_path, "run", "--config", "w4a8.yaml")
+    assert main([*fit, *LEARNING], CalibrationData) == 0
     file, page = tmp_path / "figures.json", tmp_path / "page.md"
-    arguments = ["--quick", "--ckpt", str(finished_work / "run"), "--repeats", "1"]
+    arguments = ["--quick", "--ckpt", str(tmp_path / "run"), "--repeats", "1"]
     arguments += ["--captions", "2", "--calibration-calls", "4", "--threads", "1", "--batch", "2"]
     arguments += ["--cache", str(tmp_path / "cache"), "--json", str(file), "--markdown", str(page)]
     assert command.main(arguments) == 0
