@@ -111,7 +111,9 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
 def note_types(part: Path, types: str) -> None:
     """Say once that a network's weights are stored in less than full precision."""
     if types:
-        log.warning("%s is stored in %s: it is computed in float32", part, types)
+        # The embedded models are what they are: nobody has to be told in every run.
+        level = logging.DEBUG if part.parent in EMBEDDED.values() else logging.WARNING
+        log.log(level, "%s is stored in %s: it is computed in float32", part, types)
 
 
 def _is_network(library: str, kind: str) -> bool:
