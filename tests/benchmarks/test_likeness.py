@@ -248,6 +248,7 @@ def test_the_command_compares_weights(micro_folder: Path, tmp_path: Path) -> Non
     assert {path.name for path in output.iterdir()} == {"likeness", "likeness.md", "likeness.json"}
 
 
+@pytest.mark.slow
 def test_the_command_measures_sdxl_without_guidance(sdxl_folder: Path, tmp_path: Path) -> None:
     where = ("--pipeline", str(sdxl_folder), "--output", str(tmp_path), "--device", "cpu")
     assert main([*where, "--prompts", "1", "--steps", "2", "--guidance", "0"]) == 0

@@ -81,6 +81,7 @@ def test_every_trial_changes_something_and_can_be_built(
     assert isinstance(unet, UNet2DConditionModel)
 
 
+@pytest.mark.slow
 def test_pages_tell_what_was_run(root: Path) -> None:
     text = (root / "trials.md").read_text()
     for name in RUN:
@@ -96,6 +97,7 @@ def measured(root: Path, name: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_figures_are_read_as_they_were_written(root: Path) -> None:
     written = measured(root, "base")["likeness"]
     figures = Figures.from_json(written)
@@ -103,6 +105,7 @@ def test_figures_are_read_as_they_were_written(root: Path) -> None:
     assert figures.scores["self-attention"].below[-8] >= 0
 
 
+@pytest.mark.slow
 def test_a_summary_says_what_the_figures_say(root: Path) -> None:
     figures = measured(root, "noise")
     found = summary(figures)
@@ -118,6 +121,7 @@ def test_a_summary_says_what_the_figures_say(root: Path) -> None:
     assert found["oracle"]["mean"] == figures["drawing"]["mean"]["share"]
 
 
+@pytest.mark.slow
 def test_trials_differ_in_their_change_alone(root: Path) -> None:
     work = root / "work" / "2"
     shared = root / "work" / "shared" / "conditions"
@@ -130,6 +134,7 @@ def test_trials_differ_in_their_change_alone(root: Path) -> None:
     assert settings["prediction_type"] == "epsilon"
 
 
+@pytest.mark.slow
 def test_the_gain_of_groups_is_their_difference(root: Path) -> None:
     trial = json.loads((root / "trials.json").read_text())["trials"]["base"]
     *_, one, many, gain = likeness_row("base", trial)
@@ -137,6 +142,7 @@ def test_the_gain_of_groups_is_their_difference(root: Path) -> None:
     assert float(one) == pytest.approx(measured(root, "base")["sqnr_db"]["1"], abs=0.06)
 
 
+@pytest.mark.slow
 def test_what_is_finished_stays(root: Path) -> None:
     figures = root / "work" / "2" / "base" / "measured.json"
     before = figures.stat().st_mtime_ns, (root / "trials.md").read_text()
@@ -144,6 +150,7 @@ def test_what_is_finished_stays(root: Path) -> None:
     assert (figures.stat().st_mtime_ns, (root / "trials.md").read_text()) == before
 
 
+@pytest.mark.slow
 def test_figures_of_another_effort_are_not_mixed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +161,7 @@ def test_figures_of_another_effort_are_not_mixed(
     assert (root / "trials.md").read_text() == before
 
 
+@pytest.mark.slow
 def test_figures_of_other_settings_are_not_mixed(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,8 +16,11 @@ from dgq.ops import cpu
 Models = Callable[[str], Calibrated]
 slow = pytest.mark.slow
 COMPILED = [
-    *("calibrating kmeans", "loaded exponents"),
-    *(pytest.param(case, marks=slow) for case in ("calibrating exponents", "loaded kmeans")),
+    "loaded exponents",
+    *(
+        pytest.param(case, marks=slow)
+        for case in ("calibrating kmeans", "calibrating exponents", "loaded kmeans")
+    ),
 ]
 EXPORTED = [
     "loaded kmeans",
