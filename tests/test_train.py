@@ -461,6 +461,7 @@ def test_a_process_may_have_nothing_held_out(micro_folder: Path, tmp_path: Path)
     assert len(rows(tmp_path / "two")) == 24
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_well_as_one(micro_folder: Path, tmp_path: Path) -> None:
     learning = ("--model.learning.iterations", "60", "--model.learning.polish_iterations", "20")
     more = (*learning, "--data.micro_batch_size", "2")

@@ -152,6 +152,7 @@ def _nondeterministic_again() -> Iterator[None]:
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nondeterministic_again")
 def test_what_only_watches_changes_no_byte(
     finished_work: Path, micro_folder: Path, tmp_path: Path
