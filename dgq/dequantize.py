@@ -9,7 +9,7 @@ from torch import nn
 from dgq.attention import QuantizedAttention
 from dgq.errors import DGQError
 from dgq.inference.execution import unfold_layers_
-from dgq.inference.geometry import ConvGeometry
+from dgq.inference.geometry import stock_layer
 from dgq.inference.layers import FrozenLayer
 from dgq.quantized_unet import QuantizedUNet
 from dgq.quantized_unet import become_stock_ as unet_becomes_stock_
@@ -40,7 +40,7 @@ def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     for name in names:
         layer = unet.get_submodule(name)
         assert isinstance(layer, FrozenLayer)
-        unet.set_submodule(name, stock_layer(layer, dtype))
+        unet.set_submodule(name, dequantized_layer(layer, dtype))
         del layer
     for module in unet.modules():
         if isinstance(module, QuantizedAttention):
@@ -65,18 +65,10 @@ def attention_becomes_stock_(attention: QuantizedAttention) -> None:
     attention.set_processor(own or AttnProcessor2_0())
 
 
-def stock_layer(layer: FrozenLayer, dtype: torch.dtype) -> nn.Linear | nn.Conv2d:
+def dequantized_layer(layer: FrozenLayer, dtype: torch.dtype) -> nn.Linear | nn.Conv2d:
     """The stock layer that a quantized one stands for."""
     weight, bias = layer.operands()
-    geometry = layer.geometry
-    with torch.device("meta"):
-        if isinstance(geometry, ConvGeometry):
-            made: nn.Linear | nn.Conv2d = nn.Conv2d(
-                *(geometry.in_channels, geometry.out_channels, geometry.kernel, geometry.stride),
-                *(geometry.padding, geometry.dilation, geometry.groups, bias is not None),
-            )
-        else:
-            made = nn.Linear(geometry.in_channels, geometry.out_channels, bias is not None)
+    made = stock_layer(layer.geometry, bias is not None)
     made.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     if bias is not None:
         made.bias = nn.Parameter(bias.to(dtype, copy=True), requires_grad=False)

@@ -26,11 +26,12 @@ from dgq.files import names_in, read_tensors
 from dgq.hub.names import PLACE, published_config
 from dgq.hub.publishing import Origin, write_card
 from dgq.inference.build import build_, check_tensors_
-from dgq.inference.execution import NORMS, prepare_
+from dgq.inference.execution import prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.model_files import check_seal, sealed
 from dgq.seal import SEAL, tensor_sha256
+from dgq.unet_checks import NORMS
 
 log = logging.getLogger(__name__)
 

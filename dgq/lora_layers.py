@@ -8,7 +8,7 @@ from peft.tuners.lora.layer import Conv2d, Linear
 from torch import nn
 
 from dgq.adapters import refusal_to_fuse
-from dgq.inference.geometry import ConvGeometry, HasGeometry, geometry_of
+from dgq.inference.geometry import ConvGeometry, HasGeometry, geometry_of, stock_layer
 from dgq.readers import Reader
 
 
@@ -74,11 +74,4 @@ def geometry(layer: nn.Module) -> Any:
 
 def stand_in(layer: nn.Module) -> nn.Linear | nn.Conv2d:
     """A stock layer of the same sizes, without memory."""
-    found = geometry(layer)
-    if not isinstance(found, ConvGeometry):
-        return nn.Linear(found.in_channels, found.out_channels, device="meta")
-    return nn.Conv2d(
-        *(found.in_channels, found.out_channels, found.kernel, found.stride, found.padding),
-        *(found.dilation, found.groups),
-        device="meta",
-    )
+    return stock_layer(geometry(layer))

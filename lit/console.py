@@ -7,11 +7,20 @@ import warnings
 from collections.abc import Sequence
 
 from diffusers.utils import logging as diffusers_logging
-from rich.console import Console
-from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
+from dgq.command_line.console import print_error, print_marked, printable
+from dgq.command_line.console import print_line as print_note
 from dgq.errors import DGQError
+
+__all__ = [
+    "check_arguments",
+    "print_error",
+    "print_note",
+    "print_stop",
+    "printable",
+    "quieten_libraries",
+]
 
 IRRELEVANT_WARNINGS = (
     "in eval mode at the start",
@@ -22,24 +31,9 @@ IRRELEVANT_WARNINGS = (
 )
 
 
-def print_error(error: Exception) -> None:
-    """Say on stderr, in one line, what was wrong."""
-    _print_line("[bold red]error:[/]", str(error))
-
-
 def print_stop(text: str) -> None:
     """Say on stderr, in one line, why it ended early and how to go on."""
-    _print_line("[bold yellow]stopped[/]", text.removeprefix("stopped "))
-
-
-def _print_line(kind: str, text: str) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(f"{kind} {escape(' '.join(printable(text).split()))}")
-
-
-def printable(text: str) -> str:
-    """Text with what no terminal and no file in UTF-8 can hold written as an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    print_marked("[bold yellow]stopped[/]", text.removeprefix("stopped "))
 
 
 def check_arguments(args: Sequence[str]) -> None:
@@ -47,11 +41,6 @@ def check_arguments(args: Sequence[str]) -> None:
     for arg in args:
         if printable(arg) != arg:
             raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
-
-
-def print_note(text: str) -> None:
-    """Say something on stdout, as it stands."""
-    Console(soft_wrap=True, highlight=False, emoji=False).print(escape(printable(text)))
 
 
 def quieten_libraries() -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dgq.checkpoint import find_model
-from dgq.command_line.console import print_line
+from dgq.command_line.console import add_path, print_line
 from dgq.errors import DGQError
 from dgq.files import exists, written_beside
 from dgq.hub.model_card import model_card
@@ -18,13 +18,7 @@ SUMMARY = "Print or write the model card of a quantized model, from what was mea
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
-    parser.add_argument(
-        "path",
-        metavar="DIR",
-        type=Path,
-        help="a finished run, such as outputs/w4a8, the folder of a quantized model, or of a "
-        "pipeline with one",
-    )
+    add_path(parser)
     parser.add_argument(
         "--base_model",
         "--base-model",

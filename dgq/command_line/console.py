@@ -1,10 +1,12 @@
 """What subcommands show: one line for an error, parts of the work as they go on."""
 
+import argparse
 import logging
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
@@ -12,16 +14,36 @@ from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """The quantized model that a subcommand is about."""
+    parser.add_argument(
+        "path",
+        metavar="DIR",
+        type=Path,
+        help="a finished run, such as outputs/w4a8, the folder of a quantized model, or of a "
+        "pipeline with one",
+    )
+
+
 def print_error(error: Exception) -> None:
     """Say on stderr, in one line, what was wrong."""
+    print_marked("[bold red]error:[/]", str(error))
+
+
+def print_marked(mark: str, text: str) -> None:
+    """Say something on stderr, in one line, after a mark."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    text = str(error).encode("utf-8", "backslashreplace").decode()
-    console.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}")
+    console.print(f"{mark} {escape(' '.join(printable(text).split()))}")
 
 
 def print_line(text: str) -> None:
     """Say something on stdout, as it stands."""
-    Console(soft_wrap=True, highlight=False, emoji=False).print(escape(text))
+    Console(soft_wrap=True, highlight=False, emoji=False).print(escape(printable(text)))
+
+
+def printable(text: str) -> str:
+    """Text with what no terminal and no file in UTF-8 can hold written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

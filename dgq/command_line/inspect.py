@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
+from dgq.command_line.console import add_path
 from dgq.inspection.inspect import inspect_model
 from dgq.inspection.table import make_table
 
@@ -16,13 +16,7 @@ SUMMARY = "Show what a quantized model holds, whether it is whole, and how it ru
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
-    parser.add_argument(
-        "path",
-        metavar="DIR",
-        type=Path,
-        help="a finished run, such as outputs/w4a8, the folder of a quantized model, or of a "
-        "pipeline with one",
-    )
+    add_path(parser)
     parser.add_argument(
         "--json",
         action="store_true",

@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from torch import nn
 
+from dgq.first_formats import FirstFiles
 from dgq.hub.evidence import Evidence
 from dgq.hub.names import publishable, without_paths
 from dgq.hub.reproduction import commands, recipe_yaml
-from dgq.inspection.layers import Kind
+from dgq.inspection.full_size import full_precision_bytes
+from dgq.inspection.layers import Kind, kept_layers, layer_kinds
 from dgq.manifest import Manifest
+from dgq.model_files import ModelFiles
 from dgq.pipelines import EMBEDDED
 from dgq.settings import QuantizationSettings
 
@@ -51,6 +55,29 @@ class Facts:
     def pipeline(self) -> str:
         """Where the rest of the pipeline comes from, as anybody can find it."""
         return self.base_model or publishable(self.manifest.pipeline) or UNKNOWN_PIPELINE
+
+
+def facts_of(
+    files: ModelFiles | FirstFiles, unet: nn.Module, evidence: Evidence, **others: Any
+) -> Facts:
+    """What a model's files and its UNet, with or without tensors, say of it.
+
+    Args:
+        files: of the model.
+        unet: of inference modules.
+        evidence: what was measured.
+        others: further fields.
+    """
+    manifest = files.manifest()
+    return Facts(
+        manifest,
+        layer_kinds(unet),
+        list(kept_layers(unet)),
+        files.size(),
+        full_precision_bytes(manifest.unet_config),
+        evidence,
+        **others,
+    )
 
 
 def card_text(facts: Facts) -> str:

@@ -4,11 +4,9 @@ from pathlib import Path
 
 from dgq.checkpoint import empty_quantized_unet, find_model
 from dgq.first_formats import FirstFiles
-from dgq.hub.card import UNKNOWN_REPO, Facts, card_text
+from dgq.hub.card import UNKNOWN_REPO, card_text, facts_of
 from dgq.hub.evidence import evidence_beside
 from dgq.hub.names import checked_id, hub_id
-from dgq.inspection.full_size import full_precision_bytes
-from dgq.inspection.layers import kept_layers, layer_kinds
 from dgq.pipeline_files import INDEX
 
 
@@ -34,13 +32,10 @@ def model_card(
     repo = UNKNOWN_REPO if repo_id is None else checked_id(repo_id, "the repository")
     loads = "earlier" if isinstance(files, FirstFiles) else "unet"
     return card_text(
-        Facts(
-            manifest=manifest,
-            kinds=layer_kinds(unet),
-            kept=list(kept_layers(unet)),
-            n_bytes=files.size(),
-            full_bytes=full_precision_bytes(manifest.unet_config),
-            evidence=evidence_beside(files.folder, manifest.sha256),
+        facts_of(
+            files,
+            unet,
+            evidence_beside(files.folder, manifest.sha256),
             repo_id=repo,
             base_model=given or hub_id(manifest.pipeline),
             loads="pipeline" if (Path(folder) / INDEX).is_file() else loads,

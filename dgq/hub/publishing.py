@@ -7,11 +7,9 @@ from typing import Any
 from huggingface_hub import ModelCard
 from torch import nn
 
-from dgq.hub.card import Facts, card_text
+from dgq.hub.card import card_text, facts_of
 from dgq.hub.evidence import Evidence, evidence_beside
 from dgq.hub.names import hub_id
-from dgq.inspection.full_size import full_precision_bytes
-from dgq.inspection.layers import kept_layers, layer_kinds
 from dgq.model_files import ModelFiles
 
 CARD_FILE = "README.md"
@@ -49,18 +47,14 @@ def write_card(unet: nn.Module, folder: Path, repo_id: str, origin: Origin) -> N
     file = folder / CARD_FILE
     header: dict[str, Any] = ModelCard.load(file).data.to_dict() if file.is_file() else {}
     files = ModelFiles(folder)
-    manifest = files.manifest()
     stated = header.get("base_model")
     stated = hub_id(stated) if isinstance(stated, str) else None
-    facts = Facts(
-        manifest=manifest,
-        kinds=layer_kinds(unet),
-        kept=list(kept_layers(unet)),
-        n_bytes=files.size(),
-        full_bytes=full_precision_bytes(manifest.unet_config),
-        evidence=origin.evidence(),
+    facts = facts_of(
+        files,
+        unet,
+        origin.evidence(),
         repo_id=repo_id,
-        base_model=hub_id(manifest.pipeline) or stated,
+        base_model=hub_id(files.manifest().pipeline) or stated,
         header=header,
     )
     file.write_text(card_text(facts), encoding="utf-8")

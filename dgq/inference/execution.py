@@ -21,7 +21,6 @@ Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
 ADAPTED = ".base_layer"
 """What follows on the name of a layer that adapters are around."""
-NORMS = (nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)

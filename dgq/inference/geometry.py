@@ -121,3 +121,15 @@ def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:
         cast(tuple[int, int], layer.dilation),
         layer.groups,
     )
+
+
+def stock_layer(geometry: Geometry, has_bias: bool = True) -> nn.Linear | nn.Conv2d:
+    """A stock layer that computes this, without memory: on the meta device."""
+    if not isinstance(geometry, ConvGeometry):
+        sizes = geometry.in_channels, geometry.out_channels
+        return nn.Linear(*sizes, bias=has_bias, device="meta")
+    return nn.Conv2d(
+        *(geometry.in_channels, geometry.out_channels, geometry.kernel, geometry.stride),
+        *(geometry.padding, geometry.dilation, geometry.groups, has_bias),
+        device="meta",
+    )

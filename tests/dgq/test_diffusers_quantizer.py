@@ -19,11 +19,11 @@ from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.dequantize import dequantize
 from dgq.diffusers_quantizer import DGQConfig
 from dgq.errors import DGQError
-from dgq.inference.execution import NORMS
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.model_files import WEIGHTS_FILE
 from dgq.ops import cpu
+from dgq.unet_checks import NORMS
 
 Models = Callable[[str], Calibrated]
 exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from dgq.attention import QuantizedAttention
 from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError, SettingsError
-from dgq.inference.execution import NORMS, prepare_
+from dgq.inference.execution import prepare_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu, native
+from dgq.unet_checks import NORMS
 
 Models = Callable[[str], Calibrated]
 Mode = Literal["auto", "integer", "float"]
