@@ -37,6 +37,7 @@ from dgq.calibration.samples import Sampling, samples_of_prompts
 from dgq.context import context_of, quantization
 from dgq.files import write_json
 from dgq.quantize import start_observing_
+from dgq.recipes import Custom
 from lit.console import quieten_libraries
 
 KEPT = ("conv_in", "conv_out")
@@ -54,7 +55,7 @@ class CountingCalibrator(Calibrator):
         """Count at every target."""
         super().quantize_(*arguments)
         for target in self.targets.values():
-            target.register_forward_hook(self._count)
+            target.entrance.register_forward_hook(self._count)
 
     def _count(self, _target: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
         streaming = getcurrent().parent is not None
@@ -101,7 +102,7 @@ def calibrate(keep: tuple[str, ...], learning: LearningSettings) -> dict[str, An
     )
     calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
     samples = samples_of_prompts(calls, N_HELD_OUT_PROMPTS, sampling)
-    calibrator = CountingCalibrator(unet, settings, learning, sampling.batch_size)
+    calibrator = CountingCalibrator(unet, Custom(settings, learning), sampling.batch_size)
     started = time.process_time()
     reconstruct_(calibrator, samples, sampling, WaitingSettings(), progress=True)
     n_rows = 4 * (N_PROMPTS + N_HELD_OUT_PROMPTS)

@@ -30,7 +30,7 @@ from dgq.paired_streams import PairedStreams
 from dgq.quantize import start_observing_
 from dgq.reconstruction import reconstruction_loss
 from dgq.settings import WaitingSettings
-from dgq.targets import execution_order, find_targets
+from dgq.targets import Target, execution_order, find_blocks
 from dgq.visit import Visit
 from dgq.waiting import waiting_rooms
 
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def visit(
-    streams: PairedStreams, target: nn.Module, options: argparse.Namespace, learned: bool
+    streams: PairedStreams, target: Target, options: argparse.Namespace, learned: bool
 ) -> dict[str, float]:
     """Capture, search ranges, learn a few iterations if asked to, and pass on; seconds of each."""
     row: dict[str, float] = {}
@@ -131,9 +131,9 @@ def visit(
     return row
 
 
-def learn_some(streams: PairedStreams, target: nn.Module, batch_size: int) -> None:
+def learn_some(streams: PairedStreams, target: Target, batch_size: int) -> None:
     """A few iterations of the recipe."""
-    optimizer, _ = learn.make_optimizer(target, RECIPE)
+    optimizer, _ = learn.make_optimizer(target.parts(), RECIPE)
     for iteration in range(ITERATIONS):
         rows = torch.randperm(streams.n_rows)[:batch_size]
         output = Visit(target, streams).output_and_reference(rows, activations=False)
@@ -170,7 +170,7 @@ def summary(
     }
 
 
-def weights_of(target: nn.Module) -> list[Tensor]:
+def weights_of(target: Target) -> list[Tensor]:
     """The weights of a target that are quantized."""
     return [w for layer in learn.layers_of(target) if isinstance(w := layer.weight, Tensor)]
 
@@ -201,9 +201,9 @@ def some_blocks(names: list[str], stop_after: int | None) -> set[str]:
 
 def ordered_targets(
     unet: nn.Module, settings: QuantizationSettings, calls: UNetCalls, device: str
-) -> dict[str, nn.Module]:
+) -> dict[str, Target]:
     """Targets in execution order."""
-    found = find_targets(unet, settings.keep)
+    found = find_blocks(unet, settings.keep)
     call = on(device, calls.batch(torch.tensor([[0, 0]])))
     with quantization(unet, weights=False, activations=False):
         return {name: found[name] for name in execution_order(unet, found, call)}

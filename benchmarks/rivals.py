@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 from outlier_unet import build_calls, build_unet
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgq import (
     ActivationSettings,
@@ -24,7 +24,7 @@ from dgq import learning as learn
 from dgq.context import quantization
 from dgq.paired_streams import PairedStreams
 from dgq.reconstruction import reconstruction_loss, relative_error
-from dgq.targets import execution_order, find_targets
+from dgq.targets import Target, execution_order, find_blocks
 from dgq.visit import Visit
 
 # Fixed, so that problems stay the same when the defaults change.
@@ -57,7 +57,7 @@ EVERY = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """One target to learn: its module, and the streams that wait at it.
+    """One target to learn, and the streams that wait at it.
 
     Args:
         name: of the target.
@@ -67,7 +67,7 @@ class Problem:
     """
 
     name: str
-    target: nn.Module
+    target: Target
     streams: PairedStreams
     n_learned: int
 
@@ -89,7 +89,7 @@ def solve_(
     """Learn one target by a recipe; held-out error and CPU seconds of the learning."""
     learn.start_learning_(problem.target)
     learn.set_soft_rounding_(problem.target, settings.iterations > 0)
-    optimizer, schedule = learn.make_optimizer(problem.target, settings)
+    optimizer, schedule = learn.make_optimizer(problem.target.parts(), settings)
     batches = row_batches(problem.n_learned, batch_size, seed)
     started = time.process_time()
     for iteration, rows in enumerate(islice(batches, settings.total_iterations)):
@@ -124,7 +124,7 @@ def problems(keep: tuple[str, ...]) -> Iterator[Problem]:
     quantize_(unet, settings, calls.distinct_timesteps, calls.latent_size)
     pairs = torch.cartesian_prod(torch.arange(N_PROMPTS + N_HELD_OUT_PROMPTS), torch.arange(4))
     batches = [calls.batch(part) for part in pairs.flip(1).split(MICRO_BATCH)]
-    found = find_targets(unet, settings.keep)
+    found = find_blocks(unet, settings.keep)
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, batches[0])
     streams = PairedStreams(unet, {name: found[name] for name in order}, batches)

@@ -19,10 +19,11 @@ from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
 from dgq.quantize import fit_activations_, quantize_, start_observing_
-from dgq.recipes import RECIPES, Recipe
+from dgq.recipes import DGQ, RECIPES, RTN, Custom, Ours, Recipe
 from dgq.saving import save
 from dgq.settings import (
     ActivationSettings,
+    LayerSettings,
     LearningSettings,
     QuantizationSettings,
     ScoreSettings,
@@ -31,15 +32,20 @@ from dgq.settings import (
 )
 
 __all__ = [
+    "DGQ",
     "RECIPES",
+    "RTN",
     "ActivationSettings",
     "CalibrationReport",
     "CalibrationResult",
+    "Custom",
     "DGQConfig",
     "DGQError",
     "GenerationSettings",
+    "LayerSettings",
     "LearningSettings",
     "Manifest",
+    "Ours",
     "QuantizationSettings",
     "Recipe",
     "ScoreSettings",

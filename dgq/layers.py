@@ -9,7 +9,7 @@ from dgq.activations import activation_quantizer
 from dgq.context import QuantizationContext
 from dgq.range_quantizer import RangeQuantizer
 from dgq.readers import Reader
-from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
+from dgq.settings import FLOAT_BITS, ActivationSettings, WeightSettings, operand_bits
 from dgq.weight_quantizer import WeightQuantizer
 
 
@@ -28,7 +28,8 @@ class QuantizedLayer(Reader, nn.Module):
     def adopt_(
         self,
         stock: nn.Linear | nn.Conv2d,
-        settings: QuantizationSettings,
+        weights: WeightSettings,
+        activations: ActivationSettings,
         context: QuantizationContext,
         shared_input: bool,
     ) -> None:
@@ -38,15 +39,13 @@ class QuantizedLayer(Reader, nn.Module):
         self.context = context
         self.weight_quantizer = (
             None
-            if operand_bits(settings.weights.n_bits) == FLOAT_BITS
-            else WeightQuantizer(settings.weights, stock.weight.shape)
+            if operand_bits(weights.n_bits) == FLOAT_BITS
+            else WeightQuantizer(weights, stock.weight.shape)
         )
         self.input_quantizer = (
-            None
-            if shared_input
-            else activation_quantizer(settings.activations, context, padded=pads(stock))
+            None if shared_input else activation_quantizer(activations, context, padded=pads(stock))
         )
-        self.activation_bits = operand_bits(settings.activations.n_bits)
+        self.activation_bits = operand_bits(activations.n_bits)
         self.train(stock.training)
 
     @property
@@ -90,12 +89,13 @@ class QuantLinear(QuantizedLayer, nn.Linear):
     def __init__(
         self,
         stock: nn.Linear,
-        settings: QuantizationSettings,
+        weights: WeightSettings,
+        activations: ActivationSettings,
         context: QuantizationContext,
         shared_input: bool = False,
     ) -> None:
         nn.Linear.__init__(self, stock.in_features, stock.out_features, device="meta")
-        self.adopt_(stock, settings, context, shared_input)
+        self.adopt_(stock, weights, activations, context, shared_input)
 
     def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[..., in_features] -> [..., out_features]``."""
@@ -108,7 +108,8 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
     def __init__(
         self,
         stock: nn.Conv2d,
-        settings: QuantizationSettings,
+        weights: WeightSettings,
+        activations: ActivationSettings,
         context: QuantizationContext,
         shared_input: bool = False,
     ) -> None:
@@ -124,7 +125,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
             padding_mode=stock.padding_mode,
             device="meta",
         )
-        self.adopt_(stock, settings, context, shared_input)
+        self.adopt_(stock, weights, activations, context, shared_input)
 
     def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[batch, in_channels, height, width] -> [batch, out_channels, ...]``."""

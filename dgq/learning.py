@@ -1,95 +1,98 @@
 """Learning one target: what is learned of its weights and activations, how fast, at what cost."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from dgq.layers import QuantizedLayer
 from dgq.learnable_range import LearnableRange
-from dgq.quantize import activation_quantizers
 from dgq.range_quantizer import RangeQuantizer
 from dgq.rounding import rounding_penalty, soft_rounding, temperature_at
-from dgq.settings import Decay, LearningSettings
+from dgq.settings import FLOAT_BITS, Decay, LearningSettings
+from dgq.targets.target import Target
 from dgq.weight_quantizer import LearnableRounding
 
 
-def layers_of(target: nn.Module) -> list[QuantizedLayer]:
-    """The layers at or below a target whose weights are quantized."""
+def layers_of(target: Target) -> list[QuantizedLayer]:
+    """The layers of a target whose weights are quantized."""
     return [
         module
-        for module in target.modules()
+        for module in target.parts()
         if isinstance(module, QuantizedLayer) and module.weight_quantizer is not None
     ]
 
 
-def learnables(module: nn.Module) -> list[LearnableRounding]:
-    """What can be learned at or below a module."""
-    return [m for m in module.modules() if isinstance(m, LearnableRounding)]
+def learnables(modules: Iterable[nn.Module]) -> list[LearnableRounding]:
+    """What can be learned about weights, among some modules."""
+    return [m for m in modules if isinstance(m, LearnableRounding)]
 
 
-def quantizers_of(target: nn.Module) -> list[RangeQuantizer]:
-    """The activation quantizers at or below a target that do something."""
-    return list(activation_quantizers(target).values())
+def quantizers_of(target: Target) -> list[RangeQuantizer]:
+    """The activation quantizers of a target that do something."""
+    return [m for m in target.parts() if isinstance(m, RangeQuantizer) and m.n_bits != FLOAT_BITS]
 
 
-def start_learning_(target: nn.Module) -> None:
+def start_learning_(target: Target) -> None:
     """Search the ranges of all weights of a target, and round them to nearest for a start."""
     for layer in layers_of(target):
         layer.start_learning_()
 
 
-def set_soft_rounding_(target: nn.Module, soft: bool) -> None:
+def set_soft_rounding_(target: Target, soft: bool) -> None:
     """Let the rounding be learned, or fix it as it stands."""
-    for learnable in learnables(target):
+    for learnable in learnables(target.parts()):
         learnable.logits.requires_grad_(soft)
 
 
-def harden_(target: nn.Module) -> None:
+def harden_(target: Target) -> None:
     """End the learning: every layer of the target keeps packed codes."""
     for layer in layers_of(target):
         layer.harden_()
 
 
-def start_learning_ranges_(target: nn.Module) -> None:
+def start_learning_ranges_(target: Target) -> None:
     """Set the ranges of a target's activations as they were observed, and let them be learned."""
     for quantizer in quantizers_of(target):
         quantizer.fit_()
         quantizer.start_learning_()
 
 
-def learns_ranges(target: nn.Module) -> bool:
+def learns_ranges(target: Target) -> bool:
     """Whether ranges of a target's activations are being learned now."""
     return any(q.learnable is not None and q.learnable.active for q in quantizers_of(target))
 
 
-def harden_ranges_(target: nn.Module) -> None:
+def harden_ranges_(target: Target) -> None:
     """End the learning of the ranges."""
     for quantizer in quantizers_of(target):
         quantizer.harden_()
 
 
-def penalty(target: nn.Module, iteration: int, settings: LearningSettings) -> Tensor | float:
+def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tensor | float:
     """The term that drives each rounding of a target to 0 or 1, at this iteration."""
     if iteration >= settings.iterations:
         return 0.0
     temperature = temperature_at(iteration / settings.iterations, settings.warmup)
     if temperature is None:
         return 0.0
-    terms = [rounding_penalty(soft_rounding(m.logits), temperature) for m in learnables(target)]
+    parts = learnables(target.parts())
+    terms = [rounding_penalty(soft_rounding(m.logits), temperature) for m in parts]
     return settings.penalty * torch.stack(terms).sum() if terms else 0.0
 
 
 def make_optimizer(
-    module: nn.Module, settings: LearningSettings
+    modules: Iterable[nn.Module], settings: LearningSettings
 ) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
-    """One Adam over everything learnable at or below a module, and its learning rates.
+    """One Adam over everything learnable among some modules, and its learning rates.
 
     Its state is made when a parameter first gets a gradient: clear it when a target is finished,
     and it never holds more than the current target's. The rates begin anew for each target.
     """
-    parts = learnables(module)
-    ranges = [m for m in module.modules() if isinstance(m, LearnableRange)]
+    found = list(modules)
+    parts = learnables(found)
+    ranges = [m for m in found if isinstance(m, LearnableRange)]
     groups = [
         {"params": [m.logits for m in parts]},
         {"params": [p for m in parts for p in (m.log_gain, m.bias_shift)]},

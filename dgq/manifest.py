@@ -2,17 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dgq.described_settings import described, quantization_settings
 from dgq.errors import DGQError, SettingsError
-from dgq.settings import (
-    ActivationSettings,
-    QuantizationSettings,
-    ScoreSettings,
-    WeightSettings,
-    check_positive,
-)
+from dgq.settings import QuantizationSettings, check_positive
 
 FORMAT = "dgq-3"
 METHOD = "dgq"
@@ -76,11 +71,15 @@ class Manifest:
 
     def quantization_config(self) -> dict[str, Any]:
         """What ``config.json`` holds of it beside the stock UNet's configuration."""
-        described = {**asdict(self), "timesteps": list(self.timesteps)}
-        described["latent_size"] = list(self.latent_size)
-        described["quantization"]["keep"] = list(self.quantization.keep)
-        del described["unet_config"]
-        return {"quant_method": METHOD, "format": FORMAT, **described}
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        del content["unet_config"]
+        content |= {
+            "quantization": described(self.quantization),
+            "generation": asdict(self.generation),
+            "timesteps": list(self.timesteps),
+            "latent_size": list(self.latent_size),
+        }
+        return {"quant_method": METHOD, "format": FORMAT, **content}
 
     def config(self) -> dict[str, Any]:
         """The content of ``config.json``."""
@@ -135,9 +134,10 @@ def parsed(content: Mapping[str, Any]) -> Manifest:
 def problem_of(manifest: Manifest) -> str | None:
     """What is impossible about a manifest, if anything."""
     hashes = (manifest.unet_sha256, manifest.sha256)
-    texts = (manifest.pipeline, *hashes, *manifest.quantization.keep)
+    quantization = manifest.quantization
+    texts = (manifest.pipeline, *hashes, *quantization.keep, *quantization.layers)
     if not all(isinstance(text, str) for text in texts):
-        return "pipeline, unet_sha256, sha256 or keep is not made of text"
+        return "pipeline, unet_sha256, sha256, keep or a name in layers is not text"
     times = manifest.timesteps
     if not times or not all(is_number(t) and math.isfinite(t) for t in times):
         return "timesteps are not a list of finite numbers"
@@ -152,13 +152,3 @@ def problem_of(manifest: Manifest) -> str | None:
 def is_number(value: Any) -> bool:
     """Whether a value is a number, which a truth value is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def quantization_settings(content: Mapping[str, Any]) -> QuantizationSettings:
-    """Settings from what ``dataclasses.asdict`` made of them."""
-    return QuantizationSettings(
-        WeightSettings(**content["weights"]),
-        ActivationSettings(**content["activations"]),
-        ScoreSettings(**content["scores"]),
-        tuple(content["keep"]),
-    )

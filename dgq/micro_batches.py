@@ -1,6 +1,6 @@
 """Rows out of arguments that are stored micro-batch by micro-batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,14 +41,17 @@ def gather_inputs(
     places = places_of(rows, [item.step.shape[0] for item in inputs])
 
     def pick(values: Sequence[Any]) -> Any:
-        if not isinstance(values[0], Tensor):
-            if any(True for _ in tensors_in(values[0])):
-                raise TypeError("a target was called with nested tensors, which are not gathered")
-            return values[0]
-        return pick_rows(values, places, read)
+        first = values[0]
+        if isinstance(first, Tensor):
+            return pick_rows(values, places, read)
+        if isinstance(first, Mapping):
+            return {key: pick([value[key] for value in values]) for key in first}
+        if any(True for _ in tensors_in(first)):
+            raise TypeError("a target was called with a list of tensors, which are not gathered")
+        return first
 
     args = tuple(pick([i.args[k] for i in inputs]) for k in range(len(inputs[0].args)))
-    kwargs = {key: pick([i.kwargs[key] for i in inputs]) for key in inputs[0].kwargs}
+    kwargs = pick([i.kwargs for i in inputs])
     return TargetInput(args, kwargs, pick([i.step for i in inputs]))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dgq.context import quantization
 from dgq.micro_batches import TargetInput
 from dgq.streaming import Stream
+from dgq.targets.target import Target
 from dgq.waiting import Waiting
 
 
@@ -28,7 +29,7 @@ class PairedStreams:
     def __init__(
         self,
         unet: nn.Module,
-        targets: Mapping[str, nn.Module],
+        targets: Mapping[str, Target],
         calls: Sequence[Mapping[str, Any]],
         rooms: Iterator[Waiting] | None = None,
     ) -> None:

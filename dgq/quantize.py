@@ -19,12 +19,10 @@ from dgq.quantized_unet import become_quantized_ as unet_becomes_quantized_
 from dgq.range_quantizer import RangeQuantizer
 from dgq.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.shared_inputs import shares_input
 from dgq.unet_checks import check_not_read, check_unet, layers_in_float
 
 log = logging.getLogger(__name__)
-
-SHARED_INPUTS = ("to_q", "to_k", "to_v")
-"""Layers of an attention whose input its processor quantizes once for all of them."""
 
 
 def quantize_(
@@ -46,13 +44,15 @@ def quantize_(
             says why), or a pattern in ``settings.keep`` matches no layer.
     """
     names = quantizable_layers(unet, settings.keep)
+    check_layers(unet, names, settings)
     note_float_layers(unet, names)
     context = QuantizationContext(timesteps, latent_size)
     for name in names:
         swap_layer_(unet, name, settings, context)
-    for attention in quantized_attentions(unet, names).values():
-        quantizers = attention_quantizers(settings, attention.is_cross_attention, context)
-        keep_start = attention.is_cross_attention and settings.scores.keep_start_token
+    for name, attention in quantized_attentions(unet, names).items():
+        is_cross = bool(attention.is_cross_attention)
+        quantizers = attention_quantizers(settings, name, is_cross, context)
+        keep_start = is_cross and settings.scores.keep_start_token
         attention_becomes_quantized_(attention, context, quantizers, keep_start)
     unet_becomes_quantized_(unet, context)
     return unet
@@ -77,6 +77,13 @@ def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
     return [n for n in names if not any(fnmatch(n, pattern) for pattern in keep)]
 
 
+def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSettings) -> None:
+    """Raise DGQError if settings of single layers are of layers that are not quantized."""
+    unknown = settings.layers.keys() - {*names, *quantized_attentions(unet, names)}
+    if unknown:
+        raise DGQError(f"layers: {min(unknown)} is no layer or attention that is quantized here")
+
+
 def note_float_layers(unet: nn.Module, names: Sequence[str]) -> None:
     """Say which layers stay in floating point because there is no quantized form of them."""
     others = {
@@ -94,11 +101,11 @@ def swap_layer_(
 ) -> None:
     """Replace one layer by its quantized counterpart, which keeps the parameters."""
     stock = unet.get_submodule(name)
-    shared = name.rpartition(".")[2] in SHARED_INPUTS
+    own = settings.weights_of(name), settings.activations_of(name)
     if isinstance(stock, nn.Conv2d):
-        unet.set_submodule(name, QuantConv2d(stock, settings, context, shared))
+        unet.set_submodule(name, QuantConv2d(stock, *own, context, shares_input(name)))
     elif isinstance(stock, nn.Linear):
-        unet.set_submodule(name, QuantLinear(stock, settings, context, shared))
+        unet.set_submodule(name, QuantLinear(stock, *own, context, shares_input(name)))
 
 
 def quantized_attentions(unet: nn.Module, quantized: Sequence[str]) -> dict[str, Attention]:
@@ -109,10 +116,10 @@ def quantized_attentions(unet: nn.Module, quantized: Sequence[str]) -> dict[str,
 
 
 def attention_quantizers(
-    settings: QuantizationSettings, is_cross: bool, context: QuantizationContext
+    settings: QuantizationSettings, name: str, is_cross: bool, context: QuantizationContext
 ) -> dict[str, nn.Module | None]:
-    """What an attention gets: see ``attention.become_quantized_``."""
-    activations = settings.activations
+    """What an attention of a name gets: see ``attention.become_quantized_``."""
+    activations = settings.activations_of(name)
     inside = activations if activations.qkv else replace(activations, n_bits=16)
     quantizers: dict[str, nn.Module | None] = {
         "input": activation_quantizer(activations, context),

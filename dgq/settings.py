@@ -1,11 +1,13 @@
 """What to quantize and how: typed settings, validated when they are made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
 from dgq.exponents import check_budget
+from dgq.shared_inputs import input_owner
 
 FLOAT_BITS = 32
 """Bits that a tensor kept in floating point counts with."""
@@ -144,6 +146,19 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True)
+class LayerSettings:
+    """What a single layer gets where it differs from the others.
+
+    Args:
+        weights: of the layer; as in the other layers by default.
+        activations: of its input; as for the other layers by default.
+    """
+
+    weights: WeightSettings | None = None
+    activations: ActivationSettings | None = None
+
+
+@dataclass(frozen=True)
 class QuantizationSettings:
     """Everything that determines the arithmetic of a quantized UNet.
 
@@ -152,23 +167,52 @@ class QuantizationSettings:
         activations: how layer inputs and q, k, v are quantized.
         scores: how attention scores are quantized.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
+        layers: what single layers have otherwise, by name. What ``to_q``, ``to_k`` and ``to_v``
+            read is quantized as for the attention that owns them, whose name stands here too.
     """
 
     weights: WeightSettings = field(default_factory=WeightSettings)
     activations: ActivationSettings = field(default_factory=ActivationSettings)
     scores: ScoreSettings = field(default_factory=ScoreSettings)
     keep: tuple[str, ...] = ("conv_in", "conv_out")
+    layers: Mapping[str, LayerSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weights, activations = self.weights, self.activations
-        if activations.grouping != "kmeans" and 16 not in (weights.n_bits, activations.n_bits):
-            check_budget(
-                weights.n_bits,
-                weights.symmetric,
-                weights.max_exponent,
-                activations.n_bits,
-                activations.max_exponent,
-            )
+        check_product(self.weights, self.activations)
+        for name in self.layers:
+            try:
+                check_product(self.weights_of(name), self.activations_of(name))
+            except SettingsError as error:
+                raise SettingsError(f"{name}: {error}") from error
+
+    def with_activations(
+        self, activations: ActivationSettings, scores: ScoreSettings
+    ) -> "QuantizationSettings":
+        """The same weights with other activations, which are alike for all layers."""
+        layers = {n: LayerSettings(own.weights) for n, own in self.layers.items() if own.weights}
+        return QuantizationSettings(self.weights, activations, scores, self.keep, layers)
+
+    def weights_of(self, name: str) -> WeightSettings:
+        """How the weight of one layer is quantized."""
+        own = self.layers.get(name)
+        return self.weights if own is None or own.weights is None else own.weights
+
+    def activations_of(self, name: str) -> ActivationSettings:
+        """How the input of one layer is quantized, or what an attention's layers read."""
+        own = self.layers.get(input_owner(name))
+        return self.activations if own is None or own.activations is None else own.activations
+
+
+def check_product(weights: WeightSettings, activations: ActivationSettings) -> None:
+    """Raise SettingsError where operands are to multiply as integers and their bits do not fit."""
+    if activations.grouping != "kmeans" and 16 not in (weights.n_bits, activations.n_bits):
+        check_budget(
+            weights.n_bits,
+            weights.symmetric,
+            weights.max_exponent,
+            activations.n_bits,
+            activations.max_exponent,
+        )
 
 
 @dataclass(frozen=True)

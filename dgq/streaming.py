@@ -17,8 +17,9 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dgq.context import context_of
+from dgq.context import at_step, context_of
 from dgq.micro_batches import TargetInput, gather_inputs, pick_rows, places_of
+from dgq.targets.target import Target
 from dgq.waiting import StayingPut, Waiting, held_by
 
 
@@ -38,7 +39,7 @@ class Stream:
 
     Args:
         unet: a quantized UNet.
-        targets: where the passes wait, by name.
+        targets: at which the passes wait, by name.
         calls: keyword arguments of the UNet call of each micro-batch.
         rooms: where the tensors of each pass wait; where they are by default.
     """
@@ -46,7 +47,7 @@ class Stream:
     def __init__(
         self,
         unet: nn.Module,
-        targets: Mapping[str, nn.Module],
+        targets: Mapping[str, Target],
         calls: Sequence[Mapping[str, Any]],
         rooms: Iterator[Waiting] | None = None,
     ) -> None:
@@ -57,7 +58,7 @@ class Stream:
         self.results: list[Any] = []
         self._passes = [greenlet(partial(unet, **own(call))) for call in calls]
         self._waiting = [next(rooms) if rooms else StayingPut() for _ in calls]
-        self._hooks = [hook for n, m in targets.items() for hook in self._hook(n, m)]
+        self._hooks = [hook for n, t in targets.items() for hook in self._hook(n, t)]
 
     def __enter__(self) -> Stream:
         return self
@@ -120,22 +121,27 @@ class Stream:
     def _read(self, part: int, tensor: Tensor, position: int) -> Tensor:
         return self._waiting[part].row(tensor, position)
 
-    def _hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
-        return [
-            module.register_forward_pre_hook(self._suspender(name), with_kwargs=True),
-            module.register_forward_hook(self._collector()),
-        ]
+    def _hook(self, name: str, target: Target) -> Iterator[RemovableHandle]:
+        entrance = target.entrance
+        yield entrance.register_forward_pre_hook(self._suspender(name, target), with_kwargs=True)
+        if target.leaves_by_itself:
+            yield entrance.register_forward_hook(self._collector())
 
-    def _suspender(self, name: str) -> Callable[..., None]:
-        def suspend(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _suspender(self, name: str, target: Target) -> Callable[..., None]:
+        def suspend(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             current = getcurrent()
             if current not in self._passes or current.parent is None:
                 return
             context = context_of(self.unet)
             call = context.current
-            current.parent.switch(Arrival(name, TargetInput(args, kwargs, context.step)))
+            # Before a call of the UNet begins its step is known by the timestep alone.
+            step = context.step_of(kwargs["timestep"]) if module is self.unet else context.step
+            current.parent.switch(Arrival(name, TargetInput(args, kwargs, step)))
             # Other passes have run meanwhile; the context must speak of this one again.
             context.current = call
+            if not target.leaves_by_itself:
+                with at_step(context, step):
+                    self.outputs.append(target.run(*args, **kwargs))
 
         return suspend
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgq.context import at_step, context_of, quantization
 from dgq.paired_streams import PairedStreams
 from dgq.reconstruction import noise_and_signal
+from dgq.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,14 @@ class Visit:
         streams: with its inputs and references.
     """
 
-    target: nn.Module
+    target: Target
     streams: PairedStreams
 
     def output(self, rows: Tensor) -> Tensor:
         """What the target computes for samples ``rows [n]``, in the mode that the UNet is in."""
         inputs = self.streams.inputs(rows)
         with at_step(context_of(self.streams.unet), inputs.step):
-            return self.target(*inputs.args, **inputs.kwargs)
+            return self.target.run(*inputs.args, **inputs.kwargs)
 
     def output_and_reference(self, rows: Tensor, activations: bool) -> tuple[Tensor, Tensor]:
         """What the target computes with quantized weights, and what it should.

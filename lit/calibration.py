@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgq.calibration.calibrator import Calibrator
 from dgq.checkpoint import Manifest, calibration_state, load_calibration_state_
@@ -16,8 +16,9 @@ from dgq.fingerprint import network_sha256
 from dgq.learning import make_optimizer
 from dgq.pipelines import canonical, load_unet
 from dgq.quantize import quantizable_layers
-from dgq.settings import LearningSettings, QuantizationSettings, WaitingSettings
-from dgq.targets import find_targets
+from dgq.recipes import Ours, Recipe
+from dgq.settings import WaitingSettings
+from dgq.targets import Target
 from dgq.waiting import waiting_rooms
 from lit.identity import identity_of
 from lit.trainer_runtime import TrainerRuntime
@@ -32,31 +33,31 @@ class Calibration(LightningModule):
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
-        quantization: what is quantized and how.
-        learning: how weights and ranges are learned.
+        recipe: what is quantized, what is reconstructed, and how; ``--model.recipe.help DGQ``
+            lists the options of one.
         waiting: where samples wait for their turn.
     """
 
     def __init__(
         self,
         pipeline: str = "scenes",
-        quantization: QuantizationSettings = QuantizationSettings(),  # noqa: B008 - frozen
-        learning: LearningSettings = LearningSettings(),  # noqa: B008 - frozen
+        recipe: Recipe = Ours(),  # noqa: B008 - frozen
         waiting: WaitingSettings = WaitingSettings(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.pipeline = canonical(pipeline)
-        self.settings = quantization
-        self.learning = learning
+        self.recipe = recipe
         self.waiting = waiting
         self.unet = load_unet(pipeline).requires_grad_(False)
-        quantizable_layers(self.unet, quantization.keep)  # refused before anything is recorded
+        keep = recipe.quantization.keep
+        quantizable_layers(self.unet, keep)  # refused before anything is recorded
         self.unet_config = dict(self.unet.config)
         self.unet_sha256 = network_sha256(self.unet)
-        self.n_targets = len(find_targets(self.unet, quantization.keep))
+        self.n_targets = len(recipe.targets(self.unet))
         if self.n_targets == 0:
-            raise DGQError("there is nothing to quantize: quantization.keep matches every layer")
-        self.calibrator = Calibrator(self.unet, quantization, learning)
+            raise DGQError("there is nothing to quantize: keep matches every layer")
+        self.n_iterations = max(1, recipe.learning.total_iterations)
+        self.calibrator = Calibrator(self.unet, recipe)
         self.trainer_identity: dict[str, Any] = {}
 
     @property
@@ -67,7 +68,7 @@ class Calibration(LightningModule):
     # What is known so far
 
     @property
-    def targets(self) -> dict[str, nn.Module]:
+    def targets(self) -> dict[str, Target]:
         """By name, in execution order; there from ``setup`` on."""
         return self.calibrator.targets
 
@@ -103,13 +104,13 @@ class Calibration(LightningModule):
         calls = self.data.calls
         self.calibrator.runtime = TrainerRuntime(self.trainer)
         self.calibrator.batch_size = self.data.batch_size
-        self.calibrator.quantize_(
-            calls.distinct_timesteps, calls.latent_size, calls.batch(torch.tensor([[0, 0]]))
-        )
+        one = calls.batch(torch.tensor([[0, 0]]))
+        settings = self.recipe.settings(self.unet, self.data.micro_batches)
+        self.calibrator.quantize_(calls.distinct_timesteps, calls.latent_size, one, settings)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One Adam over everything learnable; it holds state for the current target only."""
-        optimizer, schedule = make_optimizer(self.unet, self.learning)
+        optimizer, schedule = make_optimizer(self.unet.modules(), self.recipe.learning)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -173,7 +174,7 @@ class Calibration(LightningModule):
         return Manifest(
             self.pipeline,
             self.unet_config,
-            self.settings,
+            self.calibrator.settings,
             data.generation,
             data.calls.distinct_timesteps,
             data.calls.latent_size,
@@ -189,7 +190,7 @@ class Calibration(LightningModule):
             data: the DataModule's part.
         """
         own = {"waiting.dtype": self.waiting.dtype, "weights of the UNet": self.unet_sha256}
-        return identity_of(self.settings, self.learning, data | own | self.trainer_identity)
+        return identity_of(self.recipe, data | own | self.trainer_identity)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the log so far and what the run is determined by."""

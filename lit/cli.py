@@ -93,9 +93,7 @@ class CalibrationCLI(LightningCLI):
         parser.link_arguments("pipeline", "data.pipeline")
         parser.link_arguments("model.n_targets", "trainer.max_epochs", apply_on="instantiate")
         parser.link_arguments(
-            ("model.learning.iterations", "model.learning.polish_iterations"),
-            "trainer.limit_train_batches",
-            compute_fn=lambda iterations, polish: max(1, iterations + polish),
+            "model.n_iterations", "trainer.limit_train_batches", apply_on="instantiate"
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -136,7 +134,7 @@ class CalibrationCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
-        learning = self.model.learning.total_iterations > 0
+        learning = self.model.recipe.learning.total_iterations > 0
         trainer = identity_of_trainer(self.trainer, learning)
         self.model.trainer_identity = trainer
         if self.saved is not None:
@@ -236,6 +234,6 @@ def explained(error: Exception) -> Exception:
     derived = "--> trainer." in str(error)
     if isinstance(error, ArgumentError) and derived:
         name = str(error).partition("--> trainer.")[2].partition(":")[0]
-        reason = LINKED if name == "max_epochs" else "it is derived from model.learning.iterations"
+        reason = LINKED if name == "max_epochs" else "it is derived from model.recipe.learning"
         return DGQError(f"--trainer.{name} is not supported: {reason}")
     return error

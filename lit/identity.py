@@ -4,23 +4,23 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from dgq.described_settings import described
 from dgq.errors import DGQError
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.recipes import Recipe
+from dgq.settings import LearningSettings
 
 
-def identity_of(
-    quantization: QuantizationSettings, learning: LearningSettings, others: dict[str, Any]
-) -> str:
+def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
     """All that determines a calibration, as JSON.
 
     Args:
-        quantization: what is quantized and how.
-        learning: how it is learned.
+        recipe: what is quantized, what is reconstructed, and how.
         others: samples, weights and machine.
     """
     content = {
-        "quantization": asdict(quantization),
-        "learning": effective(learning),
+        "recipe": type(recipe).__name__,
+        "quantization": described(recipe.quantization),
+        "learning": effective(recipe.learning),
         "data": others,
     }
     return json.dumps(content, sort_keys=True)

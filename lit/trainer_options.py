@@ -88,7 +88,7 @@ OPTIONS: dict[str, Refused | Checked | None] = {
     "max_epochs": Refused((None,), LINKED),
     "min_epochs": Refused((None,), LINKED),
     "max_steps": Checked(check_max_steps),
-    "min_steps": Refused((None,), "each target has its iterations; set model.learning.iterations"),
+    "min_steps": Refused((None,), "each target has its iterations; set model.recipe.learning"),
     "max_time": Checked(parse_time),
     "limit_train_batches": SUPPORTED,  # derived from the iterations, never given
     "limit_val_batches": Refused((None,), NO_VALIDATION),

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from data.calibration import CalibrationData
+from dgq import recipes
 from dgq.exponents import spare_activation_bits, spare_weight_bits
-from dgq.manifest import quantization_settings
 from dgq.recipes import RECIPES, Recipe
 from dgq.settings import (
     ActivationSettings,
@@ -37,15 +37,30 @@ def parsed(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
     return content.get("fit", content)
 
 
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """The recipe that a configuration names, with the options it gives."""
+    given = config["model"]["recipe"]
+    options = dict(given.get("init_args", {}))
+    if "learning" in options:
+        options["learning"] = LearningSettings(**options["learning"])
+    if "keep" in options:
+        options["keep"] = tuple(options["keep"])
+    recipe: Recipe = getattr(recipes, given["class_path"].rpartition(".")[2])(**options)
+    return recipe
+
+
 def settings_of(config: dict[str, Any]) -> QuantizationSettings:
-    return quantization_settings(config["model"]["quantization"])
+    return recipe_of(config).quantization
+
+
+def learning_of(config: dict[str, Any]) -> LearningSettings:
+    return recipe_of(config).learning
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = parsed(capsys, name)
-    settings_of(config)
-    LearningSettings(**config["model"]["learning"])
+    assert learning_of(config)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,9 +87,8 @@ def test_every_recipe_has_a_file_and_every_such_file_a_recipe() -> None:
 def test_a_built_in_recipe_is_what_its_file_says(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = parsed(capsys, name)
-    expected = settings_of(config), LearningSettings(**config["model"]["learning"]), name
-    assert RECIPES[name] == Recipe(*expected)
+    assert RECIPES[name] == recipe_of(parsed(capsys, name))
+    assert RECIPES[name].name == name
 
 
 @pytest.mark.parametrize("name", INTEGER)
@@ -90,7 +104,7 @@ def test_integer_recipes_fill_the_budget_of_bits(
     assert not activations.qkv
     spare = on_weights + spare_activation_bits(activations.n_bits)
     assert weights.max_exponent + activations.max_exponent == spare
-    assert LearningSettings(**config["model"]["learning"]).iterations >= 100
+    assert learning_of(config).iterations >= 100
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES_IN_FILES if name.startswith("dgq")])
@@ -105,7 +119,7 @@ def test_dgq_learns_and_groups_for_each_step(name: str, capsys: pytest.CaptureFi
         ScoreSettings(bits, "log", "log" if bits <= 4 else "affine", keep_start_token=True),
         ("conv_in", "conv_out"),
     )
-    assert LearningSettings(**config["model"]["learning"]).iterations >= 100
+    assert learning_of(config).iterations >= 100
     assert config["data"]["n_prompts"] >= 96
 
 
@@ -122,7 +136,7 @@ def test_rtn_is_static_per_tensor_and_learns_nothing(
         ScoreSettings(bits, "affine", "affine", keep_start_token=False),
         ("conv_in", "conv_out"),
     )
-    assert LearningSettings(**config["model"]["learning"]).total_iterations == 0
+    assert learning_of(config).total_iterations == 0
 
 
 def test_every_integer_recipe_has_the_published_one_and_rtn_beside_it() -> None:
@@ -151,11 +165,11 @@ def test_a_later_config_overrules_an_earlier_one(capsys: pytest.CaptureFixture[s
     assert settings_of(parsed(capsys, "w4a6", "w8a8")).weights.n_bits == 8
 
 
-def test_the_default_is_dgq_at_w4a8_on_the_embedded_model(
+def test_the_default_is_w4a8_in_integers_on_the_embedded_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    default, w4a8 = parsed(capsys), parsed(capsys, "dgq_w4a8")
+    default, w4a8 = parsed(capsys), parsed(capsys, "w4a8")
     assert settings_of(default) == settings_of(w4a8)
     assert default["pipeline"] == "scenes"
     assert "outputs/run" in str(default["run"])
-    assert "outputs/dgq_w4a8" in str(w4a8["run"])
+    assert "outputs/w4a8" in str(w4a8["run"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_zoo import CALIBRATE, REFUSED, Kind, save_index
 from quantized_models import decibels
-from tiny_pipelines import fit_arguments
+from tiny_pipelines import fit_arguments, learning_options
 
 from data.calibration import CalibrationData
 from data.sampler import count_calls
@@ -22,9 +22,9 @@ from lit.evaluation.generation import sample, using_unet
 
 SHORT = (
     *("--data.n_prompts", "1", "--data.n_held_out", "2"),
-    *("--model.learning.iterations", "1", "--model.learning.polish_iterations", "1"),
-    *("--model.learning.rounding_lr", "0.01", "--model.learning.scale_lr", "1e-4"),
-    *("--model.learning.polish_lr", "1e-4", "--model.quantization.weights.range_method", "minmax"),
+    *learning_options(1, 1),
+    *("--model.recipe.learning.rounding_lr", "0.01", "--model.recipe.learning.scale_lr", "1e-4"),
+    *("--model.recipe.learning.polish_lr", "1e-4", "--model.recipe.range_method", "minmax"),
     *("--trainer.enable_progress_bar", "false"),
 )
 """A calibration that learns a step and a half of each target, gently."""

@@ -75,8 +75,8 @@ except dgq.DGQError as error:
     print(error)
 pipe = DiffusionPipeline.from_pretrained(pipeline)
 prompts = [f"{n} red circles" for n in range(4)]
-recipe = dgq.Recipe(
-    dgq.RECIPES["w4a8"].quantization, dgq.LearningSettings(iterations=2, polish_iterations=1)
+recipe = dgq.Ours(
+    learning=dgq.LearningSettings(iterations=2, polish_iterations=1)
 )
 result = dgq.calibrate(pipe, prompts, recipe, num_inference_steps=2, n_held_out_prompts=1)
 print(result.report)

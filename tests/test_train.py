@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import LEARNING, fit_arguments
+from tiny_pipelines import LEARNING, fit_arguments, learning_options
 
 from data.calibration import CalibrationData
 from dgq.calibration.unet_calls import UNetCalls
@@ -24,7 +24,7 @@ from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.fingerprint import network_sha256
 from dgq.packing import unpack_codes
 from dgq.pipelines import load_pipeline, load_unet
-from dgq.targets import find_targets
+from dgq.targets import find_blocks
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder
 from lit.cli import main
@@ -79,8 +79,8 @@ def test_pipelines_of_both_structures_are_calibrated(
     fixture: str, n_targets: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue(fixture)
-    fast = ("--model.quantization.weights.range_method", "minmax")
-    learning = ("--model.learning.iterations", "1", "--model.learning.polish_iterations", "0")
+    fast = ("--model.recipe.range_method", "minmax")
+    learning = learning_options(1, 0)
     arguments = fit_arguments(folder, tmp_path, "run", "--config", "w4a8.yaml")
     assert command([*arguments, *fast, *learning]) == 0
     run = tmp_path / "run"
@@ -97,7 +97,7 @@ def test_the_log_has_a_row_for_each_target_with_its_error_before_and_after(
     finished_work: Path, micro_folder: Path
 ) -> None:
     log = rows(finished_work / "run")
-    targets = find_targets(load_unet(str(micro_folder)), ("conv_in", "conv_out"))
+    targets = find_blocks(load_unet(str(micro_folder)), ("conv_in", "conv_out"))
     assert {row["target"] for row in log} == set(targets)
     assert len(log) == len(targets)
     assert log[0]["target"] == "time_embedding.linear_1"
@@ -129,8 +129,8 @@ def test_the_written_config_repeats_the_run_byte_for_byte(finished_work: Path) -
 
 
 def test_learning_lowers_the_errors(micro_folder: Path, tmp_path: Path) -> None:
-    learning = ("--model.learning.iterations", "25", "--model.learning.polish_iterations", "5")
-    bits = ("--model.quantization.weights.n_bits", "3")
+    learning = learning_options(25, 5)
+    bits = ("--model.recipe.weight_bits", "3")
     assert command([*fit_arguments(micro_folder, tmp_path), *learning, *bits]) == 0
     log = rows(tmp_path / "run")
     ratios = [float(row["error"]) / float(row["error_nearest"]) for row in log]
@@ -176,10 +176,10 @@ def test_weights_or_activations_alone(
     weights: int, activations: int, micro_folder: Path, tmp_path: Path
 ) -> None:
     bits = [
-        *("--model.quantization.weights.n_bits", str(weights)),
-        *("--model.quantization.activations.n_bits", str(activations)),
-        *("--model.quantization.scores.n_bits", str(activations)),
-        *("--model.learning.iterations", "1", "--model.learning.polish_iterations", "0"),
+        *("--model.recipe.weight_bits", str(weights)),
+        *("--model.recipe.activation_bits", str(activations)),
+        *("--model.recipe.score_bits", str(activations)),
+        *learning_options(1, 0),
     ]
     assert command([*fit_arguments(micro_folder, tmp_path), *bits]) == 0
     assert list(contents(tmp_path / "run")) == RUN_FILES
@@ -284,7 +284,7 @@ def test_mixed_precision_keeps_float32_scales_and_does_not_resume_as_float32(
     micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
-    ranges = ("--model.learning.activation_lr", "0.05")
+    ranges = ("--model.recipe.learning.activation_lr", "0.05")
     assert command([*arguments, *ranges, "--trainer.precision", "bf16-mixed"]) == 0
     state = load_file(tmp_path / "run" / "quantized" / "diffusion_pytorch_model.safetensors")
     scales = [tensor for name, tensor in state.items() if name.endswith("scale")]
@@ -301,7 +301,7 @@ def test_a_trial_runs_with_learned_ranges_and_keeps_nothing(
     run = Path(shutil.copytree(finished_work / "run", finished_work / f"trial-{value}"))
     before = contents(run)
     arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
-    trial = ("--trainer.fast_dev_run", value, "--model.learning.activation_lr", "0.05")
+    trial = ("--trainer.fast_dev_run", value, "--model.recipe.learning.activation_lr", "0.05")
     assert command([*arguments, *trial]) == 0
     assert contents(run) == before
     assert "nothing was kept" in capsys.readouterr().out
@@ -445,7 +445,7 @@ def in_two_processes(arguments: list[str]) -> None:
 def test_two_processes_find_the_ranges_of_one_bit_for_bit(
     micro_folder: Path, tmp_path: Path
 ) -> None:
-    nearest = ("--model.learning.iterations", "0", "--model.learning.polish_iterations", "0")
+    nearest = learning_options(0, 0)
     more = (*nearest, "--data.micro_batch_size", "2")
     assert command([*fit_arguments(micro_folder, tmp_path, "one"), *more]) == 0
     in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
@@ -455,7 +455,7 @@ def test_two_processes_find_the_ranges_of_one_bit_for_bit(
 
 def test_a_process_may_have_nothing_held_out(micro_folder: Path, tmp_path: Path) -> None:
     """One micro-batch of held-out pairs and two of others: the second process measures nothing."""
-    nearest = ("--model.learning.iterations", "0", "--model.learning.polish_iterations", "0")
+    nearest = learning_options(0, 0)
     more = (*nearest, "--data.micro_batch_size", "6", "--data.n_held_out", "4")
     in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
     assert len(rows(tmp_path / "two")) == 24
@@ -463,7 +463,7 @@ def test_a_process_may_have_nothing_held_out(micro_folder: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_two_processes_learn_as_well_as_one(micro_folder: Path, tmp_path: Path) -> None:
-    learning = ("--model.learning.iterations", "60", "--model.learning.polish_iterations", "20")
+    learning = learning_options(60, 20)
     more = (*learning, "--data.micro_batch_size", "2")
     assert command([*fit_arguments(micro_folder, tmp_path, "one"), *more]) == 0
     in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
@@ -489,14 +489,14 @@ def run(finished_work: Path) -> Path:
 CHANGES = {
     "samples": ("--data.n_samples", "3"),
     "micro-batches": ("--data.micro_batch_size", "2"),
-    "kept layers": ("--model.quantization.keep", "[conv_in, conv_out, time_embedding.*]"),
+    "kept layers": ("--model.recipe.keep", "[conv_in, conv_out, time_embedding.*]"),
     "precision": ("--trainer.precision", "bf16-mixed"),
     "waiting in 16 bits": ("--model.waiting.dtype", "float16"),
-    "polish": ("--model.learning.polish_lr", "0.1"),
-    "bits": ("--model.quantization.weights.n_bits", "8"),
-    "groups": ("--model.quantization.activations.n_groups", "4"),
-    "rates": ("--model.learning.rounding_lr", "0.1"),
-    "iterations": ("--model.learning.iterations", "4"),
+    "polish": ("--model.recipe.learning.polish_lr", "0.1"),
+    "bits": ("--model.recipe.weight_bits", "8"),
+    "groups": ("--model.recipe.n_groups", "4"),
+    "rates": ("--model.recipe.learning.rounding_lr", "0.1"),
+    "iterations": ("--model.recipe.learning.iterations", "4"),
     "batch": ("--data.batch_size", "3"),
     "prompts": ("--data.n_prompts", "2"),
     "seed": ("--data.seed", "1"),
@@ -587,16 +587,16 @@ def test_an_existing_run_is_not_overwritten(
 
 
 BAD_INPUT: dict[str, tuple[list[str], str]] = {
-    "0 bits": (["--model.quantization.weights.n_bits", "0"], r"n_bits .*0"),
-    "3.5 bits": (["--model.quantization.weights.n_bits", "3.5"], r"n_bits.*3\.5"),
-    "17 bits": (["--model.quantization.activations.n_bits", "17"], r"n_bits .*17"),
-    "word for bits": (["--model.quantization.scores.n_bits", "many"], r"n_bits.*many"),
-    "0 groups": (["--model.quantization.activations.n_groups", "0"], "n_groups"),
-    "unknown method": (["--model.quantization.weights.range_method", "best"], "range_method"),
-    "unknown option": (["--model.quantization.weights.color", "red"], "color"),
+    "0 bits": (["--model.recipe.weight_bits", "0"], r"n_bits .*0"),
+    "3.5 bits": (["--model.recipe.weight_bits", "3.5"], r"n_bits.*3\.5"),
+    "17 bits": (["--model.recipe.activation_bits", "17"], r"n_bits .*17"),
+    "word for bits": (["--model.recipe.score_bits", "many"], r"n_bits.*many"),
+    "0 groups": (["--model.recipe.n_groups", "0"], "n_groups"),
+    "unknown method": (["--model.recipe.range_method", "best"], "range_method"),
+    "unknown option": (["--model.recipe.color", "red"], "color"),
     "unknown config": (["--config", "w5a5.yaml"], r"w5a5\.yaml.*w4a8\.yaml"),
     "config that looks like markup": (["--config", "[/red]"], r"\[/red\]"),
-    "keep without a layer": (["--model.quantization.keep", "[nothing]"], "nothing"),
+    "keep without a layer": (["--model.recipe.keep", "[nothing]"], "nothing"),
     "no prompts": (["--data.n_prompts", "0"], "n_prompts"),
     "too few captions": (["--data.n_prompts", "6"], "holds 9 distinct captions"),
     "no samples": (["--data.n_samples", "0"], "n_samples"),
@@ -625,7 +625,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
         "--trainer.strategy fsdp",
     ),
     "waiting": (["--model.waiting.place", "attic"], "waiting.place.*device.*attic"),
-    "negative iterations": (["--model.learning.iterations", "-1"], "iterations"),
+    "negative iterations": (["--model.recipe.learning.iterations", "-1"], "iterations"),
 }
 
 
@@ -712,10 +712,10 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     assert command(["fit", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for option, explanation in {
-        "--model.quantization.weights.n_bits": "2 to 8, or 16 to keep the weights in floating",
-        "--model.quantization.activations.n_groups": "1 is per-tensor",
-        "--model.quantization.scores.keep_start_token": "``<start>`` token",
-        "--model.learning.penalty": "weight of the term that drives each rounding",
+        "--model.recipe.weight_bits": "2 to 8, or 16 to keep the weights in floating",
+        "--model.recipe.n_groups": "1 is per-tensor",
+        "--model.recipe.keep_start_token": "``<start>`` token",
+        "--model.recipe.learning.penalty": "weight of the term that drives each rounding",
         "--data.captions": "COCO's JSON",
         "--data.generation.guidance_scale": "classifier-free guidance",
         "--run": "Folder that the run writes into",

@@ -19,11 +19,23 @@ from dgq.context import quantization
 from dgq.learning import harden_, start_learning_
 from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.settings import QuantizationSettings
+from dgq.targets import Block
 from scenes.training.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
 TEXT_WIDTH = 16
-LEARNING = ("--model.learning.iterations", "3", "--model.learning.polish_iterations", "2")
+
+
+def learning_options(iterations: int, polish_iterations: int) -> tuple[str, ...]:
+    """Options of train.py for so many steps of learning."""
+    option = "--model.recipe.learning"
+    return (
+        *(f"{option}.iterations", str(iterations)),
+        *(f"{option}.polish_iterations", str(polish_iterations)),
+    )
+
+
+LEARNING = learning_options(3, 2)
 """Options of a calibration that takes seconds."""
 
 
@@ -126,8 +138,8 @@ def calibrate_(
         for call in calls:
             unet(**call)
     fit_activations_(unet)
-    start_learning_(unet)
-    harden_(unet)
+    start_learning_(Block(unet))
+    harden_(Block(unet))
     return unet
 
 

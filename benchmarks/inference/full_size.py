@@ -18,6 +18,7 @@ from dgq.settings import (
     ScoreSettings,
     WeightSettings,
 )
+from dgq.targets import Block
 from inference.parts import Part
 from inference.subjects import Call, Subject
 
@@ -93,8 +94,8 @@ class FullSize(Subject):
         with quantization(unet, weights=False, activations=False, observing=True):
             unet(**self._random_call(len(TIMESTEPS), OBSERVED_SIZE, torch.tensor(TIMESTEPS)))
         fit_activations_(unet)
-        start_learning_(unet)
-        harden_(unet)
+        start_learning_(Block(unet))
+        harden_(Block(unet))
         generation = GenerationSettings(len(TIMESTEPS))
         manifest = Manifest("random", config, SETTINGS, generation, TIMESTEPS, (size, size))
         save_quantized(unet, folder, manifest)

@@ -95,10 +95,8 @@ def calibrate(
     prompts = prompts_in(model, samples)
     if prompts is not None:
         check_prompts(model, prompts, n_held_out_prompts, held_out)
-    check_unet(unet, chosen.quantization)
-    calibrator = Calibrator(
-        unet, chosen.quantization, chosen.learning, batch_size, Runtime(unet.device)
-    )
+    check_unet(unet, chosen)
+    calibrator = Calibrator(unet, chosen, batch_size, Runtime(unet.device))
     waiting = waiting or WaitingSettings()
     if prompts is not None:
         drawing = Drawing(
@@ -116,19 +114,20 @@ def calibrate(
         found = samples_of_calls(all_samples, measured, sampling)
         generation = replace(generation, num_inference_steps=len(found.timesteps))
         prepare_(calibrator, all_samples[0], found.amount, waiting)
-    described = Manifest(
-        source_of(model),
-        dict(unet.config),
-        chosen.quantization,
-        generation,
-        found.timesteps,
-        found.latent_size,
-        unet_sha256=network_sha256(unet),
-    )
+    unet_config, sha256 = dict(unet.config), network_sha256(unet)
     with torch.inference_mode(False), torch.enable_grad():
         reconstruct_(calibrator, found, sampling, waiting, progress)
         with calibrator.phase("measuring"):
             by_step = sqnr_by_step(unet, found.by_step)
+    described = Manifest(
+        source_of(model),
+        unet_config,
+        calibrator.settings,
+        generation,
+        found.timesteps,
+        found.latent_size,
+        unet_sha256=sha256,
+    )
     unet.manifest = described
     report = report_of(calibrator, chosen.name, found, by_step)
     return CalibrationResult(unet, report, described, chosen, found.held_out, found.by_step)
@@ -145,7 +144,7 @@ def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: Waitin
     """
     one = one_row(call, calibrator.runtime.device)
     check_call(calibrator.unet, one)
-    check_room(calibrator.unet, calibrator.settings, one, amount, waiting)
+    check_room(calibrator.unet, calibrator.recipe, one, amount, waiting)
     calibrator.unet.eval().requires_grad_(False)
 
 
@@ -164,7 +163,8 @@ def reconstruct_(
     """Quantize the UNet and reconstruct all targets."""
     unet = calibrator.unet
     one = one_row(samples.micro_batches[0], calibrator.runtime.device)
-    calibrator.quantize_(samples.timesteps, samples.latent_size, one)
+    settings = calibrator.recipe.settings(unet, samples.micro_batches)
+    calibrator.quantize_(samples.timesteps, samples.latent_size, one, settings)
     with (
         tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder) as folder,
         CalibrationProgress(len(calibrator.targets), show=progress) as bar,

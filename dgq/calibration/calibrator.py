@@ -21,9 +21,10 @@ from dgq.context import quantization
 from dgq.errors import DGQError
 from dgq.paired_streams import PairedStreams
 from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.recipes.recipe import Recipe
 from dgq.reconstruction import noise_and_signal, reconstruction_loss
-from dgq.settings import LearningSettings, QuantizationSettings
-from dgq.targets import execution_order, find_targets
+from dgq.settings import QuantizationSettings
+from dgq.targets import Target, execution_order
 from dgq.visit import Visit
 from dgq.waiting import Waiting
 
@@ -33,8 +34,7 @@ class Calibrator:
 
     Args:
         unet: stock, in evaluation mode, without gradients.
-        settings: what is quantized and how.
-        learning: how weights and ranges are learned.
+        recipe: what is quantized, what is reconstructed, and how.
         batch_size: rows that run through a target at once to measure and observe it.
         runtime: where it computes; drivers that know it late set it before ``start``.
     """
@@ -42,17 +42,17 @@ class Calibrator:
     def __init__(
         self,
         unet: nn.Module,
-        settings: QuantizationSettings,
-        learning: LearningSettings,
+        recipe: Recipe,
         batch_size: int = 16,
         runtime: Runtime | None = None,
     ) -> None:
         self.unet = unet
-        self.settings = settings
-        self.learning = learning
+        self.recipe = recipe
+        self.settings = recipe.quantization
+        self.learning = recipe.learning
         self.batch_size = batch_size
         self.runtime = runtime or Runtime(torch.device("cpu"))
-        self.targets: dict[str, nn.Module] = {}
+        self.targets: dict[str, Target] = {}
         self.records: list[dict[str, Any]] = []
         self.sqnr_db: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
@@ -64,7 +64,11 @@ class Calibrator:
     # Before the first target
 
     def quantize_(
-        self, timesteps: Sequence[float], latent_size: tuple[int, int], call: Call
+        self,
+        timesteps: Sequence[float],
+        latent_size: tuple[int, int],
+        call: Call,
+        settings: QuantizationSettings | None = None,
     ) -> None:
         """Make the UNet quantizable, and find the order of its targets.
 
@@ -72,11 +76,13 @@ class Calibrator:
             timesteps: the scheduler's values that the samples are of.
             latent_size: height and width of the latents.
             call: any call of the UNet, of one sample.
+            settings: that the recipe chose for this UNet; its own by default.
         """
+        self.settings = settings or self.recipe.settings(self.unet)
         quantize_(self.unet, self.settings, timesteps, latent_size)
         start_observing_(self.unet)
         with quantization(self.unet, weights=False, activations=False):
-            found = find_targets(self.unet, self.settings.keep)
+            found = self.recipe.targets(self.unet)
             order = execution_order(self.unet, found, call)
         self.targets = {name: found[name] for name in order}
 
@@ -110,7 +116,7 @@ class Calibrator:
     # One target
 
     @property
-    def target(self) -> nn.Module:
+    def target(self) -> Target:
         """The current target."""
         return self.targets[self.name]
 

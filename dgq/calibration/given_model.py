@@ -11,8 +11,7 @@ from dgq.errors import DGQError
 from dgq.pipeline_kinds import KINDS
 from dgq.pipelines import canonical, first_line
 from dgq.quantize import quantizable_layers
-from dgq.settings import QuantizationSettings
-from dgq.targets import find_targets
+from dgq.recipes.recipe import Recipe
 
 
 def unet_of(model: Any) -> UNet2DConditionModel:
@@ -29,18 +28,18 @@ def unet_of(model: Any) -> UNet2DConditionModel:
     return unet
 
 
-def check_unet(unet: UNet2DConditionModel, settings: QuantizationSettings) -> None:
+def check_unet(unet: UNet2DConditionModel, recipe: Recipe) -> None:
     """Raise DGQError for a UNet that cannot be calibrated as it is; it stays as it is.
 
     Args:
         unet: given.
-        settings: what will be quantized.
+        recipe: what will be quantized.
     """
-    quantizable_layers(unet, settings.keep)
+    quantizable_layers(unet, recipe.quantization.keep)
     for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
         if not bool(tensor.isfinite().all()):
             raise DGQError(f"{name} of this UNet has values that are not finite: restore it")
-    if not find_targets(unet, settings.keep):
+    if not recipe.targets(unet):
         raise DGQError("there is nothing to quantize: keep matches every layer")
 
 

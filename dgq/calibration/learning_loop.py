@@ -18,7 +18,7 @@ def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress)
         sampling: size and seed of the batches.
         bar: that is shown.
     """
-    optimizer, schedule = make_optimizer(calibrator.unet, calibrator.learning)
+    optimizer, schedule = make_optimizer(calibrator.unet.modules(), calibrator.learning)
     for index, name in enumerate(calibrator.targets):
         bar.enter(name, calibrator.records)
         calibrator.enter(name)

@@ -17,9 +17,10 @@ from dgq.calibration.samples import Amount
 from dgq.context import QuantizationContext
 from dgq.errors import DGQError
 from dgq.quantized_unet import become_quantized_
-from dgq.settings import QuantizationSettings, WaitingSettings
+from dgq.recipes.recipe import Recipe
+from dgq.settings import WaitingSettings
 from dgq.streaming import Stream
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order
 from dgq.waiting import StayingPut
 
 USABLE = 0.9
@@ -52,7 +53,7 @@ class Scale(StayingPut):
 @torch.no_grad()
 def waiting_bytes(
     unet: UNet2DConditionModel,
-    settings: QuantizationSettings,
+    recipe: Recipe,
     call: Mapping[str, Any],
     latent_size: tuple[int, int],
 ) -> int:
@@ -62,7 +63,7 @@ def waiting_bytes(
 
     Args:
         unet: stock.
-        settings: of its quantization.
+        recipe: by which it will be calibrated.
         call: of one row.
         latent_size: of it.
     """
@@ -73,7 +74,7 @@ def waiting_bytes(
     context._warned = True  # timesteps have no values there
     become_quantized_(empty, context)
     arguments = to_device(dict(call), torch.device("meta"))
-    targets = find_targets(empty, settings.keep)
+    targets = recipe.targets(empty)
     order = execution_order(empty, targets, arguments)
     scale = Scale(empty)
     with Stream(empty, {n: targets[n] for n in order}, [arguments], iter([scale])) as stream:
@@ -84,7 +85,7 @@ def waiting_bytes(
 
 def check_room(
     unet: UNet2DConditionModel,
-    settings: QuantizationSettings,
+    recipe: Recipe,
     call: Mapping[str, Any],
     amount: Amount,
     waiting: WaitingSettings,
@@ -93,14 +94,14 @@ def check_room(
 
     Args:
         unet: stock, on its device.
-        settings: of its quantization.
+        recipe: by which it will be calibrated.
         call: of one row.
         amount: of all samples that wait.
         waiting: where.
     """
     n_rows = (amount.n_samples + amount.n_held_out) * amount.n_rows
     height, width = call["sample"].shape[-2:]
-    each = STREAMS * waiting_bytes(unet, settings, call, (height, width))
+    each = STREAMS * waiting_bytes(unet, recipe, call, (height, width))
     each = each if waiting.dtype == "same" else each // 2
     free = USABLE * free_bytes(waiting, unet.device)
     if n_rows * each <= free:

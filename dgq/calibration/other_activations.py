@@ -42,18 +42,17 @@ def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> 
     """
     context = context_of(unet)
     observers = {n: q.observer for n, q in activation_quantizers(unet).items()}
-    for layer in quantized_layers(unet).values():
+    for name, layer in quantized_layers(unet).items():
+        activations = settings.activations_of(name)
         if layer.input_quantizer is not None:
             padded = pads(layer)  # type: ignore[arg-type]
-            layer.input_quantizer = activation_quantizer(
-                settings.activations, context, padded=padded
-            )
-        layer.activation_bits = operand_bits(settings.activations.n_bits)
-    for attention in unet.modules():
+            layer.input_quantizer = activation_quantizer(activations, context, padded=padded)
+        layer.activation_bits = operand_bits(activations.n_bits)
+    for name, attention in unet.named_modules():
         if isinstance(attention, QuantizedAttention):
             is_cross = bool(attention.is_cross_attention)
             keep_start = is_cross and settings.scores.keep_start_token
-            quantizers = attention_quantizers(settings, is_cross, context)
+            quantizers = attention_quantizers(settings, name, is_cross, context)
             become_quantized_(attention, context, quantizers, keep_start)
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.observer = observers.get(name)

@@ -11,7 +11,7 @@ from dgq.calibration.report import CalibrationReport
 from dgq.calibration.runtime import Call
 from dgq.checkpoint import Manifest
 from dgq.errors import DGQError
-from dgq.recipes import Recipe
+from dgq.recipes import Custom, Recipe
 from dgq.settings import ActivationSettings, ScoreSettings
 
 
@@ -62,8 +62,8 @@ class CalibrationResult:
                 f"{self.recipe.name} learns the ranges of activations together with the weights, "
                 "for its own bits: calibrate again, or by a recipe with learning.activation_lr 0"
             )
-        before = self.recipe.quantization
-        settings = replace(before, activations=activations, scores=scores or before.scores)
+        before = self.manifest.quantization
+        settings = before.with_activations(activations, scores or before.scores)
         unet = sharing_copy(self.unet)
         requantize_activations_(unet, settings)
         unet.manifest = manifest = replace(self.manifest, quantization=settings)
@@ -72,7 +72,7 @@ class CalibrationResult:
             sqnr_db=sqnr_db(unet, self.held_out),
             sqnr_by_step_db=sqnr_by_step(unet, self.by_step),
         )
-        recipe = replace(self.recipe, quantization=settings)
+        recipe = Custom(settings, self.recipe.learning, f"{self.recipe.name}, other activations")
         return replace(self, unet=unet, report=report, manifest=manifest, recipe=recipe)
 
     def __repr__(self) -> str:

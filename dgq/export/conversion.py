@@ -14,7 +14,7 @@ from dgq.inference.execution import readers_of
 from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
-from dgq.quantize import SHARED_INPUTS
+from dgq.shared_inputs import SHARED_INPUTS
 
 INSIDE = ("query_quantizer", "key_quantizer", "value_quantizer", "score_quantizer")
 """Quantizers of an attention whose products stay in floating point in other engines."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
+from dgq.described_settings import described
 from dgq.files import exists
 from dgq.hub.evidence import Evidence
 from dgq.hub.names import without_paths
 from dgq.manifest import Manifest
-from dgq.settings import QuantizationSettings
 
 PRESETS = ("paper", "quick", "scenes")
 """Names of protocols in the repository."""
@@ -28,9 +28,9 @@ def recipe_yaml(manifest: Manifest, config: Mapping[str, Any]) -> str:
         config: of its calibration, as far as it is known.
     """
     model, data = (section(config, name) for name in ("model", "data"))
-    made: dict[str, Any] = {"model": {"quantization": plain(manifest.quantization)}}
-    if "learning" in model:
-        made["model"]["learning"] = model["learning"]
+    quantization = manifest.quantization
+    as_it_is = {"class_path": "Custom", "init_args": {"quantization": described(quantization)}}
+    made: dict[str, Any] = {"model": {"recipe": model.get("recipe", as_it_is)}}
     made["data"] = {"generation": asdict(manifest.generation)}
     made["data"] |= {name: data[name] for name in DATA if name in data}
     if "seed_everything" in config:
@@ -62,11 +62,6 @@ def commands(evidence: Evidence, pipeline: str, name: str) -> list[str]:
     evaluate += f" --num-images {protocol['num_images']}"
     evaluate += f" --seeds {' '.join(str(seed) for seed in protocol['seeds'])}"
     return [fit, evaluate]
-
-
-def plain(settings: QuantizationSettings) -> dict[str, Any]:
-    """Settings as YAML can hold them."""
-    return asdict(settings) | {"keep": list(settings.keep)}
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -12,9 +12,10 @@ from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
 from dgq.inference.scores import AffineScores
-from dgq.quantize import SHARED_INPUTS, layers_to_quantize, quantized_attentions
+from dgq.quantize import check_layers, layers_to_quantize, quantized_attentions
 from dgq.scores import LogScoreQuantizer, score_method
-from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
+from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
+from dgq.shared_inputs import shares_input
 
 
 def build_(
@@ -32,6 +33,7 @@ def build_(
         latent_size: height and width of the latents of the calibration.
     """
     names = layers_to_quantize(unet, settings.keep)
+    check_layers(unet, names, settings)
     calls = SamplerCalls(timesteps, latent_size)
     for name, owner in quantized_attentions(unet, names).items():
         equip_attention_(owner, settings, calls, names, name)
@@ -46,24 +48,24 @@ def empty_layer(
     """The inference module of one linear or convolution layer, without tensors."""
     stock = unet.get_submodule(name)
     assert isinstance(stock, nn.Linear | nn.Conv2d)
-    shared = name.rpartition(".")[2] in SHARED_INPUTS
-    n_bits = operand_bits(settings.activations.n_bits)
+    weights, activations = settings.weights_of(name), settings.activations_of(name)
+    n_bits = operand_bits(activations.n_bits)
     geometry = geometry_of(stock, name)
-    quantizer = None if shared else input_quantizer(settings, calls, geometry.in_channels)
+    shared = shares_input(name)
+    quantizer = None if shared else input_quantizer(activations, calls, geometry.in_channels)
     arguments = (geometry, quantizer, n_bits)
     has_bias = stock.bias is not None
-    if operand_bits(settings.weights.n_bits) == FLOAT_BITS:
+    if operand_bits(weights.n_bits) == FLOAT_BITS:
         layer: FrozenLayer = FloatLayer(*arguments, has_bias=has_bias)
     else:
-        layer = PackedLayer(*arguments, weights=settings.weights, has_bias=has_bias)
+        layer = PackedLayer(*arguments, weights=weights, has_bias=has_bias)
     return layer.train(stock.training)
 
 
 def input_quantizer(
-    settings: QuantizationSettings, calls: SamplerCalls, channels: int, of_text: bool = False
+    activations: ActivationSettings, calls: SamplerCalls, channels: int, of_text: bool = False
 ) -> InputQuantizer | None:
-    """An empty quantizer of an activation; None where activations stay in floating point."""
-    activations = settings.activations
+    """An empty quantizer of an activation; None where it stays in floating point."""
     if operand_bits(activations.n_bits) == FLOAT_BITS:
         return None
     if activations.grouping != "kmeans":
@@ -81,14 +83,15 @@ def equip_attention_(
     name: str,
 ) -> None:
     """Give an attention the empty quantizers of its inputs, q, k, v and scores."""
+    activations = settings.activations_of(name)
     is_cross = owner.is_cross_attention
     keep_start = is_cross and settings.scores.keep_start_token
 
     def quantizer(exists: bool, channels: int, of_text: bool = False) -> nn.Module:
-        made = input_quantizer(settings, calls, channels, of_text) if exists else None
+        made = input_quantizer(activations, calls, channels, of_text) if exists else None
         return nn.Identity() if made is None else made
 
-    inside, width = settings.activations.qkv, owner.inner_dim
+    inside, width = activations.qkv, owner.inner_dim
     text_width = owner.cross_attention_dim
     quantizers = {
         "input": quantizer(True, owner.query_dim),

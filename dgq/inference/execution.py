@@ -15,7 +15,7 @@ from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native
 from dgq.ops.reference import attention as reference_attention
-from dgq.quantize import SHARED_INPUTS
+from dgq.shared_inputs import SHARED_INPUTS
 
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")

@@ -87,9 +87,10 @@ def frozen(
     if tensors["scale"].numel() == 0:
         return {}  # 16 bits: passes its input unchanged
     tensors = tensors | {"zero_point": narrow(tensors["zero_point"])}
-    activations = settings.activations
+    name = renamed(f"{owner}.").removesuffix(".")
+    activations = settings.activations_of(name.rpartition(".")[0])
     one_group = activations.grouping == "kmeans" and activations.n_groups == 1
-    is_score = renamed(f"{owner}.").endswith(".score_quantizer.")
+    is_score = name.endswith(".score_quantizer")
     if "group_index" in tensors and (one_group or is_score):
         # One group of all: as channels are stored that have everything in common.
         one = torch.ones(1, dtype=torch.int16)

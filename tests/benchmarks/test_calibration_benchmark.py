@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgq.targets import find_targets
+from dgq.targets import find_blocks
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -18,7 +18,7 @@ from outlier_unet import CHANNELS, build_calls, build_unet  # noqa: E402
 
 def test_the_unet_has_the_structure_of_sd14_and_heavy_tails() -> None:
     unet = build_unet()
-    assert len(find_targets(unet, ("conv_in", "conv_out"))) == 78
+    assert len(find_blocks(unet, ("conv_in", "conv_out"))) == 78
     assert 8e6 < sum(p.numel() for p in unet.parameters()) < 9e6
     weight = unet.mid_block.resnets[0].conv1.weight.flatten()
     kurtosis = (weight / weight.std()).pow(4).mean()

@@ -31,7 +31,7 @@ def inputs(cross: bool) -> tuple[Tensor, Tensor | None]:
 
 def equip_(attn: Attention, settings: QuantizationSettings) -> QuantizationContext:
     context, cross = QuantizationContext([0], (3, 3)), attn.is_cross_attention
-    quantizers = attention_quantizers(settings, cross, context)
+    quantizers = attention_quantizers(settings, "attn", cross, context)
     become_quantized_(attn, context, quantizers, cross and settings.scores.keep_start_token)
     assert isinstance(attn, QuantizedAttention)
     return context

@@ -24,8 +24,8 @@ def quantized(
 ) -> QuantLinear | QuantConv2d:
     context = QuantizationContext([0], (4, 4))
     if isinstance(stock, nn.Linear):
-        return QuantLinear(stock, settings, context)
-    return QuantConv2d(stock, settings, context)
+        return QuantLinear(stock, settings.weights, settings.activations, context)
+    return QuantConv2d(stock, settings.weights, settings.activations, context)
 
 
 def calibrate_(layer: QuantizedLayer, x: Tensor) -> None:

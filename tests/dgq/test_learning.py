@@ -9,16 +9,17 @@ from torch import nn
 from dgq.context import QuantizationContext
 from dgq.layers import QuantLinear
 from dgq.learning import learnables, penalty, rounding_lr, scale_lr, start_learning_
-from dgq.settings import LearningSettings, QuantizationSettings, WeightSettings
+from dgq.settings import ActivationSettings, LearningSettings, WeightSettings
+from dgq.targets import Block
 
 SETTINGS = LearningSettings(iterations=100, polish_iterations=50, penalty=0.01, warmup=0.2)
 
 
-def target(n_bits: int = 4) -> nn.Module:
+def target(n_bits: int = 4) -> Block:
     context = QuantizationContext([0], (4, 4))
-    settings = QuantizationSettings(WeightSettings(n_bits, "minmax"))
-    layers = [QuantLinear(nn.Linear(6, 5), settings, context) for _ in range(2)]
-    return nn.Sequential(*layers)
+    settings = WeightSettings(n_bits, "minmax"), ActivationSettings()
+    layers = [QuantLinear(nn.Linear(6, 5), *settings, context) for _ in range(2)]
+    return Block(nn.Sequential(*layers))
 
 
 @pytest.mark.parametrize("iteration", [0, 1, 37, 99, 100, 120, 149])
@@ -39,7 +40,7 @@ def test_phases_without_iterations_have_no_rate() -> None:
 def test_penalty_sums_over_all_layers_of_the_target(iteration: int, b: float) -> None:
     module = target()
     start_learning_(module)
-    logits = torch.cat([m.logits.flatten() for m in learnables(module)]).tolist()
+    logits = torch.cat([m.logits.flatten() for m in learnables(module.parts())]).tolist()
     h = [min(max(1.2 / (1 + math.exp(-v)) - 0.1, 0), 1) for v in logits]
     expected = 0.01 * sum(1 - abs(2 * x - 1) ** b for x in h)
     found = penalty(module, iteration, SETTINGS)
@@ -57,5 +58,5 @@ def test_no_penalty_in_the_warmup_and_in_the_polish(iteration: int) -> None:
 def test_a_target_in_floating_point_has_nothing_to_learn() -> None:
     module = target(16)
     start_learning_(module)
-    assert learnables(module) == []
+    assert learnables(module.parts()) == []
     assert penalty(module, 50, SETTINGS) == 0.0

@@ -18,7 +18,7 @@ from dgq.paired_streams import PairedStreams
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
 from dgq.reconstruction import reconstruction_loss
 from dgq.settings import LearningSettings, QuantizationSettings, WeightSettings
-from dgq.targets import execution_order, find_targets
+from dgq.targets import Block, execution_order, find_blocks
 
 TIMESTEPS = (801.0, 401.0)
 
@@ -31,7 +31,7 @@ def test_a_whole_calibration_by_hand() -> None:
         plain = [unet(**call)[0] for call in calls]
     quantize_(unet, settings, TIMESTEPS, (8, 8))
     start_observing_(unet)
-    found = find_targets(unet, settings.keep)
+    found = find_blocks(unet, settings.keep)
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, calls[0])
     streams = PairedStreams(unet, {name: found[name] for name in order}, calls)
@@ -58,7 +58,7 @@ def test_learning_lowers_the_error_of_a_target_below_that_of_nearest_rounding() 
     unet = micro_unet()
     call = unet_call(unet, 8, TIMESTEPS[0])
     quantize_(unet, QuantizationSettings(WeightSettings(3, "minmax")), TIMESTEPS, (8, 8))
-    target = unet.get_submodule("mid_block.resnets.0")
+    target = Block(unet.get_submodule("mid_block.resnets.0"))
     streams = PairedStreams(unet, {"mid_block.resnets.0": target}, [call])
     streams.refer()
     reference, item = streams.references(torch.arange(8)), streams.inputs(torch.arange(8))
@@ -66,14 +66,14 @@ def test_learning_lowers_the_error_of_a_target_below_that_of_nearest_rounding() 
     def error() -> torch.Tensor:
         mode = quantization(unet, weights=True, activations=False)
         with mode, at_step(context_of(unet), item.step):
-            return reconstruction_loss(target(*item.args, **item.kwargs), reference)
+            return reconstruction_loss(target.run(*item.args, **item.kwargs), reference)
 
     start_learning_(target)
     set_soft_rounding_(target, False)
     nearest = error().item()
     set_soft_rounding_(target, True)
     settings = LearningSettings(iterations=100, polish_iterations=0)
-    optimizer = torch.optim.Adam([m.logits for m in learnables(target)], lr=1.0)
+    optimizer = torch.optim.Adam([m.logits for m in learnables(target.parts())], lr=1.0)
     for iteration in range(100):
         optimizer.param_groups[0]["lr"] = rounding_lr(iteration, settings)
         optimizer.zero_grad()
@@ -89,9 +89,10 @@ def test_learning_lowers_the_error_of_a_target_below_that_of_nearest_rounding() 
 
 def test_hardened_weights_are_their_codes_dequantized() -> None:
     unet = quantize_(micro_unet(), QuantizationSettings(), TIMESTEPS, (8, 8))
-    start_learning_(unet.mid_block)
-    harden_(unet.mid_block)
-    for layer in layers_of(unet.mid_block):
+    target = Block(unet.mid_block)
+    start_learning_(target)
+    harden_(target)
+    for layer in layers_of(target):
         quantizer = layer.weight_quantizer
         assert quantizer is not None
         codes = unpack_codes(quantizer.codes, 4, quantizer.shape[1:].numel())

@@ -20,7 +20,7 @@ from dgq.pipelines import load_unet
 from dgq.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
 from dgq.range_quantizer import RangeQuantizer
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order, find_blocks
 
 FAST = QuantizationSettings(WeightSettings(4, "minmax"))
 FLOAT = QuantizationSettings(WeightSettings(16), ActivationSettings(16), ScoreSettings(16))
@@ -208,7 +208,7 @@ def run_through_streams(unet: UNet2DConditionModel, settings: QuantizationSettin
     call = unet_call(unet, 2, TIMESTEPS[0])
     quantize_(unet, settings, TIMESTEPS[:1], (8, 8))
     start_observing_(unet)
-    found = find_targets(unet, settings.keep)
+    found = find_blocks(unet, settings.keep)
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, call)
     streams = PairedStreams(unet, {name: found[name] for name in order}, [call])

@@ -21,7 +21,7 @@ from dgq.paired_streams import PairedStreams
 from dgq.quantize import quantize_
 from dgq.quantized_unet import QuantizedUNet, converted
 from dgq.streaming import Stream
-from dgq.targets import find_targets
+from dgq.targets import find_blocks
 
 Models = Callable[[str], Calibrated]
 KINDS = ("kmeans", "exponents scores")
@@ -158,7 +158,7 @@ def test_suspended_calls_leave_no_step_to_others(calibrated_as: Models) -> None:
         assert context_of(unet).current is None
         assert torch.equal(stream.results[0][0], unet(**found.at(1.0))[0])
         assert torch.equal(stream.results[1][0], unet(**found.at(401.0))[0])
-    streams = PairedStreams(unet, find_targets(unet, found.settings.keep), [found.at(1.0)])
+    streams = PairedStreams(unet, find_blocks(unet, found.settings.keep), [found.at(1.0)])
     streams.refer()
     del streams
     assert context_of(unet).current is None

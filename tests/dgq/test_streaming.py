@@ -15,14 +15,14 @@ from dgq.pipelines import load_unet
 from dgq.quantize import quantize_
 from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.streaming import Stream
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order, find_blocks
 
 FAST = QuantizationSettings(WeightSettings(4, "minmax"))
 TIMESTEPS = (801.0, 401.0)
 
 
 def ordered_targets(unet: UNet2DConditionModel, call: dict[str, Any]) -> dict[str, nn.Module]:
-    found = find_targets(unet, FAST.keep)
+    found = find_blocks(unet, FAST.keep)
     with quantization(unet, weights=False, activations=False):
         return {name: found[name] for name in execution_order(unet, found, call)}
 
@@ -72,9 +72,9 @@ def test_captured_inputs_reproduce_the_outputs_of_each_target() -> None:
     with Stream(unet, targets, [call]) as stream:
         name = stream.advance()
         while name is not None:
-            item, again = stream.inputs[0], targets[name]
+            item, target = stream.inputs[0], targets[name]
             with at_step(context_of(unet), item.step):
-                expected: Tensor = again(*item.args, **item.kwargs)
+                expected = target.run(*item.args, **item.kwargs)
             name = stream.advance()
             assert torch.equal(stream.outputs[0], expected)
 
@@ -111,7 +111,8 @@ def test_closing_early_removes_hooks_and_frees_what_was_held() -> None:
             assert live_tensors() > before
         gc.collect()
         assert live_tensors() == before
-        assert not any(t._forward_pre_hooks or t._forward_hooks for t in targets.values())
+        modules = [target.entrance for target in targets.values()]
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
         assert torch.equal(unet(**call)[0], expected)
 
 

@@ -12,7 +12,7 @@ from tiny_pipelines import micro_unet, unet_call
 
 from dgq.pipelines import load_unet
 from dgq.quantize import layers_to_quantize
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order, find_blocks
 
 KEEP = ("conv_in", "conv_out")
 
@@ -48,7 +48,7 @@ def test_the_real_structures_have_as_many_targets_as_known(
     lone: int,
 ) -> None:
     with torch.device("meta"):
-        targets = find_targets(make(), KEEP).values()
+        targets = [t.entrance for t in find_blocks(make(), KEEP).values()]
     assert sum(isinstance(t, ResnetBlock2D) for t in targets) == resnets
     assert sum(isinstance(t, BasicTransformerBlock) for t in targets) == transformers
     assert len(targets) == resnets + transformers + lone
@@ -56,21 +56,21 @@ def test_the_real_structures_have_as_many_targets_as_known(
 
 def test_conv_in_and_conv_out_are_targets_unless_kept() -> None:
     with torch.device("meta"):
-        assert len(find_targets(real_sd(), ())) == 80
-        assert len(find_targets(real_sdxl(), ())) == 119
+        assert len(find_blocks(real_sd(), ())) == 80
+        assert len(find_blocks(real_sdxl(), ())) == 119
 
 
 def test_every_quantized_layer_lies_in_exactly_one_target() -> None:
     unet = micro_unet()
-    targets = find_targets(unet, KEEP)
+    targets = find_blocks(unet, KEEP)
     for name in layers_to_quantize(unet, KEEP):
         layer = unet.get_submodule(name)
-        assert sum(any(m is layer for m in target.modules()) for target in targets.values()) == 1
+        assert sum(any(m is layer for m in target.parts()) for target in targets.values()) == 1
 
 
 def test_a_block_of_which_nothing_is_quantized_is_no_target() -> None:
     unet = micro_unet()
-    targets = find_targets(unet, (*KEEP, "mid_block.resnets.0.*"))
+    targets = find_blocks(unet, (*KEEP, "mid_block.resnets.0.*"))
     assert "mid_block.resnets.0" not in targets
     assert "mid_block.resnets.1" in targets
 
@@ -81,7 +81,7 @@ def test_execution_order_follows_the_network(
 ) -> None:
     folder: Path = request.getfixturevalue(fixture)
     unet = load_unet(str(folder))
-    targets = find_targets(unet, KEEP)
+    targets = find_blocks(unet, KEEP)
     order = execution_order(unet, targets, unet_call(unet, 1, 1.0))
     assert len(order) == len(set(order)) == len(targets) == n
     assert set(order) == set(targets)
@@ -96,7 +96,7 @@ def test_execution_order_follows_the_network(
 
 def test_hooks_are_removed_when_the_call_fails() -> None:
     unet = micro_unet()
-    targets = find_targets(unet, KEEP)
+    targets = find_blocks(unet, KEEP)
     with pytest.raises(TypeError):
         execution_order(unet, targets, {"sample": torch.zeros(1, 4, 8, 8)})
-    assert not any(target._forward_pre_hooks for target in targets.values())
+    assert not any(target.entrance._forward_pre_hooks for target in targets.values())

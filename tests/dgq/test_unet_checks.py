@@ -28,7 +28,7 @@ from dgq.settings import (
     ScoreSettings,
     WeightSettings,
 )
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order, find_blocks
 from dgq.visit import Visit
 
 TIMESTEPS = (801.0, 1.0)
@@ -45,11 +45,11 @@ def calibrate_(unet: Any, calls: list[dict[str, Any]], settings: QuantizationSet
     """The whole way of a calibration, with a step of learning for each target."""
     quantize_(unet.requires_grad_(False), settings, TIMESTEPS, (8, 8))
     start_observing_(unet)
-    found = find_targets(unet, settings.keep)
+    found = find_blocks(unet, settings.keep)
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, calls[0])
     streams = PairedStreams(unet, {name: found[name] for name in order}, calls)
-    optimizer, _ = learning.make_optimizer(unet, GENTLE)
+    optimizer, _ = learning.make_optimizer(unet.modules(), GENTLE)
     for name in order:
         streams.refer()
         learning.start_learning_(found[name])
@@ -170,7 +170,7 @@ def test_a_layer_that_never_runs_is_refused_before_the_calibration() -> None:
     unet.register_module("unused", nn.Linear(2, 2))
     call = unet_call(unet, 1, 1.0, 0)
     quantize_(unet, W8A8, TIMESTEPS, (8, 8))
-    targets = find_targets(unet, KEPT)
+    targets = find_blocks(unet, KEPT)
     others = {name: target for name, target in targets.items() if name != "unused"}
     with quantization(unet, weights=False, activations=False):
         with pytest.raises(DGQError, match=r"^unused never runs.*quantization.keep unused\*"):

@@ -20,7 +20,7 @@ from dgq.learning import harden_, start_learning_
 from dgq.paired_streams import PairedStreams
 from dgq.quantize import quantize_, start_observing_
 from dgq.settings import QuantizationSettings, WaitingSettings, WeightSettings
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order, find_blocks
 from dgq.waiting import Waiting, held_by, tensors_in, waiting_rooms
 
 TIMESTEPS = (801.0, 401.0)
@@ -178,7 +178,7 @@ def calibrated(settings: WaitingSettings, folder: Path) -> tuple[list[Tensor], d
     calls = [unet_call(unet, 3, t, seed=i) for i, t in enumerate(TIMESTEPS)]
     quantize_(unet, quantization_settings, TIMESTEPS, (8, 8))
     start_observing_(unet)
-    found = find_targets(unet, quantization_settings.keep)
+    found = find_blocks(unet, quantization_settings.keep)
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, calls[0])
     rooms = waiting_rooms(settings, unet, folder)
@@ -223,7 +223,7 @@ def test_lower_precision_stays_near(tmp_path: Path) -> None:
 def test_a_suspended_pass_holds_next_to_nothing_in_memory(tmp_path: Path) -> None:
     unet = quantize_(micro_unet(), QuantizationSettings(), TIMESTEPS, (8, 8))
     calls = [unet_call(unet, 3, TIMESTEPS[0])]
-    found = find_targets(unet, ("conv_in", "conv_out"))
+    found = find_blocks(unet, ("conv_in", "conv_out"))
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, calls[0])
     rooms = waiting_rooms(WaitingSettings("disk"), unet, tmp_path)

@@ -15,11 +15,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tiny_pipelines import ROOT, fit_arguments
+from tiny_pipelines import ROOT, fit_arguments, learning_options
 
 CHILD = Path(__file__).with_name("child.py")
 RESULTS = ("log.csv", "quantized/diffusion_pytorch_model.safetensors", "quantized/config.json")
-LEARNING = ("--model.learning.iterations=2", "--model.learning.polish_iterations=1")
+LEARNING = learning_options(2, 1)
 
 PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "parsing": ("lit.cli.resolve_configs", (1,)),

@@ -12,7 +12,8 @@ from dgq.layers import QuantizedLayer
 from dgq.learning import activation_lr, rounding_lr, scale_lr
 from dgq.pipelines import load_pipeline
 from dgq.quantize import quantize_
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.recipes import DGQ
+from dgq.settings import LearningSettings
 from lit.calibration import Calibration
 from lit.identity import check_identity
 
@@ -23,7 +24,7 @@ RATES = (rounding_lr, scale_lr, activation_lr)
 def module(micro_folder: Path) -> Calibration:
     """A calibration of the smallest pipeline, not set up."""
     learning = LearningSettings(iterations=4, polish_iterations=2)
-    return Calibration(str(micro_folder), QuantizationSettings(), learning)
+    return Calibration(str(micro_folder), DGQ(learning=learning))
 
 
 def test_it_knows_its_number_of_targets_before_anything_is_recorded(module: Calibration) -> None:
@@ -38,23 +39,23 @@ def test_it_is_identified_by_the_weights_it_starts_from(
     with torch.no_grad():
         pipeline.unet.conv_out.bias += 1
     pipeline.save_pretrained(tmp_path)
-    other = Calibration(str(tmp_path), module.settings, module.learning)
+    other = Calibration(str(tmp_path), module.recipe)
     with pytest.raises(DGQError, match="weights of the UNet"):
         check_identity(module.identity({}), other.identity({}))
 
 
 def test_keeping_every_layer_is_refused_when_it_is_made(micro_folder: Path) -> None:
     with pytest.raises(DGQError, match="nothing to quantize"):
-        Calibration(str(micro_folder), QuantizationSettings(keep=("*",)))
+        Calibration(str(micro_folder), DGQ(keep=("*",)))
 
 
 def test_a_pattern_that_keeps_nothing_is_refused_when_it_is_made(micro_folder: Path) -> None:
     with pytest.raises(DGQError, match="matches no layer"):
-        Calibration(str(micro_folder), QuantizationSettings(keep=("nonsense",)))
+        Calibration(str(micro_folder), DGQ(keep=("nonsense",)))
 
 
 def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
-    quantize_(module.unet, module.settings, (1.0,), (8, 8))
+    quantize_(module.unet, module.recipe.quantization, (1.0,), (8, 8))
     configured = module.configure_optimizers()
     optimizer = configured["optimizer"]
     schedule = configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
@@ -63,12 +64,12 @@ def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
         found.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    expected = [[rate(i, module.learning) for rate in RATES] for i in range(6)]
+    expected = [[rate(i, module.recipe.learning) for rate in RATES] for i in range(6)]
     assert found == [pytest.approx(rates) for rates in expected * 2]
 
 
 def test_only_what_is_learned_is_optimized(module: Calibration) -> None:
-    quantize_(module.unet, module.settings, (1.0,), (8, 8))
+    quantize_(module.unet, module.recipe.quantization, (1.0,), (8, 8))
     optimizer = module.configure_optimizers()["optimizer"]
     names = {id(p): name for name, p in module.named_parameters()}
     held = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
@@ -83,7 +84,7 @@ def test_only_what_is_learned_is_optimized(module: Calibration) -> None:
 
 
 def test_full_precision_weights_are_never_learned(module: Calibration) -> None:
-    quantize_(module.unet, module.settings, (1.0,), (8, 8))
+    quantize_(module.unet, module.recipe.quantization, (1.0,), (8, 8))
     stock = nn.Linear(2, 2)
     assert stock.weight.requires_grad
     held = {

@@ -5,13 +5,14 @@ from dataclasses import fields
 import pytest
 
 from dgq.errors import DGQError
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.recipes import DGQ
+from dgq.settings import LearningSettings
 from lit.identity import check_identity, first_difference, identity_of
 
 
 def identity(penalty: float, seed: int = 0) -> str:
     learning = LearningSettings(penalty=penalty)
-    return identity_of(QuantizationSettings(), learning, {"seed": seed})
+    return identity_of(DGQ(learning=learning), {"seed": seed})
 
 
 def test_equal_settings_agree() -> None:
@@ -50,7 +51,7 @@ OTHER: dict[str, object] = {
 def test_each_setting_of_the_learning_is_identity_where_it_has_an_effect(name: str) -> None:
     def identity_with(**settings: object) -> str:
         learning = LearningSettings(**settings)  # type: ignore[arg-type]
-        return identity_of(QuantizationSettings(), learning, {})
+        return identity_of(DGQ(learning=learning), {})
 
     def differs(**base: object) -> bool:
         return identity_with(**base) != identity_with(**base | {name: OTHER[name]})

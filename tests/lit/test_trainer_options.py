@@ -123,7 +123,7 @@ def test_durations_are_read_as_lightning_reads_them(value: Any, expected: Any) -
         (("--trainer.accumulate_grad_batches", "2"), "data.batch_size"),
         (("--trainer.precision", "bf16-true"), "expected 32-true or bf16-mixed"),
         (("--trainer.max_epochs", "2"), "it is the number of targets"),
-        (("--trainer.limit_train_batches", "2"), "derived from model.learning.iterations"),
+        (("--trainer.limit_train_batches", "2"), "derived from model.recipe.learning"),
         (("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "e"), "Early"),
         (("--trainer.accelerator", "abacus"), "abacus"),
         (("--trainer.devices", "0"), "devices"),

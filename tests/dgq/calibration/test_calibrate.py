@@ -24,7 +24,7 @@ LEARNING = dgq.LearningSettings(iterations=3, polish_iterations=2)
 FAST = dgq.WeightSettings(4, "minmax", symmetric=True, group_size=16, max_exponent=2)
 A8 = dgq.ActivationSettings(8, "multiples", max_exponent=2, qkv=False)
 SETTINGS = dgq.QuantizationSettings(FAST, A8, dgq.ScoreSettings(16))
-RECIPE = dgq.Recipe(SETTINGS, LEARNING, "fast")
+RECIPE = dgq.Custom(SETTINGS, LEARNING, "fast")
 KEEP = (*SETTINGS.keep, "up_blocks.*", "mid_block.*")
 SMALL = replace(RECIPE, quantization=replace(SETTINGS, keep=KEEP))
 """For questions that a few targets answer."""
@@ -55,7 +55,7 @@ def test_it_writes_the_bytes_that_the_command_line_writes(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
     prompts = choose_prompts(finished_work / "captions.txt", 3 + 4, 0)
-    recipe = replace(dgq.RECIPES["dgq_w4a8"], learning=LEARNING)
+    recipe = replace(dgq.RECIPES["w4a8"], learning=LEARNING)
     result = dgq.calibrate(
         dgq.load_pipeline(str(micro_folder)),
         prompts,

@@ -9,19 +9,20 @@ from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.memory import Scale, waiting_bytes
 from dgq.context import quantization
 from dgq.quantize import quantize_
+from dgq.recipes import Custom
 from dgq.settings import QuantizationSettings
 from dgq.streaming import Stream
-from dgq.targets import execution_order, find_targets
+from dgq.targets import execution_order, find_blocks
 
 
 @torch.no_grad()
 def test_what_is_weighed_on_the_meta_device_is_what_waits() -> None:
     unet, settings = micro_unet(), QuantizationSettings()
     one = unet_call(unet, 1, 5.0)
-    found = waiting_bytes(unet, settings, one, (8, 8))
+    found = waiting_bytes(unet, Custom(settings), one, (8, 8))
     quantize_(unet, settings, (5.0,), (8, 8))
     with quantization(unet, weights=False, activations=False):
-        targets = find_targets(unet, settings.keep)
+        targets = find_blocks(unet, settings.keep)
         order = execution_order(unet, targets, one)
         scales = [Scale(unet), Scale(unet)]
         calls = [one, unet_call(unet, 3, 5.0)]

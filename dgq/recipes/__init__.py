@@ -1,0 +1,10 @@
+"""Recipes: which quantizers a UNet gets, what is reconstructed, and how; one a file."""
+
+from dgq.recipes.custom import Custom
+from dgq.recipes.dgq import DGQ
+from dgq.recipes.ours import Ours
+from dgq.recipes.presets import RECIPES, find_recipe
+from dgq.recipes.recipe import Recipe
+from dgq.recipes.rtn import RTN
+
+__all__ = ["DGQ", "RECIPES", "RTN", "Custom", "Ours", "Recipe", "find_recipe"]

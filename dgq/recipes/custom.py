@@ -1,0 +1,24 @@
+"""Any combination of settings."""
+
+from dataclasses import dataclass, field
+
+from dgq.recipes.recipe import Recipe
+from dgq.settings import LearningSettings, QuantizationSettings
+
+DEFAULT = QuantizationSettings()
+
+
+@dataclass(frozen=True)
+class Custom(Recipe):
+    """Settings given one by one, learned block by block.
+
+    Args:
+        quantization: what is quantized and how.
+        learning: how weights and ranges are learned.
+        name: for reports.
+    """
+
+    # A default that stands in the class, where it takes the place of the abstract property.
+    quantization: QuantizationSettings = DEFAULT
+    learning: LearningSettings = field(default_factory=LearningSettings)
+    name: str = "custom"

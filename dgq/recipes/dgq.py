@@ -1,0 +1,66 @@
+"""DGQ as published: groups of activations by distribution, logarithmic scores (2501.04304)."""
+
+from dataclasses import dataclass, field
+
+from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.settings import (
+    ActivationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    RangeMethod,
+    ScoreMethod,
+    ScoreSettings,
+    WeightSettings,
+)
+
+
+@dataclass(frozen=True)
+class DGQ(Recipe):
+    """K-means groups of channels or pixels for each step, log scores that keep ``<start>``.
+
+    Args:
+        weight_bits: 2 to 8, or 16 for floating point.
+        activation_bits: the same for layer inputs, q, k and v.
+        score_bits: the same for attention scores; as the activations by default.
+        n_groups: groups of activations; 1 is per-tensor.
+        per_step: one set of ranges for each sampler step; otherwise one for all of them.
+        cross_attention: ``log`` (powers of two under the live maximum) or ``affine`` scores.
+        self_attention: the same choice for self-attention, where affine is better above 4 bits.
+        keep_start_token: keep the ``<start>`` token's key and scores in full precision.
+        range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        keep: patterns (as in a shell) of the names of layers that stay in full precision.
+        learning: how weights and ranges are learned; as published with ``published.yaml``.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 8
+    score_bits: int | None = None
+    n_groups: int = 8
+    per_step: bool = True
+    cross_attention: ScoreMethod = "log"
+    self_attention: ScoreMethod = "affine"
+    keep_start_token: bool = True
+    range_method: RangeMethod = "mse"
+    keep: tuple[str, ...] = KEPT
+    learning: LearningSettings = field(default_factory=LearningSettings)
+
+    def __post_init__(self) -> None:
+        assert self.quantization  # refuses impossible settings
+
+    @property
+    def name(self) -> str:
+        """``dgq_`` and the bits."""
+        return of_bits("dgq_", self.weight_bits, self.activation_bits)
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """The same for all layers."""
+        bits = self.activation_bits if self.score_bits is None else self.score_bits
+        return QuantizationSettings(
+            WeightSettings(self.weight_bits, self.range_method),
+            ActivationSettings(
+                self.activation_bits, n_groups=self.n_groups, per_step=self.per_step
+            ),
+            ScoreSettings(bits, self.cross_attention, self.self_attention, self.keep_start_token),
+            self.keep,
+        )

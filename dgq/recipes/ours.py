@@ -1,0 +1,87 @@
+"""What measures best at the same bits and runs in integers throughout."""
+
+from dataclasses import dataclass, field
+
+from dgq.exponents import OPERAND_BITS
+from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.settings import (
+    ActivationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    RangeMethod,
+    ScoreSettings,
+    WeightSettings,
+)
+
+MOST_ON_WEIGHTS = 2
+"""Spare bits that scales of weight groups take at most (docs/experiments.md)."""
+
+
+@dataclass(frozen=True)
+class Ours(Recipe):
+    """Scales of weight groups and of activations' channels in the spare bits of 8-bit integers.
+
+    Weights have powers of two for groups of inputs, activations whole multiples for channels;
+    attention computes in floating point on the outputs of integer layers.
+
+    Args:
+        weight_bits: 2 to 8, or 16 for floating point.
+        activation_bits: the same for the inputs of layers.
+        group_size: inputs that share a scale of the weights.
+        range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        keep: patterns (as in a shell) of the names of layers that stay in full precision.
+        learning: how weights and ranges are learned.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 8
+    group_size: int = 64
+    range_method: RangeMethod = "mse"
+    keep: tuple[str, ...] = KEPT
+    learning: LearningSettings = field(default_factory=LearningSettings)
+
+    def __post_init__(self) -> None:
+        assert self.quantization  # refuses impossible settings
+
+    @property
+    def name(self) -> str:
+        """The bits."""
+        return of_bits("", self.weight_bits, self.activation_bits)
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """The same for all layers."""
+        return QuantizationSettings(
+            symmetric_weights(self.weight_bits, self.group_size, self.range_method),
+            multiples(self.weight_bits, self.activation_bits),
+            ScoreSettings(16),
+            self.keep,
+        )
+
+
+def symmetric_weights(
+    n_bits: int, group_size: int, range_method: RangeMethod = "mse"
+) -> WeightSettings:
+    """Symmetric weights with half of their spare bits on scales of groups."""
+    exponent = weight_exponent(n_bits)
+    return WeightSettings(
+        n_bits,
+        range_method,
+        symmetric=True,
+        group_size=group_size if exponent > 0 else 0,
+        max_exponent=exponent,
+    )
+
+
+def multiples(weight_bits: int, activation_bits: int) -> ActivationSettings:
+    """Channels with whole multiples of one scale in all spare bits that weights leave."""
+    if activation_bits == 16:
+        return ActivationSettings(16, qkv=False)
+    left = max(0, OPERAND_BITS - weight_bits) - weight_exponent(weight_bits)
+    room = left + max(0, OPERAND_BITS - activation_bits)
+    return ActivationSettings(activation_bits, "multiples", max_exponent=room, qkv=False)
+
+
+def weight_exponent(n_bits: int) -> int:
+    """Spare bits of weights that scales of groups take."""
+    return min(MOST_ON_WEIGHTS, max(0, OPERAND_BITS - n_bits) // 2)

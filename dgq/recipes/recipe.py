@@ -1,0 +1,56 @@
+"""What a recipe is: which quantizers a UNet gets, what is reconstructed, and how it is learned."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.targets import Target, find_blocks
+
+KEPT = ("conv_in", "conv_out")
+"""Layers that every recipe leaves in full precision unless told otherwise."""
+
+
+class Recipe(ABC):
+    """All that a calibration does to a UNet, whatever it is calibrated on.
+
+    Recipes are frozen dataclasses, one in each file of this package, and are found by their name:
+    ``model.recipe: {class_path: DGQ, init_args: {activation_bits: 6}}`` in a configuration.
+    """
+
+    learning: LearningSettings
+
+    @property
+    @abstractmethod
+    def quantization(self) -> QuantizationSettings:
+        """What is quantized and how, as far as it can be said without a UNet."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For reports."""
+
+    def settings(self, unet: nn.Module, calls: Any = None) -> QuantizationSettings:
+        """What is quantized in this UNet and how.
+
+        Args:
+            unet: stock.
+            calls: its recorded calls, for recipes that measure before they choose.
+        """
+        return self.quantization
+
+    def targets(self, unet: nn.Module) -> Mapping[str, Target]:
+        """What is reconstructed, by name, in any order.
+
+        Args:
+            unet: stock or quantized.
+        """
+        return find_blocks(unet, self.quantization.keep)
+
+
+def of_bits(prefix: str, weight_bits: int, activation_bits: int) -> str:
+    """The name of a recipe with these bits; activations in floating point are not named."""
+    activations = "a16" if activation_bits == 16 else f"a{activation_bits}"
+    return f"{prefix}w{weight_bits}{activations}"
