@@ -60,6 +60,10 @@ class RangeQuantizer(SizedByCheckpoint):
             return x
         if self.scale.numel() == 0:
             raise DGQError("this activation quantizer has no scales: calibrate or load first")
+        return self.quantize(x)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize at the context's step."""
         scale, zero_point = self.parameters_of(x)
         # In float32 whatever the input: half precision cannot hold a large zero point.
         quantized = fake_quantize(x.float(), scale.float(), zero_point, self.settings.n_bits)

@@ -1,10 +1,12 @@
 """Quantizers of attention scores, the softmax output, while a UNet is calibrated."""
 
+import torch
 from torch import Tensor, nn
 
 from dgq.activation_quantizer import ActivationQuantizer
 from dgq.context import QuantizationContext
-from dgq.log_scores import log_quantize_but_start, log_quantize_live
+from dgq.log_scores import log_quantize, log_quantize_but_start, log_quantize_live
+from dgq.observer import Ranges
 from dgq.settings import (
     FLOAT_BITS,
     ActivationSettings,
@@ -79,6 +81,28 @@ class AffineScoreQuantizer(ActivationQuantizer):
         )
 
 
+class CalibratedLogScoreQuantizer(AffineScoreQuantizer):
+    """Logarithmic quantization under the largest score that calibration met at each step.
+
+    Args:
+        settings: bits of the scores.
+        per_step: one maximum for each sampler step.
+        keep_start: pass the first key, the ``<start>`` token, in full precision.
+        context: mode and step of the UNet.
+    """
+
+    def fit_ranges_(self, channels: Ranges, pixels: Ranges | None) -> None:
+        """Keep the maxima, ``[steps, 1]``, as scales."""
+        super().fit_ranges_(channels, pixels)
+        self.scale = channels.high.amax(1, keepdim=True)
+        self.zero_point = torch.zeros_like(self.scale, dtype=torch.int32)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Powers of two under the maximum of the step."""
+        maximum, _ = self.parameters_of(x)
+        return log_quantize(x.float(), maximum.float(), self.settings.n_bits).to(x.dtype)
+
+
 def score_quantizer(
     settings: QuantizationSettings, is_cross: bool, context: QuantizationContext
 ) -> nn.Module | None:
@@ -87,9 +111,12 @@ def score_quantizer(
     if operand_bits(scores.n_bits) == FLOAT_BITS:
         return None
     keep_start = is_cross and scores.keep_start_token
-    if score_method(scores, is_cross) == "log":
-        return LogScoreQuantizer(scores.n_bits, keep_start, context)
-    return AffineScoreQuantizer(scores, settings.activations.per_step, keep_start, context)
+    arguments = (scores, settings.activations.per_step, keep_start, context)
+    if score_method(scores, is_cross) == "affine":
+        return AffineScoreQuantizer(*arguments)
+    if scores.maximum == "calibrated":
+        return CalibratedLogScoreQuantizer(*arguments)
+    return LogScoreQuantizer(scores.n_bits, keep_start, context)
 
 
 def score_method(scores: ScoreSettings, is_cross: bool) -> str:

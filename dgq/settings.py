@@ -15,6 +15,7 @@ FLOAT_BITS = 32
 RangeMethod = Literal["minmax", "mse"]
 Grouping = Literal["kmeans", "exponents", "multiples"]
 ScoreMethod = Literal["log", "affine"]
+Maximum = Literal["live", "calibrated"]
 Decay = Literal["cosine", "constant"]
 Place = Literal["device", "host", "disk"]
 WaitingType = Literal["same", "bfloat16", "float16"]
@@ -132,15 +133,19 @@ class ScoreSettings:
         cross_attention: ``log`` (powers of two under the live maximum) or ``affine``.
         self_attention: the same choice for self-attention.
         keep_start_token: keep the ``<start>`` token's key and scores in full precision.
+        maximum: that powers of two are taken of: each sample's own (``live``), or the largest of
+            the calibration samples at each step (``calibrated``).
     """
 
     n_bits: int = 8
     cross_attention: ScoreMethod = "log"
     self_attention: ScoreMethod = "affine"
     keep_start_token: bool = True
+    maximum: Maximum = "live"
 
     def __post_init__(self) -> None:
         check_bits("scores.n_bits", self.n_bits)
+        check_choice("scores.maximum", self.maximum, get_args(Maximum))
         check_choice("scores.cross_attention", self.cross_attention, get_args(ScoreMethod))
         check_choice("scores.self_attention", self.self_attention, get_args(ScoreMethod))
 

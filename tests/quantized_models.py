@@ -10,7 +10,13 @@ from tiny_pipelines import calibrate_, micro_unet, unet_call
 from torch import Tensor
 
 from dgq.checkpoint import GenerationSettings, Manifest, save_quantized
-from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
+from dgq.settings import (
+    ActivationSettings,
+    LayerSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+)
 
 TIMESTEPS = (801.0, 401.0, 1.0)
 FAST = WeightSettings(4, "minmax")
@@ -46,6 +52,33 @@ SETTINGS = {
     ),
     "w4a16": QuantizationSettings(FAST, ActivationSettings(16), FLOAT_SCORES),
     "a8 only": QuantizationSettings(WeightSettings(16), ActivationSettings(8), FLOAT_SCORES),
+    "calibrated maxima": QuantizationSettings(
+        FAST,
+        ActivationSettings(8, n_groups=2),
+        ScoreSettings(4, "log", "log", maximum="calibrated"),
+    ),
+    "mixed": QuantizationSettings(
+        WeightSettings(4, "minmax", symmetric=True, group_size=16, max_exponent=2),
+        ActivationSettings(8, "multiples", max_exponent=2, qkv=False),
+        FLOAT_SCORES,
+        layers={
+            "mid_block.resnets.0.conv1": LayerSettings(
+                WeightSettings(8, "minmax", symmetric=True),
+                ActivationSettings(8, "multiples", max_exponent=0, qkv=False),
+            ),
+            "mid_block.resnets.0.conv2": LayerSettings(WeightSettings(3, "minmax")),
+            "mid_block.attentions.0.transformer_blocks.0.attn1": LayerSettings(
+                activations=ActivationSettings(5, "multiples", max_exponent=5, qkv=False)
+            ),
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_k": LayerSettings(
+                WeightSettings(6, "minmax", symmetric=True)
+            ),
+            "mid_block.attentions.0.proj_in": LayerSettings(WeightSettings(16)),
+            "mid_block.attentions.0.proj_out": LayerSettings(
+                activations=ActivationSettings(16, "multiples")
+            ),
+        },
+    ),
     "nothing kept": QuantizationSettings(FAST, EXPONENTS, FLOAT_SCORES, keep=()),
     "kept projections": QuantizationSettings(
         FAST, EXPONENTS, FLOAT_SCORES, keep=("conv_in", "conv_out", "*.to_k")
@@ -53,7 +86,7 @@ SETTINGS = {
 }
 INTEGER = (
     *("exponents", "exponents scores", "exponents a6", "multiples", "w8a8 symmetric"),
-    *("nothing kept", "kept projections"),
+    *("nothing kept", "kept projections", "mixed"),
 )
 """Whose layers, or most of them, multiply integers."""
 

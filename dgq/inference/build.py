@@ -11,7 +11,7 @@ from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
-from dgq.inference.scores import AffineScores
+from dgq.inference.scores import AffineScores, CalibratedLogScores
 from dgq.quantize import check_layers, layers_to_quantize, quantized_attentions
 from dgq.scores import LogScoreQuantizer, score_method
 from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
@@ -111,9 +111,11 @@ def score_quantizer(
     scores = settings.scores
     if operand_bits(scores.n_bits) == FLOAT_BITS:
         return None
-    if score_method(scores, is_cross) == "log":
-        return LogScoreQuantizer(scores.n_bits, keep_start)
-    return AffineScores(scores.n_bits, calls, keep_start)
+    if score_method(scores, is_cross) == "affine":
+        return AffineScores(scores.n_bits, calls, keep_start)
+    if scores.maximum == "calibrated":
+        return CalibratedLogScores(scores.n_bits, calls, keep_start)
+    return LogScoreQuantizer(scores.n_bits, keep_start)
 
 
 def fill_(unet: nn.Module, state: Mapping[str, Tensor]) -> None:

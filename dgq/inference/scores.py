@@ -1,11 +1,10 @@
-"""Affine quantization of attention scores that runs: a fixed range for each step."""
-
-from functools import partial
+"""Quantization of attention scores that runs: fixed ranges or maxima for each step."""
 
 from torch import Tensor
 
 from dgq.calls import SamplerCalls
 from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
+from dgq.log_scores import log_quantize
 from dgq.start_token import but_start
 
 
@@ -26,5 +25,23 @@ class AffineScores(ChannelInput):
 
     def forward(self, scores: Tensor) -> Tensor:
         """``[batch, heads, queries, keys]``, softmaxed."""
-        quantize = partial(InputQuantizer.forward, self)
-        return but_start(quantize, scores, -1) if self.keep_start else quantize(scores)
+        return but_start(self.quantize, scores, -1) if self.keep_start else self.quantize(scores)
+
+    def quantize(self, scores: Tensor) -> Tensor:
+        """Quantize and dequantize some of the scores."""
+        return InputQuantizer.forward(self, scores)
+
+
+class CalibratedLogScores(AffineScores):
+    """Powers of two under the maximum of each step, which is stored as a scale.
+
+    Args:
+        n_bits: of the exponents.
+        calls: of the UNet.
+        keep_start: pass the first key, the ``<start>`` token, in full precision.
+    """
+
+    def quantize(self, scores: Tensor) -> Tensor:
+        """Quantize and dequantize some of the scores."""
+        maximum, _ = self.parameters_of(scores)
+        return log_quantize(scores.float(), maximum, self.n_bits).to(scores.dtype)

@@ -6,6 +6,7 @@ from dgq.recipes.recipe import KEPT, Recipe, of_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
+    Maximum,
     QuantizationSettings,
     RangeMethod,
     ScoreMethod,
@@ -27,6 +28,8 @@ class DGQ(Recipe):
         cross_attention: ``log`` (powers of two under the live maximum) or ``affine`` scores.
         self_attention: the same choice for self-attention, where affine is better above 4 bits.
         keep_start_token: keep the ``<start>`` token's key and scores in full precision.
+        maximum: that powers of two are taken of: each sample's own (``live``), or the largest of
+            the calibration samples at each step (``calibrated``).
         range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned; as published with ``published.yaml``.
@@ -40,6 +43,7 @@ class DGQ(Recipe):
     cross_attention: ScoreMethod = "log"
     self_attention: ScoreMethod = "affine"
     keep_start_token: bool = True
+    maximum: Maximum = "live"
     range_method: RangeMethod = "mse"
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
@@ -61,6 +65,9 @@ class DGQ(Recipe):
             ActivationSettings(
                 self.activation_bits, n_groups=self.n_groups, per_step=self.per_step
             ),
-            ScoreSettings(bits, self.cross_attention, self.self_attention, self.keep_start_token),
+            ScoreSettings(
+                *(bits, self.cross_attention, self.self_attention),
+                *(self.keep_start_token, self.maximum),
+            ),
             self.keep,
         )

@@ -139,6 +139,18 @@ def test_log_scores_of_self_attention_have_no_start_token() -> None:
     torch.testing.assert_close(attn(*inputs(False)), expected, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_log_scores_may_be_taken_of_the_largest_score_of_the_calibration() -> None:
+    attn = attention(False)
+    scores, values = probabilities(attn, False)
+    settings = ScoreSettings(3, self_attention="log", maximum="calibrated")
+    context = equip_(attn, QuantizationSettings(activations=FLOAT_ACTIVATIONS, scores=settings))
+    calibrate_(attn, context, False)
+    exponents = (-(scores / scores.max()).log2()).round().clamp(0, 7)
+    expected = mixed(attn, scores.max() * 2**-exponents, values)
+    torch.testing.assert_close(attn(*inputs(False)), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("cross", [False, True])
 @torch.no_grad()
 def test_affine_scores_equal_the_formula_over_the_calibrated_range(cross: bool) -> None:

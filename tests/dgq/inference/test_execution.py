@@ -29,6 +29,8 @@ REASONS: dict[str, dict[str, int]] = {
     "kmeans": {KMEANS: ALL},
     "kmeans affine": {KMEANS: ALL},
     "pixels": {KMEANS: ALL},
+    "calibrated maxima": {KMEANS: ALL},
+    "mixed": {"weights in floating point": 1, "activations in floating point": 1},
     "exponents": {},
     "exponents scores": {},
     "exponents a6": {},
