@@ -178,7 +178,6 @@ def test_weights_or_activations_alone(
     bits = [
         *("--model.recipe.weight_bits", str(weights)),
         *("--model.recipe.activation_bits", str(activations)),
-        *("--model.recipe.score_bits", str(activations)),
         *learning_options(1, 0),
     ]
     assert command([*fit_arguments(micro_folder, tmp_path), *bits]) == 0
@@ -494,7 +493,8 @@ CHANGES = {
     "waiting in 16 bits": ("--model.waiting.dtype", "float16"),
     "polish": ("--model.recipe.learning.polish_lr", "0.1"),
     "bits": ("--model.recipe.weight_bits", "8"),
-    "groups": ("--model.recipe.n_groups", "4"),
+    "groups": ("--model.recipe.group_size", "32"),
+    "recipe": ("--model.recipe", "DGQ", *LEARNING),
     "rates": ("--model.recipe.learning.rounding_lr", "0.1"),
     "iterations": ("--model.recipe.learning.iterations", "4"),
     "batch": ("--data.batch_size", "3"),
@@ -588,12 +588,13 @@ def test_an_existing_run_is_not_overwritten(
 
 BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "0 bits": (["--model.recipe.weight_bits", "0"], r"n_bits .*0"),
-    "3.5 bits": (["--model.recipe.weight_bits", "3.5"], r"n_bits.*3\.5"),
+    "3.5 bits": (["--model.recipe.weight_bits", "3.5"], r"weight_bits.*3\.5"),
     "17 bits": (["--model.recipe.activation_bits", "17"], r"n_bits .*17"),
-    "word for bits": (["--model.recipe.score_bits", "many"], r"n_bits.*many"),
-    "0 groups": (["--model.recipe.n_groups", "0"], "n_groups"),
+    "word for bits": (["--model.recipe.activation_bits", "many"], r"activation_bits.*many"),
+    "0 groups": (["--model.recipe", "DGQ", "--model.recipe.n_groups", "0"], "n_groups"),
     "unknown method": (["--model.recipe.range_method", "best"], "range_method"),
     "unknown option": (["--model.recipe.color", "red"], "color"),
+    "unknown recipe": (["--model.recipe", "Magic"], "Magic"),
     "unknown config": (["--config", "w5a5.yaml"], r"w5a5\.yaml.*w4a8\.yaml"),
     "config that looks like markup": (["--config", "[/red]"], r"\[/red\]"),
     "keep without a layer": (["--model.recipe.keep", "[nothing]"], "nothing"),
@@ -712,14 +713,24 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     assert command(["fit", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for option, explanation in {
-        "--model.recipe.weight_bits": "2 to 8, or 16 to keep the weights in floating",
-        "--model.recipe.n_groups": "1 is per-tensor",
-        "--model.recipe.keep_start_token": "``<start>`` token",
-        "--model.recipe.learning.penalty": "weight of the term that drives each rounding",
+        "--model.recipe.help": "options of one",
         "--data.captions": "COCO's JSON",
         "--data.generation.guidance_scale": "classifier-free guidance",
         "--run": "Folder that the run writes into",
         "--pipeline": "in the original layout, or hub id",
+    }.items():
+        assert option in text
+        assert explanation in text
+
+
+def test_help_of_a_recipe_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["fit", "--model.recipe.help", "DGQ"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option, explanation in {
+        "--model.recipe.weight_bits": "2 to 8, or 16 for floating point",
+        "--model.recipe.n_groups": "1 is per-tensor",
+        "--model.recipe.keep_start_token": "``<start>`` token",
+        "--model.recipe.learning.penalty": "weight of the term that drives each rounding",
     }.items():
         assert option in text
         assert explanation in text
@@ -732,7 +743,7 @@ def test_print_config_prints_every_setting_and_runs_nothing(
     assert command([*arguments, "--print_config"]) == 0
     assert list(contents(tmp_path)) == ["captions.txt"]
     text = capsys.readouterr().out
-    assert "n_bits: 6" in text
+    assert "activation_bits: 6" in text
     assert "rounding_lr:" in text
     assert f"pipeline: {micro_folder}" in text
 
