@@ -7,7 +7,7 @@ of the input have ranges, and the parts of the weight scales, of their own (Q-Di
 arXiv 2302.04304, section 4.3).
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -71,6 +71,12 @@ def split_(unet: nn.Module, leading: Mapping[str, int]) -> None:
         unet.set_submodule(name, split_layer(stock, channels, name))
 
 
+def names_of_parts(names: Iterable[str], split: Container[str]) -> list[str]:
+    """Names of layers where some are split: of both parts in place of the whole."""
+    parts = ([f"{n}.{part}" for part in PARTS] if n in split else [n] for n in names)
+    return [name for both in parts for name in both]
+
+
 def check_split(unet: nn.Module, name: str, channels: int) -> None:
     """Raise DGQError unless a convolution can be split so."""
     try:
@@ -127,10 +133,18 @@ def joined_layer(split: SplitConv2d) -> nn.Conv2d:
 
 def joined_in_part(_module: nn.Module, state: dict[str, Any], prefix: str, _local: Any) -> None:
     """Let the state dict of a part of a UNet hold the one weight that a stock part would."""
-    names = [f"{prefix}{part}.weight" for part in PARTS]
-    if not of_part(prefix) or not all(name in state for name in names):
-        return
-    state[f"{prefix}weight"] = torch.cat([state.pop(name) for name in names], dim=1)
-    bias = state.pop(f"{prefix}first.bias", None)
-    if bias is not None:
-        state[f"{prefix}bias"] = bias
+    if of_part(prefix) and f"{prefix}first.weight" in state:
+        join_tensors_(state, prefix)
+
+
+def join_tensors_(tensors: dict[str, Tensor], prefix: str) -> None:
+    """Put the weight and bias of a whole convolution in the place of its parts'.
+
+    Args:
+        tensors: by name.
+        prefix: name of the convolution and a dot.
+    """
+    weights = [tensors.pop(f"{prefix}{part}.weight") for part in PARTS]
+    tensors[f"{prefix}weight"] = torch.cat(weights, dim=1)
+    if f"{prefix}first.bias" in tensors:
+        tensors[f"{prefix}bias"] = tensors.pop(f"{prefix}first.bias")
