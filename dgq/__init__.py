@@ -19,7 +19,7 @@ from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
 from dgq.quantize import fit_activations_, quantize_, start_observing_
-from dgq.recipes import DGQ, RECIPES, RTN, Custom, Ours, Recipe
+from dgq.recipes import DGQ, RECIPES, RTN, TFMQ, Custom, Ours, QDiffusion, Recipe
 from dgq.saving import save
 from dgq.settings import (
     ActivationSettings,
@@ -35,6 +35,7 @@ __all__ = [
     "DGQ",
     "RECIPES",
     "RTN",
+    "TFMQ",
     "ActivationSettings",
     "CalibrationReport",
     "CalibrationResult",
@@ -46,6 +47,7 @@ __all__ = [
     "LearningSettings",
     "Manifest",
     "Ours",
+    "QDiffusion",
     "QuantizationSettings",
     "Recipe",
     "ScoreSettings",

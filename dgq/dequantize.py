@@ -13,6 +13,7 @@ from dgq.inference.geometry import stock_layer
 from dgq.inference.layers import FrozenLayer
 from dgq.quantized_unet import QuantizedUNet
 from dgq.quantized_unet import become_stock_ as unet_becomes_stock_
+from dgq.split_layer import join_
 
 
 def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -42,6 +43,7 @@ def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         assert isinstance(layer, FrozenLayer)
         unet.set_submodule(name, dequantized_layer(layer, dtype))
         del layer
+    join_(unet)
     for module in unet.modules():
         if isinstance(module, QuantizedAttention):
             attention_becomes_stock_(module)

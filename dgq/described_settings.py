@@ -14,13 +14,18 @@ from dgq.settings import (
 
 
 def described(settings: QuantizationSettings) -> dict[str, Any]:
-    """Plain values; of single layers only what differs from the others, and nothing if none do."""
+    """Plain values; of single layers only what differs from the others, and nothing if none do.
+
+    Nothing either of skips that are not split, so that descriptions of other recipes stay as short.
+    """
     content: dict[str, Any] = {
         name: asdict(getattr(settings, name)) for name in ("weights", "activations", "scores")
     }
     content["keep"] = list(settings.keep)
     if settings.layers:
         content["layers"] = {n: _differences(settings, own) for n, own in settings.layers.items()}
+    if settings.split_skips:
+        content["split_skips"] = list(settings.split_skips)
     return content
 
 
@@ -41,7 +46,8 @@ def quantization_settings(content: Mapping[str, Any]) -> QuantizationSettings:
         for name, own in content.get("layers", {}).items()
     }
     scores = ScoreSettings(**content["scores"])
-    return QuantizationSettings(weights, activations, scores, tuple(content["keep"]), layers)
+    keep, split = tuple(content["keep"]), tuple(content.get("split_skips", ()))
+    return QuantizationSettings(weights, activations, scores, keep, layers, split)
 
 
 def _differences(settings: QuantizationSettings, own: LayerSettings) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
     """The term that drives each rounding of a target to 0 or 1, at this iteration."""
     if iteration >= settings.iterations:
         return 0.0
-    temperature = temperature_at(iteration / settings.iterations, settings.warmup)
+    # Counted from 1, as in BRECQ: the last iteration has the end's temperature.
+    temperature = temperature_at((iteration + 1) / settings.iterations, settings.warmup)
     if temperature is None:
         return 0.0
     parts = learnables(target.parts())

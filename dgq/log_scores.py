@@ -15,7 +15,8 @@ def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
         n_bits: bits of the exponent.
 
     Returns:
-        Tensor like ``scores``; zeros stay zeros, whatever the maximum. Its gradient is that of
+        Tensor like ``scores``; zeros stay zeros, whatever the maximum, since a masked token must
+        not come back, and what is not a number stays so. Its gradient is that of
         ``scores``, also where these are zero and a logarithm has none.
     """
     return straight_through(scores, _powers_of_two(scores, maximum, n_bits))
@@ -26,7 +27,7 @@ def _powers_of_two(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
     ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
     # In place: there are more scores than anything else, and fresh memory is slow.
     powers = ratio.log2_().neg_().round_().clamp_(0, 2**n_bits - 1).neg_().exp2_()
-    return powers.mul_(maximum).masked_fill_(~(scores > 0), 0.0)
+    return powers.mul_(maximum).masked_fill_(scores == 0, 0.0)
 
 
 def live_maximum(scores: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from dgq.range_quantizer import RangeQuantizer
 from dgq.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.shared_inputs import shares_input
+from dgq.skips import channels_from_below
+from dgq.split_layer import names_of_parts, split_
 from dgq.unet_checks import check_not_read, check_unet, layers_in_float
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,10 @@ def quantize_(
         DGQError: if the UNet is quantized already, is none that can be quantized (``unet_checks``
             says why), or a pattern in ``settings.keep`` matches no layer.
     """
-    names = quantizable_layers(unet, settings.keep)
+    readers = skip_readers(unet, settings)
+    names = names_of_parts(quantizable_layers(unet, settings.keep), readers)
     check_layers(unet, names, settings)
+    split_(unet, readers)
     note_float_layers(unet, names)
     context = QuantizationContext(timesteps, latent_size)
     for name in names:
@@ -75,6 +79,19 @@ def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
         if not any(fnmatch(name, pattern) for name in names):
             raise DGQError(f"keep: the pattern {pattern!r} matches no layer of this UNet")
     return [n for n in names if not any(fnmatch(n, pattern) for pattern in keep)]
+
+
+def skip_readers(unet: nn.Module, settings: QuantizationSettings) -> dict[str, int]:
+    """Layers whose input the settings split at a skip, with the channels in front of it."""
+    if not settings.split_skips:
+        return {}
+    quantized = set(layers_to_quantize(unet, settings.keep))
+    return {
+        name: channels
+        for resnet, channels in channels_from_below(unet).items()
+        for name in (f"{resnet}.{reader}" for reader in settings.split_skips)
+        if name in quantized
+    }
 
 
 def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSettings) -> None:

@@ -133,7 +133,7 @@ class RangeQuantizer(SizedByCheckpoint):
         if not self.settings.per_step:
             channels = merge_steps(channels)
             pixels = None if pixels is None else merge_steps(pixels)
-        if not bool((channels.low.isfinite() & channels.high.isfinite()).all()):
+        if not bool((channels.high - channels.low).isfinite().all()):
             raise DGQError(
                 f"{name} has steps without calibration samples, or values that are not finite: "
                 "give every step at least one sample"

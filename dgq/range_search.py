@@ -67,7 +67,7 @@ def best_shrink_factor(
 def _best_factor_of(
     rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool
 ) -> Tensor:
-    best_error = torch.full_like(low, torch.inf)
+    best_error = torch.full_like(low, torch.inf, dtype=torch.float64)
     best_factor = torch.ones_like(low)
     for i in range(N_CANDIDATES):
         factor = 1 - SHRINK_STEP * i
@@ -81,12 +81,13 @@ def _best_factor_of(
 def quantization_error(
     rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool = False
 ) -> Tensor:
-    """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``.
+    """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``, float64.
 
-    Written out, since ``fake_quantize`` makes a tensor for each of its operations.
+    Written out, since ``fake_quantize`` makes a tensor for each of its operations. The power of a
+    small scale is below what float32 holds, and channels of weights around 1e-20 are common.
     """
     scale, zero_point = weight_parameters(low, high, n_bits, symmetric)
     ratio = rows / scale[:, None]
     lowest = -zero_point[:, None]
     error = ratio.round().clamp_(lowest, lowest + 2**n_bits - 1).sub_(ratio).abs_()
-    return error.pow_(ERROR_EXPONENT).mean(1) * scale.pow(ERROR_EXPONENT)
+    return error.pow_(ERROR_EXPONENT).mean(1).double() * scale.double().pow(ERROR_EXPONENT)

@@ -45,8 +45,8 @@ def temperature_at(progress: float, warmup: float) -> float | None:
     """Exponent of the penalty at a point of the learning; ``None`` while there is no penalty.
 
     Args:
-        progress: fraction of the iterations done, in ``[0, 1]``.
-        warmup: fraction without penalty.
+        progress: the iteration, counted from 1, as a fraction of all of them.
+        warmup: the fraction at which the penalty begins, with the highest temperature.
     """
     if progress < warmup:
         return None

@@ -16,6 +16,7 @@ RangeMethod = Literal["minmax", "mse"]
 Grouping = Literal["kmeans", "exponents", "multiples"]
 ScoreMethod = Literal["log", "affine"]
 Maximum = Literal["live", "calibrated"]
+SkipReader = Literal["conv1", "conv_shortcut"]
 Decay = Literal["cosine", "constant"]
 Place = Literal["device", "host", "disk"]
 WaitingType = Literal["same", "bfloat16", "float16"]
@@ -174,6 +175,8 @@ class QuantizationSettings:
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         layers: what single layers have otherwise, by name. What ``to_q``, ``to_k`` and ``to_v``
             read is quantized as for the attention that owns them, whose name stands here too.
+        split_skips: layers of resnets, ``conv1`` and ``conv_shortcut``, that quantize the part of
+            their input that comes over a skip apart, and the part of their weight that meets it.
     """
 
     weights: WeightSettings = field(default_factory=WeightSettings)
@@ -181,8 +184,11 @@ class QuantizationSettings:
     scores: ScoreSettings = field(default_factory=ScoreSettings)
     keep: tuple[str, ...] = ("conv_in", "conv_out")
     layers: Mapping[str, LayerSettings] = field(default_factory=dict)
+    split_skips: tuple[SkipReader, ...] = ()
 
     def __post_init__(self) -> None:
+        for reader in self.split_skips:
+            check_choice("split_skips", reader, get_args(SkipReader))
         check_product(self.weights, self.activations)
         for name in self.layers:
             try:
@@ -195,7 +201,9 @@ class QuantizationSettings:
     ) -> "QuantizationSettings":
         """The same weights with other activations, which are alike for all layers."""
         layers = {n: LayerSettings(own.weights) for n, own in self.layers.items() if own.weights}
-        return QuantizationSettings(self.weights, activations, scores, self.keep, layers)
+        return QuantizationSettings(
+            self.weights, activations, scores, self.keep, layers, self.split_skips
+        )
 
     def weights_of(self, name: str) -> WeightSettings:
         """How the weight of one layer is quantized."""

@@ -108,7 +108,11 @@ class WeightQuantizer(SizedByCheckpoint):
 
     @torch.no_grad()
     def start_learning_(self, weight: Tensor) -> None:
-        """Search the range and start the rounding from the nearest; weight ``[out, ...]``."""
+        """Search the range and start the rounding from the nearest; weight ``[out, ...]``.
+
+        Raises:
+            DGQError: of a packed model, or where a weight is not finite.
+        """
         if self.learnable is None:
             raise DGQError("a packed model holds no full-precision weights to learn from")
         rows, settings = weight.flatten(1), self.settings
@@ -117,6 +121,11 @@ class WeightQuantizer(SizedByCheckpoint):
             rows = rows / self._factor
         bits = settings.n_bits
         low, high = weight_range(rows, bits, settings.range_method, settings.symmetric)
+        if not bool((high - low).isfinite().all()):
+            raise DGQError(
+                f"a weight of shape {tuple(weight.shape)} has values that are not finite, or span "
+                "more than float32 holds: restore the model"
+            )
         self.scale, self.zero_point = weight_parameters(low, high, bits, settings.symmetric)
         ratio = rows / self.scale[:, None]
         self._floor = ratio.floor() + self.zero_point[:, None]

@@ -50,6 +50,9 @@ SETTINGS = {
     "per-tensor": QuantizationSettings(
         FAST, ActivationSettings(8, n_groups=1, per_step=False), FLOAT_SCORES
     ),
+    "split skips": QuantizationSettings(
+        FAST, EXPONENTS, FLOAT_SCORES, split_skips=("conv1", "conv_shortcut")
+    ),
     "w4a16": QuantizationSettings(FAST, ActivationSettings(16), FLOAT_SCORES),
     "a8 only": QuantizationSettings(WeightSettings(16), ActivationSettings(8), FLOAT_SCORES),
     "calibrated maxima": QuantizationSettings(
@@ -86,7 +89,7 @@ SETTINGS = {
 }
 INTEGER = (
     *("exponents", "exponents scores", "exponents a6", "multiples", "w8a8 symmetric"),
-    *("nothing kept", "kept projections", "mixed"),
+    *("nothing kept", "kept projections", "split skips", "mixed"),
 )
 """Whose layers, or most of them, multiply integers."""
 

@@ -22,7 +22,7 @@ from lit.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-BITS = re.compile(r"(rtn_|dgq_)?w(\d+)(?:a(\d+))?$")
+BITS = re.compile(r"(rtn_|dgq_|qdiffusion_|tfmq_)?w(\d+)(?:a(\d+))?$")
 RECIPES_IN_FILES = [name for name in NAMES if BITS.match(name)]
 INTEGER = [name for name in RECIPES_IN_FILES if name[0] == "w" and not name.endswith("a16")]
 

@@ -20,6 +20,7 @@ from dgq.files import write_tensors
 from dgq.inference.geometry import LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.split_layer import SplitConv2d, join_tensors_
 
 MODEL = "unet.safetensors"
 QUANTIZED = {"format": "int8_tensorwise"}
@@ -72,6 +73,9 @@ def tensors_of(unet: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm):
             own = module.named_parameters(recurse=False)
             found |= {f"{name}.{leaf}": tensor.half() for leaf, tensor in own}
+    for name, module in unet.named_modules():
+        if isinstance(module, SplitConv2d):
+            join_tensors_(found, f"{name}.")
     return found
 
 

@@ -269,6 +269,8 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
         steps = "for each step" if activations.per_step else "for all steps"
         inside = "quantized too" if activations.qkv else "in floating point"
         yield f"activations: {way}, scales {steps}; q, k and v {inside}"
+    if settings.split_skips:
+        yield f"skips: quantized apart in {' and '.join(settings.split_skips)}, with their weights"
     if scores.n_bits < 16:
         start = ", `<start>` kept" if scores.keep_start_token else ""
         yield (

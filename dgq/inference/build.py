@@ -12,10 +12,16 @@ from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
 from dgq.inference.scores import AffineScores, CalibratedLogScores
-from dgq.quantize import check_layers, layers_to_quantize, quantized_attentions
+from dgq.quantize import (
+    check_layers,
+    layers_to_quantize,
+    quantized_attentions,
+    skip_readers,
+)
 from dgq.scores import LogScoreQuantizer, score_method
 from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
 from dgq.shared_inputs import shares_input
+from dgq.split_layer import names_of_parts, split_
 
 
 def build_(
@@ -32,8 +38,10 @@ def build_(
         timesteps: the scheduler's values that scales exist for.
         latent_size: height and width of the latents of the calibration.
     """
-    names = layers_to_quantize(unet, settings.keep)
+    readers = skip_readers(unet, settings)
+    names = names_of_parts(layers_to_quantize(unet, settings.keep), readers)
     check_layers(unet, names, settings)
+    split_(unet, readers)
     calls = SamplerCalls(timesteps, latent_size)
     for name, owner in quantized_attentions(unet, names).items():
         equip_attention_(owner, settings, calls, names, name)

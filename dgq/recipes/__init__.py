@@ -4,7 +4,19 @@ from dgq.recipes.custom import Custom
 from dgq.recipes.dgq import DGQ
 from dgq.recipes.ours import Ours
 from dgq.recipes.presets import RECIPES, find_recipe
+from dgq.recipes.qdiffusion import QDiffusion
 from dgq.recipes.recipe import Recipe
 from dgq.recipes.rtn import RTN
+from dgq.recipes.tfmq import TFMQ
 
-__all__ = ["DGQ", "RECIPES", "RTN", "Custom", "Ours", "Recipe", "find_recipe"]
+__all__ = [
+    "DGQ",
+    "RECIPES",
+    "RTN",
+    "TFMQ",
+    "Custom",
+    "Ours",
+    "QDiffusion",
+    "Recipe",
+    "find_recipe",
+]

@@ -4,8 +4,10 @@ from dgq.errors import SettingsError
 from dgq.recipes.custom import Custom
 from dgq.recipes.dgq import DGQ
 from dgq.recipes.ours import Ours
+from dgq.recipes.qdiffusion import QDiffusion
 from dgq.recipes.recipe import Recipe
 from dgq.recipes.rtn import RTN
+from dgq.recipes.tfmq import TFMQ
 from dgq.settings import LearningSettings, QuantizationSettings
 
 LEARNED_RANGES = LearningSettings(activation_lr=0.05)
@@ -22,6 +24,10 @@ RECIPES: dict[str, Recipe] = {
         *(DGQ(*bits) for bits in BITS),
         DGQ(4, 4, self_attention="log", learning=LEARNED_RANGES),
         *(RTN(*bits) for bits in (*BITS, (4, 4))),
+        *(QDiffusion(*bits) for bits in BITS),
+        QDiffusion(4, 4, learning=LEARNED_RANGES),
+        *(TFMQ(*bits) for bits in BITS),
+        TFMQ(4, 4, learning=LEARNED_RANGES),
     )
 }
 

@@ -3,6 +3,6 @@
 from dgq.targets.blocks import Block, find_blocks
 from dgq.targets.order import execution_order
 from dgq.targets.target import Target
-from dgq.targets.time_path import TimePath
+from dgq.targets.time_path import TimePath, find_time_path
 
-__all__ = ["Block", "Target", "TimePath", "execution_order", "find_blocks"]
+__all__ = ["Block", "Target", "TimePath", "execution_order", "find_blocks", "find_time_path"]

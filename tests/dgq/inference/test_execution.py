@@ -37,6 +37,7 @@ REASONS: dict[str, dict[str, int]] = {
     "multiples": {},
     "w8a8 symmetric": {},
     "per-tensor": {},
+    "split skips": {},
     "w4a16": {"activations in floating point": ALL},
     "a8 only": {"weights in floating point": ALL},
     "nothing kept": {},

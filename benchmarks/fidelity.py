@@ -1,0 +1,193 @@
+"""What it matters where this project differs from a paper or its public code (docs/fidelity.md).
+
+    python benchmarks/fidelity.py [--run outputs/dgq_w4a8]
+
+Takes weights and ranges from the last.ckpt of a run of DGQ's recipe, undoes one difference at a
+time, and prints the SQNR of the UNet's output on held-out captions. Nothing is learned again.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from groups import N_PROMPTS, held_out_calls, outputs, regrouped
+from torch import Tensor, nn
+
+from dgq import grouping, log_scores, read_manifest
+from dgq.activation_quantizer import ActivationQuantizer
+from dgq.attention import QuantizedAttention
+from dgq.checkpoint import Manifest
+from dgq.context import context_of, quantization
+from dgq.grouping import spread
+from dgq.layers import QuantConv2d
+from dgq.pipelines import load_unet
+from dgq.reconstruction import sqnr_db
+from dgq.settings import QuantizationSettings
+from dgq.start_token import but_start
+
+SEEDS = (0, 1, 2)
+SEED_OF_PAIRS = 1234
+
+
+@contextmanager
+def random_seeds(seed: int) -> Iterator[None]:
+    """K-means from random members, as in scikit-learn with ``init="random", n_init=1``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random_points(points: Tensor, n_points: int) -> Tensor:
+        order = torch.rand(points.shape[:2], generator=generator).argsort(1)[:, :n_points]
+        return points.gather(1, order[..., None].expand(-1, -1, points.shape[2]))
+
+    with patch.object(grouping, "farthest_points", random_points):
+        yield
+
+
+@contextmanager
+def zeros_at_the_last_code() -> Iterator[None]:
+    """Log scores of zero become the smallest power of two, as the formula says."""
+
+    def powers(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
+        ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
+        return ratio.log2().neg().round().clamp(0, 2**n_bits - 1).neg().exp2() * maximum
+
+    with patch.object(log_scores, "_powers_of_two", powers):
+        yield
+
+
+def keep_start_of_values_(unet: nn.Module) -> None:
+    """Keep the values of the ``<start>`` token in full precision, as its keys are."""
+
+    class ButStart(nn.Module):
+        def __init__(self, quantizer: nn.Module) -> None:
+            super().__init__()
+            self.quantizer = quantizer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return but_start(self.quantizer, x, 1)
+
+    for module in unet.modules():
+        if isinstance(module, QuantizedAttention) and module.keep_start:
+            module.value_quantizer = ButStart(module.value_quantizer)
+
+
+class Unfolded(QuantConv2d):
+    """A convolution whose input is unfolded, then grouped by channel and place in the kernel."""
+
+    unfolded_quantizer: ActivationQuantizer
+
+    def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
+        """``[batch, in, height, width] -> [batch, out, height, width]``."""
+        sizes = (self.kernel_size, self.dilation, self.padding, self.stride)
+        columns = F.unfold(input, *sizes).transpose(1, 2)  # [batch, pixels, in * kh * kw]
+        _, weight, bias = self.operands(input, input)
+        output = F.linear(self.unfolded_quantizer(columns), weight.flatten(1), bias)
+        width = (input.shape[3] + 2 * int(self.padding[1]) - self.kernel_size[1]) // self.stride[1]
+        return output.transpose(1, 2).unflatten(2, (-1, width + 1))
+
+
+def unfold_(unet: nn.Module, batches: list[dict[str, Any]]) -> None:
+    """Group the inputs of 3x3 convolutions after they were unfolded, as the public code does."""
+    context = context_of(unet)
+    found = []
+    for module in unet.modules():
+        if isinstance(module, QuantConv2d) and module.kernel_size != (1, 1):
+            assert module.input_quantizer is not None
+            module.__class__ = Unfolded
+            module.unfolded_quantizer = ActivationQuantizer(
+                module.input_quantizer.settings, context
+            )
+            module.unfolded_quantizer.start_observing_()
+            found.append(module.unfolded_quantizer)
+    with quantization(unet, weights=True, activations=False, observing=True):
+        outputs(unet, batches)
+    for quantizer in found:
+        quantizer.fit_()
+
+
+def with_other_axes(unet: nn.Module) -> tuple[int, int]:
+    """Steps at which a quantizer's own spread would choose the other axis, of all of them."""
+    other = total = 0
+    for module in unet.modules():
+        observer = getattr(module, "observer", None)
+        if not isinstance(module, ActivationQuantizer) or observer is None:
+            continue
+        channels, pixels = observer.channels, observer.pixels
+        if module.per_tensor or pixels is None or channels.low.numel() == 0:
+            continue
+        for step in range(channels.low.shape[0]):
+            rows = slice(step, step + 1)
+            own = spread(pixels.low[rows], pixels.high[rows]) > spread(
+                channels.low[rows], channels.high[rows]
+            )
+            other += bool(own) != module.on_pixels
+            total += 1
+    return other, total
+
+
+def one_sided_channels(unet: nn.Module) -> tuple[int, int]:
+    """Output channels whose weights have one sign, of all: where a range without zero differs."""
+    weights = [m.weight.flatten(1) for m in unet.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return sum(int(((w > 0).all(1) | (w < 0).all(1)).sum()) for w in weights), sum(
+        map(len, weights)
+    )
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("outputs/dgq_w4a8"), help="a finished run")
+    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="held-out captions")
+    arguments = parser.parse_args()
+    manifest = read_manifest(arguments.run)
+    state = torch.load(arguments.run / "last.ckpt", weights_only=True)["state_dict"]
+    calls = held_out_calls(manifest.pipeline, arguments.prompts)
+    batches = [calls.batch(pairs) for pairs in calls.sample_pairs(None, SEED_OF_PAIRS).split(32)]
+    stock = load_unet(manifest.pipeline)
+    measure(manifest, state, batches, outputs(stock, batches))
+    print("output channels with weights of one sign: {} of {}".format(*one_sided_channels(stock)))
+
+
+def measure(
+    manifest: Manifest, state: dict[str, Tensor], batches: list[dict[str, Any]], reference: Tensor
+) -> None:
+    """Print the rows of the table."""
+
+    def made(settings: QuantizationSettings = manifest.quantization) -> nn.Module:
+        return regrouped(manifest, state, settings)
+
+    def row(label: str, unet: nn.Module) -> None:
+        started = time.process_time()
+        found = float(sqnr_db(outputs(unet, batches), reference))
+        print(f"| {label} | {found:.2f} | {time.process_time() - started:.0f} |", flush=True)
+
+    settings = manifest.quantization
+    print("| | SQNR dB | CPU s |\n|---|---|---|")
+    unet = made()
+    row("as it is", unet)
+    print("steps with another axis: {} of {}".format(*with_other_axes(unet)))
+    for seed in SEEDS:
+        with random_seeds(seed):
+            row(f"k-means from random members, seed {seed}", made())
+    for n_bits in (settings.scores.n_bits, 4, 3, 2):
+        other = replace(settings, scores=replace(settings.scores, n_bits=n_bits))
+        row(f"scores of {n_bits} bits", made(other))
+        with zeros_at_the_last_code():
+            row(f"scores of {n_bits} bits, zeros at the last code", made(other))
+    unet = made()
+    keep_start_of_values_(unet)
+    row("values of the start token kept too", unet)
+    unet = made()
+    unfold_(unet, batches)
+    row("inputs of convolutions unfolded, then grouped", unet)
+
+
+if __name__ == "__main__":
+    main()

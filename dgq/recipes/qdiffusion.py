@@ -1,0 +1,58 @@
+"""Q-Diffusion: learned rounding, static ranges, skips quantized apart (arXiv 2302.04304)."""
+
+from dataclasses import dataclass, field
+
+from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.settings import (
+    ActivationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    SkipReader,
+    WeightSettings,
+)
+
+
+@dataclass(frozen=True)
+class QDiffusion(Recipe):
+    """Learned rounding from MSE ranges; one range for each tensor over all steps.
+
+    Where the way up joins a skip to what comes from below, values of both differ by far. The layers
+    that read them quantize each part by a range of its own, and the parts of their weights too.
+
+    Args:
+        weight_bits: 2 to 8, or 16 for floating point.
+        activation_bits: the same for layer inputs, q, k and v.
+        score_bits: the same for attention scores, which are affine; as the activations by default.
+        split_skips: layers of resnets that quantize a skip apart: ``conv_shortcut``, which reads
+            the joined tensor itself, and ``conv1``, which reads it behind a norm.
+        keep: patterns (as in a shell) of the names of layers that stay in full precision.
+        learning: how weights and ranges are learned; as published with ``published.yaml``.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 8
+    score_bits: int | None = None
+    split_skips: tuple[SkipReader, ...] = ("conv1", "conv_shortcut")
+    keep: tuple[str, ...] = KEPT
+    learning: LearningSettings = field(default_factory=LearningSettings)
+
+    def __post_init__(self) -> None:
+        assert self.quantization  # refuses impossible settings
+
+    @property
+    def name(self) -> str:
+        """``qdiffusion_`` and the bits."""
+        return of_bits("qdiffusion_", self.weight_bits, self.activation_bits)
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """The same for all layers."""
+        bits = self.activation_bits if self.score_bits is None else self.score_bits
+        return QuantizationSettings(
+            WeightSettings(self.weight_bits),
+            ActivationSettings(self.activation_bits, n_groups=1, per_step=False),
+            ScoreSettings(bits, "affine", "affine", keep_start_token=False),
+            self.keep,
+            split_skips=self.split_skips,
+        )

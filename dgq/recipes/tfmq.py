@@ -1,0 +1,64 @@
+"""TFMQ-DM: what is computed of the timestep, reconstructed as a whole (arXiv 2311.16503)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.settings import (
+    ActivationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+)
+from dgq.targets import Target, find_blocks, find_time_path
+
+
+@dataclass(frozen=True)
+class TFMQ(Recipe):
+    """Learned rounding; one range for each tensor and step; the time path is one target.
+
+    Errors of the time embedding reach every resnet. So embedding and projections are learned
+    together first, against the projections in full precision at the timesteps of the sampler; the
+    resnets are learned around them.
+
+    Args:
+        weight_bits: 2 to 8, or 16 for floating point.
+        activation_bits: the same for layer inputs, q, k and v.
+        score_bits: the same for attention scores, which are affine; as the activations by default.
+        keep: patterns (as in a shell) of the names of layers that stay in full precision.
+        learning: how weights and ranges are learned; as published with ``published.yaml``.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 8
+    score_bits: int | None = None
+    keep: tuple[str, ...] = KEPT
+    learning: LearningSettings = field(default_factory=LearningSettings)
+
+    def __post_init__(self) -> None:
+        assert self.quantization  # refuses impossible settings
+
+    @property
+    def name(self) -> str:
+        """``tfmq_`` and the bits."""
+        return of_bits("tfmq_", self.weight_bits, self.activation_bits)
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """The same for all layers."""
+        bits = self.activation_bits if self.score_bits is None else self.score_bits
+        return QuantizationSettings(
+            WeightSettings(self.weight_bits),
+            ActivationSettings(self.activation_bits, n_groups=1),
+            ScoreSettings(bits, "affine", "affine", keep_start_token=False),
+            self.keep,
+        )
+
+    def targets(self, unet: nn.Module) -> Mapping[str, Target]:
+        """The time path, and blocks without their projections of the time."""
+        keep = self.quantization.keep
+        path, its_layers = find_time_path(unet, keep)
+        return path | find_blocks(unet, keep, its_layers)
