@@ -10,7 +10,7 @@ from dgq.dequantization import dequantize
 from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
-from dgq.packing import pack_codes, unpack_codes
+from dgq.packing import pack_codes, packed_width, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 from dgq.stock_state import LayerInPart
 
@@ -123,9 +123,9 @@ class PackedLayer(FrozenLayer):
 
     def shapes(self, has_bias: bool) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor that is stored."""
-        out, n_bits = self.geometry.out_channels, self.weight_bits
+        out = self.geometry.out_channels
         shapes: dict[str, tuple[int, ...]] = {"scale": (out,), "zero_point": (out,)}
-        shapes["codes"] = (out, -(-self.fan_in // 2) if n_bits <= 4 else self.fan_in)
+        shapes["codes"] = (out, packed_width(self.fan_in, self.weight_bits))
         if self.settings.has_exponents:
             shapes["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
         return shapes | ({"bias": (out,)} if has_bias else {})
