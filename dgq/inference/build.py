@@ -147,6 +147,8 @@ def check_tensors_(unet: nn.Module) -> None:
             floating point and are not finite.
     """
     for name, module in unet.named_modules():
+        if isinstance(module, PackedLayer):
+            module.settle_()
         if isinstance(module, FrozenLayer | InputQuantizer):
             problem = module.problem()
         else:
