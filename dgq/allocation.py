@@ -1,12 +1,14 @@
-"""Where bits are spent: the least noise at a given size and number of bit operations."""
+"""Where bits are spent: the least noise within several budgets, such as size and operations."""
+
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
 
-N_DIRECTIONS = 17
-"""Weightings of the two budgets that are tried."""
+N_PARTS = 8
+"""Weightings of the budgets that are tried are whole multiples of an eighth."""
 
 N_HALVINGS = 50
 """Of the interval of multipliers, for each weighting."""
@@ -16,16 +18,16 @@ LARGEST_EXPONENT = 60.0
 
 
 def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
-    """One option for each item: least total noise whose total costs stay within both budgets.
+    """One option for each item: least total noise whose total costs stay within all budgets.
 
-    A Lagrange multiplier for each budget makes every item choose for itself. Their ratio is
+    A Lagrange multiplier for each budget makes every item choose for itself. Their ratios are
     searched on a grid and their size by halving; what is left of the budgets is then spent where a
     change gains the most. The same option for all, where it fits, is never better.
 
     Args:
         noise: of each option, ``[items, options]``; infinite where there is no such option.
-        costs: of each option under both budgets, ``[items, options, 2]``.
-        budgets: ``[2]``, positive.
+        costs: of each option under each budget, ``[items, options, budgets]``.
+        budgets: ``[budgets]``, positive.
 
     Returns:
         Index of each item's option, ``[items]``.
@@ -35,8 +37,7 @@ def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
     """
     relative = costs.double() / budgets.double()
     noise = noise.double()
-    directions = torch.linspace(0, 1, N_DIRECTIONS, dtype=torch.float64)
-    starts = [_along(noise, relative, torch.stack([d, 1 - d])) for d in directions]
+    starts = [_along(noise, relative, weights) for weights in weightings(len(budgets))]
     starts.append(_alike(noise, relative))
     chosen = [_spend_rest(noise, relative, start) for start in starts if start is not None]
     if not chosen:
@@ -44,6 +45,12 @@ def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
             "no choice of bits stays within the budget: allow fewer bits, or raise the average"
         )
     return min(chosen, key=lambda options: float(_of(noise, options).sum()))
+
+
+def weightings(n: int) -> Tensor:
+    """All weights of ``n`` budgets that are multiples of an eighth and add up to 1: ``[*, n]``."""
+    parts = [p for p in product(range(N_PARTS + 1), repeat=n) if sum(p) == N_PARTS]
+    return torch.tensor(parts, dtype=torch.float64) / N_PARTS
 
 
 def _alike(noise: Tensor, costs: Tensor) -> Tensor | None:

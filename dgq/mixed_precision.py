@@ -1,4 +1,4 @@
-"""Bits for each layer and for its input, at the size and the operations of uniform bits."""
+"""Bits for each layer and for its input, at the mean bits and operations of uniform ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -104,12 +104,13 @@ def choose_bits(
     choices: Sequence[Choice],
     learned: float = 1.0,
 ) -> dict[str, LayerSettings]:
-    """Settings of all layers with the least noise at the size and operations of uniform bits.
+    """Settings of all layers with the least noise for what uniform bits cost.
 
     Args:
         unet: whose weights are rounded, stock.
         sensitivity: of its layers.
-        uniform: sets both budgets: bits of all weights, and of all products.
+        uniform: sets the budgets: size, bit operations, and the mean bits of activations, weighted
+            by the operations that they take part in.
         choices: to choose from; layers that share the owner of their input get the same.
         learned: part of the weights' noise that learning the rounding leaves.
 
@@ -164,11 +165,19 @@ def weight_noise(
 def costs_of(
     unet: nn.Module, sensitivity: Sensitivity, unit: Unit, choices: Sequence[Choice]
 ) -> Tensor:
-    """Bits in the file and bit operations of a row with each choice, ``[choices, 2]``."""
+    """What each choice costs: bits of the file, operations weighted by bits, ``[choices, 3]``.
+
+    Bits of the weights with their exponents; multiply-accumulates weighted by the bits of both
+    operands (bit operations), and by those of the activations alone.
+    """
     n_weights = sum(unet.get_submodule(name).weight.numel() for name in unit.layers)
     macs = sum(sensitivity.weights[name].macs for name in unit.layers)
     costs = [
-        (n_weights * bits_of_weight(c.weights), macs * c.weights.n_bits * c.activations.n_bits)
+        (
+            n_weights * bits_of_weight(c.weights),
+            macs * c.weights.n_bits * c.activations.n_bits,
+            macs * c.activations.n_bits,
+        )
         for c in choices
     ]
     return torch.tensor(costs, dtype=torch.float64)

@@ -27,7 +27,7 @@ MOST_ON_WEIGHTS = 2
 WEIGHT_BITS = range(2, 9)
 """That a layer may have where bits are mixed."""
 
-ACTIVATION_BITS = range(3, 9)
+ACTIVATION_BITS = range(2, 9)
 """That the input of a layer may have where bits are mixed."""
 
 LEARNED = 0.3

@@ -1,4 +1,4 @@
-"""Bits are shared out within both budgets, nearly as well as by trying everything."""
+"""Bits are shared out within all budgets, nearly as well as by trying everything."""
 
 from itertools import product
 
