@@ -10,7 +10,7 @@ from dgq.errors import DGQError
 N_PARTS = 8
 """Weightings of the budgets that are tried are whole multiples of an eighth."""
 
-N_HALVINGS = 50
+N_HALVINGS = 32
 """Of the interval of multipliers, for each weighting."""
 
 LARGEST_EXPONENT = 60.0
@@ -39,7 +39,8 @@ def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
     noise = noise.double()
     starts = [_along(noise, relative, weights) for weights in weightings(len(budgets))]
     starts.append(_alike(noise, relative))
-    chosen = [_spend_rest(noise, relative, start) for start in starts if start is not None]
+    distinct = {tuple(start.tolist()): start for start in starts if start is not None}
+    chosen = [_spend_rest(noise, relative, start) for start in distinct.values()]
     if not chosen:
         raise DGQError(
             "no choice of bits stays within the budget: allow fewer bits, or raise the average"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ def weight_noise(
     unet: nn.Module, sensitivity: Sensitivity, name: str, settings: WeightSettings
 ) -> float:
     """Noise of the output relative to its energy with one weight rounded to nearest."""
-    weight = unet.get_submodule(name).weight.detach().flatten(1)
+    weight = weight_of(unet, name).flatten(1)
     n_rows = min(len(weight), MOST_ROWS)
     rows = torch.linspace(0, len(weight) - 1, n_rows).long()
     errors = weight_errors(weight[rows.to(weight.device)].float().cpu(), settings)
@@ -170,7 +171,7 @@ def costs_of(
     Bits of the weights with their exponents; multiply-accumulates weighted by the bits of both
     operands (bit operations), and by those of the activations alone.
     """
-    n_weights = sum(unet.get_submodule(name).weight.numel() for name in unit.layers)
+    n_weights = sum(weight_of(unet, name).numel() for name in unit.layers)
     macs = sum(sensitivity.weights[name].macs for name in unit.layers)
     costs = [
         (
@@ -181,6 +182,11 @@ def costs_of(
         for c in choices
     ]
     return torch.tensor(costs, dtype=torch.float64)
+
+
+def weight_of(unet: nn.Module, name: str) -> Tensor:
+    """The weight of a layer, without gradients."""
+    return cast(Tensor, unet.get_submodule(name).weight).detach()
 
 
 def bits_of_weight(settings: WeightSettings) -> float:

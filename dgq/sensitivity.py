@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -104,7 +105,7 @@ def measure_sensitivity(
     Raises:
         DGQError: if a layer never runs, or its gradient is not finite.
     """
-    layers = {name: unet.get_submodule(name) for name in names}
+    layers = {name: cast(Layer, unet.get_submodule(name)) for name in names}
     timesteps = sorted({t for call in calls for t in timesteps_of(call).tolist()}, reverse=True)
     gather = Gathering(unet, layers, torch.tensor(timesteps))
     generator, device = torch.Generator().manual_seed(SEED), next(unet.parameters()).device
@@ -146,7 +147,7 @@ class Gathering:
         timesteps: distinct, ``[steps]``.
     """
 
-    def __init__(self, unet: nn.Module, layers: Mapping[str, nn.Module], timesteps: Tensor) -> None:
+    def __init__(self, unet: nn.Module, layers: Mapping[str, Layer], timesteps: Tensor) -> None:
         self.unet = unet
         self.layers = layers
         self.timesteps = timesteps

@@ -109,6 +109,8 @@ class ActivationSettings:
             leaves each channel a zero point of its own.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
         qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
+        keep_start_token: the text's ``<start>`` token stays in full precision when ``to_k`` and
+            ``to_v`` read it.
     """
 
     n_bits: int = 8
@@ -117,6 +119,7 @@ class ActivationSettings:
     max_exponent: int = 2
     per_step: bool = True
     qkv: bool = True
+    keep_start_token: bool = False
 
     def __post_init__(self) -> None:
         check_bits("activations.n_bits", self.n_bits)

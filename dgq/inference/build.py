@@ -109,7 +109,8 @@ def equip_attention_(
         "value": quantizer(inside, width, of_text=is_cross),
         "score": score_quantizer(settings, is_cross, keep_start, calls),
     }
-    attention.become_quantized_(owner, calls, quantizers, keep_start)
+    keep_text = is_cross and activations.keep_start_token
+    attention.become_quantized_(owner, calls, quantizers, keep_start, keep_text)
 
 
 def score_quantizer(
