@@ -103,14 +103,15 @@ def test_a_mixed_unet_multiplies_integers_throughout(
     unet = calibrate_(micro_unet(), chosen, TIMESTEPS, calls)
     with torch.no_grad(), quantization(unet, weights=True, activations=True):
         expected = unet(**calls[1])[0]
-    freeze_(unet)
+    freeze_(unet, chosen)
     execution = prepare_(unet, "auto", torch.float32)
     if execution.integer_layers == 0:
         pytest.skip("no exact products of bytes on this machine")
     assert execution.integer_layers == len(layers_to_quantize(micro_unet(), KEPT))
     with torch.no_grad():
-        found = unet(**calls[1])[0]
-    assert float((found - expected).norm() / expected.norm()) < 2e-2
+        found, reference = unet(**calls[1])[0], micro_unet()(**calls[1])[0]
+    # Values that lie between two codes may go to the other one, which few bits make a large step.
+    assert float((found - expected).norm()) < 0.3 * float((expected - reference).norm())
 
 
 def test_without_calls_bits_are_alike() -> None:
@@ -136,7 +137,7 @@ def test_mixdq_keeps_the_start_token(calls: list[dict[str, Any]]) -> None:
     owner = "mid_block.attentions.0.transformer_blocks.0.attn2"
     for frozen in (False, True):
         if frozen:
-            freeze_(unet)
+            freeze_(unet, settings)
             execution = prepare_(unet, "auto", torch.float32)
             reasons = execution.float_layers
             assert execution.integer_layers == 0 or reasons["the start token in floating point"] > 0
