@@ -31,6 +31,9 @@ from dgq.settings import check_positive
 
 RECORDING_FORMAT = 2
 N_HELD_OUT_PROMPTS = 4
+N_MEASURED = 256
+"""Pairs that recipes may measure on before they choose, the same in all processes."""
+
 SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
 
@@ -126,6 +129,7 @@ class CalibrationData(LightningDataModule):
         self.calls: UNetCalls | None = None
         self.micro_batches: list[dict[str, Any]] = []
         self.held_out: list[dict[str, Any]] = []
+        self.measured: list[dict[str, Any]] = []
 
     @cached_property
     def recording(self) -> Path:
@@ -190,9 +194,9 @@ class CalibrationData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the calls and arrange the chosen pairs in micro-batches."""
         self.calls = UNetCalls.load(self.recording)
-        self.micro_batches = self.own_share(
-            self.calls.sample_pairs(self.n_samples, self.seed, self.n_prompts)
-        )
+        pairs = self.calls.sample_pairs(self.n_samples, self.seed, self.n_prompts)
+        self.micro_batches = self.own_share(pairs)
+        self.measured = [self.calls.batch(pairs[:N_MEASURED])]
         if not self.micro_batches:
             raise DGQError(
                 "there are fewer micro-batches than processes: lower data.micro_batch_size, or "

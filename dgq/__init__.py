@@ -19,7 +19,7 @@ from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
 from dgq.quantize import fit_activations_, quantize_, start_observing_
-from dgq.recipes import DGQ, RECIPES, RTN, TFMQ, Custom, Ours, QDiffusion, Recipe
+from dgq.recipes import DGQ, RECIPES, RTN, TFMQ, Custom, MixDQ, Ours, QDiffusion, Recipe
 from dgq.saving import save
 from dgq.settings import (
     ActivationSettings,
@@ -46,6 +46,7 @@ __all__ = [
     "LayerSettings",
     "LearningSettings",
     "Manifest",
+    "MixDQ",
     "Ours",
     "QDiffusion",
     "QuantizationSettings",

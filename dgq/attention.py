@@ -38,6 +38,7 @@ class QuantizedAttention(TakesProcessors, Attention):
     value_quantizer: nn.Module
     score_quantizer: nn.Module | None
     keep_start: bool
+    keep_start_text: bool
     calls: SamplerCalls
     attend: Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 
@@ -65,7 +66,7 @@ class QuantizedAttention(TakesProcessors, Attention):
         hidden = source = self.input_quantizer(hidden_states)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if self.context_quantizer is not None:
-            source = self.context_quantizer(context)
+            source = self._quantized_text(context)
         elif encoder_hidden_states is not None:
             source = self.input_quantizer(context)  # self-attention that is given further tokens
         query = self.query_quantizer(read(self.to_q, hidden_states, hidden))
@@ -93,10 +94,18 @@ class QuantizedAttention(TakesProcessors, Attention):
         of_text = name != "to_q" and self.context_quantizer is not None
         quantizer = self.context_quantizer if of_text else self.input_quantizer
         assert quantizer is not None
-        projected = read(getattr(self, name), x, quantizer(x))
+        quantized = self._quantized_text(x) if of_text else quantizer(x)
+        projected = read(getattr(self, name), x, quantized)
         if name == "to_k":
             return self._quantized_key(projected)
         return (self.query_quantizer if name == "to_q" else self.value_quantizer)(projected)
+
+    def _quantized_text(self, text: Tensor) -> Any:
+        """Text ``[batch, tokens, channels]``, quantized, but for a ``<start>`` that is kept."""
+        assert self.context_quantizer is not None
+        if self.keep_start_text:
+            return but_start(self.context_quantizer, text, 1)
+        return self.context_quantizer(text)
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
@@ -177,6 +186,7 @@ def become_quantized_(
     calls: SamplerCalls,
     quantizers: Mapping[str, nn.Module | None],
     keep_start: bool,
+    keep_start_text: bool = False,
 ) -> None:
     """Turn a stock attention into a quantized one; again, to exchange its quantizers.
 
@@ -186,6 +196,7 @@ def become_quantized_(
         quantizers: ``input``, ``context`` (None in self-attention), ``query``, ``key``, ``value``
             and ``score`` (None where scores stay in floating point).
         keep_start: keep the key of the ``<start>`` token in full precision.
+        keep_start_text: the same for the token itself, as keys and values are made of it.
     """
     if not isinstance(attention, QuantizedAttention):
         attention.__dict__.pop("processor", None)
@@ -195,6 +206,7 @@ def become_quantized_(
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
     attention.calls, attention.keep_start = calls, keep_start
+    attention.keep_start_text = keep_start_text
     attention.attend = differentiable_attention
 
 

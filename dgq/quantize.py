@@ -57,7 +57,8 @@ def quantize_(
         is_cross = bool(attention.is_cross_attention)
         quantizers = attention_quantizers(settings, name, is_cross, context)
         keep_start = is_cross and settings.scores.keep_start_token
-        attention_becomes_quantized_(attention, context, quantizers, keep_start)
+        keep_text = is_cross and settings.activations_of(name).keep_start_token
+        attention_becomes_quantized_(attention, context, quantizers, keep_start, keep_text)
     unet_becomes_quantized_(unet, context)
     return unet
 

@@ -1,12 +1,12 @@
 """What to quantize and how: typed settings, validated when they are made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
-from dgq.exponents import check_budget
+from dgq.exponents import check_budget, spare_activation_bits, spare_weight_bits
 from dgq.shared_inputs import input_owner
 
 FLOAT_BITS = 32
@@ -109,6 +109,8 @@ class ActivationSettings:
             leaves each channel a zero point of its own.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
         qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
+        keep_start_token: the text's ``<start>`` token stays in full precision when ``to_k`` and
+            ``to_v`` read it.
     """
 
     n_bits: int = 8
@@ -117,6 +119,7 @@ class ActivationSettings:
     max_exponent: int = 2
     per_step: bool = True
     qkv: bool = True
+    keep_start_token: bool = False
 
     def __post_init__(self) -> None:
         check_bits("activations.n_bits", self.n_bits)
@@ -199,8 +202,13 @@ class QuantizationSettings:
     def with_activations(
         self, activations: ActivationSettings, scores: ScoreSettings
     ) -> "QuantizationSettings":
-        """The same weights with other activations, which are alike for all layers."""
-        layers = {n: LayerSettings(own.weights) for n, own in self.layers.items() if own.weights}
+        """The same weights with other activations, alike for all layers as far as weights allow."""
+        weights = {name: own.weights for name, own in self.layers.items() if own.weights}
+        fitted: dict[str, ActivationSettings] = {}
+        for name, own in weights.items():
+            owner = input_owner(name)
+            fitted[owner] = fitting(fitted.get(owner, activations), own)
+        layers = {n: LayerSettings(weights.get(n), fitted.get(n)) for n in weights | fitted}
         return QuantizationSettings(
             self.weights, activations, scores, self.keep, layers, self.split_skips
         )
@@ -214,6 +222,15 @@ class QuantizationSettings:
         """How the input of one layer is quantized, or what an attention's layers read."""
         own = self.layers.get(input_owner(name))
         return self.activations if own is None or own.activations is None else own.activations
+
+
+def fitting(activations: ActivationSettings, weights: WeightSettings) -> ActivationSettings:
+    """Activations with no more room for exponents or multiples than weights leave."""
+    if activations.grouping == "kmeans" or 16 in (weights.n_bits, activations.n_bits):
+        return activations
+    spare = (spare_weight_bits(weights.n_bits, weights.symmetric) or 0) - weights.max_exponent
+    room = spare_activation_bits(activations.n_bits) + max(0, spare)
+    return replace(activations, max_exponent=min(activations.max_exponent, room))
 
 
 def check_product(weights: WeightSettings, activations: ActivationSettings) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from dgq.calibration.calibrator import Calibrator
 from dgq.checkpoint import Manifest, calibration_state, load_calibration_state_
+from dgq.described_settings import described, quantization_settings
 from dgq.errors import DGQError
 from dgq.fingerprint import network_sha256
 from dgq.learning import make_optimizer
 from dgq.pipelines import canonical, load_unet
 from dgq.quantize import quantizable_layers
 from dgq.recipes import Ours, Recipe
-from dgq.settings import WaitingSettings
+from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.targets import Target
 from dgq.waiting import waiting_rooms
 from lit.identity import identity_of
@@ -29,7 +30,8 @@ class Calibration(LightningModule):
     """Drives a ``Calibrator`` through all targets, and keeps what a checkpoint needs.
 
     The DataModule offers ``calls`` (timesteps, latent size), ``micro_batches`` (arguments of UNet
-    calls) and batches of row indices; everything else is streamed from target to target.
+    calls), ``measured`` (the same of some samples, alike in all processes) and batches of row
+    indices; everything else is streamed from target to target.
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
@@ -59,6 +61,7 @@ class Calibration(LightningModule):
         self.n_iterations = max(1, recipe.learning.total_iterations)
         self.calibrator = Calibrator(self.unet, recipe)
         self.trainer_identity: dict[str, Any] = {}
+        self.resumed_settings: QuantizationSettings | None = None
 
     @property
     def data(self) -> Any:
@@ -105,8 +108,15 @@ class Calibration(LightningModule):
         self.calibrator.runtime = TrainerRuntime(self.trainer)
         self.calibrator.batch_size = self.data.batch_size
         one = calls.batch(torch.tensor([[0, 0]]))
-        settings = self.recipe.settings(self.unet, self.data.micro_batches)
+        settings = self.resumed_settings or self.chosen_settings()
         self.calibrator.quantize_(calls.distinct_timesteps, calls.latent_size, one, settings)
+
+    def chosen_settings(self) -> QuantizationSettings:
+        """What the recipe chooses for this UNet and its calls: the same in all processes."""
+        strategy = self.trainer.strategy
+        settings = self.recipe.settings(self.unet.to(strategy.root_device), self.data.measured)
+        self.unet.cpu()  # the Trainer moves it later
+        return quantization_settings(strategy.broadcast(described(settings)))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One Adam over everything learnable; it holds state for the current target only."""
@@ -197,6 +207,7 @@ class Calibration(LightningModule):
         checkpoint["calibration"] = {
             "identity": self.identity(self.data.identity),
             "calls": self.data.calls.sha256,
+            "quantization": described(self.calibrator.settings),
             "records": self.records,
             "seconds": self.seconds,
         }

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
+from dgq.described_settings import quantization_settings
 from dgq.errors import DGQError
 from dgq.files import check_writable
 from lit.calibration import Calibration
@@ -139,7 +140,10 @@ class CalibrationCLI(LightningCLI):
         self.model.trainer_identity = trainer
         if self.saved is not None:
             identity = self.model.identity(self.datamodule.identity)
-            check_identity(self.saved["calibration"]["identity"], identity)
+            saved = self.saved["calibration"]
+            check_identity(saved["identity"], identity)
+            # What the recipe chose is not measured again.
+            self.model.resumed_settings = quantization_settings(saved["quantization"])
             self.saved = None
         waiting = self.model.waiting
         if waiting.place == "disk" and waiting.folder is not None:

@@ -1,7 +1,7 @@
 """What a calibration is determined by: a checkpoint must agree in it to be resumed."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from dgq.described_settings import described
@@ -18,12 +18,18 @@ def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
         others: samples, weights and machine.
     """
     content = {
-        "recipe": type(recipe).__name__,
+        "recipe": {"kind": type(recipe).__name__, **options(recipe)},
         "quantization": described(recipe.quantization),
         "learning": effective(recipe.learning),
         "data": others,
     }
     return json.dumps(content, sort_keys=True)
+
+
+def options(recipe: Recipe) -> dict[str, Any]:
+    """The plain options of a recipe, some of which its settings do not show before it measures."""
+    values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}  # type: ignore[arg-type]
+    return {name: v for name, v in values.items() if v is None or isinstance(v, bool | int | str)}
 
 
 def effective(learning: LearningSettings) -> dict[str, Any]:

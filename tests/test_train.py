@@ -762,3 +762,18 @@ def test_the_script_passes_its_exit_code_on_and_says_one_line() -> None:
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
         done.stderr.splitlines()[-1]
     ]
+
+
+def test_a_resumed_run_keeps_the_bits_that_were_chosen(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice stands in the checkpoint, so that nothing is measured again."""
+    arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
+    with monkeypatch.context() as patched:
+        in_the_midst_of_learning(patched)
+        with pytest.raises(MachineError):
+            main(arguments, CalibrationData)
+    monkeypatch.setattr("dgq.recipes.ours.measure_sensitivity", None)
+    assert command([*arguments, "--ckpt_path", "last"]) == 0
+    layers = read_manifest(tmp_path / "run").quantization.layers
+    assert len({own.weights.n_bits for own in layers.values() if own.weights}) > 2

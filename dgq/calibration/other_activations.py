@@ -53,7 +53,8 @@ def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> 
             is_cross = bool(attention.is_cross_attention)
             keep_start = is_cross and settings.scores.keep_start_token
             quantizers = attention_quantizers(settings, name, is_cross, context)
-            become_quantized_(attention, context, quantizers, keep_start)
+            keep_text = is_cross and settings.activations_of(name).keep_start_token
+            become_quantized_(attention, context, quantizers, keep_start, keep_text)
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.observer = observers.get(name)
         if quantizer.observer is None:

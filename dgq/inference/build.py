@@ -109,7 +109,8 @@ def equip_attention_(
         "value": quantizer(inside, width, of_text=is_cross),
         "score": score_quantizer(settings, is_cross, keep_start, calls),
     }
-    attention.become_quantized_(owner, calls, quantizers, keep_start)
+    keep_text = is_cross and activations.keep_start_token
+    attention.become_quantized_(owner, calls, quantizers, keep_start, keep_text)
 
 
 def score_quantizer(
@@ -147,6 +148,8 @@ def check_tensors_(unet: nn.Module) -> None:
             floating point and are not finite.
     """
     for name, module in unet.named_modules():
+        if isinstance(module, PackedLayer):
+            module.settle_()
         if isinstance(module, FrozenLayer | InputQuantizer):
             problem = module.problem()
         else:

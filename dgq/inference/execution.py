@@ -123,6 +123,9 @@ def fold_layers_(unet: nn.Module) -> Counter[str]:
     owners = {n: m for n, m in unet.named_modules() if isinstance(m, QuantizedAttention)}
     for name, owner in owners.items():
         for quantizer, leaves in readers_of(owner).items():
+            if quantizer is owner.context_quantizer and owner.keep_start_text:
+                reasons["the start token in floating point"] += len(leaves)
+                continue
             names = [under_adapters(unet, f"{name}.{leaf}") for leaf in leaves]
             reasons.update(fold_readers_(unet, quantizer, names))
     # By name: a list of modules would keep their codes in memory.

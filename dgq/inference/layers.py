@@ -10,7 +10,7 @@ from dgq.dequantization import dequantize
 from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
-from dgq.packing import pack_codes, unpack_codes
+from dgq.packing import pack_codes, packed_width, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 from dgq.stock_state import LayerInPart
 
@@ -123,9 +123,9 @@ class PackedLayer(FrozenLayer):
 
     def shapes(self, has_bias: bool) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor that is stored."""
-        out, n_bits = self.geometry.out_channels, self.weight_bits
+        out = self.geometry.out_channels
         shapes: dict[str, tuple[int, ...]] = {"scale": (out,), "zero_point": (out,)}
-        shapes["codes"] = (out, -(-self.fan_in // 2) if n_bits <= 4 else self.fan_in)
+        shapes["codes"] = (out, packed_width(self.fan_in, self.weight_bits))
         if self.settings.has_exponents:
             shapes["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
         return shapes | ({"bias": (out,)} if has_bias else {})
@@ -165,13 +165,14 @@ class PackedLayer(FrozenLayer):
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
         if self.bias is not None and not bool(self.bias.isfinite().all()):
             return "a bias is not finite"
-        # Of 4 and 8 bits every byte is made of codes; looking at them would read the whole file.
-        if self.weight_bits not in (4, 8) and self._largest_code() > largest:
-            return f"a code of the weight is beyond {self.weight_bits} bits"
-        return None
+        return None  # every byte is made of codes
 
-    def _largest_code(self) -> int:
-        return int(unpack_codes(self.codes, self.weight_bits, self.fan_in).max())
+    def settle_(self) -> None:
+        """Pack codes of earlier files, where a code took half a byte or a byte, without gaps."""
+        nibbles = self.weight_bits < 4
+        if self.codes.shape[1:] == (packed_width(self.fan_in, 4 if nibbles else 8),):
+            codes = unpack_codes(self.codes, 4, self.fan_in) if nibbles else self.codes
+            self.store("codes", pack_codes(codes, self.weight_bits))
 
 
 def dequantized(layer: Any, codes: Tensor) -> Tensor:

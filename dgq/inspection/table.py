@@ -1,6 +1,7 @@
 """The inspection of a model as a table for the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -47,13 +48,26 @@ def layers_line(kind: Mapping[str, int]) -> str:
     )
 
 
+def widths(kinds: Sequence[Mapping[str, int]]) -> str:
+    """Bits of the quantized weights; where layers differ, from which to which and on average."""
+    sizes: Counter[int] = Counter()
+    for kind in kinds:
+        if kind["weight_bits"] < FLOAT_BITS:
+            sizes[kind["weight_bits"]] += kind["weights"]
+    low, high = min(sizes), max(sizes)
+    if low == high:
+        return f"{low} bits"
+    mean = sum(bits * n for bits, n in sizes.items()) / sizes.total()
+    return f"{low} to {high} bits, {mean:.2f} on average"
+
+
 def weights_line(found: Mapping[str, Any]) -> str:
     """How weights are quantized."""
     weights = found["recipe"]["weights"]
     if weights["n_bits"] >= 16:
         return "in floating point"
     kind = "symmetric" if weights["symmetric"] else "asymmetric"
-    line = f"{weights['n_bits']} bits, {kind}, ranges by {weights['range_method']}"
+    line = f"{widths(found['layers'])}, {kind}, ranges by {weights['range_method']}"
     if found["weight_exponents"]:
         line += f"; groups of {weights['group_size']} inputs by exponent: "
         line += shares(found["weight_exponents"])

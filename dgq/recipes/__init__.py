@@ -2,6 +2,7 @@
 
 from dgq.recipes.custom import Custom
 from dgq.recipes.dgq import DGQ
+from dgq.recipes.mixdq import MixDQ
 from dgq.recipes.ours import Ours
 from dgq.recipes.presets import RECIPES, find_recipe
 from dgq.recipes.qdiffusion import QDiffusion
@@ -15,6 +16,7 @@ __all__ = [
     "RTN",
     "TFMQ",
     "Custom",
+    "MixDQ",
     "Ours",
     "QDiffusion",
     "Recipe",

@@ -1,9 +1,17 @@
 """What measures best at the same bits and runs in integers throughout."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from torch import nn
+
+from dgq.calibration.measured_rows import measured_rows
+from dgq.calibration.runtime import Call
 from dgq.exponents import OPERAND_BITS
+from dgq.mixed_precision import Choice, choose_bits, integer_choices
+from dgq.quantize import layers_to_quantize
 from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.sensitivity import measure_sensitivity
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
@@ -16,19 +24,31 @@ from dgq.settings import (
 MOST_ON_WEIGHTS = 2
 """Spare bits that scales of weight groups take at most (docs/experiments.md)."""
 
+WEIGHT_BITS = range(2, 9)
+"""That a layer may have where bits are mixed."""
+
+ACTIVATION_BITS = range(2, 9)
+"""That the input of a layer may have where bits are mixed."""
+
+LEARNED = 0.3
+"""Part of the noise of nearest rounding that learning leaves, about."""
+
 
 @dataclass(frozen=True)
 class Ours(Recipe):
     """Scales of weight groups and of activations' channels in the spare bits of 8-bit integers.
 
     Weights have powers of two for groups of inputs, activations whole multiples for channels;
-    attention computes in floating point on the outputs of integer layers.
+    attention computes in floating point on the outputs of integer layers. With ``mixed`` each layer
+    has bits of its own, where they lower the noise of the output most, at the size and the bit
+    operations of the same bits everywhere.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
         activation_bits: the same for the inputs of layers.
         group_size: inputs that share a scale of the weights.
         range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        mixed: measure how much each layer adds to the noise of the output, and share the bits out.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
     """
@@ -37,6 +57,7 @@ class Ours(Recipe):
     activation_bits: int = 8
     group_size: int = 64
     range_method: RangeMethod = "mse"
+    mixed: bool = True
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
@@ -57,6 +78,26 @@ class Ours(Recipe):
             ScoreSettings(16),
             self.keep,
         )
+
+    def settings(
+        self, unet: nn.Module, calls: Sequence[Call] | None = None
+    ) -> QuantizationSettings:
+        """Bits for each layer, from what calls of the UNet show; alike for all without calls."""
+        uniform = self.quantization
+        if not self.mixed or calls is None or 16 in (self.weight_bits, self.activation_bits):
+            return uniform
+        names = layers_to_quantize(unet, self.keep)
+        sensitivity = measure_sensitivity(unet, names, measured_rows(calls))
+        weights = WeightSettings(self.weight_bits, self.range_method, symmetric=True)
+        groups = replace(weights, group_size=self.group_size, max_exponent=MOST_ON_WEIGHTS)
+        layers = choose_bits(
+            unet,
+            sensitivity,
+            Choice(weights, uniform.activations),
+            integer_choices(groups, uniform.activations, WEIGHT_BITS, ACTIVATION_BITS),
+            LEARNED if self.learning.iterations else 1.0,
+        )
+        return replace(uniform, layers=layers)
 
 
 def symmetric_weights(

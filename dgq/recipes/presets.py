@@ -3,6 +3,7 @@
 from dgq.errors import SettingsError
 from dgq.recipes.custom import Custom
 from dgq.recipes.dgq import DGQ
+from dgq.recipes.mixdq import MixDQ
 from dgq.recipes.ours import Ours
 from dgq.recipes.qdiffusion import QDiffusion
 from dgq.recipes.recipe import Recipe
@@ -28,6 +29,7 @@ RECIPES: dict[str, Recipe] = {
         QDiffusion(4, 4, learning=LEARNED_RANGES),
         *(TFMQ(*bits) for bits in BITS),
         TFMQ(4, 4, learning=LEARNED_RANGES),
+        *(MixDQ(*bits) for bits in ((8, 8), (4, 8))),
     )
 }
 

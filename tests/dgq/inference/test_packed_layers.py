@@ -10,6 +10,7 @@ from dgq.inference.freeze import frozen, narrow, renamed
 from dgq.inference.geometry import ConvGeometry, LinearGeometry, geometry_of
 from dgq.inference.layers import PackedLayer
 from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear
+from dgq.packing import pack_codes
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
 
 STOCK: dict[str, tuple[nn.Linear | nn.Conv2d, tuple[int, ...]]] = {
@@ -56,16 +57,20 @@ def test_a_packed_layer_equals_the_calibrated_one_bit_for_bit(
     assert packed.fan_in == stock.weight[0].numel()
 
 
-@pytest.mark.parametrize("n_bits", [5, 6, 7])
-def test_a_code_beyond_its_bits_is_found(n_bits: int) -> None:
-    weights = WeightSettings(n_bits)
-    layer = PackedLayer(LinearGeometry(3, 2), None, 32, weights=weights, has_bias=False)
+@pytest.mark.parametrize("n_bits", range(2, 9))
+def test_codes_of_earlier_files_are_packed_without_gaps(n_bits: int) -> None:
+    """Up to 4 bits two codes took a byte, above that each took one."""
+    layer = PackedLayer(
+        LinearGeometry(9, 2), None, 32, weights=WeightSettings(n_bits), has_bias=False
+    )
     layer.store("scale", torch.ones(2))
     layer.store("zero_point", torch.zeros(2))
-    layer.store("codes", torch.full((2, 3), 2**n_bits - 1, dtype=torch.uint8))
+    codes = torch.randint(0, 2**n_bits, (2, 9), generator=torch.Generator().manual_seed(0))
+    layer.store("codes", pack_codes(codes, 4 if n_bits <= 4 else 8))
+    layer.settle_()
     assert layer.problem() is None
-    layer.codes[1, 2] += 1
-    assert layer.problem() == f"a code of the weight is beyond {n_bits} bits"
+    assert torch.equal(layer.codes, pack_codes(codes, n_bits))
+    assert torch.equal(layer.operands()[0].long(), codes)
 
 
 def test_geometry_is_that_of_the_stock_layer() -> None:

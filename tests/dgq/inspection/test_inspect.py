@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dgq.checkpoint import load_quantized_unet
 from dgq.command_line.main import main
 from dgq.inspection.inspect import inspect_model
-from dgq.inspection.table import make_table
+from dgq.inspection.table import make_table, widths
 from dgq.model_files import CONFIG_FILE, WEIGHTS_FILE
 from dgq.pipelines import load_pipeline
 
@@ -141,3 +141,10 @@ def test_damage_is_one_line(
     assert printed.out == ""
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
+
+
+def test_bits_of_mixed_layers_are_given_on_average() -> None:
+    alike = {"weight_bits": 4, "activation_bits": 8, "layers": 2, "weights": 300}
+    assert widths([alike, alike | {"weight_bits": 32}]) == "4 bits"
+    eight = {"weight_bits": 8, "activation_bits": 8, "layers": 1, "weights": 100}
+    assert widths([alike, eight]) == "4 to 8 bits, 5.00 on average"

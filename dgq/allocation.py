@@ -1,0 +1,103 @@
+"""Where bits are spent: the least noise within several budgets, such as size and operations."""
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from dgq.errors import DGQError
+
+N_PARTS = 8
+"""Weightings of the budgets that are tried are whole multiples of an eighth."""
+
+N_HALVINGS = 32
+"""Of the interval of multipliers, for each weighting."""
+
+LARGEST_EXPONENT = 60.0
+"""Multipliers run from ``2^-60`` to ``2^60`` of the largest noise."""
+
+
+def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
+    """One option for each item: least total noise whose total costs stay within all budgets.
+
+    A Lagrange multiplier for each budget makes every item choose for itself. Their ratios are
+    searched on a grid and their size by halving; what is left of the budgets is then spent where a
+    change gains the most. The same option for all, where it fits, is never better.
+
+    Args:
+        noise: of each option, ``[items, options]``; infinite where there is no such option.
+        costs: of each option under each budget, ``[items, options, budgets]``.
+        budgets: ``[budgets]``, positive.
+
+    Returns:
+        Index of each item's option, ``[items]``.
+
+    Raises:
+        DGQError: if the cheapest options exceed a budget.
+    """
+    relative = costs.double() / budgets.double()
+    noise = noise.double()
+    starts = [_along(noise, relative, weights) for weights in weightings(len(budgets))]
+    starts.append(_alike(noise, relative))
+    distinct = {tuple(start.tolist()): start for start in starts if start is not None}
+    chosen = [_spend_rest(noise, relative, start) for start in distinct.values()]
+    if not chosen:
+        raise DGQError(
+            "no choice of bits stays within the budget: allow fewer bits, or raise the average"
+        )
+    return min(chosen, key=lambda options: float(_of(noise, options).sum()))
+
+
+def weightings(n: int) -> Tensor:
+    """All weights of ``n`` budgets that are multiples of an eighth and add up to 1: ``[*, n]``."""
+    parts = [p for p in product(range(N_PARTS + 1), repeat=n) if sum(p) == N_PARTS]
+    return torch.tensor(parts, dtype=torch.float64) / N_PARTS
+
+
+def _alike(noise: Tensor, costs: Tensor) -> Tensor | None:
+    """The best single option for all items that fits, if any does."""
+    fits = (costs.sum(0) <= 1).all(-1)
+    total = torch.where(fits, noise.sum(0), torch.inf)
+    return total.argmin().expand(len(noise)) if bool(total.isfinite().any()) else None
+
+
+def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor | None:
+    """The choice at the smallest multiplier of the weighted costs that fits, if any does."""
+    weighted = (costs * weights).sum(-1)
+    unit = float(noise[noise.isfinite()].max().clamp(min=torch.finfo(torch.float64).tiny))
+
+    def choice(exponent: float) -> Tensor:
+        return (noise / unit + weighted * 2.0**exponent).argmin(1)
+
+    low, high = -LARGEST_EXPONENT, LARGEST_EXPONENT
+    if not _fits(costs, choice(high)):
+        return None
+    for _ in range(N_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _fits(costs, choice(middle)) else (middle, high)
+    return choice(high)
+
+
+def _spend_rest(noise: Tensor, costs: Tensor, chosen: Tensor) -> Tensor:
+    """Change one item at a time, for the most noise by cost, as long as one change fits."""
+    chosen = chosen.clone()
+    while True:
+        gain = _of(noise, chosen)[:, None] - noise
+        added = costs - _of(costs, chosen)[:, None]
+        room = 1 - _of(costs, chosen).sum(0)
+        possible = (gain > 0) & (added <= room).all(-1)
+        if not bool(possible.any()):
+            return chosen
+        price = added.clamp(min=1e-12).amax(-1)
+        best = int(torch.where(possible, gain / price, -torch.inf).argmax())
+        item, option = divmod(best, noise.shape[1])
+        chosen[item] = option
+
+
+def _fits(costs: Tensor, chosen: Tensor) -> bool:
+    return bool((_of(costs, chosen).sum(0) <= 1).all())
+
+
+def _of(values: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen option's value of each item, ``[items, ...]``."""
+    return values[torch.arange(len(chosen)), chosen]

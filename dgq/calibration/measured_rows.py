@@ -1,0 +1,29 @@
+"""The rows of recorded calls on which a recipe measures before it chooses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dgq.calibration.given_calls import of_rows, together
+from dgq.calibration.runtime import Call
+
+N_MEASURED = 192
+"""Rows; more change the choice of bits hardly (docs/experiments.md)."""
+
+MOST_PIXELS = 2**12
+"""Of the latents that are measured at once: a row of SD 1.4, whose activations are all kept."""
+
+
+def measured_rows(calls: Sequence[Call], n_rows: int = N_MEASURED) -> list[dict[str, Any]]:
+    """Rows evenly spread over all calls, as calls of as many rows as memory for gradients bears.
+
+    Args:
+        calls: keyword arguments of UNet calls, with a timestep for each row.
+        n_rows: how many, at most.
+    """
+    places = [(call, row) for call in calls for row in range(call["sample"].shape[0])]
+    n_rows = min(n_rows, len(places))
+    chosen = [places[index * len(places) // n_rows] for index in range(n_rows)]
+    rows = [of_rows(dict(call), slice(row, row + 1)) for call, row in chosen]
+    height, width = rows[0]["sample"].shape[-2:]
+    at_once = max(1, MOST_PIXELS // (height * width))
+    return [together(rows[first : first + at_once]) for first in range(0, n_rows, at_once)]

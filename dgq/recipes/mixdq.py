@@ -1,0 +1,92 @@
+"""MixDQ (arXiv 2405.17873): mixed precision, and the text's start token in full precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from torch import nn
+
+from dgq.calibration.measured_rows import measured_rows
+from dgq.calibration.runtime import Call
+from dgq.mixed_precision import Choice, choose_bits
+from dgq.quantize import layers_to_quantize
+from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.sensitivity import measure_sensitivity
+from dgq.settings import (
+    ActivationSettings,
+    LearningSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+)
+
+WEIGHT_BITS = (2, 4, 8)
+ACTIVATION_BITS = (4, 8)
+
+
+@dataclass(frozen=True)
+class MixDQ(Recipe):
+    """Nearest rounding, one range for each tensor; bits by sensitivity; the start token kept.
+
+    Sensitivity is the squared error of the UNet's output, as for ``Ours``, and not that of images.
+
+    Args:
+        weight_bits: mean over all weights.
+        activation_bits: mean over the inputs of layers, weighted by multiply-accumulates.
+        keep_start_token: the text's start token stays in full precision when ``to_k`` and ``to_v``
+            read it.
+        mixed: bits of each layer by its sensitivity; otherwise the same for all.
+        keep: patterns (as in a shell) of the names of layers that stay in full precision.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 8
+    keep_start_token: bool = True
+    mixed: bool = True
+    keep: tuple[str, ...] = KEPT
+
+    def __post_init__(self) -> None:
+        assert self.quantization  # refuses impossible bits
+
+    @property
+    def name(self) -> str:
+        """``mixdq_`` and the mean bits."""
+        return of_bits("mixdq_", self.weight_bits, self.activation_bits)
+
+    @property
+    def learning(self) -> LearningSettings:  # type: ignore[override]
+        """Nothing is learned."""
+        return LearningSettings(iterations=0, polish_iterations=0)
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """The same bits for all layers."""
+        return QuantizationSettings(
+            WeightSettings(self.weight_bits, "minmax"),
+            ActivationSettings(
+                self.activation_bits,
+                n_groups=1,
+                per_step=False,
+                qkv=False,
+                keep_start_token=self.keep_start_token,
+            ),
+            ScoreSettings(16),
+            self.keep,
+        )
+
+    def settings(
+        self, unet: nn.Module, calls: Sequence[Call] | None = None
+    ) -> QuantizationSettings:
+        """Bits for each layer, from what calls of the UNet show; alike for all without calls."""
+        uniform = self.quantization
+        if not self.mixed or calls is None or 16 in (self.weight_bits, self.activation_bits):
+            return uniform
+        names = layers_to_quantize(unet, self.keep)
+        sensitivity = measure_sensitivity(unet, names, measured_rows(calls))
+        weights, activations = uniform.weights, uniform.activations
+        choices = [
+            Choice(replace(weights, n_bits=of_weight), replace(activations, n_bits=of_input))
+            for of_weight, of_input in product(WEIGHT_BITS, ACTIVATION_BITS)
+        ]
+        layers = choose_bits(unet, sensitivity, Choice(weights, activations), choices)
+        return replace(uniform, layers=layers)
