@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dgq.layers import QuantizedLayer
+from dgq.learnable_output import LearnableOutput
 from dgq.learnable_range import LearnableRange
 from dgq.range_quantizer import RangeQuantizer
 from dgq.rounding import rounding_penalty, soft_rounding, temperature_at
@@ -84,27 +85,41 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
 
 
 def make_optimizer(
-    modules: Iterable[nn.Module], settings: LearningSettings
+    modules: Iterable[nn.Module], settings: LearningSettings, n_blocks: int | None = None
 ) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
     """One Adam over everything learnable among some modules, and its learning rates.
 
     Its state is made when a parameter first gets a gradient: clear it when a target is finished,
     and it never holds more than the current target's. The rates begin anew for each target.
+
+    Args:
+        modules: of the UNet.
+        settings: rates and iterations.
+        n_blocks: how many targets come before the UNet as a whole; ``None`` if it is not visited.
     """
     found = list(modules)
     parts = learnables(found)
     ranges = [m for m in found if isinstance(m, LearnableRange)]
+    outputs = [m for m in found if isinstance(m, LearnableOutput)]
     groups = [
         {"params": [m.logits for m in parts]},
         {"params": [p for m in parts for p in (m.log_gain, m.bias_shift)]},
         {"params": [p for m in ranges for p in m.parameters()]},
+        {"params": [p for m in outputs for p in m.parameters()]},
     ]
     optimizer = torch.optim.Adam(groups, lr=1.0)
     total = max(1, settings.total_iterations)
+
+    def activations_lr(step: int) -> float:
+        of_network = n_blocks is not None and step >= n_blocks * total
+        rate = network_activation_lr if of_network else activation_lr
+        return rate(step % total, settings)
+
     rates = [
         lambda step: rounding_lr(step % total, settings),
         lambda step: scale_lr(step % total, settings),
-        lambda step: activation_lr(step % total, settings),
+        activations_lr,
+        lambda step: network_lr(step % total, settings),
     ]
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
 
@@ -128,6 +143,17 @@ def activation_lr(iteration: int, settings: LearningSettings) -> float:
     if polished < 0:
         return 0.0
     return settings.activation_lr * decay(polished, settings.polish_iterations, settings.decay)
+
+
+def network_lr(iteration: int, settings: LearningSettings) -> float:
+    """Learning rate of gains and biases while the UNet is visited as a whole."""
+    return settings.network_lr * decay(iteration, settings.total_iterations, settings.decay)
+
+
+def network_activation_lr(iteration: int, settings: LearningSettings) -> float:
+    """Learning rate of the activations' ranges meanwhile."""
+    n_iterations = settings.total_iterations
+    return settings.network_activation_lr * decay(iteration, n_iterations, settings.decay)
 
 
 def decay(iteration: int, n_iterations: int, method: Decay) -> float:

@@ -244,6 +244,10 @@ class LearningSettings:
         decay: ``cosine`` lets each rate fall to 0, ``constant`` keeps it.
         penalty: weight of the term that drives each rounding to 0 or 1.
         warmup: fraction of the iterations without that term.
+        network_lr: the UNet as a whole is visited last if this is positive: as many steps again on
+            gains and biases of all layers at this learning rate, with everything quantized and the
+            rounding fixed, against its output in full precision.
+        network_activation_lr: the same for the ranges of all activations.
     """
 
     iterations: int = 200
@@ -255,6 +259,8 @@ class LearningSettings:
     decay: Decay = "cosine"
     penalty: float = 0.05
     warmup: float = 0.0
+    network_lr: float = 0.0
+    network_activation_lr: float = 0.01
 
     def __post_init__(self) -> None:
         names = (
@@ -265,6 +271,8 @@ class LearningSettings:
             "polish_lr",
             "activation_lr",
             "penalty",
+            "network_lr",
+            "network_activation_lr",
         )
         for name in names:
             check_not_negative(f"learning.{name}", getattr(self, name))
@@ -281,6 +289,11 @@ class LearningSettings:
     def learns_ranges(self) -> bool:
         """Whether the polish learns ranges of activations."""
         return self.polish_iterations > 0 and self.activation_lr > 0
+
+    @property
+    def visits_network(self) -> bool:
+        """Whether the UNet as a whole is the last target."""
+        return self.total_iterations > 0 and self.network_lr > 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dgq.buffers import SizedByCheckpoint
 from dgq.dequantization import dequantize, input_factors
 from dgq.errors import DGQError
 from dgq.exponent_search import group_exponents
+from dgq.learnable_output import LearnableOutput
 from dgq.packing import pack_codes
 from dgq.range_search import weight_parameters, weight_range
 from dgq.rounding import hard_rounding, rounding_logits, soft_rounding
@@ -143,6 +144,15 @@ class WeightQuantizer(SizedByCheckpoint):
         self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
         learnable.stop_()
         self._floor = None
+
+    @torch.no_grad()
+    def correct_(self, output: LearnableOutput) -> None:
+        """Take up what was learned about the layer's output; codes stay as they are."""
+        if output.active:
+            gain = output.log_gain.exp()
+            self.scale = self.scale * gain
+            if self.bias.numel():
+                self.bias = self.bias * gain + output.shift
 
     def _learning(
         self, learnable: LearnableRounding, bias: Tensor | None
