@@ -34,6 +34,8 @@ def effective(learning: LearningSettings) -> dict[str, Any]:
         unused |= {"rounding_lr", "scale_lr", "penalty", "warmup"}
     if learning.polish_iterations == 0:
         unused |= {"polish_lr", "activation_lr"}
+    if not learning.visits_network:
+        unused |= {"network_lr", "network_activation_lr"}
     return {name: value for name, value in settings.items() if name not in unused}
 
 

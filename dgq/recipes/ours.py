@@ -16,6 +16,9 @@ from dgq.settings import (
 MOST_ON_WEIGHTS = 2
 """Spare bits that scales of weight groups take at most (docs/experiments.md)."""
 
+NETWORK_TOO = LearningSettings(network_lr=0.003)
+"""After all blocks the UNet as a whole."""
+
 
 @dataclass(frozen=True)
 class Ours(Recipe):
@@ -38,7 +41,7 @@ class Ours(Recipe):
     group_size: int = 64
     range_method: RangeMethod = "mse"
     keep: tuple[str, ...] = KEPT
-    learning: LearningSettings = field(default_factory=LearningSettings)
+    learning: LearningSettings = NETWORK_TOO
 
     def __post_init__(self) -> None:
         assert self.quantization  # refuses impossible settings
