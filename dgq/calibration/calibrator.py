@@ -234,9 +234,10 @@ class Calibrator:
 
     def harden_network_(self, network: Network) -> None:
         """End the learning; without effect if the error on held-out samples has not fallen."""
-        error, before = self.error(activations=True), self.records[-1]["error_nearest"]
-        harden_network_(network, keep=error < before)
-        self.records[-1]["error"] = min(error, before)
+        error, before = self.measured_error(activations=True), self.records[-1]["error_nearest"]
+        keep = error < before  # False where it is not finite
+        harden_network_(network, keep)
+        self.records[-1]["error"] = error if keep else before
 
     def leave(self) -> None:
         """Pass on to the next target; after the last one, finish."""
@@ -255,14 +256,19 @@ class Calibrator:
         Raises:
             DGQError: if it is not finite.
         """
+        error = self.measured_error(activations)
+        if not math.isfinite(error):
+            raise DGQError(
+                f"{self.name}: the relative error is {error}; lower the learning rates, "
+                "and check that the pipeline draws sensible images"
+            )
+        return error
+
+    def measured_error(self, activations: bool) -> float:
+        """The same, whatever it is."""
         with self.phase("measuring"):
             parts = self.visit(held_out=True).noise_and_signal(self.batch_size, activations)
         noise, signal = summed(parts, self.runtime)
-        if not math.isfinite(noise / signal):
-            raise DGQError(
-                f"{self.name}: the error is {noise} of {signal}; lower the learning rates, "
-                "and check that the pipeline draws sensible images"
-            )
         return noise / signal
 
     @property

@@ -1,6 +1,6 @@
 """What measures best at the same bits and runs in integers throughout."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dgq.exponents import OPERAND_BITS
 from dgq.recipes.recipe import KEPT, Recipe, of_bits

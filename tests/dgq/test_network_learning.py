@@ -93,7 +93,8 @@ def test_scales_and_biases_take_up_what_was_learned(kind: str, calibrated_as: Mo
         harden_network_(network, keep=True)
         assert decibels(expected, with_float_activations(unet, found)) > 100
     for quantizer, (scale, zero_point) in zip(quantizers_of(network), ranges, strict=True):
-        assert quantizer.scale.equal(scale) and quantizer.zero_point.equal(zero_point.int())
+        assert quantizer.scale.equal(scale)
+        assert quantizer.zero_point.equal(zero_point.int())
     assert same(codes, {n: t for n, t in state(unet).items() if n.endswith(".codes")})
     assert not any(p.requires_grad and p.numel() for m in learned(network) for p in m.parameters())
     with torch.no_grad():
@@ -151,7 +152,8 @@ def test_gains_of_outputs_have_the_gradients_of_gains_of_scales(calibrated_as: M
     shake_(network, 0.05)
     name, layer = list(quantized_layers(unet).items())[7]
     learnable, quantizer = layer.learnable_output, layer.weight_quantizer
-    assert learnable is not None and quantizer is not None
+    assert learnable is not None
+    assert quantizer is not None
     learned_gradients(unet, found)
     gains, shifts = learnable.log_gain.grad, learnable.shift.grad
     assert gains is not None

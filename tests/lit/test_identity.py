@@ -47,6 +47,19 @@ OTHER: dict[str, object] = {
 }
 
 
+def test_rates_of_the_network_are_identity_where_it_is_visited() -> None:
+    def identity_with(**settings: float) -> str:
+        return identity_of(DGQ(learning=LearningSettings(**settings)), {})  # type: ignore[arg-type]
+
+    def rate_matters(**settings: float) -> bool:
+        return identity_with(**settings) != identity_with(**settings, network_activation_lr=0.07)
+
+    assert identity_with(network_lr=0.003) != identity_with()
+    assert rate_matters(network_lr=0.003)
+    assert not rate_matters()
+    assert not rate_matters(network_lr=0.003, iterations=0, polish_iterations=0)
+
+
 @pytest.mark.parametrize("name", [f.name for f in fields(LearningSettings) if f.name in OTHER])
 def test_each_setting_of_the_learning_is_identity_where_it_has_an_effect(name: str) -> None:
     def identity_with(**settings: object) -> str:
@@ -60,6 +73,7 @@ def test_each_setting_of_the_learning_is_identity_where_it_has_an_effect(name: s
     counts = ("iterations", "polish_iterations")
     of_the_polish = ("polish_lr", "activation_lr")
     assert differs(polish_iterations=0) == (name not in of_the_polish)
+    assert differs(network_lr=0.003)
     of_both = (*counts, *of_the_polish, "decay")
     assert differs(iterations=0) == (name in of_both)
     assert differs(iterations=0, polish_iterations=0) == (name in counts)
