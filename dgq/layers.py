@@ -92,16 +92,32 @@ class QuantizedLayer(Reader, nn.Module):
         if self.weight_quantizer is not None:
             self.weight_quantizer.harden_(self._bias)
 
-    def start_learning_output_(self) -> None:
-        """Begin learning a gain and a shift of the output; the codes are fixed."""
-        if self.weight_quantizer is not None and self.learnable_output is not None:
-            self.learnable_output.start_(self.weight_quantizer.scale, self._bias is not None)
+    def start_learning_output_(self, moving_codes: bool) -> None:
+        """Begin learning a gain and a shift of the output of a hardened layer.
 
-    def harden_output_(self) -> None:
-        """End that learning: the weight's scale and the bias take it up."""
-        if self.weight_quantizer is not None and self.learnable_output is not None:
+        Args:
+            moving_codes: learn which codes of the weight move, too.
+        """
+        if self.weight_quantizer is None or self.learnable_output is None:
+            return
+        self.learnable_output.start_(self.weight_quantizer.scale, self._bias is not None)
+        if moving_codes:
+            weight = cast(Tensor, self.weight).detach().float()
+            self.weight_quantizer.start_moving_codes_(weight)
+
+    def harden_output_(self, keep: bool) -> None:
+        """End that learning.
+
+        Args:
+            keep: codes, scale and bias take it up; otherwise they are as they were before.
+        """
+        if self.weight_quantizer is None or self.learnable_output is None:
+            return
+        if keep:
+            self.weight_quantizer.harden_codes_()
             self.weight_quantizer.correct_(self.learnable_output)
-            self.learnable_output.stop_()
+        self.weight_quantizer.learnable_codes.stop_()
+        self.learnable_output.stop_()
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from dgq.layers import QuantizedLayer
+from dgq.learnable_codes import LearnableCodes
 from dgq.learnable_output import LearnableOutput
 from dgq.learnable_range import LearnableRange
 from dgq.range_quantizer import RangeQuantizer
 from dgq.rounding import rounding_penalty, soft_rounding, temperature_at
-from dgq.settings import FLOAT_BITS, Decay, LearningSettings
+from dgq.settings import FLOAT_BITS, Decay, LearningSettings, NetworkSettings
 from dgq.targets.target import Target
 from dgq.weight_quantizer import LearnableRounding
 
@@ -85,7 +86,10 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
 
 
 def make_optimizer(
-    modules: Iterable[nn.Module], settings: LearningSettings, n_blocks: int | None = None
+    modules: Iterable[nn.Module],
+    settings: LearningSettings,
+    network: NetworkSettings | None = None,
+    n_blocks: int = 0,
 ) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
     """One Adam over everything learnable among some modules, and its learning rates.
 
@@ -95,7 +99,8 @@ def make_optimizer(
     Args:
         modules: of the UNet.
         settings: rates and iterations.
-        n_blocks: how many targets come before the UNet as a whole; ``None`` if it is not visited.
+        network: rates of the UNet as a whole, if it is visited.
+        n_blocks: how many targets come before that.
     """
     found = list(modules)
     parts = learnables(found)
@@ -106,20 +111,26 @@ def make_optimizer(
         {"params": [p for m in parts for p in (m.log_gain, m.bias_shift)]},
         {"params": [p for m in ranges for p in m.parameters()]},
         {"params": [p for m in outputs for p in m.parameters()]},
+        {"params": [m.offset for m in found if isinstance(m, LearnableCodes)]},
     ]
     optimizer = torch.optim.Adam(groups, lr=1.0)
     total = max(1, settings.total_iterations)
 
-    def activations_lr(step: int) -> float:
-        of_network = n_blocks is not None and step >= n_blocks * total
-        rate = network_activation_lr if of_network else activation_lr
-        return rate(step % total, settings)
+    def activations(step: int) -> float:
+        if network is None or step < n_blocks * total:
+            return activation_lr(step % total, settings)
+        return network.activation_lr * left(step)
+
+    def left(step: int) -> float:
+        """What is left of the rates of the UNet as a whole."""
+        return decay(step % total, total, settings.decay)
 
     rates = [
         lambda step: rounding_lr(step % total, settings),
         lambda step: scale_lr(step % total, settings),
-        activations_lr,
-        lambda step: network_lr(step % total, settings),
+        activations,
+        lambda step: 0.0 if network is None else network.lr * left(step),
+        lambda step: 0.0 if network is None else network.rounding_lr * left(step),
     ]
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
 
@@ -143,17 +154,6 @@ def activation_lr(iteration: int, settings: LearningSettings) -> float:
     if polished < 0:
         return 0.0
     return settings.activation_lr * decay(polished, settings.polish_iterations, settings.decay)
-
-
-def network_lr(iteration: int, settings: LearningSettings) -> float:
-    """Learning rate of gains and biases while the UNet is visited as a whole."""
-    return settings.network_lr * decay(iteration, settings.total_iterations, settings.decay)
-
-
-def network_activation_lr(iteration: int, settings: LearningSettings) -> float:
-    """Learning rate of the activations' ranges meanwhile."""
-    n_iterations = settings.total_iterations
-    return settings.network_activation_lr * decay(iteration, n_iterations, settings.decay)
 
 
 def decay(iteration: int, n_iterations: int, method: Decay) -> float:

@@ -1,24 +1,29 @@
-"""Learning the whole UNet at once: what is free in integers, with everything quantized.
+"""Learning the whole UNet at once, with everything quantized.
 
-Rounding is fixed by then. Gains of outputs and shifts of biases end up in tensors that are there
-already, and so do scales and zero points of activations.
+Codes that move, gains of outputs, shifts of biases, scales and zero points of activations: all end
+up in tensors that are there already, so that nothing becomes larger or slower.
 """
 
 from typing import cast
 
 from dgq.learning import layers_of, quantizers_of
 from dgq.quantized_unet import QuantizedUNet
+from dgq.settings import NetworkSettings
 from dgq.targets.network import Network
 
 
-def start_learning_network_(target: Network) -> None:
-    """Let outputs of all layers and ranges of all activations be learned.
+def start_learning_network_(target: Network, settings: NetworkSettings) -> None:
+    """Let all layers, and ranges of all activations, be learned.
 
     Blocks run again for their gradients: a graph of the whole UNet would hold all its activations
     and, dequantized, all its weights.
+
+    Args:
+        target: hardened, ranges of its activations fixed.
+        settings: say whether codes move.
     """
     for layer in layers_of(target):
-        layer.start_learning_output_()
+        layer.start_learning_output_(moving_codes=settings.rounding_lr > 0)
     for quantizer in quantizers_of(target):
         quantizer.start_learning_()
     cast(QuantizedUNet, target.unet).enable_gradient_checkpointing()
@@ -32,9 +37,7 @@ def harden_network_(target: Network, keep: bool) -> None:
         keep: take it up; otherwise everything is as it was before.
     """
     for layer in layers_of(target):
-        if not keep and layer.learnable_output is not None:
-            layer.learnable_output.stop_()
-        layer.harden_output_()
+        layer.harden_output_(keep)
     for quantizer in quantizers_of(target):
         if not keep and quantizer.learnable is not None:
             quantizer.learnable.stop_()

@@ -244,10 +244,6 @@ class LearningSettings:
         decay: ``cosine`` lets each rate fall to 0, ``constant`` keeps it.
         penalty: weight of the term that drives each rounding to 0 or 1.
         warmup: fraction of the iterations without that term.
-        network_lr: the UNet as a whole is visited last if this is positive: as many steps again on
-            gains and biases of all layers at this learning rate, with everything quantized and the
-            rounding fixed, against its output in full precision.
-        network_activation_lr: the same for the ranges of all activations.
     """
 
     iterations: int = 200
@@ -259,8 +255,6 @@ class LearningSettings:
     decay: Decay = "cosine"
     penalty: float = 0.05
     warmup: float = 0.0
-    network_lr: float = 0.0
-    network_activation_lr: float = 0.01
 
     def __post_init__(self) -> None:
         names = (
@@ -271,8 +265,6 @@ class LearningSettings:
             "polish_lr",
             "activation_lr",
             "penalty",
-            "network_lr",
-            "network_activation_lr",
         )
         for name in names:
             check_not_negative(f"learning.{name}", getattr(self, name))
@@ -290,10 +282,27 @@ class LearningSettings:
         """Whether the polish learns ranges of activations."""
         return self.polish_iterations > 0 and self.activation_lr > 0
 
-    @property
-    def visits_network(self) -> bool:
-        """Whether the UNet as a whole is the last target."""
-        return self.total_iterations > 0 and self.network_lr > 0
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Learning of the UNet as a whole, the last target: everything quantized, all layers at once.
+
+    It has as many steps as every other target.
+
+    Args:
+        lr: Adam's learning rate for the logarithm of the weights' scales, and for biases.
+        activation_lr: the same for the ranges of activations, relative to their width.
+        rounding_lr: the same for the rounding of the weights, in codes; 0 leaves it as it is, which
+            saves 16 bytes of memory for each weight.
+    """
+
+    lr: float = 0.003
+    activation_lr: float = 0.01
+    rounding_lr: float = 0.012
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "activation_lr", "rounding_lr"):
+            check_not_negative(f"network.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,14 @@ def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
         recipe: what is quantized, what is reconstructed, and how.
         others: samples, weights and machine.
     """
-    content = {
+    content: dict[str, Any] = {
         "recipe": type(recipe).__name__,
         "quantization": described(recipe.quantization),
         "learning": effective(recipe.learning),
         "data": others,
     }
+    if recipe.network is not None and recipe.visits_network:
+        content["network"] = asdict(recipe.network)
     return json.dumps(content, sort_keys=True)
 
 
@@ -34,8 +36,6 @@ def effective(learning: LearningSettings) -> dict[str, Any]:
         unused |= {"rounding_lr", "scale_lr", "penalty", "warmup"}
     if learning.polish_iterations == 0:
         unused |= {"polish_lr", "activation_lr"}
-    if not learning.visits_network:
-        unused |= {"network_lr", "network_activation_lr"}
     return {name: value for name, value in settings.items() if name not in unused}
 
 

@@ -87,7 +87,7 @@ class Calibrator:
             found = self.recipe.targets(self.unet)
             order = execution_order(self.unet, found, call)
         self.targets = {name: found[name] for name in order}
-        if self.learning.visits_network:
+        if self.recipe.visits_network:
             self.targets[NETWORK] = Network(self.unet)
 
     def start(
@@ -123,7 +123,7 @@ class Calibrator:
     @property
     def n_blocks(self) -> int:
         """Targets before the UNet as a whole."""
-        return len(self.targets) - self.learning.visits_network
+        return len(self.targets) - self.recipe.visits_network
 
     @property
     def target(self) -> Target:
@@ -185,7 +185,8 @@ class Calibrator:
             fit_activations_(self.unet)
         self.records.append({"target": self.name})
         self.records[-1]["error_nearest"] = self.error(activations=True)
-        start_learning_network_(network)
+        assert self.recipe.network is not None
+        start_learning_network_(network, self.recipe.network)
 
     def begin_step(self, iteration: int) -> None:
         """After the last step on the rounding, turn to the polish."""
@@ -278,7 +279,7 @@ class Calibrator:
 
     def finish(self) -> None:
         """Choose axes, groups and scales of the activations, and measure the whole UNet."""
-        if not (self.learning.learns_ranges or self.learning.visits_network):
+        if not (self.learning.learns_ranges or self.recipe.visits_network):
             fit_activations_(self.unet)
         self.sqnr_db = {
             "weights": self.output_sqnr_db(activations=False),

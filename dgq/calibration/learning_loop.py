@@ -18,8 +18,9 @@ def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress)
         sampling: size and seed of the batches.
         bar: that is shown.
     """
+    recipe = calibrator.recipe
     optimizer, schedule = make_optimizer(
-        calibrator.unet.modules(), calibrator.learning, calibrator.n_blocks
+        calibrator.unet.modules(), recipe.learning, recipe.network, calibrator.n_blocks
     )
     for index, name in enumerate(calibrator.targets):
         bar.enter(name, calibrator.records)

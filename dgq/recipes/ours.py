@@ -1,12 +1,13 @@
 """What measures best at the same bits and runs in integers throughout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dgq.exponents import OPERAND_BITS
 from dgq.recipes.recipe import KEPT, Recipe, of_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
+    NetworkSettings,
     QuantizationSettings,
     RangeMethod,
     ScoreSettings,
@@ -15,9 +16,6 @@ from dgq.settings import (
 
 MOST_ON_WEIGHTS = 2
 """Spare bits that scales of weight groups take at most (docs/experiments.md)."""
-
-NETWORK_TOO = LearningSettings(network_lr=0.003)
-"""After all blocks the UNet as a whole."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Ours(Recipe):
         range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
+        network: how the UNet as a whole is learned after that; not at all if none.
     """
 
     weight_bits: int = 4
@@ -41,7 +40,8 @@ class Ours(Recipe):
     group_size: int = 64
     range_method: RangeMethod = "mse"
     keep: tuple[str, ...] = KEPT
-    learning: LearningSettings = NETWORK_TOO
+    learning: LearningSettings = field(default_factory=LearningSettings)
+    network: NetworkSettings | None = field(default_factory=NetworkSettings)
 
     def __post_init__(self) -> None:
         assert self.quantization  # refuses impossible settings

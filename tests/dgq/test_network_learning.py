@@ -12,13 +12,16 @@ from dgq.context import quantization
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.layers import QuantizedLayer, quantized_layers
+from dgq.learnable_codes import LearnableCodes
 from dgq.learning import layers_of, quantizers_of
 from dgq.network_learning import harden_network_, start_learning_network_
 from dgq.quantized_unet import QuantizedUNet
+from dgq.settings import NetworkSettings
 from dgq.targets import Network
 from dgq.whole_calls import WholeCalls
 
 Models = Callable[[str], Calibrated]
+ALL = NetworkSettings()
 KINDS = ("multiples", "exponents a6", "kmeans", "w4a16")
 
 
@@ -33,12 +36,10 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def shake_(network: Network, size: float = 0.1) -> None:
     """Give all that is learned some values."""
     torch.manual_seed(1)
-    learned = [layer.learnable_output for layer in layers_of(network)]
-    learned += [quantizer.learnable for quantizer in quantizers_of(network)]  # type: ignore[misc]
-    for part in learned:
-        assert part is not None
+    for part in learned(network):
         for parameter in part.parameters():
-            parameter.data.normal_(0, size)
+            deviation = 0.2 if isinstance(part, LearnableCodes) else size
+            parameter.data += torch.randn(parameter.shape) * deviation
 
 
 def learned_gradients(unet: torch.nn.Module, found: Calibrated) -> list[Tensor]:
@@ -55,7 +56,7 @@ def test_learning_for_no_step_changes_no_bit(kind: str, keep: bool, calibrated_a
     found = calibrated_as(kind)
     unet = copy.deepcopy(found.unet)
     before, network = state(unet), Network(unet)
-    start_learning_network_(network)
+    start_learning_network_(network, ALL)
     assert unet.is_gradient_checkpointing
     with torch.no_grad():
         assert unet(**found.call)[0].equal(found.output)
@@ -69,7 +70,7 @@ def test_what_was_learned_is_dropped_without_a_trace(kind: str, calibrated_as: M
     found = calibrated_as(kind)
     unet = copy.deepcopy(found.unet)
     before, network = state(unet), Network(unet)
-    start_learning_network_(network)
+    start_learning_network_(network, ALL)
     shake_(network)
     with torch.no_grad():
         assert not unet(**found.call)[0].equal(found.output)
@@ -81,9 +82,9 @@ def test_what_was_learned_is_dropped_without_a_trace(kind: str, calibrated_as: M
 def test_scales_and_biases_take_up_what_was_learned(kind: str, calibrated_as: Models) -> None:
     found = calibrated_as(kind)
     unet = copy.deepcopy(found.unet)
-    codes = {n: t for n, t in state(unet).items() if n.endswith(".codes")}
+    codes = codes_of(unet)
     network = Network(unet)
-    start_learning_network_(network)
+    start_learning_network_(network, ALL)
     shake_(network, 0.02)
     for layer in quantized_layers(unet).values():
         assert one_layer(layer)
@@ -95,12 +96,16 @@ def test_scales_and_biases_take_up_what_was_learned(kind: str, calibrated_as: Mo
     for quantizer, (scale, zero_point) in zip(quantizers_of(network), ranges, strict=True):
         assert quantizer.scale.equal(scale)
         assert quantizer.zero_point.equal(zero_point.int())
-    assert same(codes, {n: t for n, t in state(unet).items() if n.endswith(".codes")})
-    assert not any(p.requires_grad and p.numel() for m in learned(network) for p in m.parameters())
+    assert not same(codes, codes_of(unet))
+    assert not any(p.numel() for m in learned(network) for p in m.parameters())
     with torch.no_grad():
         expected = unet(**found.call)[0]
         freeze_(unet, found.settings)
         assert decibels(expected, unet(**found.call)[0]) > 100
+
+
+def codes_of(unet: torch.nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in state(unet).items() if n.endswith(".codes")}
 
 
 def with_float_activations(unet: torch.nn.Module, found: Calibrated) -> Tensor:
@@ -111,8 +116,12 @@ def with_float_activations(unet: torch.nn.Module, found: Calibrated) -> Tensor:
 
 
 def learned(network: Network) -> list[torch.nn.Module]:
-    outputs = [layer.learnable_output for layer in layers_of(network)]
-    return [part for part in outputs if part is not None]
+    """All that is learned."""
+    layers = layers_of(network)
+    codes = [q.learnable_codes for q in (layer.weight_quantizer for layer in layers) if q]
+    ranges = [quantizer.learnable for quantizer in quantizers_of(network)]
+    outputs = [layer.learnable_output for layer in layers]
+    return [part for part in (*codes, *ranges, *outputs) if part is not None]
 
 
 @torch.no_grad()
@@ -123,7 +132,7 @@ def one_layer(layer: QuantizedLayer) -> bool:
     if len(shape) == 4:
         x = x.repeat(1, layer.groups, 1, 1)  # type: ignore[operator]
     other = copy.deepcopy(layer)
-    other.harden_output_()
+    other.harden_output_(keep=True)
     expected = layer(x, quantized=x)  # type: ignore[operator]
     return bool(torch.allclose(other(x, quantized=x), expected, rtol=1e-4, atol=1e-5))  # type: ignore[operator]
 
@@ -132,7 +141,7 @@ def test_it_runs_in_integers_as_learned(calibrated_as: Models) -> None:
     found = calibrated_as("multiples")
     unet = copy.deepcopy(found.unet)
     network = Network(unet)
-    start_learning_network_(network)
+    start_learning_network_(network, ALL)
     shake_(network, 0.02)
     harden_network_(network, keep=True)
     with torch.no_grad():
@@ -148,7 +157,7 @@ def test_gains_of_outputs_have_the_gradients_of_gains_of_scales(calibrated_as: M
     found = calibrated_as("w4a16")
     unet = copy.deepcopy(found.unet)
     network = Network(unet)
-    start_learning_network_(network)
+    start_learning_network_(network, NetworkSettings(rounding_lr=0.0))
     shake_(network, 0.05)
     name, layer = list(quantized_layers(unet).items())[7]
     learnable, quantizer = layer.learnable_output, layer.weight_quantizer
@@ -177,12 +186,26 @@ def test_gains_of_outputs_have_the_gradients_of_gains_of_scales(calibrated_as: M
         assert torch.allclose(shifts, shift.grad, rtol=1e-3, atol=1e-6)
 
 
+def test_codes_move_when_their_offsets_grow_beyond_a_half() -> None:
+    codes = torch.tensor([[0.0, 7.0, 15.0, 4.0]])
+    learnable = LearnableCodes()
+    learnable.start_(torch.tensor([[0.4, 6.9, 15.7, 9.0]]), codes)
+    assert torch.allclose(learnable.offset, torch.tensor([[0.32, -0.08, 0.4, 0.4]]))
+    assert learnable.moved(codes, 4).equal(codes)
+    learnable.offset.data = torch.tensor([[0.6, -0.7, 0.8, 0.49]])
+    moved = learnable.moved(codes, 4)
+    assert moved.tolist() == [[1, 6, 15, 4]]
+    moved.sum().backward()
+    assert learnable.offset.grad is not None
+    assert learnable.offset.grad.tolist() == [[1, 1, 0, 1]]
+
+
 def test_blocks_run_again_with_the_same_gradients_and_hold_less(calibrated_as: Models) -> None:
     found = calibrated_as("multiples")
     unet = copy.deepcopy(found.unet)
     assert isinstance(unet, QuantizedUNet)
     network = Network(unet)
-    start_learning_network_(network)
+    start_learning_network_(network, ALL)
     shake_(network, 0.01)
     gradients = learned_gradients(unet, found)
     held = saved_bytes(unet, found)

@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 
 from dgq.errors import DGQError
-from dgq.recipes import DGQ
-from dgq.settings import LearningSettings
+from dgq.recipes import DGQ, Ours
+from dgq.settings import LearningSettings, NetworkSettings
 from lit.identity import check_identity, first_difference, identity_of
 
 
@@ -47,17 +47,19 @@ OTHER: dict[str, object] = {
 }
 
 
-def test_rates_of_the_network_are_identity_where_it_is_visited() -> None:
-    def identity_with(**settings: float) -> str:
-        return identity_of(DGQ(learning=LearningSettings(**settings)), {})  # type: ignore[arg-type]
+NEAREST = LearningSettings(iterations=0, polish_iterations=0)
 
-    def rate_matters(**settings: float) -> bool:
-        return identity_with(**settings) != identity_with(**settings, network_activation_lr=0.07)
 
-    assert identity_with(network_lr=0.003) != identity_with()
-    assert rate_matters(network_lr=0.003)
-    assert not rate_matters()
-    assert not rate_matters(network_lr=0.003, iterations=0, polish_iterations=0)
+@pytest.mark.parametrize("name", [f.name for f in fields(NetworkSettings)])
+def test_rates_of_the_network_are_identity_where_it_is_visited(name: str) -> None:
+    other = NetworkSettings(**{name: 0.07})
+
+    def identity_with(network: NetworkSettings | None, learning: LearningSettings) -> str:
+        return identity_of(Ours(learning=learning, network=network), {})
+
+    found = {identity_with(n, LearningSettings()) for n in (None, NetworkSettings(), other)}
+    assert len(found) == 3
+    assert len({identity_with(n, NEAREST) for n in (None, NetworkSettings(), other)}) == 1
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(LearningSettings) if f.name in OTHER])
@@ -73,7 +75,6 @@ def test_each_setting_of_the_learning_is_identity_where_it_has_an_effect(name: s
     counts = ("iterations", "polish_iterations")
     of_the_polish = ("polish_lr", "activation_lr")
     assert differs(polish_iterations=0) == (name not in of_the_polish)
-    assert differs(network_lr=0.003)
     of_both = (*counts, *of_the_polish, "decay")
     assert differs(iterations=0) == (name in of_both)
     assert differs(iterations=0, polish_iterations=0) == (name in counts)

@@ -55,7 +55,7 @@ def test_it_writes_the_bytes_that_the_command_line_writes(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
     prompts = choose_prompts(finished_work / "captions.txt", 3 + 4, 0)
-    recipe = replace(dgq.RECIPES["w4a8"], learning=replace(LEARNING, network_lr=0.003))
+    recipe = replace(dgq.RECIPES["w4a8"], learning=LEARNING)
     result = dgq.calibrate(
         dgq.load_pipeline(str(micro_folder)),
         prompts,

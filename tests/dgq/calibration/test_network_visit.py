@@ -13,7 +13,7 @@ from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.measuring import decibels
 from dgq.learning import make_optimizer
 from dgq.saving import REPORT_FILE
-from dgq.settings import LearningSettings
+from dgq.settings import LearningSettings, NetworkSettings
 from dgq.targets import NETWORK
 
 LEARNING = LearningSettings(iterations=12, polish_iterations=4)
@@ -25,14 +25,16 @@ SETTINGS = dgq.QuantizationSettings(
 TIMESTEPS = (801.0, 401.0, 1.0)
 
 
-def calibrated(learning: LearningSettings, folder: Path) -> dgq.CalibrationResult:
+def calibrated(
+    network: NetworkSettings | None, folder: Path, learning: LearningSettings = LEARNING
+) -> dgq.CalibrationResult:
     """A micro UNet, calibrated on the same random calls, and saved."""
     calls: list[dict[str, Any]] = [
         unet_call(micro_unet(), 3, t, seed=10 * i + k)
         for k in range(6)
         for i, t in enumerate(TIMESTEPS)
     ]
-    recipe = dgq.Custom(SETTINGS, learning, "small")
+    recipe = dgq.Custom(SETTINGS, learning, "small", network)
     result = dgq.calibrate(micro_unet(), calls, recipe, batch_size=8, progress=False)
     dgq.save(result, folder)
     return result
@@ -46,14 +48,14 @@ def model_bytes(folder: Path) -> dict[str, bytes]:
 def blocks_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dgq.CalibrationResult, Path]:
     """A calibration that does not visit the UNet as a whole."""
     folder = tmp_path_factory.mktemp("blocks")
-    return calibrated(LEARNING, folder), folder
+    return calibrated(None, folder), folder
 
 
 def test_the_visit_lowers_the_error_of_the_output_and_is_the_last_record(
     blocks_alone: tuple[dgq.CalibrationResult, Path], tmp_path: Path
 ) -> None:
     before, folder = blocks_alone
-    after = calibrated(replace(LEARNING, network_lr=0.005), tmp_path)
+    after = calibrated(NetworkSettings(rounding_lr=0.1), tmp_path)
     *blocks, network = after.report.targets
     assert tuple(blocks) == before.report.targets
     assert network.name == NETWORK
@@ -64,13 +66,13 @@ def test_the_visit_lowers_the_error_of_the_output_and_is_the_last_record(
     assert old.keys() == new.keys()
     changed = {name for name in old if not old[name].equal(new[name])}
     leaves = {name.rpartition(".")[2] for name in changed}
-    assert {"scale", "bias"} <= leaves <= {"scale", "bias", "zero_point", "input_quantizer"}
+    assert leaves == {"codes", "scale", "bias", "zero_point"}
 
 
 def test_what_does_not_lower_the_error_on_held_out_samples_is_dropped(tmp_path: Path) -> None:
-    wild = replace(LEARNING, network_lr=2.0, network_activation_lr=1.0, decay="constant")
-    calibrated(replace(wild, network_lr=0.0), tmp_path / "blocks")
-    result = calibrated(wild, tmp_path / "network")
+    constant, wild = replace(LEARNING, decay="constant"), NetworkSettings(2.0, 1.0, 1.0)
+    calibrated(None, tmp_path / "blocks", constant)
+    result = calibrated(wild, tmp_path / "network", constant)
     network = result.report.targets[-1]
     assert network.error == network.error_nearest
     assert model_bytes(tmp_path / "network") == model_bytes(tmp_path / "blocks")
@@ -78,22 +80,21 @@ def test_what_does_not_lower_the_error_on_held_out_samples_is_dropped(tmp_path: 
 
 def test_rates_begin_anew_at_the_network_and_are_its_own() -> None:
     unet = micro_unet().requires_grad_(False)
-    learning = replace(LEARNING, network_lr=0.003, activation_lr=0.05)
-    calibrator = Calibrator(unet, dgq.Custom(SETTINGS, learning))
+    learning, rates_there = replace(LEARNING, activation_lr=0.05), NetworkSettings(0.1, 0.2, 0.3)
+    calibrator = Calibrator(unet, dgq.Custom(SETTINGS, learning, network=rates_there))
     calibrator.quantize_(TIMESTEPS, (8, 8), unet_call(unet, 1, 1.0))
     assert list(calibrator.targets)[-1] == NETWORK
     assert (len(calibrator.targets), calibrator.n_blocks) == (25, 24)
-    optimizer, schedule = make_optimizer(unet.modules(), learning, n_blocks=2)
+    optimizer, schedule = make_optimizer(unet.modules(), learning, rates_there, n_blocks=2)
     rates = []
     for _ in range(3 * learning.total_iterations):
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    _, _, activations, network = torch.tensor(rates).unflatten(0, (3, -1)).permute(2, 0, 1)
+    _, _, activations, network, codes = torch.tensor(rates).unflatten(0, (3, -1)).permute(2, 0, 1)
     assert activations[0].equal(activations[1])
     assert (activations[1, :12] == 0).all()
     assert activations[1, 12] == pytest.approx(0.05)
-    assert activations[2, 0] == pytest.approx(learning.network_activation_lr)
-    assert network[2, 0] == pytest.approx(0.003)
-    assert (activations[2].diff() < 0).all()
-    assert (network[2].diff() < 0).all()
+    for part, rate in ((network, 0.1), (activations, 0.2), (codes, 0.3)):
+        assert part[2, 0] == pytest.approx(rate)
+        assert (part[2].diff() < 0).all()
