@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dgq.activations import activation_quantizer
 from dgq.context import QuantizationContext
+from dgq.learnable_output import LearnableOutput
 from dgq.range_quantizer import RangeQuantizer
 from dgq.readers import Reader
 from dgq.settings import FLOAT_BITS, ActivationSettings, WeightSettings, operand_bits
@@ -23,6 +24,7 @@ class QuantizedLayer(Reader, nn.Module):
     context: QuantizationContext
     weight_quantizer: WeightQuantizer | None
     input_quantizer: RangeQuantizer | None
+    learnable_output: LearnableOutput | None
     activation_bits: int
 
     def adopt_(
@@ -45,6 +47,7 @@ class QuantizedLayer(Reader, nn.Module):
         self.input_quantizer = (
             None if shared_input else activation_quantizer(activations, context, padded=pads(stock))
         )
+        self.learnable_output = None if self.weight_quantizer is None else LearnableOutput()
         self.activation_bits = operand_bits(activations.n_bits)
         self.train(stock.training)
 
@@ -72,6 +75,13 @@ class QuantizedLayer(Reader, nn.Module):
             return x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         return x, cast(Tensor, self.weight), self._bias
 
+    def corrected(self, output: Tensor) -> Tensor:
+        """The layer's output, with a gain and a shift while these are learned."""
+        learnable = self.learnable_output
+        if learnable is None or not learnable.active or not self.context.weights:
+            return output
+        return learnable(output)
+
     def start_learning_(self) -> None:
         """Begin learning the rounding of this layer's weight, from nearest rounding."""
         if self.weight_quantizer is not None:
@@ -81,6 +91,33 @@ class QuantizedLayer(Reader, nn.Module):
         """End the learning and keep packed codes."""
         if self.weight_quantizer is not None:
             self.weight_quantizer.harden_(self._bias)
+
+    def start_learning_output_(self, moving_codes: bool) -> None:
+        """Begin learning a gain and a shift of the output of a hardened layer.
+
+        Args:
+            moving_codes: learn which codes of the weight move, too.
+        """
+        if self.weight_quantizer is None or self.learnable_output is None:
+            return
+        self.learnable_output.start_(self.weight_quantizer.scale, self._bias is not None)
+        if moving_codes:
+            weight = cast(Tensor, self.weight).detach().float()
+            self.weight_quantizer.start_moving_codes_(weight)
+
+    def harden_output_(self, keep: bool) -> None:
+        """End that learning.
+
+        Args:
+            keep: codes, scale and bias take it up; otherwise they are as they were before.
+        """
+        if self.weight_quantizer is None or self.learnable_output is None:
+            return
+        if keep:
+            self.weight_quantizer.harden_codes_()
+            self.weight_quantizer.correct_(self.learnable_output)
+        self.weight_quantizer.learnable_codes.stop_()
+        self.learnable_output.stop_()
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
@@ -99,7 +136,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[..., in_features] -> [..., out_features]``."""
-        return F.linear(*self.operands(input, quantized))
+        return self.corrected(F.linear(*self.operands(input, quantized)))
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
@@ -130,7 +167,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
     def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[batch, in_channels, height, width] -> [batch, out_channels, ...]``."""
         x, weight, bias = self.operands(input, quantized)
-        return self._conv_forward(x, weight, bias)
+        return self.corrected(self._conv_forward(x, weight, bias))
 
 
 def pads(layer: nn.Linear | nn.Conv2d) -> bool:

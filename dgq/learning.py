@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from dgq.layers import QuantizedLayer
+from dgq.learnable_codes import LearnableCodes
+from dgq.learnable_output import LearnableOutput
 from dgq.learnable_range import LearnableRange
 from dgq.range_quantizer import RangeQuantizer
 from dgq.rounding import rounding_penalty, soft_rounding, temperature_at
-from dgq.settings import FLOAT_BITS, Decay, LearningSettings
+from dgq.settings import FLOAT_BITS, Decay, LearningSettings, NetworkSettings
 from dgq.targets.target import Target
 from dgq.weight_quantizer import LearnableRounding
 
@@ -84,27 +86,51 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
 
 
 def make_optimizer(
-    modules: Iterable[nn.Module], settings: LearningSettings
+    modules: Iterable[nn.Module],
+    settings: LearningSettings,
+    network: NetworkSettings | None = None,
+    n_blocks: int = 0,
 ) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
     """One Adam over everything learnable among some modules, and its learning rates.
 
     Its state is made when a parameter first gets a gradient: clear it when a target is finished,
     and it never holds more than the current target's. The rates begin anew for each target.
+
+    Args:
+        modules: of the UNet.
+        settings: rates and iterations.
+        network: rates of the UNet as a whole, if it is visited.
+        n_blocks: how many targets come before that.
     """
     found = list(modules)
     parts = learnables(found)
     ranges = [m for m in found if isinstance(m, LearnableRange)]
+    outputs = [m for m in found if isinstance(m, LearnableOutput)]
     groups = [
         {"params": [m.logits for m in parts]},
         {"params": [p for m in parts for p in (m.log_gain, m.bias_shift)]},
         {"params": [p for m in ranges for p in m.parameters()]},
+        {"params": [p for m in outputs for p in m.parameters()]},
+        {"params": [m.offset for m in found if isinstance(m, LearnableCodes)]},
     ]
     optimizer = torch.optim.Adam(groups, lr=1.0)
     total = max(1, settings.total_iterations)
+
+    def activations(step: int) -> float:
+        if network is None or step < n_blocks * total:
+            return activation_lr(step % total, settings)
+        return network.activation_lr * left(step)
+
+    def left(step: int) -> float:
+        """What is left of the rates of the UNet as a whole."""
+        return decay(step % total, total, settings.decay)
+
     rates = [
         lambda step: rounding_lr(step % total, settings),
         lambda step: scale_lr(step % total, settings),
-        lambda step: activation_lr(step % total, settings),
+        activations,
+        lambda step: 0.0 if network is None else network.lr * left(step),
+        lambda step: 0.0 if network is None else network.rounding_lr * left(step),
     ]
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
 

@@ -9,6 +9,7 @@ from dgq.context import at_step, context_of, quantization
 from dgq.paired_streams import PairedStreams
 from dgq.reconstruction import noise_and_signal
 from dgq.targets.target import Target
+from dgq.whole_calls import WholeCalls
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Visit:
 
     Args:
         target: that the streams wait at, after ``PairedStreams.refer``.
-        streams: with its inputs and references.
+        streams: with its inputs and references; of the UNet as a whole, its calls.
     """
 
     target: Target
-    streams: PairedStreams
+    streams: PairedStreams | WholeCalls
 
     def output(self, rows: Tensor) -> Tensor:
         """What the target computes for samples ``rows [n]``, in the mode that the UNet is in."""

@@ -7,7 +7,9 @@ from dgq.buffers import SizedByCheckpoint
 from dgq.dequantization import dequantize, input_factors
 from dgq.errors import DGQError
 from dgq.exponent_search import group_exponents
-from dgq.packing import pack_codes
+from dgq.learnable_codes import LearnableCodes
+from dgq.learnable_output import LearnableOutput
+from dgq.packing import pack_codes, unpack_codes
 from dgq.range_search import weight_parameters, weight_range
 from dgq.rounding import hard_rounding, rounding_logits, soft_rounding
 from dgq.settings import WeightSettings
@@ -74,6 +76,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.settings = settings
         self.shape = shape
         self.learnable: LearnableRounding | None = LearnableRounding()
+        self.learnable_codes = LearnableCodes()
         self._floor: Tensor | None = None
         self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
         for name in ("scale", "zero_point", "bias"):
@@ -94,6 +97,8 @@ class WeightQuantizer(SizedByCheckpoint):
             return self._learning(self.learnable, bias)
         if self.codes.numel() == 0:
             raise DGQError("this layer has no quantized weight yet: calibrate or load first")
+        if self.learnable_codes.active:
+            return self._weight_of(self._moved_codes()), self.bias if self.bias.numel() else None
         bits, exponent = self.settings.n_bits, getattr(self, "exponent", None)
         weight = dequantize(
             self.codes,
@@ -143,6 +148,40 @@ class WeightQuantizer(SizedByCheckpoint):
         self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
         learnable.stop_()
         self._floor = None
+
+    @torch.no_grad()
+    def start_moving_codes_(self, weight: Tensor) -> None:
+        """Begin learning which of the codes move; weight in full precision ``[out, ...]``."""
+        position = weight.flatten(1) / self._scales(self.scale) + self.zero_point[:, None]
+        self.learnable_codes.start_(position, self._unpacked_codes())
+
+    @torch.no_grad()
+    def harden_codes_(self) -> None:
+        """Move the codes as learned."""
+        if self.learnable_codes.active:
+            self.codes = pack_codes(self._moved_codes(), self.settings.n_bits)
+            self.learnable_codes.stop_()
+
+    def _unpacked_codes(self) -> Tensor:
+        codes = unpack_codes(self.codes, self.settings.n_bits, self.n_inputs)
+        return codes.to(self.scale.dtype)
+
+    def _moved_codes(self) -> Tensor:
+        return self.learnable_codes.moved(self._unpacked_codes(), self.settings.n_bits)
+
+    def _weight_of(self, codes: Tensor) -> Tensor:
+        """The weight ``[out, ...]`` that codes ``[out, n]`` stand for."""
+        weight = (codes - self.zero_point[:, None]) * self._scales(self.scale)
+        return weight.view(self.shape)
+
+    @torch.no_grad()
+    def correct_(self, output: LearnableOutput) -> None:
+        """Take up what was learned about the layer's output; codes stay as they are."""
+        if output.active:
+            gain = output.log_gain.exp()
+            self.scale = self.scale * gain
+            if self.bias.numel():
+                self.bias = self.bias * gain + output.shift
 
     def _learning(
         self, learnable: LearnableRounding, bias: Tensor | None

@@ -58,6 +58,7 @@ class Calibration(LightningModule):
         self.n_targets = len(recipe.targets(self.unet))
         if self.n_targets == 0:
             raise DGQError("there is nothing to quantize: keep matches every layer")
+        self.n_targets += recipe.visits_network
         self.n_iterations = max(1, recipe.learning.total_iterations)
         self.calibrator = Calibrator(self.unet, recipe)
         self.trainer_identity: dict[str, Any] = {}
@@ -120,7 +121,12 @@ class Calibration(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One Adam over everything learnable; it holds state for the current target only."""
-        optimizer, schedule = make_optimizer(self.unet.modules(), self.recipe.learning)
+        optimizer, schedule = make_optimizer(
+            self.unet.modules(),
+            self.recipe.learning,
+            self.recipe.network,
+            self.calibrator.n_blocks,
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

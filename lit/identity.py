@@ -17,12 +17,14 @@ def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
         recipe: what is quantized, what is reconstructed, and how.
         others: samples, weights and machine.
     """
-    content = {
+    content: dict[str, Any] = {
         "recipe": {"kind": type(recipe).__name__, **options(recipe)},
         "quantization": described(recipe.quantization),
         "learning": effective(recipe.learning),
         "data": others,
     }
+    if recipe.network is not None and recipe.visits_network:
+        content["network"] = asdict(recipe.network)
     return json.dumps(content, sort_keys=True)
 
 

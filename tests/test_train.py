@@ -24,7 +24,7 @@ from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.fingerprint import network_sha256
 from dgq.packing import unpack_codes
 from dgq.pipelines import load_pipeline, load_unet
-from dgq.targets import find_blocks
+from dgq.targets import NETWORK, find_blocks
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder
 from lit.cli import main
@@ -74,7 +74,7 @@ def error_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 # What a run leaves
 
 
-@pytest.mark.parametrize(("fixture", "n_targets"), [("sd_folder", 78), ("sdxl_folder", 75)])
+@pytest.mark.parametrize(("fixture", "n_targets"), [("sd_folder", 79), ("sdxl_folder", 76)])
 def test_pipelines_of_both_structures_are_calibrated(
     fixture: str, n_targets: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -98,10 +98,12 @@ def test_the_log_has_a_row_for_each_target_with_its_error_before_and_after(
 ) -> None:
     log = rows(finished_work / "run")
     targets = find_blocks(load_unet(str(micro_folder)), ("conv_in", "conv_out"))
-    assert {row["target"] for row in log} == set(targets)
-    assert len(log) == len(targets)
-    assert log[0]["target"] == "time_embedding.linear_1"
-    assert log[-1]["target"].startswith("up_blocks.1.")
+    *blocks, network = [row["target"] for row in log]
+    assert set(blocks) == set(targets)
+    assert len(blocks) == len(targets)
+    assert blocks[0] == "time_embedding.linear_1"
+    assert blocks[-1].startswith("up_blocks.1.")
+    assert network == NETWORK
     assert all(0 < float(row["error_nearest"]) < 1 and float(row["error"]) > 0 for row in log)
 
 
@@ -209,6 +211,12 @@ def in_the_midst_of_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Calibration, "training_step", step)
 
 
+def in_the_midst_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = lambda self, _, i: self.target_name == NETWORK and i == 3  # noqa: E731
+    step = fail_when(condition, Calibration.training_step)
+    monkeypatch.setattr(Calibration, "training_step", step)
+
+
 def between_log_and_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     write = RunFolder.on_train_epoch_end
 
@@ -226,7 +234,12 @@ def before_the_model_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "interrupt",
-    [in_the_midst_of_learning, between_log_and_checkpoint, before_the_model_is_written],
+    [
+        in_the_midst_of_learning,
+        in_the_midst_of_the_network,
+        between_log_and_checkpoint,
+        before_the_model_is_written,
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     interrupt: Callable[[pytest.MonkeyPatch], None],

@@ -19,14 +19,16 @@ from dgq.calibration.phase_timer import PhaseTimer
 from dgq.calibration.runtime import Call, Reduction, Runtime, to_device
 from dgq.context import quantization
 from dgq.errors import DGQError
+from dgq.network_learning import harden_network_, start_learning_network_
 from dgq.paired_streams import PairedStreams
 from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.recipes.recipe import Recipe
 from dgq.reconstruction import noise_and_signal, reconstruction_loss
 from dgq.settings import QuantizationSettings
-from dgq.targets import Target, execution_order
+from dgq.targets import NETWORK, Network, Target, execution_order
 from dgq.visit import Visit
 from dgq.waiting import Waiting
+from dgq.whole_calls import WholeCalls
 
 
 class Calibrator:
@@ -59,7 +61,7 @@ class Calibrator:
         self.name = ""
         self._streams: PairedStreams | None = None
         self._held_out: PairedStreams | None = None
-        self._held_out_calls: Sequence[Call] = []
+        self._calls: tuple[Sequence[Call], Sequence[Call]] = ((), ())
 
     # Before the first target
 
@@ -85,6 +87,8 @@ class Calibrator:
             found = self.recipe.targets(self.unet)
             order = execution_order(self.unet, found, call)
         self.targets = {name: found[name] for name in order}
+        if self.recipe.visits_network:
+            self.targets[NETWORK] = Network(self.unet)
 
     def start(
         self,
@@ -101,7 +105,7 @@ class Calibrator:
             rooms: where samples wait.
             n_finished: targets that were hardened before.
         """
-        self._held_out_calls = held_out
+        self._calls = calls, held_out
         with self.phase("capture"):
             self._streams = self._stream(calls, rooms)
             self._held_out = self._stream(held_out, rooms)
@@ -111,9 +115,15 @@ class Calibrator:
 
     def _stream(self, calls: Sequence[Call], rooms: Iterator[Waiting]) -> PairedStreams:
         on_device = [to_device(call, self.runtime.device) for call in calls]
-        return PairedStreams(self.unet, self.targets, on_device, rooms)
+        stops = {n: t for n, t in self.targets.items() if not isinstance(t, Network)}
+        return PairedStreams(self.unet, stops, on_device, rooms)
 
     # One target
+
+    @property
+    def n_blocks(self) -> int:
+        """Targets before the UNet as a whole."""
+        return len(self.targets) - self.recipe.visits_network
 
     @property
     def target(self) -> Target:
@@ -132,6 +142,14 @@ class Calibrator:
         assert self._held_out is not None
         return self._held_out
 
+    def visit(self, held_out: bool = False) -> Visit:
+        """The samples at the current target: to learn on, or held out."""
+        streams = self.held_out if held_out else self.streams
+        if not isinstance(self.target, Network):
+            return Visit(self.target, streams)
+        outputs = [result[0] for result in streams.full_precision.results]
+        return Visit(self.target, WholeCalls(self.unet, self._calls[held_out], outputs))
+
     def refer(self) -> None:
         """Run the full-precision streams through the current target."""
         self.streams.refer()
@@ -149,6 +167,9 @@ class Calibrator:
     def enter(self, name: str) -> None:
         """Capture a target's references, start from nearest rounding, and measure that."""
         self.name = name
+        if isinstance(self.target, Network):
+            self.enter_network(self.target)
+            return
         with self.phase("capture"):
             self.refer()
         with self.phase("range search"):
@@ -158,9 +179,18 @@ class Calibrator:
         self.records[-1]["error_nearest"] = self.error()
         learn.set_soft_rounding_(self.target, self.learning.iterations > 0)
 
+    def enter_network(self, network: Network) -> None:
+        """Fix all ranges, measure what all targets together have come to, and learn from there."""
+        if not self.learning.learns_ranges:
+            fit_activations_(self.unet)
+        self.records.append({"target": self.name})
+        self.records[-1]["error_nearest"] = self.error(activations=True)
+        assert self.recipe.network is not None
+        start_learning_network_(network, self.recipe.network)
+
     def begin_step(self, iteration: int) -> None:
         """After the last step on the rounding, turn to the polish."""
-        if iteration == self.learning.iterations:
+        if iteration == self.learning.iterations and not isinstance(self.target, Network):
             self.fix_rounding()
 
     def learns(self, iteration: int) -> bool:
@@ -171,8 +201,7 @@ class Calibrator:
 
     def loss(self, rows: Tensor, iteration: int) -> Tensor:
         """Reconstruction error of the target on samples ``rows [n]``, plus a penalty."""
-        visit = Visit(self.target, self.streams)
-        output = visit.output_and_reference(rows, learn.learns_ranges(self.target))
+        output = self.visit().output_and_reference(rows, learn.learns_ranges(self.target))
         return reconstruction_loss(*output) + learn.penalty(self.target, iteration, self.learning)
 
     def fix_rounding(self) -> None:
@@ -180,7 +209,7 @@ class Calibrator:
         learn.set_soft_rounding_(self.target, False)
         if self.learning.learns_ranges:
             with self.phase("observation"):
-                Visit(self.target, self.streams).observe(self.batch_size)
+                self.visit().observe(self.batch_size)
                 self.share_ranges()
             learn.start_learning_ranges_(self.target)
 
@@ -194,6 +223,9 @@ class Calibrator:
 
     def harden_(self) -> None:
         """End the learning of the current target, and measure it."""
+        if isinstance(self.target, Network):
+            self.harden_network_(self.target)
+            return
         learned_ranges = learn.learns_ranges(self.target)
         learn.harden_(self.target)
         learn.harden_ranges_(self.target)
@@ -201,11 +233,19 @@ class Calibrator:
         if learned_ranges:
             self.records[-1]["error_quantized"] = self.error(activations=True)
 
+    def harden_network_(self, network: Network) -> None:
+        """End the learning; without effect if the error on held-out samples has not fallen."""
+        error, before = self.measured_error(activations=True), self.records[-1]["error_nearest"]
+        keep = error < before  # False where it is not finite
+        harden_network_(network, keep)
+        self.records[-1]["error"] = error if keep else before
+
     def leave(self) -> None:
         """Pass on to the next target; after the last one, finish."""
-        with self.phase("observation"):
-            self.advance()
-            self.share_ranges()
+        if not isinstance(self.target, Network):
+            with self.phase("observation"):
+                self.advance()
+                self.share_ranges()
         if self.complete:
             self.finish()
 
@@ -217,15 +257,19 @@ class Calibrator:
         Raises:
             DGQError: if it is not finite.
         """
-        with self.phase("measuring"):
-            visit = Visit(self.target, self.held_out)
-            parts = visit.noise_and_signal(self.batch_size, activations)
-        noise, signal = summed(parts, self.runtime)
-        if not math.isfinite(noise / signal):
+        error = self.measured_error(activations)
+        if not math.isfinite(error):
             raise DGQError(
-                f"{self.name}: the error is {noise} of {signal}; lower the learning rates, "
+                f"{self.name}: the relative error is {error}; lower the learning rates, "
                 "and check that the pipeline draws sensible images"
             )
+        return error
+
+    def measured_error(self, activations: bool) -> float:
+        """The same, whatever it is."""
+        with self.phase("measuring"):
+            parts = self.visit(held_out=True).noise_and_signal(self.batch_size, activations)
+        noise, signal = summed(parts, self.runtime)
         return noise / signal
 
     @property
@@ -235,20 +279,23 @@ class Calibrator:
 
     def finish(self) -> None:
         """Choose axes, groups and scales of the activations, and measure the whole UNet."""
-        if not self.learning.learns_ranges:
+        if not (self.learning.learns_ranges or self.recipe.visits_network):
             fit_activations_(self.unet)
-        self.sqnr_db = {"weights": self.output_sqnr_db(self.held_out.quantized.results)}
-        calls = [to_device(call, self.runtime.device) for call in self._held_out_calls]
-        everything = quantization(self.unet, weights=True, activations=True)
-        with self.phase("measuring"), everything, torch.no_grad():
-            results = [self.unet(**call) for call in calls]
-        self.sqnr_db["all"] = self.output_sqnr_db(results)
+        self.sqnr_db = {
+            "weights": self.output_sqnr_db(activations=False),
+            "all": self.output_sqnr_db(activations=True),
+        }
 
-    def output_sqnr_db(self, results: Sequence[Any]) -> float:
-        """SQNR in decibel of the UNet's outputs for the held-out samples."""
-        pairs = zip(results, self.held_out.full_precision.results, strict=True)
-        parts = [noise_and_signal(q[0], f[0]).cpu() for q, f in pairs]
-        return decibels(*summed(sum(parts, torch.zeros(2)), self.runtime))
+    def output_sqnr_db(self, activations: bool) -> float:
+        """SQNR in decibel of the UNet's outputs for the held-out samples, weights quantized."""
+        references = self.held_out.full_precision.results
+        parts = torch.zeros(2)
+        mode = quantization(self.unet, weights=True, activations=activations)
+        with self.phase("measuring"), mode, torch.no_grad():
+            for call, reference in zip(self._calls[True], references, strict=True):
+                output = self.unet(**to_device(call, self.runtime.device))
+                parts += noise_and_signal(output[0], reference[0]).cpu()
+        return decibels(*summed(parts, self.runtime))
 
     def close(self) -> None:
         """Drop all samples."""

@@ -18,7 +18,10 @@ def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress)
         sampling: size and seed of the batches.
         bar: that is shown.
     """
-    optimizer, schedule = make_optimizer(calibrator.unet.modules(), calibrator.learning)
+    recipe = calibrator.recipe
+    optimizer, schedule = make_optimizer(
+        calibrator.unet.modules(), recipe.learning, recipe.network, calibrator.n_blocks
+    )
     for index, name in enumerate(calibrator.targets):
         bar.enter(name, calibrator.records)
         calibrator.enter(name)

@@ -22,7 +22,7 @@ RENAMED = (
 )
 """From names of calibration modules, those of the first file format included, to inference ones."""
 
-LEARNED = (".learnable.", ".observer.")
+LEARNED = (".learnable.", ".learnable_output.", ".learnable_codes.", ".observer.")
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from dgq.recipes.recipe import Recipe
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.settings import LearningSettings, NetworkSettings, QuantizationSettings
 
 DEFAULT = QuantizationSettings()
 
@@ -16,9 +16,11 @@ class Custom(Recipe):
         quantization: what is quantized and how.
         learning: how weights and ranges are learned.
         name: for reports.
+        network: how the UNet as a whole is learned after that; not at all if none.
     """
 
     # A default that stands in the class, where it takes the place of the abstract property.
     quantization: QuantizationSettings = DEFAULT
     learning: LearningSettings = field(default_factory=LearningSettings)
     name: str = "custom"
+    network: NetworkSettings | None = None

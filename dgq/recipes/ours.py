@@ -15,6 +15,7 @@ from dgq.sensitivity import measure_sensitivity
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
+    NetworkSettings,
     QuantizationSettings,
     RangeMethod,
     ScoreSettings,
@@ -51,6 +52,7 @@ class Ours(Recipe):
         mixed: measure how much each layer adds to the noise of the output, and share the bits out.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
+        network: how the UNet as a whole is learned after that; not at all if none.
     """
 
     weight_bits: int = 4
@@ -60,6 +62,7 @@ class Ours(Recipe):
     mixed: bool = True
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
+    network: NetworkSettings | None = field(default_factory=NetworkSettings)
 
     def __post_init__(self) -> None:
         assert self.quantization  # refuses impossible settings

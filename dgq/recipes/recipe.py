@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.settings import LearningSettings, NetworkSettings, QuantizationSettings
 from dgq.targets import Target, find_blocks
 
 KEPT = ("conv_in", "conv_out")
@@ -21,6 +21,7 @@ class Recipe(ABC):
     """
 
     learning: LearningSettings
+    network: NetworkSettings | None = None
 
     @property
     @abstractmethod
@@ -40,6 +41,11 @@ class Recipe(ABC):
             calls: its recorded calls, for recipes that measure before they choose.
         """
         return self.quantization
+
+    @property
+    def visits_network(self) -> bool:
+        """Whether the UNet as a whole is the last target, after ``targets``."""
+        return self.network is not None and self.learning.total_iterations > 0
 
     def targets(self, unet: nn.Module) -> Mapping[str, Target]:
         """What is reconstructed, by name, in any order.

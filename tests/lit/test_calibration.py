@@ -64,7 +64,7 @@ def test_learning_rates_start_anew_at_each_target(module: Calibration) -> None:
         found.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    expected = [[rate(i, module.recipe.learning) for rate in RATES] for i in range(6)]
+    expected = [[*(rate(i, module.recipe.learning) for rate in RATES), 0, 0] for i in range(6)]
     assert found == [pytest.approx(rates) for rates in expected * 2]
 
 

@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 
 from dgq.errors import DGQError
-from dgq.recipes import DGQ
-from dgq.settings import LearningSettings
+from dgq.recipes import DGQ, Ours
+from dgq.settings import LearningSettings, NetworkSettings
 from lit.identity import check_identity, first_difference, identity_of
 
 
@@ -45,6 +45,21 @@ OTHER: dict[str, object] = {
     **dict.fromkeys(("rounding_lr", "scale_lr", "polish_lr", "activation_lr", "penalty"), 0.07),
     **{"iterations": 3, "polish_iterations": 4, "warmup": 0.5, "decay": "constant"},
 }
+
+
+NEAREST = LearningSettings(iterations=0, polish_iterations=0)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(NetworkSettings)])
+def test_rates_of_the_network_are_identity_where_it_is_visited(name: str) -> None:
+    other = NetworkSettings(**{name: 0.07})
+
+    def identity_with(network: NetworkSettings | None, learning: LearningSettings) -> str:
+        return identity_of(Ours(learning=learning, network=network), {})
+
+    found = {identity_with(n, LearningSettings()) for n in (None, NetworkSettings(), other)}
+    assert len(found) == 3
+    assert len({identity_with(n, NEAREST) for n in (None, NetworkSettings(), other)}) == 1
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(LearningSettings) if f.name in OTHER])
