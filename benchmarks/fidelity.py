@@ -84,11 +84,12 @@ class Unfolded(QuantConv2d):
 
     def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
         """``[batch, in, height, width] -> [batch, out, height, width]``."""
-        sizes = (self.kernel_size, self.dilation, self.padding, self.stride)
-        columns = F.unfold(input, *sizes).transpose(1, 2)  # [batch, pixels, in * kh * kw]
+        assert not isinstance(self.padding, str)
+        columns = F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+        columns = columns.transpose(1, 2)  # [batch, pixels, in * kh * kw]
         _, weight, bias = self.operands(input, input)
         output = F.linear(self.unfolded_quantizer(columns), weight.flatten(1), bias)
-        width = (input.shape[3] + 2 * int(self.padding[1]) - self.kernel_size[1]) // self.stride[1]
+        width = (input.shape[3] + 2 * self.padding[1] - self.kernel_size[1]) // self.stride[1]
         return output.transpose(1, 2).unflatten(2, (-1, width + 1))
 
 
