@@ -1,0 +1,113 @@
+"""What is calibrated and what is measured: one calibration may serve several cells of a table."""
+
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from dgq.recipes import Recipe
+
+FULL_PRECISION_BITS = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One run of ``train.py fit``.
+
+    Args:
+        model: embedded model.
+        label: of the recipe, for the run's folder.
+        recipe: by which it is calibrated.
+        seed: of prompts, noise and batches.
+        n_prompts: to learn on.
+    """
+
+    model: str
+    label: str
+    recipe: Recipe
+    seed: int = 0
+    n_prompts: int = 128
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        few = "" if self.n_prompts == 128 else f"-{self.n_prompts}-prompts"
+        return f"{self.model}-{self.label}{few}-{self.seed}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What ``train.py fit`` is configured with."""
+        return {
+            "pipeline": self.model,
+            "model": {"recipe": described(self.recipe)},
+            "data": {"seed": self.seed, "n_prompts": self.n_prompts},
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured model: a calibration, with its own activations or others.
+
+    Args:
+        stage: of the ablation.
+        row: of the table.
+        bits: the column, or the group of rows.
+        recipe: whose activations and scores it has.
+        calibration: whose weights and ranges it has.
+    """
+
+    stage: str
+    row: str
+    bits: str
+    recipe: Recipe
+    calibration: Calibration
+
+    @property
+    def name(self) -> str:
+        """Of the cell, and of its model's folder."""
+        words = f"{self.calibration.name}--{self.stage}-{self.row}-{self.bits}"
+        return "".join(c if c.isalnum() or c in "-_" else "_" for c in words.replace("<start>", ""))
+
+    @property
+    def as_calibrated(self) -> bool:
+        """Whether the run's own model is measured."""
+        return self.recipe == self.calibration.recipe
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a configuration names it: its class, and what is not its default."""
+    init_args = {}
+    for field in fields(recipe):  # type: ignore[arg-type]
+        value = getattr(recipe, field.name)
+        default = field.default if field.default is not MISSING else None
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        if value != default:
+            init_args[field.name] = plain(value)
+    return {"class_path": type(recipe).__name__, "init_args": init_args}
+
+
+def plain(value: Any) -> Any:
+    """A setting as YAML holds it."""
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def serves(calibrated: Recipe, wanted: Recipe) -> bool:
+    """Whether weights and ranges of one recipe's calibration are those of another's.
+
+    They are where the recipes differ in bits and grouping of activations and scores alone, ranges
+    are not learned, and what is quantized was observed.
+    """
+    if type(calibrated) is not type(wanted) or type(wanted).settings is not Recipe.settings:
+        return False
+    if calibrated.learning != wanted.learning or wanted.learning.learns_ranges:
+        return False
+    ours, theirs = calibrated.quantization, wanted.quantization
+    if (ours.weights, ours.keep, ours.layers) != (theirs.weights, theirs.keep, theirs.layers):
+        return False
+    pairs = (
+        (ours.activations.n_bits, theirs.activations.n_bits),
+        (ours.scores.n_bits, theirs.scores.n_bits),
+    )
+    observed = all(b == FULL_PRECISION_BITS or a != FULL_PRECISION_BITS for a, b in pairs)
+    return observed and ours.activations.qkv >= theirs.activations.qkv
