@@ -64,7 +64,7 @@ class Cell:
     def name(self) -> str:
         """Of the cell, and of its model's folder."""
         words = f"{self.calibration.name}--{self.stage}-{self.row}-{self.bits}"
-        return "".join(c if c.isalnum() or c in "-_" else "_" for c in words.replace("<start>", ""))
+        return "".join(c if c.isalnum() or c in "-_" else "_" for c in words)
 
     @property
     def as_calibrated(self) -> bool:

@@ -8,13 +8,12 @@ from ablation.summary import Row, find, gain, rows_of
 
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 BASELINE = "DGQ, weights learned our way"
-WHOLE = "+ live maximum (DGQ)"
+WHOLE = "+ `<start>` kept (DGQ)"
 ORDER = (
     "per-tensor, static",
     "+ per step",
     "+ 8 groups",
     "+ log scores in cross-attention",
-    "+ <start> kept",
     WHOLE,
 )
 IMAGES = {

@@ -19,7 +19,7 @@ FAMILIES = {
     "dgq_": "DGQ, weights learned our way",
     "": "ours",
 }
-"""What the recipes of ``dgq.RECIPES`` begin with, and their rows; one that is not there is left out."""
+"""What names in ``dgq.RECIPES`` begin with, and their rows; what is not there is left out."""
 
 REPEATED = ("dgq_", "")
 """Families with three seeds by default."""
@@ -145,15 +145,13 @@ def components(choice: Choice) -> Found:
 def component_recipes(bits: int, learning: LearningSettings) -> Iterator[tuple[str, Recipe]]:
     """One thing is added at a time; the whole of DGQ comes first, since its ranges serve all."""
     whole = DGQ(4, bits, learning=learning)
-    live = {"live_maximum": False} if "live_maximum" in DGQ.__dataclass_fields__ else {}
-    kept = replace(whole, keep_start_token=False)
-    affine = replace(kept, cross_attention="affine")
-    yield "+ live maximum (DGQ)", whole
+    without_start = replace(whole, keep_start_token=False)
+    affine = replace(without_start, cross_attention="affine")
+    yield "+ `<start>` kept (DGQ)", whole
     yield "per-tensor, static", replace(affine, n_groups=1, per_step=False)
     yield "+ per step", replace(affine, n_groups=1)
     yield "+ 8 groups", affine
-    yield "+ log scores in cross-attention", replace(kept, **live)  # type: ignore[arg-type]
-    yield "+ <start> kept", replace(whole, **live)  # type: ignore[arg-type]
+    yield "+ log scores in cross-attention", without_start
     for n in GROUPS:
         if n not in (1, 8):
             yield f"DGQ with {n} groups", replace(whole, n_groups=n)
