@@ -62,9 +62,17 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of the cell, and of its model's folder."""
-        words = f"{self.calibration.name}--{self.stage}-{self.row}-{self.bits}"
-        return "".join(c if c.isalnum() or c in "-_" else "_" for c in words)
+        """Of its model, which other cells may have too: the calibration, and what is changed."""
+        changes = [f"{name}-{value}" for name, value in self.changes.items()]
+        return "--".join([self.calibration.name, *changes])
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Fields of the recipe that the calibration's has otherwise."""
+        before = self.calibration.recipe
+        names = [field.name for field in fields(before)]  # type: ignore[arg-type]
+        own = {name: getattr(self.recipe, name) for name in names}
+        return {n: value for n, value in own.items() if value != getattr(before, n)}
 
     @property
     def as_calibrated(self) -> bool:

@@ -134,10 +134,7 @@ def finish(
         cell,
         n_prompts,
         {
-            "stage": cell.stage,
             "model": model,
-            "row": cell.row,
-            "bits": cell.bits,
             "seed": cell.calibration.seed,
             "folder": str(folder),
             "commands": commands(cell, outputs),
@@ -152,8 +149,8 @@ def commands(cell: Cell, outputs: Path) -> list[str]:
     fit = shlex.join(fit_arguments(cell.calibration, outputs))
     made = [f"python train.py fit {fit} --run {run_of(cell.calibration, outputs)}"]
     if not cell.as_calibrated:
-        settings = cell.recipe.quantization
-        made.append(f"its ranges anew: {settings.activations}, {settings.scores}")
+        changes = ", ".join(f"{name}={value!r}" for name, value in cell.changes.items())
+        made.append(f"from the ranges that it observed: dataclasses.replace(recipe, {changes})")
     return made
 
 
@@ -166,8 +163,12 @@ def write(
     how: str,
 ) -> None:
     """The page, the numbers behind it, and README's tables; only the numbers with --quick."""
-    found = [store.find(cell, n_prompts) for cell in cells]
-    lines = [line for line in found if line is not None]
+    found = [(cell, store.find(cell, n_prompts)) for cell in cells]
+    lines = [
+        {"stage": cell.stage, "row": cell.row, "bits": cell.bits, **line}
+        for cell, line in found
+        if line is not None
+    ]
     folder = arguments.outputs if arguments.quick else arguments.docs
     write_json(folder / "results.json", {"command": how, "cells": lines, "images": list(images)})
     write_text(folder / "results.md", page(lines, images, how))

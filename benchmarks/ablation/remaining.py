@@ -35,13 +35,14 @@ class Remaining:
 
     def update(self) -> None:
         """Look again at what is finished."""
-        self.left = [c for c in self.cells if self.store.find(c, self.n_prompts) is None]
+        unfinished = [c for c in self.cells if self.store.find(c, self.n_prompts) is None]
+        self.left = list({cell.name: cell for cell in unfinished}.values())
         runs = dict.fromkeys(cell.calibration for cell in self.left)
         self.runs = [run for run in runs if not has_model(run_of(run, self.outputs) / "quantized")]
 
     def state(self, cell: Cell) -> str:
         """Whether a cell is finished."""
-        return "to do" if cell in self.left else "done "
+        return "done " if self.store.find(cell, self.n_prompts) else "to do"
 
     def seconds(self) -> float:
         """Estimated, with the threads of this process."""
@@ -55,9 +56,8 @@ class Remaining:
 
     def text(self) -> str:
         """In words."""
-        done = len(self.cells) - len(self.left)
         return (
-            f"{done} of {len(self.cells)} cells done, {len(self.runs)} calibrations to go, about "
+            f"{len(self.runs)} calibrations and {len(self.left)} models to measure, about "
             f"{minutes(self.seconds())} left"
         )
 

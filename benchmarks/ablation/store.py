@@ -53,5 +53,5 @@ class Store:
 
 def identity(cell: Cell, n_prompts: int) -> str:
     """A short hash of all that determines a cell, apart from the code."""
-    content = repr((cell.recipe.quantization, cell.calibration, n_prompts))
+    content = repr((cell.recipe, cell.calibration, n_prompts))
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dgq.layer_costs import LayerCost
-from dgq.learning import penalty
 from dgq.range_search import weight_range
-from dgq.settings import LearningSettings, WeightSettings
+from dgq.rounding import START_TEMPERATURE, rounding_penalty, soft_rounding
+from dgq.settings import WeightSettings
 from dgq.weight_quantizer import WeightQuantizer
 
 MOST_MACS = 2**33
@@ -89,13 +89,15 @@ def rounding_step(rows: Tensor, weights: WeightSettings) -> Callable[[], None]:
         WeightSettings(searched_bits(weights), "minmax", weights.symmetric), rows.shape
     ).to(rows.device)
     quantizer.start_learning_(rows)
+    assert quantizer.learnable is not None
+    logits = quantizer.learnable.logits
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.01)
 
     def step() -> None:
         with torch.enable_grad():
             optimizer.zero_grad()
             weight, _ = quantizer(None)
-            (weight.sum() + penalty(quantizer, 0, LearningSettings())).backward()
+            (weight.sum() + rounding_penalty(soft_rounding(logits), START_TEMPERATURE)).backward()
         optimizer.step()
 
     return step
