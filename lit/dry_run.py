@@ -10,7 +10,7 @@ from dgq.manifest import GenerationSettings
 from dgq.planning.plan import Plan, plan
 from dgq.planning.table import make_table
 from dgq.recipes import Recipe
-from dgq.settings import LearningSettings, QuantizationSettings, WaitingSettings
+from dgq.settings import WaitingSettings
 
 
 def print_plan(config: Any, data: Any) -> None:
@@ -27,11 +27,9 @@ def print_plan(config: Any, data: Any) -> None:
 def planned(config: Any, n_held_out_prompts: int) -> Plan:
     """The plan of a configuration."""
     model, data, trainer = config["model"], config["data"], config["trainer"]
-    quantization: QuantizationSettings = instance(QuantizationSettings, model["quantization"])
-    learning: LearningSettings = instance(LearningSettings, model["learning"])
     return plan(
         config["pipeline"],
-        Recipe(quantization, learning),
+        instance(Recipe, model["recipe"]),
         generation=instance(GenerationSettings, data["generation"]),
         n_prompts=data["n_prompts"],
         n_held_out_prompts=n_held_out_prompts,

@@ -4,8 +4,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from dgq.recipes import Recipe
+from dgq.settings import QuantizationSettings
 
-FULL_PRECISION_BITS = 16
+FLOAT = 16
+"""Bits that stand for floating point in settings."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Calibration:
         recipe: by which it is calibrated.
         seed: of prompts, noise and batches.
         n_prompts: to learn on.
+        batch_size: rows in a step of learning.
     """
 
     model: str
@@ -25,6 +28,7 @@ class Calibration:
     recipe: Recipe
     seed: int = 0
     n_prompts: int = 128
+    batch_size: int = 16
 
     @property
     def name(self) -> str:
@@ -35,11 +39,9 @@ class Calibration:
     @property
     def config(self) -> dict[str, Any]:
         """What ``train.py fit`` is configured with."""
-        return {
-            "pipeline": self.model,
-            "model": {"recipe": described(self.recipe)},
-            "data": {"seed": self.seed, "n_prompts": self.n_prompts},
-        }
+        samples = {"seed": self.seed, "n_prompts": self.n_prompts, "batch_size": self.batch_size}
+        recipe = described(self.recipe)
+        return {"pipeline": self.model, "model": {"recipe": recipe}, "data": samples}
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,21 @@ def serves(calibrated: Recipe, wanted: Recipe) -> bool:
     ours, theirs = calibrated.quantization, wanted.quantization
     if (ours.weights, ours.keep, ours.layers) != (theirs.weights, theirs.keep, theirs.layers):
         return False
-    pairs = (
-        (ours.activations.n_bits, theirs.activations.n_bits),
-        (ours.scores.n_bits, theirs.scores.n_bits),
-    )
-    observed = all(b == FULL_PRECISION_BITS or a != FULL_PRECISION_BITS for a, b in pairs)
-    return observed and ours.activations.qkv >= theirs.activations.qkv
+    return observed(theirs) <= observed(ours)
+
+
+def observed(settings: QuantizationSettings) -> set[str]:
+    """What of the activations has ranges after a calibration."""
+    activations, scores = settings.activations, settings.scores
+    if activations.n_bits == FLOAT:
+        return set()
+    # Keys and scores have other ranges with the start token than without.
+    start = f"start token kept: {scores.keep_start_token}"
+    names = {"inputs"} | ({f"q, k, v, {start}"} if activations.qkv else set())
+    if scores.n_bits == FLOAT:
+        return names
+    if scores.self_attention == "affine" or scores.maximum == "calibrated":
+        names.add("self-attention")
+    if scores.cross_attention == "affine" or scores.maximum == "calibrated":
+        names.add(f"cross-attention, {start}")
+    return names

@@ -82,7 +82,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def choice_of(arguments: argparse.Namespace) -> Choice:
     """What is asked for."""
     if arguments.quick:
-        return Choice(("main",), MODELS[:1], (0,), ("rtn_",), published_iterations=0)
+        return Choice(
+            ("main",), MODELS[:1], (0,), ("rtn_",), n_prompts=QUICK_PROMPTS, published_iterations=0
+        )
     by_name = {family.rstrip("_") or "ours": family for family in FAMILIES}
     names = arguments.recipes or list(by_name)
     return Choice(
@@ -174,7 +176,7 @@ def write(
     write_text(folder / "results.md", page(lines, images, how))
     if not arguments.quick and arguments.readme.is_file():
         readme = arguments.readme.read_text(encoding="utf-8")
-        write_text(arguments.readme, with_section(readme, readme_section(lines)))
+        write_text(arguments.readme, with_section(readme, readme_section(lines, images)))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,21 +1,23 @@
 """docs/results.md and the tables between the marks of README.md."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from ablation.summary import Row, find, gain, rows_of
 
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 BASELINE = "DGQ, weights learned our way"
-WHOLE = "+ `<start>` kept (DGQ)"
-ORDER = (
+PARTS = (
     "per-tensor, static",
-    "+ per step",
-    "+ 8 groups",
-    "+ log scores in cross-attention",
-    WHOLE,
+    "per step",
+    "8 groups",
+    "log scores in cross-attention",
+    "`<start>` kept",
+    "live maximum",
+    "learned rounding",
 )
+"""Of DGQ, in the paper's order."""
+
 IMAGES = {
     "PSNR dB": ("psnr", ".1f"),
     "FID": ("fid", ".2f"),
@@ -63,12 +65,12 @@ def explanation(lines: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def readme_section(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The main tables alone."""
+def readme_section(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> str:
+    """The main tables and the images."""
     rows = [row for row in rows_of(lines) if row.stage == "main"]
     models = dict.fromkeys(row.model for row in rows)
     tables = [main_table(model, [r for r in rows if r.model == model]) for model in models]
-    return "\n\n".join(tables)
+    return "\n\n".join([explanation(lines), *tables, *([images_table(images)] if images else [])])
 
 
 def with_section(readme: str, section: str) -> str:
@@ -116,43 +118,34 @@ def component_section(model: str, rows: Sequence[Row]) -> list[str]:
     if not own:
         return []
     columns = list(dict.fromkeys(row.bits for row in own))
-    names = [n for n in ORDER if find(own, row=n)]
-    names += [n for n in dict.fromkeys(row.row for row in own) if n not in names]
-    table = [header("DGQ, one part more in each row", *columns)]
-    for name in names:
-        found = [find(own, row=name, bits=bits) for bits in columns]
-        table.append(cells(name, *("" if row is None else mean_cell(row) for row in found)))
-    return [
-        f"## Parts of DGQ, in the paper's order: {model}",
-        "\n".join(table),
-        "\n".join(claims(own, columns)),
-    ]
+    table = [header("", *(text for bits in columns for text in (bits.upper(), "gain of the part")))]
+    for before, name in zip((None, *PARTS), PARTS, strict=False):
+        texts = [text for bits in columns for text in part_cells(own, bits, name, before)]
+        table.append(cells(name if before is None else f"+ {name}", *texts))
+    for name in dict.fromkeys(row.row for row in own if row.row not in PARTS):
+        texts = [text for bits in columns for text in part_cells(own, bits, name, None)]
+        table.append(cells(name, *texts))
+    return [f"## Parts of DGQ, in the paper's order: {model}", CLAIMS, "\n".join(table)]
 
 
-def claims(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
-    """What each part brings, with its interval; said plainly where that is nothing or a loss."""
-    for bits in columns:
-        names = [name for name in ORDER if find(rows, row=name, bits=bits)]
-        for before, name in pairwise(names):
-            row, over = find(rows, row=name, bits=bits), find(rows, row=before, bits=bits)
-            found = None if row is None or over is None else gain(row, over)
-            if found is None:
-                continue
-            low, high = found.interval_db
-            verdict = "" if low > 0 else "; a loss" if high < 0 else "; no clear gain"
-            yield f"- {bits}: {name} {found.mean_db:+.2f} dB ({low:+.2f} to {high:+.2f}){verdict}"
-    yield from learned_claims(rows, columns)
+CLAIMS = (
+    "Each row has one part more than the row above; gains are in dB, with their intervals. A gain "
+    "whose interval holds 0 or less is a claim of the paper that is not reproduced here."
+)
 
 
-def learned_claims(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
-    """What learned rounding brings to the whole of DGQ."""
-    for bits in [c for c in columns if c.endswith("learned")]:
-        row = find(rows, row=WHOLE, bits=bits)
-        over = find(rows, row=WHOLE, bits=bits.replace("learned", "nearest"))
-        found = None if row is None or over is None else gain(row, over)
-        if found is not None:
-            low, high = found.interval_db
-            yield f"- {bits}: over nearest {found.mean_db:+.2f} dB ({low:+.2f} to {high:+.2f})"
+def part_cells(rows: Sequence[Row], bits: str, name: str, before: str | None) -> tuple[str, str]:
+    """SQNR of a row, and what it gains over the row before."""
+    row = find(rows, row=name, bits=bits)
+    over = None if before is None else find(rows, row=before, bits=bits)
+    if row is None:
+        return "", ""
+    found = None if over is None else gain(row, over)
+    if found is None:
+        return mean_cell(row), ""
+    low, high = found.interval_db
+    verdict = "" if low > 0 else ", a loss" if high < 0 else ", not clear"
+    return mean_cell(row), f"{found.mean_db:+.2f} ({low:+.2f} to {high:+.2f}){verdict}"
 
 
 def simple_section(title: str, stage: str, model: str, rows: Sequence[Row]) -> list[str]:

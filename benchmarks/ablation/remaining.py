@@ -15,7 +15,7 @@ from dgq.planning.table import minutes
 from dgq.recipes import Custom, Recipe
 from dgq.settings import LearningSettings, QuantizationSettings
 
-MEASURING_SECONDS = 0.6
+MEASURING_SECONDS = 0.35
 """Of a cell, for each prompt, until one has been measured."""
 
 

@@ -34,13 +34,18 @@ PUBLISHED = LearningSettings(
     penalty=0.01,
     warmup=0.2,
 )
-"""As in configs/published.yaml, but for the batches of 16."""
+"""As in configs/published.yaml."""
+
+PUBLISHED_BATCH = 8
 
 NEAREST = LearningSettings(iterations=0, polish_iterations=0)
 SET_SIZES = (8, 32)
 """Prompts to learn on, beside the default of 128."""
 
-GROUPS = (1, 2, 4, 8, 16)
+GROUPS = (1, 2, 4, 16)
+"""Beside the default of 8."""
+
+COMPONENT_BITS = (8, 6)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Choice:
         families: of recipes, as in FAMILIES.
         full: every recipe with every seed, and bits and models that the default leaves out.
         published_iterations: of the published learning.
+        n_prompts: to calibrate on.
     """
 
     stages: Sequence[str]
@@ -62,6 +68,7 @@ class Choice:
     families: Sequence[str] = tuple(FAMILIES)
     full: bool = False
     published_iterations: int = 2000
+    n_prompts: int = 128
 
 
 def cells_of(choice: Choice) -> list[Cell]:
@@ -76,8 +83,8 @@ def cells_of(choice: Choice) -> list[Cell]:
 
 def same_samples(calibration: Calibration, wanted: Calibration) -> bool:
     """Whether a calibration serves what is wanted."""
-    samples = (calibration.model, calibration.seed, calibration.n_prompts)
-    if samples != (wanted.model, wanted.seed, wanted.n_prompts):
+    alike = replace(calibration, label=wanted.label, recipe=wanted.recipe)
+    if alike != wanted:
         return False
     return calibration.recipe == wanted.recipe or serves(calibration.recipe, wanted.recipe)
 
@@ -112,7 +119,8 @@ def main(choice: Choice) -> Found:
                 if recipe is not None:
                     row = FAMILIES[family]
                     label = family + each
-                    yield row, each, Calibration(model, label, recipe, choice.seeds[0])
+                    samples = (choice.seeds[0], choice.n_prompts)
+                    yield row, each, Calibration(model, label, recipe, *samples)
     if "dgq_" in choice.families and choice.published_iterations:
         yield from published(choice)
 
@@ -128,33 +136,37 @@ def published(choice: Choice) -> Found:
             recipe = replace(RECIPES["dgq_" + each], learning=learning)  # type: ignore[type-var]
             label = f"dgq_{each}-published-{n}"
             row = f"DGQ, weights learned as published, {n:,} iterations"
-            yield row, each, Calibration(model, label, recipe, choice.seeds[0])
+            calibration = Calibration(
+                model, label, recipe, choice.seeds[0], batch_size=PUBLISHED_BATCH
+            )
+            yield row, each, calibration
 
 
 def components(choice: Choice) -> Found:
-    """The parts of DGQ in the paper's order, with weights to nearest and learned."""
+    """The parts of DGQ in the paper's order, one more in each row; then other numbers of groups."""
     for model in choice.models if choice.full else choice.models[:1]:
-        for weights, learning in (("nearest", NEAREST), ("learned", LearningSettings())):
-            for bits in (8, 6):
-                for row, recipe in component_recipes(bits, learning):
-                    label = f"dgq_w4a{bits}" + ("-nearest" if weights == "nearest" else "")
-                    calibration = Calibration(model, label, recipe, choice.seeds[0])
-                    yield row, f"W4A{bits}, {weights}", calibration
+        for bits in COMPONENT_BITS:
+            for label, row, recipe in component_recipes(bits):
+                yield row, f"w4a{bits}", Calibration(model, label, recipe, choice.seeds[0])
 
 
-def component_recipes(bits: int, learning: LearningSettings) -> Iterator[tuple[str, Recipe]]:
-    """One thing is added at a time; the whole of DGQ comes first, since its ranges serve all."""
-    whole = DGQ(4, bits, learning=learning)
-    without_start = replace(whole, keep_start_token=False)
-    affine = replace(without_start, cross_attention="affine")
-    yield "+ `<start>` kept (DGQ)", whole
-    yield "per-tensor, static", replace(affine, n_groups=1, per_step=False)
-    yield "+ per step", replace(affine, n_groups=1)
-    yield "+ 8 groups", affine
-    yield "+ log scores in cross-attention", without_start
+def component_recipes(bits: int) -> Iterator[tuple[str, str, Recipe]]:
+    """Label of a calibration of its own, row, recipe."""
+    nearest = f"dgq_w4a{bits}-nearest"
+    learned = DGQ(4, bits)
+    live = replace(learned, learning=NEAREST)
+    kept = replace(live, maximum="calibrated")
+    log = replace(kept, keep_start_token=False)
+    groups = replace(log, cross_attention="affine", maximum="live")
+    yield f"{nearest}-affine", "8 groups", groups
+    yield f"{nearest}-affine", "per-tensor, static", replace(groups, n_groups=1, per_step=False)
+    yield f"{nearest}-affine", "per step", replace(groups, n_groups=1)
+    yield f"{nearest}-log", "log scores in cross-attention", log
+    yield f"{nearest}-start", "`<start>` kept", kept
+    yield nearest, "live maximum", live
+    yield f"dgq_w4a{bits}", "learned rounding", learned
     for n in GROUPS:
-        if n not in (1, 8):
-            yield f"DGQ with {n} groups", replace(whole, n_groups=n)
+        yield f"dgq_w4a{bits}", f"DGQ, {n} groups", replace(learned, n_groups=n)
 
 
 def scores(choice: Choice) -> Found:

@@ -12,8 +12,8 @@ from dgq.inference.build import build_
 from dgq.inference.execution import obstacle_of, readers_of
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.layer_costs import LayerCost, weight_count
-from dgq.quantize import SHARED_INPUTS
 from dgq.settings import QuantizationSettings
+from dgq.shared_inputs import SHARED_INPUTS
 
 INTEGER = "integer product"
 NINE_BITS = "weights minus their zero points may need 9 bits"

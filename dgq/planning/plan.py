@@ -34,7 +34,7 @@ from dgq.settings import (
     WaitingSettings,
     check_positive,
 )
-from dgq.targets import find_targets
+from dgq.targets import Target
 
 DEFAULT_GENERATION = GenerationSettings()
 ON_DEVICE = WaitingSettings()
@@ -133,8 +133,8 @@ def plan(
     latent_size = latent_size_of(config, folder, (generation.height, generation.width))
     call = empty_call(stock.config, 1, latent_size, tokens_of(folder))
     costs = layer_costs(stock, call)
-    targets = {n: weights_of(m) for n, m in find_targets(stock, settings.keep).items()}
-    each = waiting_bytes(stock, settings, call, latent_size)
+    targets = {n: weights_of(m) for n, m in chosen.targets(stock).items()}
+    each = waiting_bytes(stock, chosen, call, latent_size)
     n_halves = 2 if generation.guidance_scale > 1 else 1
     n_pairs = chosen_pairs(len(timesteps), n_prompts, n_samples)
     amount = Amount(n_pairs, n_held_out, n_halves)
@@ -197,9 +197,9 @@ def chosen_pairs(n_calls: int, n_prompts: int, n_samples: int | None) -> int:
     return n_calls * (n_prompts if n_samples is None else n_samples // n_calls)
 
 
-def weights_of(target: nn.Module) -> int:
+def weights_of(target: Target) -> int:
     """Weights of a target's linear and convolution layers."""
-    layers = [m for m in target.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    layers = [m for m in target.parts() if isinstance(m, nn.Linear | nn.Conv2d)]
     return sum(layer.weight.numel() for layer in layers)
 
 
