@@ -13,7 +13,7 @@ from rich.progress import track
 from ablation.held_out import HeldOut
 from dgq.checkpoint import find_model, load_quantized_unet
 from dgq.cost import count_operations
-from lit.evaluation.bootstrap import bootstrap_interval
+from lit.evaluation.bootstrap import Weights, bootstrap_interval
 
 Energies = NDArray[np.float64]
 """``[calls, prompts]``."""
@@ -73,7 +73,7 @@ def decibels(signal: float, noise: float) -> float:
 
 def interval(signal: Energies, noise: Energies) -> tuple[float, float]:
     """The 95 % interval of the pooled SQNR, drawing the prompts again."""
-    return bootstrap_interval(lambda w: decibels(w @ signal, w @ noise), len(signal))
+    return bootstrap_interval(lambda w: decibels(float(w @ signal), float(w @ noise)), len(signal))
 
 
 def gain_interval(
@@ -87,7 +87,12 @@ def gain_interval(
         worse: energy of the other's.
     """
     s, b, w = (np.asarray(values) for values in (signal, better, worse))
-    return bootstrap_interval(lambda d: decibels(d @ s, d @ b) - decibels(d @ s, d @ w), len(s))
+
+    def difference(drawn: Weights) -> float:
+        energy = float(drawn @ s)
+        return decibels(energy, float(drawn @ b)) - decibels(energy, float(drawn @ w))
+
+    return bootstrap_interval(difference, len(s))
 
 
 def rounded(values: Energies) -> list[float]:

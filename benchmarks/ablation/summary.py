@@ -69,9 +69,9 @@ class Gain:
 
 def rows_of(lines: Iterable[Line]) -> list[Row]:
     """Rows in the order of their first lines, seeds ascending."""
-    groups: dict[tuple[str, ...], list[Line]] = {}
+    groups: dict[tuple[str, str, str, str], list[Line]] = {}
     for line in lines:
-        key = tuple(line[name] for name in ("stage", "model", "row", "bits"))
+        key = line["stage"], line["model"], line["row"], line["bits"]
         groups.setdefault(key, []).append(line)
     return [
         Row(*key, tuple(sorted(group, key=lambda line: line["seed"])))
