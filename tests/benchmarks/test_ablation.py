@@ -110,6 +110,7 @@ def test_a_described_recipe_is_read_as_itself(recipe: Recipe) -> None:
     assert parser.instantiate_classes(parser.parse_object(content)).recipe == recipe
 
 
+@pytest.mark.slow
 def test_a_model_from_observed_ranges_is_the_one_calibrated_so(
     micro_folder: Path, tmp_path: Path
 ) -> None:
