@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lit.explanation.costs import Costs, by_block
@@ -56,7 +57,7 @@ def draw_widths(figure: Figure, axes: Axes, widths: Tensor, label: str) -> None:
     figure.colorbar(shown, ax=axes, label=WIDTH_NAME)
     axes.set_xlabel("sampler step")
     axes.set_ylabel(label)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def scale_ranks(layer: LayerRanges) -> Tensor:

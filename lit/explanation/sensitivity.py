@@ -36,7 +36,7 @@ class Part:
 
 def parts_of(unet: nn.Module) -> list[Part]:
     """Every part of a quantized UNet, in order of registration."""
-    parts = []
+    parts: list[Part] = []
     for name, module in unet.named_modules():
         if isinstance(module, QuantizedAttention):
             parts += attention_parts(unet, name, module)
