@@ -22,8 +22,9 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
-# Every recipe at every number of bits and the parts of DGQ, into docs/results.md and README.md: two
-# hours of processor time; killed, it resumes. ARGUMENTS="--seeds 0" is less, "--full" more.
+# Every recipe at every number of bits and the parts of DGQ, into docs/results.md and README.md: all
+# tables after an hour of processor time, further seeds in a second one; killed, it resumes.
+# ARGUMENTS="--list" says what is left, "--minutes 60" stops, "--full" adds more.
 ablation: .venv/installed
 	$(BIN)/python benchmarks/ablation $(ARGUMENTS)
 

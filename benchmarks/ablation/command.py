@@ -1,6 +1,7 @@
 """Calibrate and measure what is missing, and write the tables: the command."""
 
 import argparse
+import math
 import shlex
 import subprocess
 import time
@@ -68,10 +69,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--published-iterations",
         type=int,
-        default=2000,
-        help="of weights learned as published, which takes 20000; 0 for none (default: 2000)",
+        default=1000,
+        help="of weights learned as published, which takes 20000; 0 for none (default: 1000)",
     )
     add("--num-images", type=int, default=0, help="also draw, and measure images (default: none)")
+    add("--minutes", type=float, help="begin no further cell after so many (default: no limit)")
     add("--list", action="store_true", help="print cells and estimated time only")
     add("--outputs", type=Path, default=Path("outputs/ablation"), help="where runs go")
     add("--docs", type=Path, default=ROOT / "docs", help="where results.md and results.json go")
@@ -110,8 +112,12 @@ def run(arguments: argparse.Namespace, how: str) -> None:
         print_line(remaining.text())
         return
     held_out: dict[str, HeldOut] = {}
+    deadline = time.monotonic() + 60 * (arguments.minutes or math.inf)
     for number, cell in enumerate(cells, 1):
         if store.find(cell, n_prompts) is None:
+            if time.monotonic() > deadline:
+                print_line(f"stopped by --minutes: the same command resumes; {remaining.text()}")
+                return
             print_line(f"[{number}/{len(cells)}] {cell.name}; {remaining.text()}")
             finish(cell, store, held_out, n_prompts, outputs)
             remaining.update()

@@ -22,7 +22,10 @@ FAMILIES = {
 """What names in ``dgq.RECIPES`` begin with, and their rows; what is not there is left out."""
 
 REPEATED = ("dgq_", "")
-"""Families with three seeds by default."""
+"""Families with all seeds by default."""
+
+ON_ALL_MODELS = ("rtn_", *REPEATED)
+"""Families that are calibrated for every model by default."""
 
 PUBLISHED = LearningSettings(
     iterations=20000,
@@ -67,7 +70,7 @@ class Choice:
     seeds: Sequence[int] = SEEDS
     families: Sequence[str] = tuple(FAMILIES)
     full: bool = False
-    published_iterations: int = 2000
+    published_iterations: int = 1000
     n_prompts: int = 128
 
 
@@ -114,6 +117,8 @@ def main(choice: Choice) -> Found:
     bits = ("w8a8", *BITS) if choice.full else BITS
     for model in choice.models:
         for family in choice.families:
+            if not (choice.full or family in ON_ALL_MODELS or model == choice.models[0]):
+                continue
             for each in bits:
                 recipe = RECIPES.get(family + each)
                 if recipe is not None:
