@@ -34,6 +34,7 @@ from dgq.settings import (
     WaitingSettings,
     check_positive,
 )
+from dgq.shared_inputs import input_owner
 from dgq.targets import Target
 
 DEFAULT_GENERATION = GenerationSettings()
@@ -153,10 +154,11 @@ def plan(
         batch_size,
     )
     model = sizes.model_bytes(quantized, len(distinct))
-    inputs = {name: cost.input_shape for name, cost in costs.items() if name in layers}
+    # What an attention quantizes once for several layers is observed once.
+    inputs = {(input_owner(n), c.input_shape) for n, c in costs.items() if n in layers}
     n_bytes = {
         "model": model,
-        "checkpoint": sizes.checkpoint_bytes(model, inputs, len(distinct)),
+        "checkpoint": sizes.checkpoint_bytes(model, [shape for _, shape in inputs], len(distinct)),
         "recorded calls": sizes.recorded_bytes(call, len(timesteps), n_drawn, n_halves),
         "waiting samples": sizes.waiting_total(each, work.streamed_rows, waiting, STREAMS),
         "UNet in float32": sum(p.numel() for p in stock.parameters()) * 4,

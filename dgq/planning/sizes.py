@@ -1,6 +1,6 @@
 """How many bytes a calibration would write and hold, from shapes alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -41,15 +41,15 @@ def scale_bytes(quantizer: InputQuantizer, n_steps: int) -> int:
     return n_steps * (4 + 2 * channels) + 2 * channels
 
 
-def checkpoint_bytes(model: int, input_shapes: Mapping[str, tuple[int, ...]], n_steps: int) -> int:
+def checkpoint_bytes(model: int, input_shapes: Iterable[tuple[int, ...]], n_steps: int) -> int:
     """Bytes of ``last.ckpt``: what the model holds, and ranges by channel and pixel for each step.
 
     Args:
         model: bytes of the finished model.
-        input_shapes: of each quantized layer.
+        input_shapes: of each tensor that is quantized.
         n_steps: distinct timesteps.
     """
-    members = sum(members_of(shape) for shape in input_shapes.values())
+    members = sum(members_of(shape) for shape in input_shapes)
     return model + members * n_steps * RANGES_BYTES
 
 
