@@ -27,6 +27,7 @@ from dgq.planning.empty import (
 from dgq.planning.layers import PlannedLayer, planned_layers, shares_of_macs
 from dgq.planning.rates import measure_rates
 from dgq.planning.sampler import sampler_timesteps
+from dgq.quantize import skip_readers
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import (
     LearningSettings,
@@ -35,6 +36,7 @@ from dgq.settings import (
     check_positive,
 )
 from dgq.shared_inputs import input_owner
+from dgq.split_layer import split_
 from dgq.targets import Target
 
 DEFAULT_GENERATION = GenerationSettings()
@@ -133,8 +135,9 @@ def plan(
     stock = empty_unet(config)
     latent_size = latent_size_of(config, folder, (generation.height, generation.width))
     call = empty_call(stock.config, 1, latent_size, tokens_of(folder))
-    costs = layer_costs(stock, call)
     targets = {n: weights_of(m) for n, m in chosen.targets(stock).items()}
+    split_(stock, skip_readers(stock, settings))  # as it will be, layer by layer
+    costs = layer_costs(stock, call)
     each = waiting_bytes(stock, chosen, call, latent_size)
     n_halves = 2 if generation.guidance_scale > 1 else 1
     n_pairs = chosen_pairs(len(timesteps), n_prompts, n_samples)

@@ -15,7 +15,9 @@ from dgq.command_line.console import phase
 from dgq.errors import DGQError
 from dgq.files import write_json
 from dgq.pipelines import load_pipeline
+from dgq.quantize import skip_readers
 from dgq.reconstruction import sqnr_db
+from dgq.split_layer import split_
 from lit.explanation import pictures
 from lit.explanation.costs import Costs, compared_costs
 from lit.explanation.ranges import chosen, observed_ranges, worst
@@ -61,6 +63,7 @@ def explain(request: Request) -> dict[str, Any]:
     ranges = observed_ranges(request.run)
     layers = chosen(ranges, request.layers) or worst(ranges, request.n_layers)
     pipeline = load_pipeline(manifest.pipeline)
+    split_(pipeline.unet, skip_readers(pipeline.unet, manifest.quantization))
     quantized = load_quantized_unet(request.run, "float")
     names = cross_attentions(pipeline.unet)
     if request.attention is not None and request.attention not in names:

@@ -29,6 +29,7 @@ from dgq.planning.layers import planned_layers
 from dgq.planning.plan import plan
 from dgq.planning.rates import Rates, measure_rates
 from dgq.planning.table import lines, minutes
+from dgq.recipes import QDiffusion
 from dgq.settings import LearningSettings, WaitingSettings, WeightSettings
 from lit.cli import main
 
@@ -108,6 +109,13 @@ def test_costs_without_weights_are_those_with_them() -> None:
     total = count_operations(unet, (), call)
     assert sum(cost.macs for cost in costs.values()) == total.layer_macs
     assert sum(cost.bops for cost in costs.values()) == total.layer_bops
+
+
+def test_split_layers_are_planned_in_their_parts(micro_folder: Path) -> None:
+    found = micro_plan(micro_folder, QDiffusion())
+    split = [name for name in found.layers if name.endswith((".first", ".second"))]
+    assert len(split) == 2 * 2 * 4  # conv1 and conv_shortcut of four resnets on the way up
+    assert set(found.kept) == {"conv_in", "conv_out"}
 
 
 # Nothing is started
