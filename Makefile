@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test ablation clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,12 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+# Every recipe at every number of bits and the parts of DGQ, into docs/results.md and README.md: all
+# tables after an hour of processor time, further seeds in a second one; killed, it resumes.
+# ARGUMENTS="--list" says what is left, "--minutes 60" stops, "--full" adds more.
+ablation: .venv/installed
+	$(BIN)/python benchmarks/ablation $(ARGUMENTS)
 
 # Runs in outputs/ are yours: nothing here removes them.
 clean:

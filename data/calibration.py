@@ -78,6 +78,8 @@ class CalibrationData(LightningDataModule):
         seed: of prompts, noise and batches.
     """
 
+    n_held_out_prompts = N_HELD_OUT_PROMPTS
+
     def __init__(
         self,
         pipeline: str = "scenes",

@@ -18,6 +18,7 @@ from dgq.errors import DGQError
 from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
 from dgq.pipelines import load_pipeline
+from dgq.planning.plan import Plan, plan
 from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.recipes import DGQ, RECIPES, RTN, TFMQ, Custom, MixDQ, Ours, QDiffusion, Recipe
 from dgq.saving import save
@@ -50,6 +51,7 @@ __all__ = [
     "MixDQ",
     "NetworkSettings",
     "Ours",
+    "Plan",
     "QDiffusion",
     "QuantizationSettings",
     "Recipe",
@@ -63,6 +65,7 @@ __all__ = [
     "load_pipeline",
     "load_quantized_unet",
     "model_card",
+    "plan",
     "prepare_",
     "quantization",
     "quantize_",

@@ -105,9 +105,9 @@ def _counting(model: nn.Module, total: Operations) -> Iterator[None]:
 
 def _layer_hook(total: Operations) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
     def count(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        macs = output.numel() * _fan_in(layer)
+        macs = output.numel() * fan_in(layer)
         total.layer_macs += macs
-        total.layer_bops += macs * _bits(layer, "weight_bits") * _bits(layer, "activation_bits")
+        total.layer_bops += macs * bits_of(layer, "weight_bits") * bits_of(layer, "activation_bits")
 
     return count
 
@@ -136,11 +136,11 @@ def _kept_keys(attention: Attention, keys: int) -> int:
 
 def _products(attention: Attention, kept: bool = False) -> int:
     """Bits times bits of q.k plus those of score.v, for one key, or for one that is kept."""
-    key, score = (FLOAT_BITS if kept else _bits(attention, n) for n in ("key_bits", "score_bits"))
-    return _bits(attention, "query_bits") * key + score * _bits(attention, "value_bits")
+    key, score = (FLOAT_BITS if kept else bits_of(attention, n) for n in ("key_bits", "score_bits"))
+    return bits_of(attention, "query_bits") * key + score * bits_of(attention, "value_bits")
 
 
-def _fan_in(layer: nn.Module) -> int:
+def fan_in(layer: nn.Module) -> int:
     """Multiply-accumulates for one element of the layer's output."""
     if isinstance(layer, FrozenLayer | IntegerLayer):
         return layer.fan_in
@@ -156,5 +156,5 @@ def _n_tokens(hidden: Tensor) -> int:
     return hidden.shape[1] if hidden.ndim == 3 else hidden.shape[2] * hidden.shape[3]
 
 
-def _bits(owner: object, name: str) -> int:
+def bits_of(owner: object, name: str) -> int:
     return int(getattr(owner, name, FLOAT_BITS))

@@ -19,6 +19,7 @@ from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.configs import resolve_configs
 from lit.console import check_arguments, print_error, print_note, print_stop, quieten_libraries
+from lit.dry_run import print_plan
 from lit.identity import check_identity
 from lit.limits import Limits, parse_time
 from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
@@ -90,6 +91,12 @@ class CalibrationCLI(LightningCLI):
             help="Embedded model ('scenes', 'scenes-xl', 'scenes-few-step'), folder, .safetensors "
             "file in the original layout, or hub id.",
         )
+        parser.add_argument(
+            "--dry_run",
+            action="store_true",
+            help="Print targets, bits, execution, samples, disk, memory and estimated time, and "
+            "start nothing.",
+        )
         parser.link_arguments("pipeline", "model.pipeline")
         parser.link_arguments("pipeline", "data.pipeline")
         parser.link_arguments("model.n_targets", "trainer.max_epochs", apply_on="instantiate")
@@ -117,11 +124,18 @@ class CalibrationCLI(LightningCLI):
         """Whether a few steps are tried, which write nothing."""
         return bool(self._get(self.config_init or self.config, "trainer")["fast_dev_run"])
 
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether nothing is to be started."""
+        return bool(self._get(self.config, "dry_run"))
+
     def before_instantiate_classes(self) -> None:
         """Check the Trainer's options and the run's folder before any work starts."""
         resume = self._get(self.config, "ckpt_path")
         options = self._get(self.config, "trainer")
         check_trainer_options(vars(options), resume is not None)
+        if self.is_dry_run:
+            return
         self.checkpoint: Path | None = None
         if is_first_process():
             self.held.enter_context(claimed(self.run))
@@ -132,6 +146,18 @@ class CalibrationCLI(LightningCLI):
         if resume == LAST and self.checkpoint is None and is_first_process():
             print_note(f"{self.run} has no checkpoint yet: starting from the beginning")
         self.saved = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and Trainer; nothing for a dry run."""
+        if not self.is_dry_run:
+            super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Calibrate, or say what that would take."""
+        if self.is_dry_run:
+            print_plan(self.config[subcommand], self.datamodule_class)
+        else:
+            super()._run_subcommand(subcommand)
 
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""

@@ -10,7 +10,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from results import ROOT, calibrate, call
+from scripts import ROOT, calibrate, call
 
 from damage.noise import (
     SIGNS,

@@ -11,7 +11,7 @@ from lit.evaluation.models import Model
 from lit.evaluation.plan import Plan
 from lit.evaluation.report.blocks import block_errors
 from lit.evaluation.report.charts import line_chart
-from lit.evaluation.report.pictures import Shown, compared_pictures, group_pictures
+from lit.evaluation.report.pictures import Shown, compared_pictures, explaining_pictures
 from lit.evaluation.rows import make_rows
 
 TEMPLATE = "page.html.jinja"
@@ -48,7 +48,7 @@ def render(
         rows=list(make_rows(dict(report))),
         charts=sqnr_charts(report["models"]),
         pictures=pictures,
-        groups=group_pictures(models),
+        explanations=explaining_pictures(models),
         logged=logged,
         blocks=blocks,
         worst=max((e for b in blocks for e in b.error if e is not None), default=1.0) or 1.0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lit.evaluation.images import list_images, read_image
+from lit.evaluation.images import read_image
 from lit.evaluation.models import Model
 from lit.evaluation.plan import Plan
 from lit.evaluation.report.charts import data_uri
@@ -18,8 +18,8 @@ SIDE = 256
 PIXELATED_BELOW = 128
 """Smaller images are enlarged by the browser, with hard pixels."""
 
-GROUP_PICTURES = "groups"
-"""Folder of a run with pictures of its activation groups, if there are any."""
+EXPLANATION = "explanation"
+"""Folder of a run with the pictures that ``explain.py`` draws, if there are any."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,13 @@ def compared_pictures(plan: Plan) -> list[tuple[str, list[Shown]]]:
     ]
 
 
-def group_pictures(models: list[Model]) -> list[Shown]:
-    """Pictures of activation groups that lie in the models' runs."""
-    folders = [(m.name, m.run / GROUP_PICTURES) for m in models if m.run is not None]
+def explaining_pictures(models: list[Model]) -> list[Shown]:
+    """Pictures of ranges, scores, sensitivity and costs that lie in the models' runs."""
+    folders = [(m.name, m.run / EXPLANATION) for m in models if m.run is not None]
     return [
-        Shown(f"{name}: {path.stem}", _encoded(read_image(path)), False)
+        Shown(f"{name}: {file.stem}", data_uri(file.read_bytes(), "image/png"), False)
         for name, folder in folders
-        if folder.is_dir() and any(folder.iterdir())
-        for path in list_images(folder)
+        for file in sorted(folder.glob("*.png"))
     ]
 
 

@@ -16,7 +16,7 @@ from lit.evaluation.models import Model
 from lit.evaluation.report.blocks import block_errors
 from lit.evaluation.report.charts import line_chart
 from lit.evaluation.report.page import render
-from lit.evaluation.report.pictures import Shown, group_pictures
+from lit.evaluation.report.pictures import Shown, explaining_pictures
 from lit.evaluation.rows import Cell, Row, make_rows
 from lit.evaluation.table import make_table
 
@@ -199,8 +199,8 @@ def test_the_page_is_whole_needs_no_network_and_runs_nothing(
         (tmp_path / name).mkdir()
         log = f"target,error_nearest,error\nblock.{name},0.2,0.1\n{EVIL},,0.3\n"
         (tmp_path / name / "log.csv").write_text(log)
-    (tmp_path / "a" / "groups").mkdir()
-    Image.new("RGB", (200, 200), "red").save(tmp_path / "a" / "groups" / "conv_in.png")
+    (tmp_path / "a" / "explanation").mkdir()
+    Image.new("RGB", (200, 200), "red").save(tmp_path / "a" / "explanation" / "ranges.png")
     models = [
         Model("full precision"),
         Model("w4a8", tmp_path / "a" / "quantized"),
@@ -216,7 +216,7 @@ def test_the_page_is_whole_needs_no_network_and_runs_nothing(
     assert page.addresses
     assert all(address.startswith("data:image/") for address in page.addresses)
     assert not re.search(r"url\(|@import|https?://", text)
-    assert len(page.addresses) == len(page.alternatives) == 3 + 1 + 1  # images, SQNR, groups
+    assert len(page.addresses) == len(page.alternatives) == 3 + 1 + 1  # images, SQNR, explanation
     for expected in ("▲ -0.50", "▼ +1.25", "÷ 3.5", "block.a", "block.b", "scenes", "torch 2"):
         assert expected in text, expected
 
@@ -253,5 +253,5 @@ def test_charts_are_pictures() -> None:
         assert chart.width > 600
 
 
-def test_no_pictures_of_groups(tmp_path: Path) -> None:
-    assert group_pictures([Model("full"), Model("m", tmp_path / "quantized")]) == []
+def test_no_explanation(tmp_path: Path) -> None:
+    assert explaining_pictures([Model("full"), Model("m", tmp_path / "quantized")]) == []

@@ -1,0 +1,8 @@
+"""Which recipe, which bits: calibrates, measures and tabulates every recipe, and parts of them.
+
+    python benchmarks/ablation [--quick] [--full] [--stages main components ...]
+
+Each cell of a table is a finished run folder and a line of cells.jsonl, both in outputs/ablation,
+so that a command that was killed resumes where it stopped. Tables are written after each cell, into
+docs/results.md, docs/results.json and between the marks in README.md.
+"""

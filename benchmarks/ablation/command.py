@@ -1,0 +1,193 @@
+"""Calibrate and measure what is missing, and write the tables: the command."""
+
+import argparse
+import math
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts import ROOT
+
+from ablation.cells import Cell
+from ablation.held_out import HeldOut, held_out_calls
+from ablation.images import drawn
+from ablation.measure import measure
+from ablation.page import page, readme_section, with_section
+from ablation.remaining import Remaining
+from ablation.runs import calibrated, fit_arguments, model_of, run_of
+from ablation.stages import FAMILIES, MODELS, SEEDS, Choice, cells_of
+from ablation.store import Store
+from dgq.command_line.console import print_line
+from dgq.errors import DGQError
+from dgq.files import write_json, written_beside
+from lit.console import print_error, quieten_libraries
+
+STAGES = ("main", "components", "scores", "samples")
+QUICK_PROMPTS = 4
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code: 0, or 2 after one line about bad input."""
+    arguments = parse(argv)
+    quieten_libraries()
+    try:
+        run(arguments, f"python benchmarks/ablation {shlex.join(argv)}".strip())
+    except DGQError as error:
+        print_error(error)
+        return 2
+    except subprocess.CalledProcessError as error:  # the script has said why
+        return error.returncode
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/ablation",
+        description="Calibrate, measure and tabulate every recipe, and the parts of DGQ.",
+    )
+    add = parser.add_argument
+    add("--stages", nargs="+", choices=STAGES, default=STAGES, help="(default: all)")
+    add("--models", nargs="+", choices=(*MODELS, "scenes-few-step"), default=MODELS)
+    add("--seeds", type=int, nargs="+", default=SEEDS, help="of calibrations (default: 0 1 2)")
+    add(
+        "--recipes",
+        nargs="+",
+        choices=[family.rstrip("_") or "ours" for family in FAMILIES],
+        help="families (default: all)",
+    )
+    add("--prompts", type=int, default=64, help="held out, to measure on (default: 64)")
+    add(
+        "--full",
+        action="store_true",
+        help="also W8A8, every recipe with every seed, and all stages for every model",
+    )
+    add("--quick", action="store_true", help="one seed of one model, RTN alone, few prompts")
+    add(
+        "--published-iterations",
+        type=int,
+        default=1000,
+        help="of weights learned as published, which takes 20000; 0 for none (default: 1000)",
+    )
+    add("--num-images", type=int, default=0, help="also draw, and measure images (default: none)")
+    add("--minutes", type=float, help="begin no further cell after so many (default: no limit)")
+    add("--list", action="store_true", help="print cells and estimated time only")
+    add("--outputs", type=Path, default=Path("outputs/ablation"), help="where runs go")
+    add("--docs", type=Path, default=ROOT / "docs", help="where results.md and results.json go")
+    add("--readme", type=Path, default=ROOT / "README.md", help="whose tables are replaced")
+    return parser.parse_args(argv)
+
+
+def choice_of(arguments: argparse.Namespace) -> Choice:
+    """What is asked for."""
+    if arguments.quick:
+        return Choice(
+            ("main",), MODELS[:1], (0,), ("rtn_",), n_prompts=QUICK_PROMPTS, published_iterations=0
+        )
+    by_name = {family.rstrip("_") or "ours": family for family in FAMILIES}
+    names = arguments.recipes or list(by_name)
+    return Choice(
+        arguments.stages,
+        arguments.models,
+        arguments.seeds,
+        [by_name[name] for name in names],
+        arguments.full,
+        arguments.published_iterations,
+    )
+
+
+def run(arguments: argparse.Namespace, how: str) -> None:
+    """Everything that is missing, cell by cell; tables after each."""
+    cells = cells_of(choice_of(arguments))
+    outputs = arguments.outputs
+    n_prompts = QUICK_PROMPTS if arguments.quick else arguments.prompts
+    store = Store(outputs / "cells.jsonl")
+    remaining = Remaining(cells, store, outputs, n_prompts)
+    if arguments.list:
+        for cell in cells:
+            print_line(f"{remaining.state(cell)}  {cell.name}")
+        print_line(remaining.text())
+        return
+    held_out: dict[str, HeldOut] = {}
+    deadline = time.monotonic() + 60 * (arguments.minutes or math.inf)
+    for number, cell in enumerate(cells, 1):
+        if store.find(cell, n_prompts) is None:
+            if time.monotonic() > deadline:
+                print_line(f"stopped by --minutes: the same command resumes; {remaining.text()}")
+                return
+            print_line(f"[{number}/{len(cells)}] {cell.name}; {remaining.text()}")
+            finish(cell, store, held_out, n_prompts, outputs)
+            remaining.update()
+        write(cells, store, [], n_prompts, arguments, how)
+    if arguments.num_images:
+        images = drawn(cells, outputs, arguments.num_images)
+        write(cells, store, images, n_prompts, arguments, how)
+
+
+def finish(
+    cell: Cell, store: Store, held_out: dict[str, HeldOut], n_prompts: int, outputs: Path
+) -> None:
+    """Calibrate a cell's run unless that is done, measure it, and note it down."""
+    started = time.process_time()
+    calibrated(cell.calibration, outputs)
+    folder = model_of(cell, outputs)
+    model = cell.calibration.model
+    if model not in held_out:
+        held_out[model] = held_out_calls(model, n_prompts, outputs / "held-out")
+    found = measure(folder, held_out[model], n_prompts)
+    store.add(
+        cell,
+        n_prompts,
+        {
+            "model": model,
+            "seed": cell.calibration.seed,
+            "folder": str(folder),
+            "commands": commands(cell, outputs),
+            "measuring_cpu_s": round(time.process_time() - started, 1),
+            **found,
+        },
+    )
+
+
+def commands(cell: Cell, outputs: Path) -> list[str]:
+    """How a cell was made: the calibration, and what was changed of its activations."""
+    fit = shlex.join(fit_arguments(cell.calibration, outputs))
+    made = [f"python train.py fit {fit} --run {run_of(cell.calibration, outputs)}"]
+    if not cell.as_calibrated:
+        changes = ", ".join(f"{name}={value!r}" for name, value in cell.changes.items())
+        made.append(f"from the ranges that it observed: dataclasses.replace(recipe, {changes})")
+    return made
+
+
+def write(
+    cells: Sequence[Cell],
+    store: Store,
+    images: Sequence[Mapping[str, Any]],
+    n_prompts: int,
+    arguments: argparse.Namespace,
+    how: str,
+) -> None:
+    """The page, the numbers behind it, and README's tables; only the numbers with --quick."""
+    found = [(cell, store.find(cell, n_prompts)) for cell in cells]
+    lines = [
+        {"stage": cell.stage, "row": cell.row, "bits": cell.bits, **line}
+        for cell, line in found
+        if line is not None
+    ]
+    folder = arguments.outputs if arguments.quick else arguments.docs
+    write_json(folder / "results.json", {"command": how, "cells": lines, "images": list(images)})
+    write_text(folder / "results.md", page(lines, images, how))
+    if not arguments.quick and arguments.readme.is_file():
+        readme = arguments.readme.read_text(encoding="utf-8")
+        write_text(arguments.readme, with_section(readme, readme_section(lines, images)))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, unless it says so already."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    with written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Calls of the UNet for prompts that no calibration has seen, with full precision's outputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+import scenes
+from data.calibration import SCENES_GENERATION
+from dgq.calibration.recording import record_calls
+from dgq.calibration.unet_calls import UNetCalls
+from dgq.files import read_sealed_tensors, write_sealed_tensors
+from dgq.pipeline_files import pipeline_sha256
+from dgq.pipelines import load_pipeline, load_unet, resolve
+
+SEED = 4321
+"""Of captions and noise; calibrations and evaluations draw theirs from other seeds."""
+
+AT_ONCE = 16
+"""Prompts in a call, two rows each with guidance."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Calls of a model and their outputs.
+
+    Args:
+        calls: recorded in full precision.
+        outputs: ``[calls, prompts, halves, channels, height, width]``.
+    """
+
+    calls: UNetCalls
+    outputs: Tensor
+
+    @property
+    def n_prompts(self) -> int:
+        """How many were drawn."""
+        return int(self.calls.latents.shape[1])
+
+    def batches(self, n_prompts: int) -> Iterator[tuple[int, slice, dict[str, Any]]]:
+        """Call, prompts and keyword arguments of each batch, of the first so many prompts."""
+        for call in range(self.calls.latents.shape[0]):
+            for first in range(0, n_prompts, AT_ONCE):
+                prompts = slice(first, min(first + AT_ONCE, n_prompts))
+                index = torch.arange(prompts.start, prompts.stop)
+                pairs = torch.stack([torch.full_like(index, call), index], 1)
+                yield call, prompts, self.calls.batch(pairs)
+
+
+@torch.no_grad()
+def held_out_calls(model: str, n_prompts: int, folder: Path) -> HeldOut:
+    """Recorded calls and outputs of an embedded model, made once and kept in a folder.
+
+    Args:
+        model: embedded.
+        n_prompts: of the scenes' test split.
+        folder: for the files.
+    """
+    which = f"{model}-{pipeline_sha256(resolve(model))[:8]}-{n_prompts}"
+    recorded, references = folder / f"{which}.safetensors", folder / f"{which}-out.safetensors"
+    if not recorded.is_file():
+        captions = scenes.sample_captions(n_prompts, SEED, "test")
+        pipeline = load_pipeline(model)
+        record_calls(pipeline, captions, SCENES_GENERATION, SEED, AT_ONCE).save(recorded)
+    calls = UNetCalls.load(recorded)
+    if not references.is_file():
+        outputs = outputs_of(load_unet(model), calls)
+        write_sealed_tensors(references, {"outputs": outputs})
+    return HeldOut(calls, read_sealed_tensors(references)[0]["outputs"])
+
+
+def outputs_of(unet: nn.Module, calls: UNetCalls) -> Tensor:
+    """What a UNet puts out, ``[calls, prompts, halves, channels, height, width]``."""
+    n_calls, n_prompts = calls.latents.shape[:2]
+    shape = (n_calls, n_prompts, calls.n_halves, *calls.latents.shape[2:])
+    outputs = torch.empty(shape)
+    batches = list(HeldOut(calls, outputs).batches(n_prompts))
+    for call, prompts, arguments in track(batches, description="full precision, held out"):
+        found = unet(**arguments)[0]
+        outputs[call, prompts] = found.unflatten(0, (-1, calls.n_halves))
+    return outputs

@@ -1,0 +1,204 @@
+"""docs/results.md and the tables between the marks of README.md."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ablation.summary import Row, find, gain, rows_of
+
+BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
+BASELINE = "DGQ, weights learned our way"
+PARTS = (
+    "per-tensor, static",
+    "per step",
+    "8 groups",
+    "log scores in cross-attention",
+    "`<start>` kept",
+    "live maximum",
+    "learned rounding",
+)
+"""Of DGQ, in the paper's order."""
+
+IMAGES = {
+    "PSNR dB": ("psnr", ".1f"),
+    "FID": ("fid", ".2f"),
+    "FID to FP": ("fid_to_full_precision", ".2f"),
+    "CLIP score": ("clip_score", ".1f"),
+    "oracle all": ("oracle_all", ".3f"),
+}
+
+
+def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], how: str) -> str:
+    """The whole of docs/results.md.
+
+    Args:
+        lines: of the finished cells.
+        images: of models whose images were drawn.
+        how: the command that made them.
+    """
+    rows = rows_of(lines)
+    parts = [
+        "# Results",
+        f"`{how}` makes this page; [results.json](results.json) has every number and the exact "
+        "commands of each cell.",
+        explanation(lines),
+    ]
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        parts += main_section(model, own)
+        parts += component_section(model, own)
+        parts += simple_section("Scores of attention", "scores", model, own)
+        parts += simple_section("Size of the calibration set", "samples", model, own)
+    if images:
+        parts += ["## Images", images_table(images)]
+    return "\n\n".join(parts) + "\n"
+
+
+def explanation(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What the columns mean."""
+    prompts = sorted({line["n_prompts"] for line in lines})
+    return (
+        f"SQNR is that of the UNet's output against full precision on the same inputs, pooled over "
+        f"all steps of {' or '.join(map(str, prompts))} held-out prompts, of the saved model as it "
+        "runs. ± is the standard deviation over calibration seeds, in brackets their number; "
+        "intervals hold 95 % of what other prompts would give (bootstrap). Scales, zero points, "
+        "exponents and groups count in MB."
+    )
+
+
+def readme_section(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> str:
+    """The main tables and the images."""
+    rows = [row for row in rows_of(lines) if row.stage == "main"]
+    models = dict.fromkeys(row.model for row in rows)
+    tables = [main_table(model, [r for r in rows if r.model == model]) for model in models]
+    return "\n\n".join([explanation(lines), *tables, *([images_table(images)] if images else [])])
+
+
+def with_section(readme: str, section: str) -> str:
+    """README.md with other tables between its marks; unchanged without marks."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        return readme
+    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
+
+
+def main_section(model: str, rows: Sequence[Row]) -> list[str]:
+    """Recipes by bits."""
+    main = [row for row in rows if row.stage == "main"]
+    return [f"## Recipes: {model}", main_table(model, main)] if main else []
+
+
+def main_table(model: str, rows: Sequence[Row]) -> str:
+    """A line for each recipe at each number of bits."""
+    head = (f"`{model}`", "recipe", "SQNR dB", "95 % by prompts", "against DGQ", "in integers")
+    table = [header(*head, "GBOPs", "MB")]
+    bits = sorted({row.bits for row in rows}, key=lambda b: [-int(n) for n in b[1:].split("a")])
+    for each in bits:
+        base = find(rows, row=BASELINE, bits=each)
+        for row in [r for r in rows if r.bits == each]:
+            table.append(cells(each.upper(), row.row, *figures_of(row, base)))
+    return "\n".join(table)
+
+
+def figures_of(row: Row, base: Row | None) -> Iterator[str]:
+    """The cells of a row of the main table."""
+    line = row.lines[0]
+    yield mean_cell(row)
+    yield "{:.1f} to {:.1f}".format(*row.interval_db)
+    found = None if base is None or base is row else gain(row, base)
+    yield "" if found is None else spread_text(found.mean_db, found.spread_db, "+.1f")
+    yield f"{line['integer_layers']} layers" if line["integer_layers"] else "no"
+    yield f"{line['gbops']:.1f}"
+    yield f"{line['megabytes']:.2f}"
+
+
+def component_section(model: str, rows: Sequence[Row]) -> list[str]:
+    """DGQ's parts, one added at a time, and what each of them brings."""
+    own = [row for row in rows if row.stage == "components"]
+    if not own:
+        return []
+    columns = list(dict.fromkeys(row.bits for row in own))
+    table = [header("", *(text for bits in columns for text in (bits.upper(), "gain of the part")))]
+    for before, name in zip((None, *PARTS), PARTS, strict=False):
+        texts = [text for bits in columns for text in part_cells(own, bits, name, before)]
+        table.append(cells(name if before is None else f"+ {name}", *texts))
+    for name in dict.fromkeys(row.row for row in own if row.row not in PARTS):
+        texts = [text for bits in columns for text in part_cells(own, bits, name, None)]
+        table.append(cells(name, *texts))
+    return [f"## Parts of DGQ, in the paper's order: {model}", CLAIMS, "\n".join(table)]
+
+
+CLAIMS = (
+    "Each row has one part more than the row above; gains are in dB, with their intervals. A gain "
+    "whose interval holds 0 or less is a claim of the paper that is not reproduced here."
+)
+
+
+def part_cells(rows: Sequence[Row], bits: str, name: str, before: str | None) -> tuple[str, str]:
+    """SQNR of a row, and what it gains over the row before."""
+    row = find(rows, row=name, bits=bits)
+    over = None if before is None else find(rows, row=before, bits=bits)
+    if row is None:
+        return "", ""
+    found = None if over is None else gain(row, over)
+    if found is None:
+        return mean_cell(row), ""
+    low, high = found.interval_db
+    verdict = "" if low > 0 else ", a loss" if high < 0 else ", not clear"
+    return mean_cell(row), f"{found.mean_db:+.2f} ({low:+.2f} to {high:+.2f}){verdict}"
+
+
+def simple_section(title: str, stage: str, model: str, rows: Sequence[Row]) -> list[str]:
+    """Rows by bits, SQNR alone."""
+    own = [row for row in rows if row.stage == stage]
+    if not own:
+        return []
+    columns = list(dict.fromkeys(row.bits for row in own))
+    table = [header("", *(bits.upper() for bits in columns))]
+    for name in dict.fromkeys(row.row for row in own):
+        found = [find(own, row=name, bits=bits) for bits in columns]
+        table.append(cells(name, *("" if row is None else mean_cell(row) for row in found)))
+    return [f"## {title}: {model}", "\n".join(table)]
+
+
+def images_table(images: Sequence[Mapping[str, Any]]) -> str:
+    """Metrics of drawn images, with their intervals."""
+    n = images[0]["num_images"]
+    table = [header(f"{n} images", *IMAGES)]
+    for model in images:
+        table.append(cells(model["label"], *(metric(model, *how) for how in IMAGES.values())))
+    return "\n".join(table)
+
+
+def metric(model: Mapping[str, Any], name: str, digits: str) -> str:
+    """A value, and its interval where it has one."""
+    found = model["metrics"].get(name)
+    if found is None:
+        return ""
+    text = format(found["value"], digits)
+    if found.get("interval"):
+        low, high = (format(value, digits) for value in found["interval"])
+        text += f" ({low} to {high})"
+    return text
+
+
+def mean_cell(row: Row) -> str:
+    """Mean, spread and number of seeds."""
+    text = spread_text(row.sqnr_db, row.spread_db, ".1f")
+    return text if len(row.lines) == 1 else f"{text} ({len(row.lines)})"
+
+
+def spread_text(mean: float, spread: float | None, digits: str) -> str:
+    """A mean with its standard deviation."""
+    text = format(mean, digits)
+    return text if spread is None else f"{text} ± {spread:.1f}"
+
+
+def header(*names: str) -> str:
+    """The first two lines of a table."""
+    return cells(*names) + "\n" + "|---" * len(names) + "|"
+
+
+def cells(*texts: str) -> str:
+    """A line of a table."""
+    return "| " + " | ".join(texts) + " |"

@@ -1,0 +1,75 @@
+"""How much is left to do, and about how long it takes."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from ablation.cells import Cell
+from ablation.runs import run_of
+from ablation.store import Store
+from data.calibration import SCENES_GENERATION
+from dgq.checkpoint import has_model
+from dgq.planning.plan import plan
+from dgq.planning.table import minutes
+from dgq.recipes import Custom, Recipe
+from dgq.settings import LearningSettings, QuantizationSettings
+
+MEASURING_SECONDS = 0.35
+"""Of a cell, for each prompt, until one has been measured."""
+
+
+class Remaining:
+    """What is not finished of some cells.
+
+    Args:
+        cells: all that are wanted.
+        store: of the finished ones.
+        outputs: where runs are.
+        n_prompts: that cells are measured on.
+    """
+
+    def __init__(self, cells: Sequence[Cell], store: Store, outputs: Path, n_prompts: int) -> None:
+        self.cells, self.store, self.outputs, self.n_prompts = cells, store, outputs, n_prompts
+        self.update()
+
+    def update(self) -> None:
+        """Look again at what is finished."""
+        unfinished = [c for c in self.cells if self.store.find(c, self.n_prompts) is None]
+        self.left = list({cell.name: cell for cell in unfinished}.values())
+        runs = dict.fromkeys(cell.calibration for cell in self.left)
+        self.runs = [run for run in runs if not has_model(run_of(run, self.outputs) / "quantized")]
+
+    def state(self, cell: Cell) -> str:
+        """Whether a cell is finished."""
+        return "done " if self.store.find(cell, self.n_prompts) else "to do"
+
+    def seconds(self) -> float:
+        """Estimated, with the threads of this process."""
+        calibrating = sum(seconds_of(run.model, run.recipe, run.n_prompts) for run in self.runs)
+        return calibrating + len(self.left) * self.seconds_of_measuring()
+
+    def seconds_of_measuring(self) -> float:
+        """Of one cell, from those that were measured."""
+        known = [line["measuring_cpu_s"] / line["n_prompts"] for line in self.store.lines.values()]
+        return self.n_prompts * (median(known) if known else MEASURING_SECONDS)
+
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"{len(self.runs)} calibrations and {len(self.left)} models to measure, about "
+            f"{minutes(self.seconds())} left"
+        )
+
+
+def seconds_of(model: str, recipe: Recipe, n_prompts: int) -> float:
+    """Of one calibration; those that learn alike take alike, so that each kind is planned once."""
+    return planned_seconds(model, recipe.learning, n_prompts)
+
+
+@cache
+def planned_seconds(model: str, learning: LearningSettings, n_prompts: int) -> float:
+    """Of a calibration of 4-bit weights."""
+    recipe = Custom(QuantizationSettings(), learning)
+    found = plan(model, recipe, generation=SCENES_GENERATION, n_prompts=n_prompts)
+    return sum(found.seconds.values())

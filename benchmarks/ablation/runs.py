@@ -1,0 +1,68 @@
+"""Run folders: calibrated by train.py, and the models with other activations made from them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from groups import regrouped
+from scripts import calibrate
+
+from ablation.cells import Calibration, Cell
+from dgq.checkpoint import has_model, read_manifest, save_quantized
+from dgq.errors import DGQError
+
+
+def run_of(calibration: Calibration, outputs: Path) -> Path:
+    """The run's folder."""
+    return outputs / "runs" / calibration.name
+
+
+def config_of(calibration: Calibration, outputs: Path) -> Path:
+    """The run's configuration, as ``train.py fit`` is given it."""
+    return outputs / "configs" / f"{calibration.name}.yaml"
+
+
+def fit_arguments(calibration: Calibration, outputs: Path) -> list[str]:
+    """Arguments of ``train.py fit``, but for the folder."""
+    return [
+        "--config",
+        str(config_of(calibration, outputs)),
+        "--data.cache",
+        str(outputs / "cache"),
+    ]
+
+
+def calibrated(calibration: Calibration, outputs: Path) -> Path:
+    """The folder of a finished run; calibrated, or gone on with, if it is not there.
+
+    Raises:
+        DGQError: if the folder has a run with other settings.
+    """
+    config, run = config_of(calibration, outputs), run_of(calibration, outputs)
+    text = yaml.safe_dump(calibration.config, sort_keys=False)
+    if config.is_file() and config.read_text(encoding="utf-8") != text and run.exists():
+        raise DGQError(
+            f"{run} was calibrated by other settings than {calibration.name} has now: remove it, "
+            "or name another folder with --outputs"
+        )
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(text, encoding="utf-8")
+    calibrate(run, *fit_arguments(calibration, outputs))
+    return run
+
+
+def model_of(cell: Cell, outputs: Path) -> Path:
+    """The folder of a cell's model, which is made if it is not there; its run is finished."""
+    run = run_of(cell.calibration, outputs)
+    if cell.as_calibrated:
+        return run / "quantized"
+    folder = outputs / "models" / cell.name
+    settings = cell.recipe.quantization
+    if has_model(folder) and read_manifest(folder).quantization == settings:
+        return folder
+    manifest = read_manifest(run)
+    state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    unet = regrouped(manifest, state, settings)
+    save_quantized(unet, folder, replace(manifest, quantization=settings))
+    return folder

@@ -1,0 +1,30 @@
+"""The repository's scripts, called as a user would."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from dgq.checkpoint import has_model
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(script: str, *arguments: str) -> None:
+    """Run one of the project's scripts; its failure is ours."""
+    print("python", script, shlex.join(arguments), flush=True)
+    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
+
+
+def calibrate(run: Path, *arguments: str) -> None:
+    """Calibrate into a folder, or go on there, unless that is done.
+
+    Args:
+        run: the folder; without arguments the recipe is the one of its name.
+        arguments: of ``train.py fit``.
+    """
+    if has_model(run / "quantized"):
+        return
+    resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
+    own = arguments or ("--config", f"{run.name}.yaml")
+    call("train.py", "fit", *own, "--run", str(run), *resume)

@@ -1,0 +1,1 @@
+"""What a calibration would do and take, found without starting it and without weights."""

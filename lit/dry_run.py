@@ -1,0 +1,54 @@
+"""``fit --dry_run``: what a calibration would do and take, from its configuration alone."""
+
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from dgq.manifest import GenerationSettings
+from dgq.planning.plan import Plan, plan
+from dgq.planning.table import make_table
+from dgq.recipes import Recipe
+from dgq.settings import WaitingSettings
+
+
+def print_plan(config: Any, data: Any) -> None:
+    """Print what a ``fit`` would do.
+
+    Args:
+        config: of the command line, parsed; nothing of it is instantiated but settings.
+        data: the DataModule class, which says how many prompts it draws to measure on.
+    """
+    made = planned(config, data.n_held_out_prompts)
+    Console(emoji=False, highlight=False).print(make_table(made, f"dry run of {config['run']}"))
+
+
+def planned(config: Any, n_held_out_prompts: int) -> Plan:
+    """The plan of a configuration."""
+    model, data, trainer = config["model"], config["data"], config["trainer"]
+    return plan(
+        config["pipeline"],
+        instance(Recipe, model["recipe"]),
+        generation=instance(GenerationSettings, data["generation"]),
+        n_prompts=data["n_prompts"],
+        n_held_out_prompts=n_held_out_prompts,
+        n_samples=data["n_samples"],
+        n_held_out=data["n_held_out"],
+        batch_size=data["batch_size"],
+        waiting=instance(WaitingSettings, model["waiting"]),
+        device=device_of(trainer["accelerator"]),
+    )
+
+
+def instance(kind: type, value: Any) -> Any:
+    """Settings of a kind from what was parsed."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    return parser.instantiate_classes(parser.parse_object({"value": value})).value
+
+
+def device_of(accelerator: Any) -> torch.device:
+    """The device that the Trainer would choose."""
+    wanted = str(accelerator) in ("auto", "gpu", "cuda")
+    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""Pictures of what a quantized model does, and of where it hurts."""

@@ -1,0 +1,127 @@
+"""What each part costs in quality: one of them quantized at a time, the rest in full precision."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq.attention import QuantizedAttention
+from dgq.inference.execution import readers_of
+from dgq.inference.layers import FrozenLayer
+from dgq.reconstruction import sqnr_db
+from dgq.shared_inputs import shares_input
+
+QUANTIZERS = ("input", "context", "query", "key", "value", "score")
+"""Of an attention."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Layers that read one quantized tensor, or what an attention quantizes inside.
+
+    Args:
+        name: for the picture.
+        layers: names of the layers.
+        owner: name of the attention whose quantizers belong to it, if any.
+        quantizers: which of them.
+    """
+
+    name: str
+    layers: tuple[str, ...] = ()
+    owner: str = ""
+    quantizers: tuple[str, ...] = ()
+
+
+def parts_of(unet: nn.Module) -> list[Part]:
+    """Every part of a quantized UNet, in order of registration."""
+    parts: list[Part] = []
+    for name, module in unet.named_modules():
+        if isinstance(module, QuantizedAttention):
+            parts += attention_parts(unet, name, module)
+        elif isinstance(module, FrozenLayer) and not shares_input(name):
+            parts.append(Part(name, (name,)))
+    return parts
+
+
+def attention_parts(unet: nn.Module, name: str, owner: QuantizedAttention) -> Iterator[Part]:
+    """Projections of one tensor together, then what is quantized between them."""
+    for quantizer, leaves in readers_of(owner).items():
+        which = "input" if quantizer is owner.input_quantizer else "context"
+        layers = tuple(f"{name}.{leaf}" for leaf in leaves)
+        layers = tuple(n for n in layers if isinstance(unet.get_submodule(n), FrozenLayer))
+        if layers:
+            short = ", ".join(n.rpartition(".")[2] for n in layers)
+            yield Part(f"{name}.{short}", layers, name, (which,))
+    inside = tuple(n for n in QUANTIZERS[2:] if is_active(getattr(owner, f"{n}_quantizer")))
+    if inside:
+        yield Part(f"{name}: {', '.join(inside)}", (), name, inside)
+
+
+def is_active(quantizer: nn.Module | None) -> bool:
+    """Whether a quantizer does something."""
+    return quantizer is not None and not isinstance(quantizer, nn.Identity)
+
+
+class OneAtATime:
+    """A quantized UNet of which only chosen parts are quantized.
+
+    Args:
+        quantized: loaded for floating point; changed.
+        stock: the same UNet in full precision.
+    """
+
+    def __init__(self, quantized: nn.Module, stock: nn.Module) -> None:
+        self.unet = quantized
+        self.parts = parts_of(quantized)
+        names = {name for part in self.parts for name in part.layers}
+        self._frozen = {name: quantized.get_submodule(name) for name in names}
+        self._stock = {name: stock.get_submodule(name) for name in names}
+        self._quantizers = {
+            (name, which): getattr(module, f"{which}_quantizer")
+            for name, module in quantized.named_modules()
+            if isinstance(module, QuantizedAttention)
+            for which in QUANTIZERS
+        }
+        self.set_(())
+
+    def set_(self, parts: Sequence[Part]) -> None:
+        """Quantize these parts and no others."""
+        layers = {name for part in parts for name in part.layers}
+        active = {(part.owner, which) for part in parts for which in part.quantizers}
+        for name, frozen in self._frozen.items():
+            self.unet.set_submodule(name, frozen if name in layers else self._stock[name])
+        for (owner, which), quantizer in self._quantizers.items():
+            chosen = quantizer if (owner, which) in active else off(quantizer, which)
+            setattr(self.unet.get_submodule(owner), f"{which}_quantizer", chosen)
+
+
+def off(quantizer: nn.Module | None, which: str) -> nn.Module | None:
+    """What stands for a quantizer that does nothing: scores have none, others the identity."""
+    return None if quantizer is None or which == "score" else nn.Identity()
+
+
+@torch.no_grad()
+def sensitivity(
+    parts: OneAtATime,
+    calls: Sequence[Mapping[str, Any]],
+    references: Sequence[Tensor],
+    advance: Callable[[], None],
+) -> dict[str, float]:
+    """SQNR in decibel of the UNet's output with one part quantized, by its name.
+
+    Args:
+        parts: of the UNet.
+        calls: keyword arguments.
+        references: outputs in full precision.
+        advance: called after each part.
+    """
+    reference = torch.cat(list(references))
+    found = {}
+    for part in parts.parts:
+        parts.set_((part,))
+        output = torch.cat([parts.unet(**call)[0] for call in calls])
+        found[part.name] = float(sqnr_db(output, reference))
+        advance()
+    return found
