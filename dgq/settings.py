@@ -13,7 +13,7 @@ FLOAT_BITS = 32
 """Bits that a tensor kept in floating point counts with."""
 
 RangeMethod = Literal["minmax", "mse"]
-Grouping = Literal["kmeans", "exponents", "multiples"]
+Grouping = Literal["kmeans", "exponents", "multiples", "live"]
 ScoreMethod = Literal["log", "affine"]
 Maximum = Literal["live", "calibrated"]
 SkipReader = Literal["conv1", "conv_shortcut"]
@@ -102,12 +102,14 @@ class ActivationSettings:
         grouping: ``kmeans`` for groups with free scales along the axis where the outliers lie, as
             published; ``exponents`` for channels whose scales differ by powers of two, so that a
             layer is one integer product; ``multiples`` for whole multiples of one scale, which is
-            finer below 8 bits.
+            finer below 8 bits; ``live`` for the same with the scale and the zero points of each
+            sample's own range, which knows no steps.
         n_groups: groups of ``kmeans``; 1 is per-tensor.
         max_exponent: scales of ``exponents`` are a step's times ``2^-k``, with ``k`` from 0 to this
-            for each channel; those of ``multiples`` have the same room, ``2^max_exponent``. 0
-            leaves each channel a zero point of its own.
-        per_step: one set of ranges for each sampler step; otherwise one for all of them.
+            for each channel; those of ``multiples`` and ``live`` have the same room,
+            ``2^max_exponent``. 0 leaves each channel a zero point of its own.
+        per_step: one set of ranges for each sampler step; otherwise one for all of them. ``live``
+            chooses its multiples by them.
         qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
     """
 

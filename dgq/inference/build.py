@@ -11,6 +11,7 @@ from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
+from dgq.inference.live_input import LiveInput
 from dgq.inference.scores import AffineScores, CalibratedLogScores
 from dgq.quantize import (
     check_layers,
@@ -78,9 +79,10 @@ def input_quantizer(
         return None
     if activations.grouping != "kmeans":
         room = activations.max_exponent
-        return ChannelInput(activations.n_bits, calls, channels, of_text, room)
-    kind = ChannelInput if activations.n_groups == 1 else GroupedInput
-    return kind(activations.n_bits, calls, channels, of_text)
+        kind = LiveInput if activations.grouping == "live" else ChannelInput
+        return kind(activations.n_bits, calls, channels, of_text, room)
+    grouped = ChannelInput if activations.n_groups == 1 else GroupedInput
+    return grouped(activations.n_bits, calls, channels, of_text)
 
 
 def equip_attention_(

@@ -12,6 +12,8 @@ from dgq.errors import DGQError, SettingsError
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.inference.live_input import LiveInput
+from dgq.inference.live_layer import LiveLayer
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native
 from dgq.ops.reference import attention as reference_attention
@@ -183,7 +185,8 @@ def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]
     quantizer.emits_codes = packed[0].input_quantizer is None
     for name, layer, weight in zip(names, packed, folded, strict=True):
         assert weight is not None
-        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight).eval())
+        kind = LiveLayer if isinstance(quantizer, LiveInput) else IntegerLayer
+        unet.set_submodule(name, kind(layer, quantizer, weight).eval())
     return Counter()
 
 

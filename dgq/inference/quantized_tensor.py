@@ -17,9 +17,12 @@ class QuantizedTensor(NamedTuple):
         scale: ``[steps]`` or ``[1]``.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` of each sample.
         dtype: of what was quantized.
+        of_zero: codes of zeros of each sample, ``[batch, channels]``, where zero points are its
+            own; None where biases hold what they add.
     """
 
     codes: Tensor
     scale: Tensor
     step: Tensor
     dtype: torch.dtype
+    of_zero: Tensor | None = None

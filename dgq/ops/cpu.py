@@ -15,7 +15,7 @@ WRITTEN = (torch.float32, torch.bfloat16)
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
-    for function in (quantize, int_linear, int_conv2d, attention):
+    for function in (quantize, channel_ranges, int_linear, int_conv2d, attention):
         LIBRARY.impl(function.__name__, function, "CPU")
     for function in (int_linear, int_conv2d):
         # A weight in oneDNN's layout decides what the dispatcher chooses.
@@ -88,6 +88,14 @@ def quantize(
     if kernels is None or not native.can_quantize(x, scale, multiple, zero_point, factor, step):
         return reference.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
     return kernels.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
+
+
+def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``reference.channel_ranges``, in one pass."""
+    kernels = native.kernels()
+    if kernels is None or x.dtype not in WRITTEN:
+        return reference.channel_ranges(x)
+    return kernels.channel_ranges(x)
 
 
 def int_linear(

@@ -35,6 +35,7 @@ REASONS: dict[str, dict[str, int]] = {
     "exponents scores": {},
     "exponents a6": {},
     "multiples": {},
+    "live": {},
     "w8a8 symmetric": {},
     "per-tensor": {},
     "split skips": {},

@@ -45,8 +45,9 @@ def test_integers_in_float32_equal_floating_point(name: str, calibrated_as: Mode
     calls += [model.call, model.call | {"timestep": torch.tensor([801.0, 1.0])}]
     ratios = [decibels(model.unet(**call)[0], loaded(**call)[0]) for call in calls]
     # Sums are ordered differently. Seldom does an activation then fall to the next code, which is
-    # noise of that code; where none does, everything is equal to 1e-4.
-    assert min(ratios) > 35
+    # noise of that code; where none does, everything is equal to 1e-4. With live ranges it may be
+    # the end of a range, which moves all codes of that tensor.
+    assert min(ratios) > (20 if name == "live" else 35)
     assert max(ratios) > 80
 
 
