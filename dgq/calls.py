@@ -50,16 +50,19 @@ class SamplerCalls:
     Args:
         timesteps: the scheduler's values that the scales are made for, one for each step.
         latent_size: height and width of the latents that pixel groups are made for.
+        warns: once, of a timestep that scales are not made for.
     """
 
-    def __init__(self, timesteps: Sequence[float], latent_size: tuple[int, int]) -> None:
+    def __init__(
+        self, timesteps: Sequence[float], latent_size: tuple[int, int], warns: bool = True
+    ) -> None:
         self.timesteps = tuple(float(t) for t in timesteps)
         self.latent_size = latent_size
         cpu = torch.device("cpu")  # whatever the device that a UNet is built on
         self._known = {cpu: torch.tensor(self.timesteps, device=cpu)}
         self._current = _CallOfThread()
         self._noticed: Tensor | None = None
-        self._warned = False
+        self._warned = not warns
 
     @property
     def n_steps(self) -> int:

@@ -126,6 +126,11 @@ class ActivationSettings:
         check_positive("activations.n_groups", self.n_groups)
         check_whole("activations.max_exponent", self.max_exponent)
 
+    @property
+    def follows_steps(self) -> bool:
+        """Whether scales depend on the sampler step."""
+        return self.n_bits < 16 and self.per_step and self.grouping != "live"
+
 
 @dataclass(frozen=True)
 class ScoreSettings:
@@ -197,6 +202,13 @@ class QuantizationSettings:
                 check_product(self.weights_of(name), self.activations_of(name))
             except SettingsError as error:
                 raise SettingsError(f"{name}: {error}") from error
+
+    @property
+    def follows_steps(self) -> bool:
+        """Whether any scale depends on the sampler step, those of scores included."""
+        own = [layer.activations for layer in self.layers.values() if layer.activations]
+        scores = self.scores.n_bits < 16 and self.activations.per_step
+        return scores or any(part.follows_steps for part in (self.activations, *own))
 
     def with_activations(
         self, activations: ActivationSettings, scores: ScoreSettings

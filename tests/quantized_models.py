@@ -44,7 +44,7 @@ SETTINGS = {
     ),
     "live": QuantizationSettings(
         WeightSettings(4, "minmax", symmetric=True, group_size=32, max_exponent=1),
-        ActivationSettings(6, "live", max_exponent=4),
+        ActivationSettings(6, "live", max_exponent=4, qkv=False),
         FLOAT_SCORES,
     ),
     "w8a8 symmetric": QuantizationSettings(

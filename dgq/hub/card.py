@@ -267,6 +267,7 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
         if activations.grouping == "kmeans":
             way = f"{activations.n_groups} k-means groups"
         steps = "for each step" if activations.per_step else "for all steps"
+        steps = "of each sample" if activations.grouping == "live" else steps
         inside = "quantized too" if activations.qkv else "in floating point"
         yield f"activations: {way}, scales {steps}; q, k and v {inside}"
     if settings.split_skips:

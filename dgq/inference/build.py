@@ -43,7 +43,7 @@ def build_(
     names = names_of_parts(layers_to_quantize(unet, settings.keep), readers)
     check_layers(unet, names, settings)
     split_(unet, readers)
-    calls = SamplerCalls(timesteps, latent_size)
+    calls = SamplerCalls(timesteps, latent_size, warns=settings.follows_steps)
     for name, owner in quantized_attentions(unet, names).items():
         equip_attention_(owner, settings, calls, names, name)
     for name in names:

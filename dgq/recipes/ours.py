@@ -6,6 +6,7 @@ from dgq.exponents import OPERAND_BITS
 from dgq.recipes.recipe import KEPT, Recipe, of_bits
 from dgq.settings import (
     ActivationSettings,
+    Grouping,
     LearningSettings,
     QuantizationSettings,
     RangeMethod,
@@ -29,6 +30,8 @@ class Ours(Recipe):
         activation_bits: the same for the inputs of layers.
         group_size: inputs that share a scale of the weights.
         range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        live: scales and zero points of activations from each sample's own range, rather than from
+            the ranges that were observed at each step.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
     """
@@ -37,6 +40,7 @@ class Ours(Recipe):
     activation_bits: int = 8
     group_size: int = 64
     range_method: RangeMethod = "mse"
+    live: bool = False
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
@@ -45,15 +49,16 @@ class Ours(Recipe):
 
     @property
     def name(self) -> str:
-        """The bits."""
-        return of_bits("", self.weight_bits, self.activation_bits)
+        """The bits, and whether scales are live."""
+        name = of_bits("", self.weight_bits, self.activation_bits)
+        return f"{name}_live" if self.live else name
 
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
         return QuantizationSettings(
             symmetric_weights(self.weight_bits, self.group_size, self.range_method),
-            multiples(self.weight_bits, self.activation_bits),
+            multiples(self.weight_bits, self.activation_bits, self.live),
             ScoreSettings(16),
             self.keep,
         )
@@ -73,13 +78,14 @@ def symmetric_weights(
     )
 
 
-def multiples(weight_bits: int, activation_bits: int) -> ActivationSettings:
+def multiples(weight_bits: int, activation_bits: int, live: bool = False) -> ActivationSettings:
     """Channels with whole multiples of one scale in all spare bits that weights leave."""
     if activation_bits == 16:
         return ActivationSettings(16, qkv=False)
     left = max(0, OPERAND_BITS - weight_bits) - weight_exponent(weight_bits)
     room = left + max(0, OPERAND_BITS - activation_bits)
-    return ActivationSettings(activation_bits, "multiples", max_exponent=room, qkv=False)
+    grouping: Grouping = "live" if live else "multiples"
+    return ActivationSettings(activation_bits, grouping, max_exponent=room, qkv=False)
 
 
 def weight_exponent(n_bits: int) -> int:
