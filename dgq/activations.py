@@ -6,6 +6,7 @@ from dgq.exponent_quantizer import ExponentQuantizer
 from dgq.live_quantizer import LiveQuantizer
 from dgq.multiple_quantizer import MultipleQuantizer
 from dgq.range_quantizer import RangeQuantizer
+from dgq.residual_quantizer import ResidualQuantizer
 from dgq.settings import ActivationSettings
 
 
@@ -25,6 +26,8 @@ def activation_quantizer(
     """
     if settings.grouping == "live":
         return LiveQuantizer(settings, context)
+    if settings.grouping == "residual":
+        return ResidualQuantizer(settings, context)
     if settings.grouping == "multiples":
         return MultipleQuantizer(settings, context, of_text, padded)
     if settings.grouping == "exponents":

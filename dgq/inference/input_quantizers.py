@@ -50,6 +50,10 @@ class InputQuantizer(InPart, StoredTensors):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and dequantize, in float32 whatever the precision of ``x``."""
+        return self.rounded(x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """``x`` quantized and dequantized."""
         scale, zero_point = self.parameters_of(x)
         return fake_quantize(x.float(), scale, zero_point, self.n_bits).to(x.dtype)
 

@@ -105,22 +105,26 @@ class IntegerLayer(HasGeometry, LayerInPart, StoredTensors):
     ) -> Tensor:
         """What the stock layer computes; of a tensor it quantizes first, or of a quantized one."""
         x = x if quantized is None else quantized
-        if isinstance(self.geometry, ConvGeometry):
-            return self._convolve(x, self.geometry)
-        quantized = x if isinstance(x, QuantizedTensor) else self._codes(x)
-        return int_linear(
-            *(quantized.codes, self.weight.tensor, self.weight_scale, quantized.scale),
-            *(self.bias_of(quantized), quantized.step, quantized.dtype),
-        )
-
-    def _convolve(self, x: Tensor | QuantizedTensor, conv: ConvGeometry) -> Tensor:
+        if not isinstance(self.geometry, ConvGeometry):
+            return self.output_of(x if isinstance(x, QuantizedTensor) else self._codes(x))
         if isinstance(x, Tensor):
-            x = self._codes(x.permute(0, 2, 3, 1), conv.padding)
-        output = int_conv2d(
-            *(x.codes, self.weight.tensor, self.weight_scale, x.scale, self.bias_of(x), x.step),
-            *(conv.kernel, conv.stride, conv.dilation, conv.groups, x.dtype),
+            x = self._codes(x.permute(0, 2, 3, 1), self.geometry.padding)
+        return self.output_of(x).permute(0, 3, 1, 2)
+
+    def output_of(self, quantized: QuantizedTensor) -> Tensor:
+        """What the layer computes of a quantized tensor, ``[batch, ..., out]``."""
+        return self.product(quantized, self.bias_of(quantized), quantized.dtype)
+
+    def product(self, quantized: QuantizedTensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        """The integer product, scaled, with a bias for every row of the scales."""
+        arguments = (quantized.codes, self.weight.tensor, self.weight_scale, quantized.scale)
+        conv = self.geometry
+        if not isinstance(conv, ConvGeometry):
+            return int_linear(*arguments, bias, quantized.step, dtype)
+        return int_conv2d(
+            *(*arguments, bias, quantized.step),
+            *(conv.kernel, conv.stride, conv.dilation, conv.groups, dtype),
         )
-        return output.permute(0, 3, 1, 2)
 
     def _codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
         assert isinstance(self.input_quantizer, ChannelInput)

@@ -15,7 +15,6 @@ from dgq.inference.geometry import ConvGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.ops import int_conv2d, int_linear
 
 
 class LiveLayer(IntegerLayer):
@@ -28,17 +27,14 @@ class LiveLayer(IntegerLayer):
 
     def bias_of(self, quantized: QuantizedTensor) -> Tensor:
         """The bias of each sample, without what its zero points add: ``[batch, out]``."""
-        assert quantized.of_zero is not None
-        return self.folded_bias - self._of_zeros(quantized.of_zero, quantized)
+        return self.folded_bias - self.of_zeros(quantized)
 
-    def _of_zeros(self, codes: Tensor, quantized: QuantizedTensor) -> Tensor:
-        """Products of the codes of zeros, ``[batch, channels]``, with the weight."""
-        weights = (self.weight.tensor, self.weight_scale, quantized.scale)
-        tables = (torch.zeros_like(self.folded_bias), quantized.step)
-        if not isinstance(self.geometry, ConvGeometry):
-            return int_linear(codes, *weights, *tables, torch.float32)
-        conv = self.geometry
-        sizes = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel, strict=True)]
-        image = codes[:, None, None].expand(-1, *sizes, -1).contiguous()
-        arguments = (conv.kernel, conv.stride, conv.dilation, conv.groups, torch.float32)
-        return int_conv2d(image, *weights, *tables, *arguments)[:, 0, 0]
+    def of_zeros(self, quantized: QuantizedTensor) -> Tensor:
+        """What the zero points of each sample add to its outputs: ``[batch, out]``, float32."""
+        codes, conv = quantized.of_zero, self.geometry
+        assert codes is not None
+        if isinstance(conv, ConvGeometry):
+            sizes = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel, strict=True)]
+            codes = codes[:, None, None].expand(-1, *sizes, -1).contiguous()
+        none = torch.zeros_like(self.folded_bias)
+        return self.product(quantized._replace(codes=codes), none, torch.float32).flatten(1)

@@ -19,6 +19,8 @@ class QuantizedTensor(NamedTuple):
         dtype: of what was quantized.
         of_zero: codes of zeros of each sample, ``[batch, channels]``, where zero points are its
             own; None where biases hold what they add.
+        rest: what these codes left, quantized in a second round; to be added.
+        goes_on: these codes are of a difference to what was quantized at the call before.
     """
 
     codes: Tensor
@@ -26,3 +28,5 @@ class QuantizedTensor(NamedTuple):
     step: Tensor
     dtype: torch.dtype
     of_zero: Tensor | None = None
+    rest: "QuantizedTensor | None" = None
+    goes_on: bool = False

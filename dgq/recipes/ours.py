@@ -1,6 +1,7 @@
 """What measures best at the same bits and runs in integers throughout."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from dgq.exponents import OPERAND_BITS
 from dgq.recipes.recipe import KEPT, Recipe, of_bits
@@ -12,7 +13,10 @@ from dgq.settings import (
     RangeMethod,
     ScoreSettings,
     WeightSettings,
+    check_choice,
 )
+
+Ranges = Literal["observed", "live", "residual"]
 
 MOST_ON_WEIGHTS = 2
 """Spare bits that scales of weight groups take at most (docs/experiments.md)."""
@@ -30,8 +34,8 @@ class Ours(Recipe):
         activation_bits: the same for the inputs of layers.
         group_size: inputs that share a scale of the weights.
         range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
-        live: scales and zero points of activations from each sample's own range, rather than from
-            the ranges that were observed at each step.
+        ranges: of activations: ``observed`` at each step; ``live``, those of each sample itself; or
+            ``residual``, live ones of the difference to the call before.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
     """
@@ -40,25 +44,26 @@ class Ours(Recipe):
     activation_bits: int = 8
     group_size: int = 64
     range_method: RangeMethod = "mse"
-    live: bool = False
+    ranges: Ranges = "observed"
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
     def __post_init__(self) -> None:
+        check_choice("ranges", self.ranges, get_args(Ranges))
         assert self.quantization  # refuses impossible settings
 
     @property
     def name(self) -> str:
-        """The bits, and whether scales are live."""
+        """The bits, and what ranges are of."""
         name = of_bits("", self.weight_bits, self.activation_bits)
-        return f"{name}_live" if self.live else name
+        return name if self.ranges == "observed" else f"{name}_{self.ranges}"
 
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
         return QuantizationSettings(
             symmetric_weights(self.weight_bits, self.group_size, self.range_method),
-            multiples(self.weight_bits, self.activation_bits, self.live),
+            multiples(self.weight_bits, self.activation_bits, self.ranges),
             ScoreSettings(16),
             self.keep,
         )
@@ -78,13 +83,13 @@ def symmetric_weights(
     )
 
 
-def multiples(weight_bits: int, activation_bits: int, live: bool = False) -> ActivationSettings:
+def multiples(weight_bits: int, activation_bits: int, ranges: Ranges) -> ActivationSettings:
     """Channels with whole multiples of one scale in all spare bits that weights leave."""
     if activation_bits == 16:
         return ActivationSettings(16, qkv=False)
     left = max(0, OPERAND_BITS - weight_bits) - weight_exponent(weight_bits)
     room = left + max(0, OPERAND_BITS - activation_bits)
-    grouping: Grouping = "live" if live else "multiples"
+    grouping: Grouping = "multiples" if ranges == "observed" else ranges
     return ActivationSettings(activation_bits, grouping, max_exponent=room, qkv=False)
 
 

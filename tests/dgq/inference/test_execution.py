@@ -36,6 +36,7 @@ REASONS: dict[str, dict[str, int]] = {
     "exponents a6": {},
     "multiples": {},
     "live": {},
+    "residual": {},
     "w8a8 symmetric": {},
     "per-tensor": {},
     "split skips": {},
