@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dgq.calls import SamplerCalls
 from dgq.memory_of_calls import Memory
