@@ -111,7 +111,9 @@ class SamplerCalls:
         before = self._current.call
         timestep = torch.as_tensor(timestep, device=sample.device)
         size = (int(sample.shape[-2]), int(sample.shape[-1]))
-        memory = self._memory_of(sample, timestep) if self.remembers else None
+        # A graph remembers nothing: every call of it is a first one.
+        remembers = self.remembers and not torch.compiler.is_compiling()
+        memory = self._memory_of(sample, timestep) if remembers else None
         self._current.call = Call(self.step_of(timestep), size, memory)
         return before
 
