@@ -27,9 +27,11 @@ class Memory:
         return alike and bool((timestep <= self.timestep).all())
 
     def get(self, owner: nn.Module, like: Tensor) -> Tensor | None:
-        """What a module put here, if it has the shape that it needs now."""
+        """What a module put here, if it has the shape and the device that it needs now."""
         found = self._tensors.get(id(owner))
-        return found if found is not None and found.shape == like.shape else None
+        if found is None or (found.shape, found.device) != (like.shape, like.device):
+            return None
+        return found
 
     def put(self, owner: nn.Module, tensor: Tensor) -> None:
         """Keep a tensor of a module for the next call."""

@@ -83,8 +83,9 @@ def test_a_model_that_does_not_remember_has_no_memory() -> None:
     assert calls.memory is None
 
 
-def test_a_tensor_of_another_shape_is_not_found() -> None:
+def test_a_tensor_of_another_shape_or_device_is_not_found() -> None:
     memory = Memory(torch.tensor([1.0]), (2, 4, 8, 8))
     memory.put(OWNER, torch.ones(3))
     assert memory.get(OWNER, torch.zeros(4)) is None
+    assert memory.get(OWNER, torch.zeros(3, device="meta")) is None
     assert memory.get(nn.Identity(), torch.zeros(3)) is None
