@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Memory:
-    """Tensors of quantizers and layers, from the call before.
+    """What quantizers have summed up and what layers made of it, from the call before.
 
     Args:
         timestep: of the latest call, ``[1]`` or ``[batch]``.
@@ -19,20 +19,30 @@ class Memory:
     def __init__(self, timestep: Tensor, shape: tuple[int, ...]) -> None:
         self.timestep = timestep
         self.shape = shape
-        self._tensors: dict[int, Tensor] = {}
+        self._sums: dict[int, Tensor] = {}
+        self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def goes_on(self, timestep: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether a call can be the next one of the same image."""
         alike = shape == self.shape and timestep.shape == self.timestep.shape
         return alike and bool((timestep <= self.timestep).all())
 
-    def get(self, owner: nn.Module, like: Tensor) -> Tensor | None:
-        """What a module put here, if it has the shape and the device that it needs now."""
-        found = self._tensors.get(id(owner))
+    def sum_of(self, quantizer: nn.Module, like: Tensor) -> Tensor | None:
+        """What a quantizer has summed up, if it has the shape and the device that it needs now."""
+        found = self._sums.get(id(quantizer))
         if found is None or (found.shape, found.device) != (like.shape, like.device):
             return None
         return found
 
-    def put(self, owner: nn.Module, tensor: Tensor) -> None:
-        """Keep a tensor of a module for the next call."""
-        self._tensors[id(owner)] = tensor.detach()
+    def keep_sum(self, quantizer: nn.Module, total: Tensor) -> None:
+        """Keep the sum of a quantizer for the next call."""
+        self._sums[id(quantizer)] = total
+
+    def output_of(self, layer: nn.Module, total: Tensor) -> Tensor | None:
+        """What a layer made of this very sum of its quantizer, if that is what it made last."""
+        source, output = self._outputs.get(id(layer), (None, None))
+        return output if source is total else None
+
+    def keep_output(self, layer: nn.Module, total: Tensor, output: Tensor) -> None:
+        """Keep what a layer made of a sum for the next call."""
+        self._outputs[id(layer)] = total, output

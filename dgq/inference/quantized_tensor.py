@@ -19,8 +19,7 @@ class QuantizedTensor(NamedTuple):
         dtype: of what was quantized.
         of_zero: codes of zeros of each sample, ``[batch, channels]``, where zero points are its
             own; None where biases hold what they add.
-        rest: what these codes left, quantized in a second round; to be added.
-        goes_on: these codes are of a difference to what was quantized at the call before.
+        of_sum: where these codes are of the last part of a sum, what the sum is.
     """
 
     codes: Tensor
@@ -28,5 +27,18 @@ class QuantizedTensor(NamedTuple):
     step: Tensor
     dtype: torch.dtype
     of_zero: Tensor | None = None
-    rest: "QuantizedTensor | None" = None
-    goes_on: bool = False
+    of_sum: "OfSum | None" = None
+
+
+class OfSum(NamedTuple):
+    """A sum of quantized tensors of which the codes of the last one are new.
+
+    Args:
+        first: the codes of all the rest, where there was no call before.
+        before: the rest, float32, channels last.
+        total: the sum, without padding.
+    """
+
+    first: QuantizedTensor | None
+    before: Tensor
+    total: Tensor

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dgq.inference.live_input import LiveInput
-from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.inference.quantized_tensor import OfSum, QuantizedTensor
 
 
 class ResidualInput(LiveInput):
@@ -18,13 +18,11 @@ class ResidualInput(LiveInput):
         """The quantized sum in floating point, or codes once layers multiply integers."""
         if self.emits_codes:
             return self.codes(x)
-        kept = self._kept(x)
-        if kept is None:
-            total = self.rounded(x.float())
-            total = total + self.rounded(x.float() - total)
-        else:
-            total = kept + self.rounded(x.float() - kept)
-        self._keep(total)
+        before = self._kept(x)
+        if before is None:
+            before = self.rounded(x.float())
+        total = before + self.rounded(x.float() - before)
+        self._keep(total.detach())
         return total.to(x.dtype)
 
     def codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
@@ -33,25 +31,25 @@ class ResidualInput(LiveInput):
         Raises:
             DGQError: where a gradient is wanted, which integers do not have.
         """
-        kept = self._kept(x)
-        if kept is not None:
-            difference = super().codes(x.float() - kept, padding)
-            self._keep(kept + self._values(difference, padding))
-            return difference._replace(dtype=x.dtype, goes_on=True)
-        first = super().codes(x.float(), padding)
-        total = self._values(first, padding)
-        rest = super().codes(x.float() - total, padding)
-        self._keep(total + self._values(rest, padding))
-        return first._replace(dtype=x.dtype, rest=rest)
+        self.check_no_gradient(x)
+        before, first = self._kept(x), None
+        if before is None:
+            first = super().codes(x.float(), padding)
+            before = self._values(first, padding)
+        difference = super().codes(x.float() - before, padding)
+        total = before + self._values(difference, padding)
+        self._keep(total)
+        of_sum = OfSum(first, before, total)
+        return difference._replace(dtype=x.dtype, of_sum=of_sum)
 
     def _kept(self, x: Tensor) -> Tensor | None:
         memory = self.calls.memory
-        return None if memory is None else memory.get(self, x)
+        return None if memory is None else memory.sum_of(self, x)
 
     def _keep(self, total: Tensor) -> None:
         memory = self.calls.memory
         if memory is not None:
-            memory.put(self, total)
+            memory.keep_sum(self, total)
 
     def _values(self, quantized: QuantizedTensor, padding: tuple[int, ...]) -> Tensor:
         """What codes stand for, without the padding: float32, channels last."""

@@ -24,8 +24,8 @@ def call(
     before = calls.begin(sample, torch.tensor(timestep))
     memory = calls.memory
     assert memory is not None
-    found = memory.get(OWNER, torch.zeros(3)) is not None
-    memory.put(OWNER, torch.ones(3))
+    found = memory.sum_of(OWNER, torch.zeros(3)) is not None
+    memory.keep_sum(OWNER, torch.ones(3))
     calls.end()
     calls.current = before
     return found
@@ -85,7 +85,15 @@ def test_a_model_that_does_not_remember_has_no_memory() -> None:
 
 def test_a_tensor_of_another_shape_or_device_is_not_found() -> None:
     memory = Memory(torch.tensor([1.0]), (2, 4, 8, 8))
-    memory.put(OWNER, torch.ones(3))
-    assert memory.get(OWNER, torch.zeros(4)) is None
-    assert memory.get(OWNER, torch.zeros(3, device="meta")) is None
-    assert memory.get(nn.Identity(), torch.zeros(3)) is None
+    memory.keep_sum(OWNER, torch.ones(3))
+    assert memory.sum_of(OWNER, torch.zeros(4)) is None
+    assert memory.sum_of(OWNER, torch.zeros(3, device="meta")) is None
+    assert memory.sum_of(nn.Identity(), torch.zeros(3)) is None
+
+
+def test_an_output_is_found_for_the_very_sum_it_was_made_of() -> None:
+    memory, total = Memory(torch.tensor([1.0]), (2, 4, 8, 8)), torch.ones(3)
+    memory.keep_output(OWNER, total, torch.zeros(2))
+    assert memory.output_of(OWNER, total) is not None
+    assert memory.output_of(OWNER, total.clone()) is None
+    assert memory.output_of(nn.Identity(), total) is None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dgq.calls import Call, SamplerCalls
 from dgq.checkpoint import load_quantized_unet
-from dgq.errors import DGQError
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import PackedLayer
@@ -122,15 +121,22 @@ def test_errors_do_not_pile_up_and_are_those_of_the_difference() -> None:
 
 
 @exact
+@pytest.mark.parametrize("name", GEOMETRIES)
 @torch.no_grad()
-def test_an_output_that_is_missing_is_said() -> None:
-    _, layer = layers(GEOMETRIES["linear"])
-    x = steps(GEOMETRIES["linear"])[0]
-    with image(layer.calls) as memory:
-        layer.input_quantizer(x)  # type: ignore[misc]
-        assert memory.get(layer.input_quantizer, x) is not None  # type: ignore[arg-type]
-        with pytest.raises(DGQError, match="begin a new image"):
-            layer(x)
+def test_a_layer_that_missed_a_difference_computes_its_output_anew(name: str) -> None:
+    _, layer = layers(GEOMETRIES[name])
+    packed, _ = layers(GEOMETRIES[name])
+    is_conv = isinstance(layer.geometry, ConvGeometry)
+    padding = layer.geometry.padding if is_conv else ()  # type: ignore[union-attr]
+    assert isinstance(layer.input_quantizer, ResidualInput)
+    assert packed.input_quantizer is not None
+    with image(packed.input_quantizer.calls), image(layer.calls):
+        for x in steps(GEOMETRIES[name], 3):
+            # As by an attention's other projections, which read the same quantizer.
+            layer.input_quantizer.codes(x.permute(0, 2, 3, 1) if is_conv else x, padding)
+            packed.input_quantizer(x)
+            expected, found = packed(x), layer(x)
+            assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 @exact
@@ -161,3 +167,28 @@ def test_a_call_that_fails_leaves_nothing_behind(calibrated_as: Any) -> None:
         other(**model.at(401.0))
     hook.remove()
     assert torch.equal(other(**model.at(401.0))[0], expected)
+
+
+@exact
+@torch.no_grad()
+def test_an_attention_processor_that_projects_one_by_one_is_computed_rightly(
+    calibrated_as: Any,
+) -> None:
+    class Own:
+        def __call__(
+            self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
+        ) -> Tensor:
+            context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+            q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
+            mixed = attn.get_attention_scores(q, k).to(v.dtype) @ v
+            return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(mixed)))
+
+    model = calibrated_as("residual")
+    floating = load_quantized_unet(model.folder, "float")
+    integer = load_quantized_unet(model.folder, "integer", torch.float32)
+    for unet in (floating, integer):
+        unet.set_attn_processor(Own())
+    for timestep in (801.0, 401.0, 1.0):
+        call = model.at(timestep)
+        assert decibels(floating(**call)[0], integer(**call)[0]) > 20
