@@ -5,6 +5,8 @@ before needs few bits (residual over time, arXiv 2506.22463). Memory belongs to 
 way down the timesteps: a call at a higher timestep, or of another shape, begins a new image.
 """
 
+from weakref import WeakKeyDictionary
+
 from torch import Tensor, nn
 
 
@@ -19,8 +21,9 @@ class Memory:
     def __init__(self, timestep: Tensor, shape: tuple[int, ...]) -> None:
         self.timestep = timestep
         self.shape = shape
-        self._sums: dict[int, Tensor] = {}
-        self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
+        # Modules may be exchanged between two calls, by ``prepare_``.
+        self._sums: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+        self._outputs: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
     def goes_on(self, timestep: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether a call can be the next one of the same image."""
@@ -29,20 +32,20 @@ class Memory:
 
     def sum_of(self, quantizer: nn.Module, like: Tensor) -> Tensor | None:
         """What a quantizer has summed up, if it has the shape and the device that it needs now."""
-        found = self._sums.get(id(quantizer))
+        found = self._sums.get(quantizer)
         if found is None or (found.shape, found.device) != (like.shape, like.device):
             return None
         return found
 
     def keep_sum(self, quantizer: nn.Module, total: Tensor) -> None:
         """Keep the sum of a quantizer for the next call."""
-        self._sums[id(quantizer)] = total
+        self._sums[quantizer] = total
 
     def output_of(self, layer: nn.Module, total: Tensor) -> Tensor | None:
         """What a layer made of this very sum of its quantizer, if that is what it made last."""
-        source, output = self._outputs.get(id(layer), (None, None))
+        source, output = self._outputs.get(layer, (None, None))
         return output if source is total else None
 
     def keep_output(self, layer: nn.Module, total: Tensor, output: Tensor) -> None:
         """Keep what a layer made of a sum for the next call."""
-        self._outputs[id(layer)] = total, output
+        self._outputs[layer] = total, output

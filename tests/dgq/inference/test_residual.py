@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgq.calls import Call, SamplerCalls
 from dgq.checkpoint import load_quantized_unet
+from dgq.inference.execution import prepare_
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import PackedLayer
@@ -153,6 +154,17 @@ def test_a_unet_remembers_an_image_and_forgets_it_for_the_next(calibrated_as: An
     assert torch.equal(unet(**model.at(401.0))[0], later)
     alone = load_quantized_unet(model.folder, "integer", torch.float32)(**model.at(401.0))[0]
     assert not torch.equal(alone, later), "the call before is of no use"
+
+
+@exact
+@torch.no_grad()
+def test_a_unet_that_is_prepared_anew_goes_on_with_its_image(calibrated_as: Any) -> None:
+    model = calibrated_as("residual")
+    unet, twin = (load_quantized_unet(model.folder, "integer", torch.float32) for _ in range(2))
+    for other in (unet, twin):
+        other(**model.at(801.0))
+    prepare_(twin, "integer", torch.float32)
+    assert decibels(unet(**model.at(401.0))[0], twin(**model.at(401.0))[0]) > 40
 
 
 @torch.no_grad()
