@@ -72,14 +72,13 @@ def settings_of(calibrated: GenerationSettings) -> list[Setting]:
             Setting("LCM", n),
         ]
     own = [Setting(steps=steps) for steps in (n, 10, 50)]
-    sizes = [(16, 16), (48, 48), (64, 64), (32, 48), (64, 32)]
+    sizes = [(16, 16), (32, 64), (64, 64)]
     return [
         *own,
         *(Setting(name, n) for name in ("PNDM", "DDIM", "EulerDiscrete", "DPMSolverMultistep")),
         *(Setting(name, 10) for name in ("DDIM", "EulerDiscrete", "DPMSolverMultistep")),
         Setting("LCM", 8),
         *(Setting(steps=n, height=height, width=width) for height, width in sizes),
-        Setting("DPMSolverMultistep", 10, 64, 64),
     ]
 
 
