@@ -3,8 +3,10 @@
 from dgq.activation_quantizer import ActivationQuantizer
 from dgq.context import QuantizationContext
 from dgq.exponent_quantizer import ExponentQuantizer
+from dgq.live_quantizer import LiveQuantizer
 from dgq.multiple_quantizer import MultipleQuantizer
 from dgq.range_quantizer import RangeQuantizer
+from dgq.residual_quantizer import ResidualQuantizer
 from dgq.settings import ActivationSettings
 
 
@@ -22,6 +24,10 @@ def activation_quantizer(
         of_text: tokens are words, which do not move when the latents change their size.
         padded: the input is extended by zeros, which need a code where zero points are limited.
     """
+    if settings.grouping == "live":
+        return LiveQuantizer(settings, context)
+    if settings.grouping == "residual":
+        return ResidualQuantizer(settings, context)
     if settings.grouping == "multiples":
         return MultipleQuantizer(settings, context, of_text, padded)
     if settings.grouping == "exponents":

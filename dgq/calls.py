@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dgq.memory_of_calls import Memory
+
 FIRST_STEP = torch.zeros(1, dtype=torch.long)
 EXACT = 1e-3
 """Timesteps that differ by less are the same."""
@@ -25,10 +27,12 @@ class Call(NamedTuple):
     Args:
         step: index of the calibrated step of each sample, ``[1]`` or ``[batch]``, long.
         latent_size: height and width of the latents.
+        memory: of the calls before of the same image; None where nothing is remembered.
     """
 
     step: Tensor
     latent_size: tuple[int, int]
+    memory: Memory | None = None
 
 
 class _CallOfThread(threading.local):
@@ -36,6 +40,7 @@ class _CallOfThread(threading.local):
 
     def __init__(self) -> None:
         self.call: Call | None = None
+        self.memory: Memory | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_CallOfThread":
         return _CallOfThread()
@@ -50,16 +55,25 @@ class SamplerCalls:
     Args:
         timesteps: the scheduler's values that the scales are made for, one for each step.
         latent_size: height and width of the latents that pixel groups are made for.
+        warns: once, of a timestep that scales are not made for.
+        remembers: what layers computed is kept for the next call of the same image.
     """
 
-    def __init__(self, timesteps: Sequence[float], latent_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        timesteps: Sequence[float],
+        latent_size: tuple[int, int],
+        warns: bool = True,
+        remembers: bool = False,
+    ) -> None:
         self.timesteps = tuple(float(t) for t in timesteps)
         self.latent_size = latent_size
         cpu = torch.device("cpu")  # whatever the device that a UNet is built on
         self._known = {cpu: torch.tensor(self.timesteps, device=cpu)}
         self._current = _CallOfThread()
         self._noticed: Tensor | None = None
-        self._warned = False
+        self._warned = not warns
+        self.remembers = remembers
 
     @property
     def n_steps(self) -> int:
@@ -95,9 +109,36 @@ class SamplerCalls:
             timestep: the scheduler's value, a number, 0-d or ``[batch]``.
         """
         before = self._current.call
-        step = self.step_of(torch.as_tensor(timestep, device=sample.device))
-        self._current.call = Call(step, (int(sample.shape[-2]), int(sample.shape[-1])))
+        timestep = torch.as_tensor(timestep, device=sample.device)
+        size = (int(sample.shape[-2]), int(sample.shape[-1]))
+        # A graph remembers nothing: every call of it is a first one.
+        remembers = self.remembers and not torch.compiler.is_compiling()
+        memory = self._memory_of(sample, timestep) if remembers else None
+        self._current.call = Call(self.step_of(timestep), size, memory)
         return before
+
+    def end(self) -> None:
+        """Keep what the current call computed for the next one, unless it was the last.
+
+        After a call that failed nothing is kept: some layers were there, and others were not.
+        """
+        memory = self.memory
+        if memory is not None and bool((memory.timestep > min(self.timesteps)).any()):
+            self._current.memory = memory
+
+    @property
+    def memory(self) -> Memory | None:
+        """What was remembered of the calls before the current one, if anything is."""
+        return None if self._current.call is None else self._current.call.memory
+
+    def _memory_of(self, sample: Tensor, timestep: Tensor) -> Memory:
+        """That of the call before in this thread, or a new one where an image begins."""
+        memory, self._current.memory = self._current.memory, None
+        timestep, shape = timestep.reshape(-1), tuple(sample.shape)
+        if memory is None or not memory.goes_on(timestep, shape):
+            return Memory(timestep, shape)
+        memory.timestep = timestep
+        return memory
 
     @contextmanager
     def narrowed(self, rows: slice) -> Iterator[None]:

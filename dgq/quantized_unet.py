@@ -67,6 +67,7 @@ class QuantizedUNet(TakesAdapters, HasParts):
         before = self.calls.begin(sample, timestep)
         try:
             output = super().forward(sample, timestep, *args, **kwargs)
+            self.calls.end()
         finally:
             self.calls.current = before
         return output if given == own else _returned(output, given)

@@ -13,7 +13,10 @@ FLOAT_BITS = 32
 """Bits that a tensor kept in floating point counts with."""
 
 RangeMethod = Literal["minmax", "mse"]
-Grouping = Literal["kmeans", "exponents", "multiples"]
+Grouping = Literal["kmeans", "exponents", "multiples", "live", "residual"]
+LIVE: tuple[Grouping, ...] = ("live", "residual")
+"""Scales are those of each sample."""
+
 ScoreMethod = Literal["log", "affine"]
 Maximum = Literal["live", "calibrated"]
 SkipReader = Literal["conv1", "conv_shortcut"]
@@ -102,12 +105,15 @@ class ActivationSettings:
         grouping: ``kmeans`` for groups with free scales along the axis where the outliers lie, as
             published; ``exponents`` for channels whose scales differ by powers of two, so that a
             layer is one integer product; ``multiples`` for whole multiples of one scale, which is
-            finer below 8 bits.
+            finer below 8 bits; ``live`` for the same with the scale and the zero points of each
+            sample's own range, which knows no steps; ``residual`` for the same of the difference to
+            the call before, which layers add to their output of that call.
         n_groups: groups of ``kmeans``; 1 is per-tensor.
         max_exponent: scales of ``exponents`` are a step's times ``2^-k``, with ``k`` from 0 to this
-            for each channel; those of ``multiples`` have the same room, ``2^max_exponent``. 0
-            leaves each channel a zero point of its own.
+            for each channel; those of whole multiples have the same room,
+            ``2^max_exponent``. 0 leaves each channel a zero point of its own.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
+            ``live`` and ``residual`` choose their multiples by them.
         qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
         keep_start_token: the text's ``<start>`` token stays in full precision when ``to_k`` and
             ``to_v`` read it.
@@ -126,6 +132,11 @@ class ActivationSettings:
         check_choice("activations.grouping", self.grouping, get_args(Grouping))
         check_positive("activations.n_groups", self.n_groups)
         check_whole("activations.max_exponent", self.max_exponent)
+
+    @property
+    def follows_steps(self) -> bool:
+        """Whether scales depend on the sampler step."""
+        return self.n_bits < 16 and self.per_step and self.grouping not in LIVE
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,20 @@ class QuantizationSettings:
                 check_product(self.weights_of(name), self.activations_of(name))
             except SettingsError as error:
                 raise SettingsError(f"{name}: {error}") from error
+
+    @property
+    def follows_steps(self) -> bool:
+        """Whether any scale depends on the sampler step, those of scores included."""
+        own = [layer.activations for layer in self.layers.values() if layer.activations]
+        scores = self.scores.n_bits < 16 and self.activations.per_step
+        return scores or any(part.follows_steps for part in (self.activations, *own))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether layers keep something from one call to the next."""
+        own = [layer.activations for layer in self.layers.values() if layer.activations]
+        parts = (self.activations, *own)
+        return any(part.grouping == "residual" and part.n_bits < 16 for part in parts)
 
     def with_activations(
         self, activations: ActivationSettings, scores: ScoreSettings

@@ -42,6 +42,16 @@ SETTINGS = {
         ActivationSettings(6, "multiples", max_exponent=4),
         FLOAT_SCORES,
     ),
+    "live": QuantizationSettings(
+        WeightSettings(4, "minmax", symmetric=True, group_size=32, max_exponent=1),
+        ActivationSettings(6, "live", max_exponent=4, qkv=False),
+        FLOAT_SCORES,
+    ),
+    "residual": QuantizationSettings(
+        WeightSettings(4, "minmax", symmetric=True, group_size=32, max_exponent=1),
+        ActivationSettings(4, "residual", max_exponent=4, qkv=False),
+        FLOAT_SCORES,
+    ),
     "w8a8 symmetric": QuantizationSettings(
         WeightSettings(8, "minmax", symmetric=True),
         ActivationSettings(8, "exponents", max_exponent=0),
@@ -88,8 +98,8 @@ SETTINGS = {
     ),
 }
 INTEGER = (
-    *("exponents", "exponents scores", "exponents a6", "multiples", "w8a8 symmetric"),
-    *("nothing kept", "kept projections", "split skips", "mixed"),
+    *("exponents", "exponents scores", "exponents a6", "multiples", "live", "residual"),
+    *("w8a8 symmetric", "nothing kept", "kept projections", "split skips", "mixed"),
 )
 """Whose layers, or most of them, multiply integers."""
 

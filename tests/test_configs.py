@@ -22,7 +22,7 @@ from lit.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-BITS = re.compile(r"(rtn_|dgq_|qdiffusion_|tfmq_)?w(\d+)(?:a(\d+))?$")
+BITS = re.compile(r"(rtn_|dgq_|qdiffusion_|tfmq_)?w(\d+)(?:a(\d+))?(?:_live|_residual)?$")
 RECIPES_IN_FILES = [name for name in NAMES if BITS.match(name)]
 INTEGER = [name for name in RECIPES_IN_FILES if name[0] == "w" and not name.endswith("a16")]
 
@@ -100,7 +100,7 @@ def test_integer_recipes_fill_the_budget_of_bits(
     weights, activations = settings.weights, settings.activations
     on_weights = spare_weight_bits(weights.n_bits, weights.symmetric)
     assert on_weights is not None
-    assert activations.grouping == "multiples"
+    assert activations.grouping == (name.partition("_")[2] or "multiples")
     assert not activations.qkv
     spare = on_weights + spare_activation_bits(activations.n_bits)
     assert weights.max_exponent + activations.max_exponent == spare
@@ -141,7 +141,8 @@ def test_rtn_is_static_per_tensor_and_learns_nothing(
 
 def test_every_integer_recipe_has_the_published_one_and_rtn_beside_it() -> None:
     assert set(INTEGER) >= {"w8a8", "w4a8", "w4a6", "w4a4"}
-    assert {f"{other}_{name}" for name in INTEGER for other in ("rtn", "dgq")} <= set(NAMES)
+    bits = {name.partition("_")[0] for name in INTEGER}
+    assert {f"{other}_{name}" for name in bits for other in ("rtn", "dgq")} <= set(NAMES)
 
 
 @pytest.mark.parametrize(

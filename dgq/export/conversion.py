@@ -14,6 +14,7 @@ from dgq.inference.execution import readers_of
 from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.inference.live_input import LiveInput
 from dgq.shared_inputs import SHARED_INPUTS
 
 INSIDE = ("query_quantizer", "key_quantizer", "value_quantizer", "score_quantizer")
@@ -171,6 +172,8 @@ def obstacle_of(quantizer: nn.Module | None, layers: list[nn.Module]) -> str | N
         return "weights in floating point"
     if quantizer is None or isinstance(quantizer, nn.Identity):
         return "activations in floating point"
+    if isinstance(quantizer, LiveInput):
+        return "live ranges, which engines' int8 layers do not compute"
     if not isinstance(quantizer, ChannelInput):
         return "k-means groups need a product each"
     return None

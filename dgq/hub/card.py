@@ -16,7 +16,7 @@ from dgq.inspection.layers import Kind, kept_layers, layer_kinds
 from dgq.manifest import Manifest
 from dgq.model_files import ModelFiles
 from dgq.pipelines import EMBEDDED
-from dgq.settings import QuantizationSettings
+from dgq.settings import LIVE, QuantizationSettings
 
 PROMPT = "a small red circle above a blue square"
 UNKNOWN_REPO = "OWNER/NAME"
@@ -267,6 +267,7 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
         if activations.grouping == "kmeans":
             way = f"{activations.n_groups} k-means groups"
         steps = "for each step" if activations.per_step else "for all steps"
+        steps = "of each sample" if activations.grouping in LIVE else steps
         inside = "quantized too" if activations.qkv else "in floating point"
         yield f"activations: {way}, scales {steps}; q, k and v {inside}"
     if settings.split_skips:

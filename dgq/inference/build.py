@@ -11,6 +11,8 @@ from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
+from dgq.inference.live_input import LiveInput
+from dgq.inference.residual_input import ResidualInput
 from dgq.inference.scores import AffineScores, CalibratedLogScores
 from dgq.quantize import (
     check_layers,
@@ -22,6 +24,9 @@ from dgq.scores import LogScoreQuantizer, score_method
 from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
 from dgq.shared_inputs import shares_input
 from dgq.split_layer import names_of_parts, split_
+
+BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}
+"""Quantizers of groupings whose scales are no table."""
 
 
 def build_(
@@ -42,7 +47,8 @@ def build_(
     names = names_of_parts(layers_to_quantize(unet, settings.keep), readers)
     check_layers(unet, names, settings)
     split_(unet, readers)
-    calls = SamplerCalls(timesteps, latent_size)
+    warns, remembers = settings.follows_steps, settings.remembers
+    calls = SamplerCalls(timesteps, latent_size, warns, remembers)
     for name, owner in quantized_attentions(unet, names).items():
         equip_attention_(owner, settings, calls, names, name)
     for name in names:
@@ -77,10 +83,10 @@ def input_quantizer(
     if operand_bits(activations.n_bits) == FLOAT_BITS:
         return None
     if activations.grouping != "kmeans":
-        room = activations.max_exponent
-        return ChannelInput(activations.n_bits, calls, channels, of_text, room)
-    kind = ChannelInput if activations.n_groups == 1 else GroupedInput
-    return kind(activations.n_bits, calls, channels, of_text)
+        kind = BY_CHANNEL.get(activations.grouping, ChannelInput)
+        return kind(activations.n_bits, calls, channels, of_text, activations.max_exponent)
+    grouped = ChannelInput if activations.n_groups == 1 else GroupedInput
+    return grouped(activations.n_bits, calls, channels, of_text)
 
 
 def equip_attention_(

@@ -12,6 +12,10 @@ from dgq.errors import DGQError, SettingsError
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.inference.live_input import LiveInput
+from dgq.inference.live_layer import LiveLayer
+from dgq.inference.residual_input import ResidualInput
+from dgq.inference.residual_layer import ResidualLayer
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native
 from dgq.ops.reference import attention as reference_attention
@@ -186,8 +190,15 @@ def fold_readers_(unet: nn.Module, quantizer: nn.Module | None, names: list[str]
     quantizer.emits_codes = packed[0].input_quantizer is None
     for name, layer, weight in zip(names, packed, folded, strict=True):
         assert weight is not None
-        unet.set_submodule(name, IntegerLayer(layer, quantizer, weight).eval())
+        unet.set_submodule(name, integer_kind(quantizer)(layer, quantizer, weight).eval())
     return Counter()
+
+
+def integer_kind(quantizer: ChannelInput) -> type[IntegerLayer]:
+    """The layer that reads what a quantizer emits."""
+    if isinstance(quantizer, ResidualInput):
+        return ResidualLayer
+    return LiveLayer if isinstance(quantizer, LiveInput) else IntegerLayer
 
 
 def obstacle_of(quantizer: nn.Module | None, layers: list[FrozenLayer]) -> str | None:

@@ -50,6 +50,10 @@ class InputQuantizer(InPart, StoredTensors):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and dequantize, in float32 whatever the precision of ``x``."""
+        return self.rounded(x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """``x`` quantized and dequantized."""
         scale, zero_point = self.parameters_of(x)
         return fake_quantize(x.float(), scale, zero_point, self.n_bits).to(x.dtype)
 
@@ -160,14 +164,18 @@ class ChannelInput(InputQuantizer):
         Raises:
             DGQError: where a gradient is wanted, which integers do not have.
         """
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise DGQError(
-                "integer products have no gradients: load the model with execution='float'"
-            )
+        self.check_no_gradient(x)
         step = self.calls.step
         tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
         codes = quantize(x, *tables, step, self.largest, list(padding))
         return QuantizedTensor(codes, self.scale, step, x.dtype)
+
+    def check_no_gradient(self, x: Tensor) -> None:
+        """Raise DGQError where a gradient is wanted, which integers do not have."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise DGQError(
+                "integer products have no gradients: load the model with execution='float'"
+            )
 
     def factors(self, channels: int) -> tuple[Tensor, Tensor]:
         """Factors ``[channels]`` of the codes and of the weights whose products are the multiples.

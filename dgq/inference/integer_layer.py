@@ -78,14 +78,22 @@ class IntegerLayer(HasGeometry, LayerInPart, StoredTensors):
         self.activation_bits = packed.activation_bits
         for name in ("scale", "zero_point", "exponent", "bias"):
             self.store(name, getattr(packed, name))
-        on_codes, self._factor = reader.factors(self.geometry.in_channels)
+        _, self._factor = reader.factors(self.geometry.in_channels)
         scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
-        zeros = zero_point_sums(folded, reader.zero_point * on_codes, self.geometry)
-        bias = -(reader.scale[:, None].double() * scale * zeros)
-        bias = bias if packed.bias is None else bias + packed.bias
         self.register_buffer("weight_scale", scale, persistent=False)
-        self.register_buffer("folded_bias", bias.float(), persistent=False)
+        self.register_buffer("folded_bias", self.fold_bias(reader, folded), persistent=False)
         self.weight = FoldedWeight(laid_out(folded, self.geometry))
+
+    def fold_bias(self, reader: ChannelInput, folded: Tensor) -> Tensor:
+        """The bias of each step, without what zero points add: ``[steps, out]``, float32."""
+        on_codes, _ = reader.factors(self.geometry.in_channels)
+        zeros = zero_point_sums(folded, reader.zero_point * on_codes, self.geometry)
+        bias = -(reader.scale[:, None].double() * self.weight_scale * zeros)
+        return (bias if self.bias is None else bias + self.bias).float()
+
+    def bias_of(self, quantized: QuantizedTensor) -> Tensor:
+        """The bias for every row of the scales of what was quantized."""
+        return self.folded_bias
 
     @property
     def weight_bits(self) -> int:
@@ -97,22 +105,26 @@ class IntegerLayer(HasGeometry, LayerInPart, StoredTensors):
     ) -> Tensor:
         """What the stock layer computes; of a tensor it quantizes first, or of a quantized one."""
         x = x if quantized is None else quantized
-        if isinstance(self.geometry, ConvGeometry):
-            return self._convolve(x, self.geometry)
-        quantized = x if isinstance(x, QuantizedTensor) else self._codes(x)
-        return int_linear(
-            *(quantized.codes, self.weight.tensor, self.weight_scale, quantized.scale),
-            *(self.folded_bias, quantized.step, quantized.dtype),
-        )
-
-    def _convolve(self, x: Tensor | QuantizedTensor, conv: ConvGeometry) -> Tensor:
+        if not isinstance(self.geometry, ConvGeometry):
+            return self.output_of(x if isinstance(x, QuantizedTensor) else self._codes(x))
         if isinstance(x, Tensor):
-            x = self._codes(x.permute(0, 2, 3, 1), conv.padding)
-        output = int_conv2d(
-            *(x.codes, self.weight.tensor, self.weight_scale, x.scale, self.folded_bias, x.step),
-            *(conv.kernel, conv.stride, conv.dilation, conv.groups, x.dtype),
+            x = self._codes(x.permute(0, 2, 3, 1), self.geometry.padding)
+        return self.output_of(x).permute(0, 3, 1, 2)
+
+    def output_of(self, quantized: QuantizedTensor) -> Tensor:
+        """What the layer computes of a quantized tensor, ``[batch, ..., out]``."""
+        return self.product(quantized, self.bias_of(quantized), quantized.dtype)
+
+    def product(self, quantized: QuantizedTensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        """The integer product, scaled, with a bias for every row of the scales."""
+        arguments = (quantized.codes, self.weight.tensor, self.weight_scale, quantized.scale)
+        conv = self.geometry
+        if not isinstance(conv, ConvGeometry):
+            return int_linear(*arguments, bias, quantized.step, dtype)
+        return int_conv2d(
+            *(*arguments, bias, quantized.step),
+            *(conv.kernel, conv.stride, conv.dilation, conv.groups, dtype),
         )
-        return output.permute(0, 3, 1, 2)
 
     def _codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
         assert isinstance(self.input_quantizer, ChannelInput)

@@ -17,9 +17,28 @@ class QuantizedTensor(NamedTuple):
         scale: ``[steps]`` or ``[1]``.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` of each sample.
         dtype: of what was quantized.
+        of_zero: codes of zeros of each sample, ``[batch, channels]``, where zero points are its
+            own; None where biases hold what they add.
+        of_sum: where these codes are of the last part of a sum, what the sum is.
     """
 
     codes: Tensor
     scale: Tensor
     step: Tensor
     dtype: torch.dtype
+    of_zero: Tensor | None = None
+    of_sum: "OfSum | None" = None
+
+
+class OfSum(NamedTuple):
+    """A sum of quantized tensors of which the codes of the last one are new.
+
+    Args:
+        first: the codes of all the rest, where there was no call before.
+        before: the rest, float32, channels last.
+        total: the sum, without padding.
+    """
+
+    first: QuantizedTensor | None
+    before: Tensor
+    total: Tensor

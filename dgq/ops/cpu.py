@@ -12,10 +12,13 @@ from dgq.ops.library import LIBRARY
 WRITTEN = (torch.float32, torch.bfloat16)
 """What oneDNN's products put out."""
 
+OWN_PRODUCT = 2**16
+"""Codes of a sample from which on a product of its own costs less than scaling all of them."""
+
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
-    for function in (quantize, int_linear, int_conv2d, attention):
+    for function in (quantize, channel_ranges, int_linear, int_conv2d, attention):
         LIBRARY.impl(function.__name__, function, "CPU")
     for function in (int_linear, int_conv2d):
         # A weight in oneDNN's layout decides what the dispatcher chooses.
@@ -90,6 +93,14 @@ def quantize(
     return kernels.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
 
 
+def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``reference.channel_ranges``, in one pass."""
+    kernels = native.kernels()
+    if kernels is None or x.dtype not in WRITTEN:
+        return reference.channel_ranges(x)
+    return kernels.channel_ranges(x)
+
+
 def int_linear(
     codes: Tensor,
     weight: Tensor,
@@ -103,10 +114,10 @@ def int_linear(
     if not weight.is_mkldnn:
         return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
 
-    def product(factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
+    def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
         return _product(codes, weight, weight_scale, factor, row, output)
 
-    return _at_steps(product, scale, bias, step, dtype)
+    return _at_steps(product, codes, scale, bias, step, dtype)
 
 
 def int_conv2d(
@@ -130,15 +141,26 @@ def int_conv2d(
         )
     if is_linear(kernel, stride, groups):
         return int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
-    planes, zeros = codes.permute(0, 3, 1, 2), _zeros(weight_scale.shape[0])
+    zeros = _zeros(weight_scale.shape[0])
 
-    def product(factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
+    def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
         return torch.ops.onednn.qconv2d_pointwise(
-            *(planes, factor, 0, weight, weight_scale, zeros, row, stride, [0, 0], dilation),
+            *(
+                codes.permute(0, 3, 1, 2),
+                factor,
+                0,
+                weight,
+                weight_scale,
+                zeros,
+                row,
+                stride,
+                [0, 0],
+                dilation,
+            ),
             *(groups, 1.0, 0, output, "none", [], ""),
         ).permute(0, 2, 3, 1)
 
-    return _at_steps(product, scale, bias, step, dtype).contiguous()
+    return _at_steps(product, codes, scale, bias, step, dtype).contiguous()
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
@@ -170,19 +192,29 @@ def _zeros(n: int) -> Tensor:
 
 
 def _at_steps(
-    product: Callable[[float, Tensor | None, torch.dtype], Tensor],
+    product: Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor],
+    codes: Tensor,
     scale: Tensor,
     bias: Tensor,
     step: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """A product with each sample's scale and bias; oneDNN applies them if all have the same."""
-    steps = step.tolist()
+    """A product with each sample's scale and bias.
+
+    oneDNN applies them, on the way out of its registers, if all samples have the same, or if each
+    of them is large enough for a product of its own.
+    """
+    steps, written = step.tolist(), dtype if dtype in WRITTEN else torch.float32
+
+    def at(codes: Tensor, step: int) -> Tensor:
+        factor = float(scale[step if scale.shape[0] > 1 else 0])
+        return product(codes, factor, bias[step if bias.shape[0] > 1 else 0], written).to(dtype)
+
     if len(set(steps)) == 1:
-        factor = float(scale[steps[0] if scale.shape[0] > 1 else 0])
-        written = dtype if dtype in WRITTEN else torch.float32
-        return product(factor, bias[steps[0] if bias.shape[0] > 1 else 0], written).to(dtype)
-    sums = product(1.0, None, torch.float32)
+        return at(codes, steps[0])
+    if codes[0].numel() >= OWN_PRODUCT:
+        return torch.cat([at(*pair) for pair in zip(codes.split(1), steps, strict=True)])
+    sums = product(codes, 1.0, None, torch.float32)
     rows = [-1, *[1] * (sums.ndim - 2)]
     if scale.shape[0] > 1:
         scale = scale[step]

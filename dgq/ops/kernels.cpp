@@ -55,7 +55,40 @@ void quantize_all(const T* x, const float* scale, const float* multiple, const i
   }
 }
 
+constexpr int64_t SLICE = 64;  // channels whose ranges stay in registers and in the first cache
+
+template <typename T>
+void ranges_all(const T* x, int64_t batch, int64_t pixels, int64_t channels, float* low,
+                float* high) {
+  const int64_t slices = (channels + SLICE - 1) / SLICE;
+#pragma omp parallel for collapse(2) schedule(static) if (batch * pixels * channels >= PARALLEL_FROM)
+  for (int64_t sample = 0; sample < batch; sample++)
+    for (int64_t slice = 0; slice < slices; slice++) {
+      const int64_t first = slice * SLICE, n = std::min(SLICE, channels - first);
+      const T* pixel = x + sample * pixels * channels + first;
+      float *least = low + sample * channels + first, *most = high + sample * channels + first;
+      for (int64_t c = 0; c < n; c++) least[c] = most[c] = as_float(pixel[c]);
+      for (int64_t p = 1; p < pixels; p++) {
+        pixel += channels;
+        for (int64_t c = 0; c < n; c++) {
+          const float value = as_float(pixel[c]);
+          least[c] = value < least[c] ? value : least[c];
+          most[c] = value > most[c] ? value : most[c];
+        }
+      }
+    }
+}
+
 }  // namespace
+
+// x [batch, pixels, channels]; low and high [batch, channels].
+extern "C" void dgq_channel_ranges(const void* x, int is_bfloat16, int64_t batch, int64_t pixels,
+                                   int64_t channels, float* low, float* high) {
+  if (is_bfloat16)
+    ranges_all((const uint16_t*)x, batch, pixels, channels, low, high);
+  else
+    ranges_all((const float*)x, batch, pixels, channels, low, high);
+}
 
 // x [batch, height, width, channels]; scale [steps]; multiple, factor [channels]; zero_point
 // [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels].

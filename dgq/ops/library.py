@@ -22,6 +22,7 @@ LIBRARY.define(
     "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
     "Tensor step, int largest, int[] padding) -> Tensor"
 )
+LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
     "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
     "Tensor step, ScalarType dtype) -> Tensor"
@@ -36,11 +37,12 @@ LIBRARY.define(
 )
 
 quantize = torch.ops.dgq.quantize
+channel_ranges = torch.ops.dgq.channel_ranges
 int_linear = torch.ops.dgq.int_linear
 int_conv2d = torch.ops.dgq.int_conv2d
 attention = torch.ops.dgq.attention
 
-for _name in ("quantize", "int_linear", "int_conv2d", "attention"):
+for _name in ("quantize", "channel_ranges", "int_linear", "int_conv2d", "attention"):
     LIBRARY.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 
 
@@ -59,6 +61,12 @@ def _quantize_shape(
     for dim, pad in zip((1, 2), padding, strict=False):
         shape[dim] += 2 * pad
     return x.new_empty(shape, dtype=torch.uint8)
+
+
+@torch.library.register_fake("dgq::channel_ranges", lib=LIBRARY)
+def _channel_ranges_shape(x: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], x.shape[-1])
+    return x.new_empty(shape, dtype=torch.float32), x.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.register_fake("dgq::int_linear", lib=LIBRARY)

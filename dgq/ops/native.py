@@ -78,6 +78,19 @@ class Kernels:
         )
         return codes
 
+    def channel_ranges(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``reference.channel_ranges``, for float32 and bfloat16."""
+        x = x.contiguous()
+        batch, channels = x.shape[0], x.shape[-1]
+        low = torch.empty(batch, channels)
+        high = torch.empty(batch, channels)
+        self._library.dgq_channel_ranges(
+            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16)),
+            *_sizes(batch, x[0].numel() // channels, channels),
+            *(_address(low), _address(high)),
+        )
+        return low, high
+
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
     ) -> Tensor:

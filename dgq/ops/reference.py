@@ -44,6 +44,16 @@ def quantize(
     return ((codes + zeros).clamp(0, largest) * factor).to(torch.uint8)
 
 
+def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest value of each channel of each sample, both float32 ``[batch, channels]``.
+
+    Args:
+        x: ``[batch, height, width, channels]`` or ``[batch, tokens, channels]``.
+    """
+    x = x.flatten(1, -2)
+    return x.amin(1).float(), x.amax(1).float()
+
+
 def int_linear(
     codes: Tensor,
     weight: Tensor,

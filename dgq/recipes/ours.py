@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -14,13 +15,17 @@ from dgq.recipes.recipe import KEPT, Recipe, of_bits
 from dgq.sensitivity import measure_sensitivity
 from dgq.settings import (
     ActivationSettings,
+    Grouping,
     LearningSettings,
     NetworkSettings,
     QuantizationSettings,
     RangeMethod,
     ScoreSettings,
     WeightSettings,
+    check_choice,
 )
+
+Ranges = Literal["observed", "live", "residual"]
 
 MOST_ON_WEIGHTS = 2
 """Spare bits that scales of weight groups take at most (docs/experiments.md)."""
@@ -50,6 +55,8 @@ class Ours(Recipe):
         group_size: inputs that share a scale of the weights.
         range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
         mixed: measure how much each layer adds to the noise of the output, and share the bits out.
+        ranges: of activations: ``observed`` at each step; ``live``, those of each sample itself; or
+            ``residual``, live ones of the difference to the call before.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
         network: how the UNet as a whole is learned after that; not at all if none.
@@ -60,24 +67,27 @@ class Ours(Recipe):
     group_size: int = 64
     range_method: RangeMethod = "mse"
     mixed: bool = True
+    ranges: Ranges = "observed"
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
     network: NetworkSettings | None = field(default_factory=NetworkSettings)
 
     def __post_init__(self) -> None:
+        check_choice("ranges", self.ranges, get_args(Ranges))
         assert self.quantization  # refuses impossible settings
 
     @property
     def name(self) -> str:
-        """The bits."""
-        return of_bits("", self.weight_bits, self.activation_bits)
+        """The bits, and what ranges are of."""
+        name = of_bits("", self.weight_bits, self.activation_bits)
+        return name if self.ranges == "observed" else f"{name}_{self.ranges}"
 
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
         return QuantizationSettings(
             symmetric_weights(self.weight_bits, self.group_size, self.range_method),
-            multiples(self.weight_bits, self.activation_bits),
+            multiples(self.weight_bits, self.activation_bits, self.ranges),
             ScoreSettings(16),
             self.keep,
         )
@@ -117,13 +127,14 @@ def symmetric_weights(
     )
 
 
-def multiples(weight_bits: int, activation_bits: int) -> ActivationSettings:
+def multiples(weight_bits: int, activation_bits: int, ranges: Ranges) -> ActivationSettings:
     """Channels with whole multiples of one scale in all spare bits that weights leave."""
     if activation_bits == 16:
         return ActivationSettings(16, qkv=False)
     left = max(0, OPERAND_BITS - weight_bits) - weight_exponent(weight_bits)
     room = left + max(0, OPERAND_BITS - activation_bits)
-    return ActivationSettings(activation_bits, "multiples", max_exponent=room, qkv=False)
+    grouping: Grouping = "multiples" if ranges == "observed" else ranges
+    return ActivationSettings(activation_bits, grouping, max_exponent=room, qkv=False)
 
 
 def weight_exponent(n_bits: int) -> int:

@@ -21,6 +21,9 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         *(Ours(*bits) for bits in BITS),
         Ours(4, 4, learning=LEARNED_RANGES),
+        *(Ours(4, bits, ranges="live") for bits in (8, 6)),
+        Ours(4, 4, ranges="live", learning=LEARNED_RANGES),
+        *(Ours(4, bits, ranges="residual") for bits in (6, 4)),
         Ours(4, 16),
         *(DGQ(*bits) for bits in BITS),
         DGQ(4, 4, self_attention="log", learning=LEARNED_RANGES),

@@ -19,7 +19,7 @@ COMPILED = [
     "loaded exponents",
     *(
         pytest.param(case, marks=slow)
-        for case in ("calibrating kmeans", "calibrating exponents", "loaded kmeans")
+        for case in ("calibrating kmeans", "calibrating exponents", "loaded kmeans", "loaded live")
     ),
 ]
 EXPORTED = [
@@ -78,6 +78,16 @@ def test_integers_in_float32_are_compiled_exactly(calibrated_as: Models) -> None
     compiled = torch.compile(unet, fullgraph=True, backend="eager")
     for plain, output in zip(expected, outputs(compiled, found), strict=True):
         assert decibels(plain, output) > 80
+
+
+@slow
+@torch.no_grad()
+def test_every_call_of_a_graph_is_the_first_of_an_image(calibrated_as: Models) -> None:
+    unet, found = unet_of("loaded residual", calibrated_as)
+    expected = [load_quantized_unet(found.folder)(**found.at(t))[0] for t in TIMESTEPS]
+    compiled = torch.compile(unet, fullgraph=True, backend="eager")
+    for plain, output in zip(expected, outputs(compiled, found), strict=True):
+        assert decibels(plain, output) > 25
 
 
 @slow

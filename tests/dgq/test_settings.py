@@ -7,7 +7,14 @@ import pytest
 
 from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
-from dgq.settings import ActivationSettings, LearningSettings, ScoreSettings, WeightSettings
+from dgq.settings import (
+    ActivationSettings,
+    LayerSettings,
+    LearningSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    WeightSettings,
+)
 
 BITS: list[Callable[[Any], Any]] = [WeightSettings, ActivationSettings, ScoreSettings]
 
@@ -84,3 +91,30 @@ def test_settings_errors_are_what_users_are_shown() -> None:
 
 def test_total_iterations_are_those_of_both_phases() -> None:
     assert LearningSettings(iterations=7, polish_iterations=5).total_iterations == 12
+
+
+@pytest.mark.parametrize(
+    ("activations", "follows", "remembers"),
+    [
+        (ActivationSettings(8), True, False),
+        (ActivationSettings(8, per_step=False), False, False),
+        (ActivationSettings(8, "live", max_exponent=0), False, False),
+        (ActivationSettings(8, "residual", max_exponent=0), False, True),
+        (ActivationSettings(16, "residual"), False, False),
+    ],
+)
+def test_what_depends_on_steps_and_what_remembers_calls(
+    activations: ActivationSettings, follows: bool, remembers: bool
+) -> None:
+    settings = QuantizationSettings(WeightSettings(4), activations, ScoreSettings(16))
+    assert (settings.follows_steps, settings.remembers) == (follows, remembers)
+    one = {"mid_block.resnets.0.conv1": LayerSettings(activations=activations)}
+    floats = ActivationSettings(16)
+    single = QuantizationSettings(WeightSettings(4), floats, ScoreSettings(16), layers=one)
+    assert (single.follows_steps, single.remembers) == (follows, remembers)
+
+
+def test_tables_of_scores_follow_the_steps_whatever_the_activations() -> None:
+    live = ActivationSettings(8, "live", max_exponent=0)
+    scores = ScoreSettings(8, "affine", "affine")
+    assert QuantizationSettings(WeightSettings(4), live, scores).follows_steps

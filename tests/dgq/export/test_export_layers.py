@@ -110,7 +110,12 @@ def test_missing_taps_are_those_that_a_convolution_of_ones_lacks(
 
 
 def test_what_no_engine_runs_in_int8_is_refused(calibrated_as: object) -> None:
-    for name, words in (("multiples", "quantizes its query"), ("w4a16", "activations in floating")):
+    refused = {
+        "multiples": "quantizes its query",
+        "w4a16": "activations in floating",
+        "live": "live ranges",
+    }
+    for name, words in refused.items():
         unet = load_quantized_unet(calibrated_as(name).folder, "float")  # type: ignore[operator]
         with pytest.raises(DGQError, match=words):
             convert_(unet)

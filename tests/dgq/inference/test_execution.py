@@ -35,6 +35,8 @@ REASONS: dict[str, dict[str, int]] = {
     "exponents scores": {},
     "exponents a6": {},
     "multiples": {},
+    "live": {},
+    "residual": {},
     "w8a8 symmetric": {},
     "per-tensor": {},
     "split skips": {},

@@ -40,13 +40,15 @@ def test_loaded_in_floating_point_equals_the_calibrated_one_bit_for_bit(
 @torch.no_grad()
 def test_integers_in_float32_equal_floating_point(name: str, calibrated_as: Models) -> None:
     model = calibrated_as(name)
+    floating = load_quantized_unet(model.folder, "float")
     loaded = load_quantized_unet(model.folder, "integer", torch.float32)
     calls = [model.at(t) for t in TIMESTEPS]
     calls += [model.call, model.call | {"timestep": torch.tensor([801.0, 1.0])}]
-    ratios = [decibels(model.unet(**call)[0], loaded(**call)[0]) for call in calls]
+    ratios = [decibels(floating(**call)[0], loaded(**call)[0]) for call in calls]
     # Sums are ordered differently. Seldom does an activation then fall to the next code, which is
-    # noise of that code; where none does, everything is equal to 1e-4.
-    assert min(ratios) > 35
+    # noise of that code; where none does, everything is equal to 1e-4. With live ranges it may be
+    # the end of a range, which moves all codes of that tensor.
+    assert min(ratios) > (20 if name in ("live", "residual") else 35)
     assert max(ratios) > 80
 
 

@@ -159,3 +159,20 @@ def test_the_operators_are_good_citizens() -> None:
     torch.library.opcheck(
         torch.ops.dgq.int_linear.default, (codes, weight, *others, torch.bfloat16)
     )
+
+
+@exact
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_large_samples_of_different_steps_equal_64_bit_sums(kernel: tuple[int, int]) -> None:
+    codes, weight = codes_and_weight((3, 34, 34, 64), (16, 64, *kernel), 0)
+    assert codes[0].numel() >= cpu.OWN_PRODUCT
+    weight_scale, scale, bias, step = scales(16, 3, 3, True, 1)
+    assert len(set(step.tolist())) > 1
+    packed = cpu.pack_conv2d(weight, [1, 1], [1, 1], 1)
+    geometry = (list(kernel), [1, 1], [1, 1], 1)
+    tables = (weight_scale, scale, bias, step)
+    found = ops.int_conv2d(codes, packed, *tables, *geometry, torch.float32)
+    sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double()).permute(0, 2, 3, 1)
+    torch.testing.assert_close(
+        found.double(), expected(sums, *tables), rtol=1e-5, atol=1e-3, check_stride=False
+    )

@@ -130,3 +130,16 @@ def test_tables_of_other_sizes_are_an_error_and_never_read_beyond(channels: int)
 def test_the_operator_is_a_good_citizen(padding: list[int]) -> None:
     given = arguments((2, 3, 4, 5), 2, True, 6, 0)
     torch.library.opcheck(torch.ops.dgq.quantize.default, (*given, padding))
+
+
+@given(shape=shapes, bfloat16=st.booleans(), seed=st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_compiled_ranges_equal_the_reference_bit_for_bit(
+    shape: tuple[int, ...], bfloat16: bool, seed: int
+) -> None:
+    shape = shape if len(shape) > 2 else (shape[0], 1, shape[1])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    x = x.to(torch.bfloat16) if bfloat16 else x
+    found, expected = ops.channel_ranges(x), reference.channel_ranges(x)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert found[0].shape == (shape[0], shape[-1])

@@ -1,0 +1,52 @@
+"""Quantizer of an activation that runs on each sample's own range."""
+
+import torch
+from torch import Tensor
+
+from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.live_ranges import by_channel, live_parameters, own_step, sample_ranges
+from dgq.observer import Ranges
+from dgq.ops import channel_ranges, quantize
+
+
+class LiveInput(ChannelInput):
+    """Channels whose scales are fixed multiples of one, which each sample has of its own.
+
+    ``multiple [channels]``; ``scale [1]`` is relative to the sample's own, ``zero_point
+    [1, channels]`` added to the sample's own (``dgq.live_ranges``).
+    """
+
+    def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of every channel of each sample."""
+        scale, zero_point = self._of_samples(sample_ranges(x))
+        return by_channel(scale[:, None] * self.multiple, x), by_channel(zero_point, x)
+
+    def codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
+        """Quantize ``[batch, ..., channels]``, for convolutions with padding around the pixels.
+
+        Raises:
+            DGQError: where a gradient is wanted, which integers do not have.
+        """
+        self.check_no_gradient(x)
+        ranges = sample_ranges(x) if x.ndim == 2 else Ranges(*channel_ranges(x))
+        scale, zero_point = self._of_samples(ranges)
+        zero_point, step = zero_point.expand(-1, x.shape[-1]), own_step(x)
+        tables = (self.channel_multiple, zero_point.to(torch.int16).contiguous(), self.code_factor)
+        codes = quantize(x, scale, *tables, step, self.largest, list(padding))
+        of_zero = (zero_point * self.code_factor).to(torch.uint8)
+        return QuantizedTensor(codes, scale, step, x.dtype, of_zero)
+
+    def _of_samples(self, ranges: Ranges) -> tuple[Tensor, Tensor]:
+        """Scale ``[batch]`` and zero point ``[batch, channels]``."""
+        return live_parameters(ranges, self.multiple, self.n_bits, self.scale, self.zero_point)
+
+    def has_code_of_zero(self) -> bool:
+        """Zero is in every range."""
+        return True
+
+    def problem(self) -> str | None:
+        """What is wrong with loaded tensors, if anything."""
+        if self.scale.shape[0] != 1:
+            return f"{self.scale.shape[0]} rows of scales, expected one, for all steps"
+        return super().problem()

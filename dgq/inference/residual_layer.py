@@ -1,0 +1,60 @@
+"""An integer layer that adds what its input changed to its output of the call before.
+
+A layer is linear: of ``x + d`` it computes what it computed of ``x``, and one integer product of
+the codes of ``d``.
+"""
+
+import torch
+from torch import Tensor
+
+from dgq.inference.geometry import ConvGeometry
+from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.layers import PackedLayer
+from dgq.inference.live_layer import LiveLayer
+from dgq.inference.quantized_tensor import OfSum, QuantizedTensor
+
+
+class ResidualLayer(LiveLayer):
+    """A linear or convolution layer that reads what a ``ResidualInput`` quantized.
+
+    Args:
+        packed: the layer in its stored form.
+        reader: the quantizer of its input, its own or its owner's.
+        folded: the weight ``[out, n]``, as ``fold`` returns it.
+    """
+
+    def __init__(self, packed: PackedLayer, reader: ChannelInput, folded: Tensor) -> None:
+        super().__init__(packed, reader, folded)
+        self.calls = reader.calls
+
+    def output_of(self, quantized: QuantizedTensor) -> Tensor:
+        """What the layer computes of the quantized sum, ``[batch, ..., out]``."""
+        of_sum, memory = quantized.of_sum, self.calls.memory
+        assert of_sum is not None
+        before = self._of_first(of_sum)
+        if before is None and memory is not None:
+            before = memory.output_of(self, of_sum.before)
+        if before is None:
+            # Its quantizer was read without it: by another layer, or an attention processor of
+            # its own that projects one by one.
+            total = self._of_values(of_sum.total)
+        else:
+            total = before + self._without_bias(quantized)
+        if memory is not None:
+            memory.keep_output(self, of_sum.total, total)
+        return (total + self.folded_bias[0]).to(quantized.dtype)
+
+    def _of_first(self, of_sum: OfSum) -> Tensor | None:
+        return None if of_sum.first is None else self._without_bias(of_sum.first)
+
+    def _without_bias(self, quantized: QuantizedTensor) -> Tensor:
+        """The integer product, scaled, without the bias: float32."""
+        return self.product(quantized, -self.of_zeros(quantized), torch.float32)
+
+    def _of_values(self, x: Tensor) -> Tensor:
+        """The same in floating point, of a sum without padding."""
+        weight, _ = self.operands()
+        if not isinstance(self.geometry, ConvGeometry):
+            return self.geometry.apply(x, weight, None)
+        output = self.geometry.apply(x.permute(0, 3, 1, 2), weight, None)
+        return output.permute(0, 2, 3, 1).contiguous()
