@@ -14,6 +14,7 @@ from dgq.recipes import RECIPES, Recipe
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
+    NetworkSettings,
     QuantizationSettings,
     ScoreSettings,
     WeightSettings,
@@ -43,8 +44,11 @@ def recipe_of(config: dict[str, Any]) -> Recipe:
     options = dict(given.get("init_args", {}))
     if "learning" in options:
         options["learning"] = LearningSettings(**options["learning"])
-    if "keep" in options:
-        options["keep"] = tuple(options["keep"])
+    if options.get("network") is not None:
+        options["network"] = NetworkSettings(**options["network"])
+    for name in ("keep", "split_skips"):
+        if name in options:
+            options[name] = tuple(options[name])
     recipe: Recipe = getattr(recipes, given["class_path"].rpartition(".")[2])(**options)
     return recipe
 

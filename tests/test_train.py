@@ -474,6 +474,17 @@ def test_a_process_may_have_nothing_held_out(micro_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_two_processes_agree_on_the_network(micro_folder: Path, tmp_path: Path) -> None:
+    """Of which only the first has held-out samples to decide by."""
+    more = (*learning_options(3, 2), "--data.micro_batch_size", "6", "--data.n_held_out", "4")
+    in_two_processes([*fit_arguments(micro_folder, tmp_path, "two"), *more])
+    network = rows(tmp_path / "two")[-1]
+    assert network["target"] == NETWORK
+    assert 0 < float(network["error"]) <= float(network["error_nearest"])
+    assert load_quantized_unet(tmp_path / "two")
+
+
+@pytest.mark.slow
 def test_two_processes_learn_as_well_as_one(micro_folder: Path, tmp_path: Path) -> None:
     learning = learning_options(60, 20)
     more = (*learning, "--data.micro_batch_size", "2")
