@@ -197,7 +197,8 @@ def page(names: Sequence[str], lines: Sequence[Sequence[str]], command: str, cap
             f"all calls of {captions} held-out captions that were drawn in full precision with "
             "each setting, as the models run (`auto`). In brackets, the change from the setting "
             "of the calibration, the first row; part of it is that other inputs are harder or "
-            "easier. Last, how many warnings a model gave of timesteps that it does not know.",
+            "easier. Last, how many warnings a model gave of timesteps that it has no scales for; "
+            "those whose scales know no steps give none.",
             "",
             *table,
             "",

@@ -23,7 +23,7 @@ RECIPES: dict[str, Recipe] = {
         Ours(4, 4, learning=LEARNED_RANGES),
         *(Ours(4, bits, ranges="live") for bits in (8, 6)),
         Ours(4, 4, ranges="live", learning=LEARNED_RANGES),
-        *(Ours(4, bits, ranges="residual") for bits in (6, 4)),
+        *(Ours(4, bits, ranges="residual", mixed=False) for bits in (6, 4)),
         Ours(4, 16),
         *(DGQ(*bits) for bits in BITS),
         DGQ(4, 4, self_attention="log", learning=LEARNED_RANGES),
