@@ -231,7 +231,17 @@ class Calibrator:
         learn.harden_ranges_(self.target)
         self.records[-1]["error"] = self.error()
         if learned_ranges:
+            # Weights were learned for quantized activations: nearest's error is no measure of them.
             self.records[-1]["error_quantized"] = self.error(activations=True)
+        elif self.recipe.keeps_better:
+            self.keep_better()
+
+    def keep_better(self) -> None:
+        """Round the current target to nearest if learning has made it worse on held-out samples."""
+        if self.records[-1]["error"] > self.records[-1]["error_nearest"]:
+            learn.start_learning_(self.target)
+            learn.harden_(self.target)
+            self.records[-1]["error"] = self.records[-1]["error_nearest"]
 
     def harden_network_(self, network: Network) -> None:
         """End the learning; without effect if the error on held-out samples has not fallen."""

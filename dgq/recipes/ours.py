@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
@@ -61,6 +61,8 @@ class Ours(Recipe):
         learning: how weights and ranges are learned.
         network: how the UNet as a whole is learned after that; not at all if none.
     """
+
+    keeps_better: ClassVar[bool] = True
 
     weight_bits: int = 4
     activation_bits: int = 8

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -22,6 +22,8 @@ class Recipe(ABC):
 
     learning: LearningSettings
     network: NetworkSettings | None = None
+    keeps_better: ClassVar[bool] = False
+    """Whether weights return to nearest rounding where learning has made a target worse."""
 
     @property
     @abstractmethod

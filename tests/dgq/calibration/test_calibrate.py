@@ -41,6 +41,29 @@ def random_calls(n: int = 2, rows: int = 3) -> list[dict[str, Any]]:
     ]
 
 
+def test_no_target_ends_worse_than_nearest() -> None:
+    """Learning that goes astray: rates by which every rounding jumps."""
+    astray = dgq.LearningSettings(2, 0, rounding_lr=50.0, scale_lr=1.0, decay="constant")
+    nearest = dgq.LearningSettings(iterations=0, polish_iterations=0)
+    learned, rounded = (
+        dgq.calibrate(
+            micro_unet(),
+            random_calls(),
+            dgq.Ours(keep=KEEP, range_method="minmax", learning=learning, network=None),
+            batch_size=4,
+            progress=False,
+        )
+        for learning in (astray, nearest)
+    )
+    targets = learned.report.targets
+    assert all(t.error <= t.error_nearest for t in targets)
+    assert sum(t.error == t.error_nearest for t in targets) > len(targets) / 2
+    first = f"{targets[0].name}.weight_quantizer"
+    for name in ("codes", "scale"):
+        found, expected = (getattr(r.unet.get_submodule(first), name) for r in (learned, rounded))
+        assert found.equal(expected)
+
+
 @pytest.fixture(scope="module")
 def result() -> dgq.CalibrationResult:
     """Of a UNet and recorded calls; not to be changed."""
