@@ -46,7 +46,7 @@ def adapter(**more: Any) -> Any:
 
 
 @pytest.mark.parametrize("execution", ["float", "auto"])
-@pytest.mark.parametrize("name", ["kmeans", "multiples", "kept projections"])
+@pytest.mark.parametrize("name", ["kmeans", "multiples", "kept projections", "split skips"])
 def test_a_lora_changes_a_quantized_unet_as_it_changes_the_stock_one(
     name: str, execution: Any, calibrated_as: Models, pipeline: Any
 ) -> None:
