@@ -14,9 +14,10 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
-from tiny_pipelines import fit_arguments
+from tiny_pipelines import calibrate_, fit_arguments, micro_unet, unet_call
 
 from data.calibration import CalibrationData
+from dgq.calibration.other_activations import requantize_activations_, sharing_copy
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError
 from dgq.recipes import DGQ, RECIPES, RTN, Ours, Recipe
@@ -108,6 +109,22 @@ def test_a_described_recipe_is_read_as_itself(recipe: Recipe) -> None:
     parser.add_argument("--recipe", type=Recipe)
     content = json.loads(json.dumps({"recipe": described(recipe)}))
     assert parser.instantiate_classes(parser.parse_object(content)).recipe == recipe
+
+
+def test_parts_of_dgq_are_made_from_the_ranges_of_another(tmp_path: Path) -> None:
+    recipes = [recipe for _, _, recipe in stages.component_recipes(6)]
+    calibrated, *others = recipes
+    served = [recipe for recipe in others if serves(calibrated, recipe)]
+    assert len(served) == 3  # per tensor, per step, and logarithmic under a calibrated maximum
+    unet = calibrate_(micro_unet(), calibrated.quantization)
+    call = unet_call(unet, 2, 401.0, seed=9)
+    outputs = [unet(**call)[0]]
+    for recipe in served:
+        other = sharing_copy(unet)
+        requantize_activations_(other, recipe.quantization)
+        outputs.append(other(**call)[0])
+    assert all(output.isfinite().all() for output in outputs)
+    assert len({float(output.detach().sum()) for output in outputs}) == len(outputs)
 
 
 @pytest.mark.slow
