@@ -169,10 +169,13 @@ class PackedLayer(FrozenLayer):
 
     def settle_(self) -> None:
         """Pack codes of earlier files, where a code took half a byte or a byte, without gaps."""
-        nibbles = self.weight_bits < 4
-        if self.codes.shape[1:] == (packed_width(self.fan_in, 4 if nibbles else 8),):
-            codes = unpack_codes(self.codes, 4, self.fan_in) if nibbles else self.codes
-            self.store("codes", pack_codes(codes, self.weight_bits))
+        before = 4 if self.weight_bits <= 4 else 8
+        if before == self.weight_bits or self.codes.dtype != torch.uint8:
+            return
+        if self.codes.shape[1:] == (packed_width(self.fan_in, before),):
+            codes = unpack_codes(self.codes, before, self.fan_in)
+            if int(codes.max()) < 2**self.weight_bits:  # others stay as they are, and are refused
+                self.store("codes", pack_codes(codes, self.weight_bits))
 
 
 def dequantized(layer: Any, codes: Tensor) -> Tensor:

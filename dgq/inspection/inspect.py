@@ -6,6 +6,7 @@ from typing import Any
 
 from dgq.checkpoint import find_model, load_quantized_unet
 from dgq.cost import resident_bytes
+from dgq.described_settings import described
 from dgq.first_formats import FirstFiles
 from dgq.inference.execution import prepare_
 from dgq.inspection.full_size import full_precision_bytes
@@ -53,7 +54,7 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
         "sha256": manifest.sha256,
         "unet_sha256": manifest.unet_sha256 or None,
         "pipeline": manifest.pipeline or None,
-        "recipe": asdict(manifest.quantization) | {"keep": list(manifest.quantization.keep)},
+        "recipe": described(manifest.quantization),
         **contents,
         "generation": asdict(manifest.generation),
         "timesteps": list(manifest.timesteps),

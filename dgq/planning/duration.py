@@ -11,6 +11,9 @@ BESIDE_PRODUCTS = 1.5
 OBSERVING = 1.6
 """Cost of a pass that also reads quantized weights and observes, against one that does not."""
 
+AGAIN = 4 / 3
+"""Cost of a step on the UNet as a whole, whose blocks run a second time for their gradients."""
+
 STEP_SECONDS = 2e-3
 """Of each step of learning beside arithmetic: Python, and starting kernels."""
 
@@ -36,17 +39,27 @@ class Work:
     batch_rows: int
 
 
-def estimated_seconds(work: Work, learning: LearningSettings, rates: Rates) -> dict[str, float]:
-    """Seconds of each phase, on the machine and with the threads that the rates are of."""
+def estimated_seconds(
+    work: Work, learning: LearningSettings, rates: Rates, of_network: bool = False
+) -> dict[str, float]:
+    """Seconds of each phase, on the machine and with the threads that the rates are of.
+
+    Args:
+        work: what is computed.
+        learning: how each target is learned.
+        rates: of the machine.
+        of_network: the UNet is learned as a whole, too.
+    """
     row = BESIDE_PRODUCTS * work.macs * rates.forward
     steps = learning.total_iterations
     of_batch = BESIDE_PRODUCTS * work.batch_rows * work.macs * rates.learning
     on_weights = learning.iterations * work.weights * rates.rounding
+    whole = (AGAIN * of_batch + STEP_SECONDS) * steps if of_network else 0.0
     observed = OBSERVING * (2 if learning.learns_ranges else 1)
     return {
         "recording": work.recorded_rows * row,
         "capture": work.streamed_rows * row,
         "range search": work.weights * rates.searching,
-        "learning": steps * (of_batch + work.n_targets * STEP_SECONDS) + on_weights,
+        "learning": steps * (of_batch + work.n_targets * STEP_SECONDS) + on_weights + whole,
         "observation": observed * work.streamed_rows * row,
     }

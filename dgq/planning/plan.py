@@ -63,6 +63,8 @@ class Plan:
         seconds: estimated, by phase.
         free_bytes: where samples wait.
         machine: that the estimate is for.
+        shares_bits: each layer will have bits of its own, on average those of the settings.
+        visits_network: the UNet as a whole is learned after its targets.
     """
 
     pipeline: str
@@ -80,6 +82,8 @@ class Plan:
     seconds: Mapping[str, float]
     free_bytes: int
     machine: str
+    shares_bits: bool = False
+    visits_network: bool = False
 
     @property
     def largest_target(self) -> str:
@@ -179,9 +183,11 @@ def plan(
         len(timesteps),
         waiting,
         n_bytes,
-        estimated_seconds(work, learning, rates),
+        estimated_seconds(work, learning, rates, chosen.visits_network),
         free_bytes(waiting, device),
         f"{device.type}, {torch.get_num_threads()} threads",
+        chosen.measures,
+        chosen.visits_network,
     )
 
 

@@ -33,8 +33,9 @@ def lines(plan: Plan) -> Iterator[tuple[str, str]]:
     largest = plan.largest_target
     yield (
         "targets",
-        f"{len(plan.targets)}, learned one after another; the largest is {largest} with "
-        f"{plan.targets[largest] / 1e6:,.2f} million weights",
+        f"{len(plan.targets)}, learned one after another"
+        f"{', then the UNet as a whole' if plan.visits_network else ''}; the largest is {largest} "
+        f"with {plan.targets[largest] / 1e6:,.2f} million weights",
     )
     yield from layer_lines(plan)
     yield "spare bits", spare_line(plan.settings)
@@ -64,6 +65,8 @@ def layer_lines(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{layers[kind]} with weights of {weight}, inputs of {activation}: "
             f"{n / 1e6:,.2f} million weights",
         )
+    if plan.shares_bits:
+        yield "bits", "on average: shared out among the layers when their noise has been measured"
     yield "kept in full precision", ", ".join(plan.kept) or "none"
 
 

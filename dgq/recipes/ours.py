@@ -94,12 +94,17 @@ class Ours(Recipe):
             self.keep,
         )
 
+    @property
+    def measures(self) -> bool:
+        """Whether bits are mixed: where weights and activations are both quantized."""
+        return self.mixed and 16 not in (self.weight_bits, self.activation_bits)
+
     def settings(
         self, unet: nn.Module, calls: Sequence[Call] | None = None
     ) -> QuantizationSettings:
         """Bits for each layer, from what calls of the UNet show; alike for all without calls."""
         uniform = self.quantization
-        if not self.mixed or calls is None or 16 in (self.weight_bits, self.activation_bits):
+        if calls is None or not self.measures:
             return uniform
         names = layers_to_quantize(unet, self.keep)
         sensitivity = measure_sensitivity(unet, names, measured_rows(calls))

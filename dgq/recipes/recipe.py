@@ -45,6 +45,11 @@ class Recipe(ABC):
         return self.quantization
 
     @property
+    def measures(self) -> bool:
+        """Whether ``settings`` measures before it chooses bits for each layer."""
+        return False
+
+    @property
     def visits_network(self) -> bool:
         """Whether the UNet as a whole is the last target, after ``targets``."""
         return self.network is not None and self.learning.total_iterations > 0

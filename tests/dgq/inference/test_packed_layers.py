@@ -25,7 +25,8 @@ STOCK: dict[str, tuple[nn.Linear | nn.Conv2d, tuple[int, ...]]] = {
 def quantized(stock: nn.Linear | nn.Conv2d, settings: QuantizationSettings) -> QuantizedLayer:
     context = QuantizationContext([0], (8, 8))
     kind = QuantLinear if isinstance(stock, nn.Linear) else QuantConv2d
-    layer = kind(stock, settings, context)  # type: ignore[arg-type]
+    own = settings.weights, settings.activations
+    layer = kind(stock, *own, context)  # type: ignore[arg-type]
     layer.start_learning_()
     layer.harden_()
     return layer

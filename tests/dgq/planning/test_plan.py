@@ -56,8 +56,14 @@ def test_sizes_and_targets_are_those_of_a_finished_run(
 ) -> None:
     run = finished_work / "run"
     settings = read_manifest(run).quantization
-    found = micro_plan(configurations(micro_folder, tmp_path), settings)
-    assert len(found.targets) == len((run / "log.csv").read_text().splitlines()) - 1 == 24
+    folder = configurations(micro_folder, tmp_path)
+    as_named = micro_plan(folder)
+    assert as_named.shares_bits
+    assert as_named.visits_network
+    log = (run / "log.csv").read_text().splitlines()[1:]
+    assert len(as_named.targets) == len(log) - 1 == 24
+    assert log[-1].startswith("network,")
+    found = micro_plan(folder, settings)  # the bits that were chosen
     model = run / "quantized/diffusion_pytorch_model.safetensors"
     header = int.from_bytes(model.read_bytes()[:8], "little") + 8
     recorded = next((finished_work / "cache").glob("*.safetensors"))
