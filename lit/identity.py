@@ -31,7 +31,7 @@ def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
 def options(recipe: Recipe) -> dict[str, Any]:
     """The plain options of a recipe, some of which its settings do not show before it measures."""
     values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}  # type: ignore[arg-type]
-    return {name: v for name, v in values.items() if v is None or isinstance(v, bool | int | str)}
+    return {name: v for name, v in values.items() if isinstance(v, bool | int | str)}
 
 
 def effective(learning: LearningSettings) -> dict[str, Any]:

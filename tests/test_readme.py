@@ -32,7 +32,7 @@ def test_every_calibration_parses(
     with pytest.raises(SystemExit) as exit_:
         main([*arguments, "--print_config"], CalibrationData)
     assert exit_.value.code == 0
-    assert "quantization:" in capsys.readouterr().out
+    assert "class_path:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", commands("evaluate.py"), ids=" ".join)

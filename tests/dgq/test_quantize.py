@@ -14,6 +14,7 @@ from dgq.context import context_of, quantization
 from dgq.errors import DGQError
 from dgq.exponent_quantizer import ExponentQuantizer
 from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers
+from dgq.learning import layers_of
 from dgq.multiple_quantizer import MultipleQuantizer
 from dgq.paired_streams import PairedStreams
 from dgq.pipelines import load_unet
@@ -214,7 +215,7 @@ def run_through_streams(unet: UNet2DConditionModel, settings: QuantizationSettin
     streams = PairedStreams(unet, {name: found[name] for name in order}, [call])
     for name in order:
         streams.refer()
-        for layer in quantized_layers(found[name]).values() or [found[name]]:
+        for layer in layers_of(found[name]):
             assert isinstance(layer, QuantizedLayer)
             layer.start_learning_()
             layer.harden_()

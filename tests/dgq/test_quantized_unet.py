@@ -21,7 +21,7 @@ from dgq.paired_streams import PairedStreams
 from dgq.quantize import quantize_
 from dgq.quantized_unet import QuantizedUNet, converted
 from dgq.streaming import Stream
-from dgq.targets import find_blocks
+from dgq.targets import Block, find_blocks
 
 Models = Callable[[str], Calibrated]
 KINDS = ("kmeans", "exponents scores")
@@ -148,7 +148,7 @@ def test_uncalibrated_timesteps_are_told_once_for_each_unet(calibrated_as: Model
 def test_suspended_calls_leave_no_step_to_others(calibrated_as: Models) -> None:
     found = calibrated_as("kmeans")
     unet = copy.deepcopy(found.unet)
-    targets = {"mid_block.resnets.0": unet.mid_block.resnets[0]}
+    targets = {"mid_block.resnets.0": Block(unet.mid_block.resnets[0])}
     expected = unet(**found.at(801.0))[0]
     with Stream(unet, targets, [found.at(1.0), found.at(401.0)]) as stream:
         assert stream.advance() is not None

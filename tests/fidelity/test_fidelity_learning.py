@@ -16,7 +16,8 @@ from dgq.layers import QuantLinear
 from dgq.learnable_range import LearnableRange
 from dgq.reconstruction import reconstruction_loss
 from dgq.rounding import hard_rounding, rounding_logits, soft_rounding, temperature_at
-from dgq.settings import LearningSettings, QuantizationSettings, WeightSettings
+from dgq.settings import ActivationSettings, LearningSettings, WeightSettings
+from dgq.targets import Block
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2, 0.35])
@@ -32,10 +33,10 @@ def test_temperature_at_every_iteration_is_brecqs(n_iterations: int, warmup: flo
 def test_the_penalty_at_every_iteration_of_a_target() -> None:
     how = LearningSettings(iterations=10, polish_iterations=3, penalty=0.01, warmup=0.2)
     context = QuantizationContext([0], (4, 4))
-    layer = QuantLinear(nn.Linear(6, 5), QuantizationSettings(WeightSettings(4, "minmax")), context)
-    target = nn.Sequential(layer)
+    own = WeightSettings(4, "minmax"), ActivationSettings()
+    target = Block(QuantLinear(nn.Linear(6, 5), *own, context))
     learn.start_learning_(target)
-    logits = torch.cat([m.logits.flatten() for m in learn.learnables(target)]).tolist()
+    logits = torch.cat([m.logits.flatten() for m in learn.learnables(target.parts())]).tolist()
     h = [rectified_sigmoid(v) for v in logits]
     for iteration in range(13):
         temperature = brecq_temperature(iteration + 1, 10, 0.2) if iteration < 10 else None

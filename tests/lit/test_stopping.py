@@ -46,7 +46,7 @@ def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatc
     [
         (signal.SIGTERM, "training_step", 5),
         (signal.SIGINT, "leave", 3),
-        (signal.SIGHUP, "finish", 23),
+        (signal.SIGHUP, "finish", 24),
         (signal.SIGUSR1, "on_save_checkpoint", 0),
     ],
 )
