@@ -112,10 +112,12 @@ def run(arguments: argparse.Namespace, how: str) -> None:
         print_line(remaining.text())
         return
     held_out: dict[str, HeldOut] = {}
-    deadline = time.monotonic() + 60 * (arguments.minutes or math.inf)
+    minutes = math.inf if arguments.minutes is None else arguments.minutes
+    deadline = time.monotonic() + 60 * minutes
     for number, cell in enumerate(cells, 1):
         if store.find(cell, n_prompts) is None:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
+                write(cells, store, [], n_prompts, arguments, how)
                 print_line(f"stopped by --minutes: the same command resumes; {remaining.text()}")
                 return
             print_line(f"[{number}/{len(cells)}] {cell.name}; {remaining.text()}")

@@ -340,6 +340,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert text.count("(default: ") >= 7
 
 
+@pytest.mark.slow
 def test_rivals_are_taken_once_and_without_the_runs_compared_anyway(
     finished_work: Path, tmp_path: Path
 ) -> None:
@@ -350,6 +351,7 @@ def test_rivals_are_taken_once_and_without_the_runs_compared_anyway(
     assert damage.check(arguments, [ladder]) == [other, run / "quantized"]
 
 
+@pytest.mark.slow
 def test_the_whole_command_on_a_tiny_pipeline(
     finished_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_visit_lowers_the_error_of_the_output_and_is_the_last_record(
     assert leaves == {"codes", "scale", "bias", "zero_point"}
 
 
+@pytest.mark.slow
 def test_what_does_not_lower_the_error_on_held_out_samples_is_dropped(tmp_path: Path) -> None:
     constant, wild = replace(LEARNING, decay="constant"), NetworkSettings(2.0, 1.0, 1.0)
     calibrated(None, tmp_path / "blocks", constant)
