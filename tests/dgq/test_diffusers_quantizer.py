@@ -286,7 +286,7 @@ def test_dequantized_it_is_stock_and_computes_with_the_same_weights(
 ) -> None:
     model = calibrated_as(name)
     unet, twin = load_quantized_unet(model.folder), load_quantized_unet(model.folder)
-    expected, _ = output(unet, model), output(twin, model)
+    assert torch.equal(output(unet, model), output(twin, model))
     stock: Any = dequantize(unet)
     assert type(stock) is UNet2DConditionModel
     # The quantized one is as it was; some remember the call before.
