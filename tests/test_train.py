@@ -74,7 +74,10 @@ def error_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 # What a run leaves
 
 
-@pytest.mark.parametrize(("fixture", "n_targets"), [("sd_folder", 78), ("sdxl_folder", 75)])
+@pytest.mark.parametrize(
+    ("fixture", "n_targets"),
+    [("sd_folder", 78), pytest.param("sdxl_folder", 75, marks=pytest.mark.slow)],
+)
 def test_pipelines_of_both_structures_are_calibrated(
     fixture: str, n_targets: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -310,7 +313,7 @@ def test_mixed_precision_keeps_float32_scales_and_does_not_resume_as_float32(
     assert "precision: bf16-mixed then, 32-true now" in error_lines(capsys)[-1]
 
 
-@pytest.mark.parametrize("value", ["true", "9"])
+@pytest.mark.parametrize("value", ["true", pytest.param("9", marks=pytest.mark.slow)])
 def test_a_trial_runs_with_learned_ranges_and_keeps_nothing(
     value: str, finished_work: Path, micro_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -435,6 +438,7 @@ def test_calls_recorded_anew_that_are_not_the_same_are_noticed(
     assert "not those that the checkpoint was made with" in error_lines(capsys)[-1]
 
 
+@pytest.mark.slow
 def test_a_folder_with_an_odd_name_is_a_folder(finished_work: Path, micro_folder: Path) -> None:
     """Markup, patterns of a shell, and letters of no one's locale."""
     name = "[bold] :x: [a-z]* é"
@@ -469,6 +473,7 @@ def test_two_processes_find_the_ranges_of_one_bit_for_bit(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_process_may_have_nothing_held_out(micro_folder: Path, tmp_path: Path) -> None:
     """One micro-batch of held-out pairs and two of others: the second process measures nothing."""
     nearest = learning_options(0, 0)
