@@ -244,8 +244,8 @@ def before_the_model_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         in_the_midst_of_learning,
         in_the_midst_of_the_network,
-        between_log_and_checkpoint,
-        before_the_model_is_written,
+        pytest.param(between_log_and_checkpoint, marks=pytest.mark.slow),
+        pytest.param(before_the_model_is_written, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -299,6 +299,7 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(
     assert_same_result(run, finished_work / "run")
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_float32_scales_and_does_not_resume_as_float32(
     micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
