@@ -6,21 +6,19 @@ Takes weights and ranges from the last.ckpt of a run of DGQ's recipe, undoes one
 time, and prints the SQNR of the UNet's output on held-out captions. Nothing is learned again.
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from groups import N_PROMPTS, held_out_calls, outputs, regrouped
+from groups import outputs, regrouped, run_and_calls
 from torch import Tensor, nn
 
-from dgq import grouping, log_scores, read_manifest
+from dgq import grouping, log_scores
 from dgq.activation_quantizer import ActivationQuantizer
 from dgq.attention import QuantizedAttention
 from dgq.checkpoint import Manifest
@@ -33,7 +31,6 @@ from dgq.settings import QuantizationSettings
 from dgq.start_token import but_start
 
 SEEDS = (0, 1, 2)
-SEED_OF_PAIRS = 1234
 
 
 @contextmanager
@@ -143,14 +140,7 @@ def one_sided_channels(unet: nn.Module) -> tuple[int, int]:
 @torch.no_grad()
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", type=Path, default=Path("outputs/dgq_w4a8"), help="a finished run")
-    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="held-out captions")
-    arguments = parser.parse_args()
-    manifest = read_manifest(arguments.run)
-    state = torch.load(arguments.run / "last.ckpt", weights_only=True)["state_dict"]
-    calls = held_out_calls(manifest.pipeline, arguments.prompts)
-    batches = [calls.batch(pairs) for pairs in calls.sample_pairs(None, SEED_OF_PAIRS).split(32)]
+    manifest, state, batches = run_and_calls(__doc__)
     stock = load_unet(manifest.pipeline)
     measure(manifest, state, batches, outputs(stock, batches))
     print("output channels with weights of one sign: {} of {}".format(*one_sided_channels(stock)))

@@ -62,10 +62,13 @@ class Attentions:
         )
 
 
-@torch.no_grad()
-def main() -> None:
-    """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def run_and_calls(doc: str) -> tuple[Manifest, dict[str, Tensor], list[dict[str, Any]]]:
+    """A finished run that the command line names, its checkpoint, and held-out calls.
+
+    Args:
+        doc: of the command, whose first line is its help.
+    """
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("outputs/dgq_w4a8"), help="a finished run")
     parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="held-out captions")
     arguments = parser.parse_args()
@@ -73,6 +76,13 @@ def main() -> None:
     state = torch.load(arguments.run / "last.ckpt", weights_only=True)["state_dict"]
     calls = held_out_calls(manifest.pipeline, arguments.prompts)
     batches = [calls.batch(pairs) for pairs in calls.sample_pairs(None, SEED).split(32)]
+    return manifest, state, batches
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print a Markdown table."""
+    manifest, state, batches = run_and_calls(__doc__)
     reference = outputs(load_unet(manifest.pipeline), batches)
     columns = [partial(replace, grouping="kmeans", n_groups=n) for n in GROUPS]
     for grouping in ("exponents", "multiples"):

@@ -3,9 +3,12 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dgq.checkpoint import has_model
+from dgq.errors import DGQError
+from lit.console import print_error, quieten_libraries
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,6 +17,19 @@ def call(script: str, *arguments: str) -> None:
     """Run one of the project's scripts; its failure is ours."""
     print("python", script, shlex.join(arguments), flush=True)
     subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """That of a command: 0, 2 after one line about bad input, or that of a script that failed."""
+    quieten_libraries()
+    try:
+        work()
+    except DGQError as error:
+        print_error(error)
+        return 2
+    except subprocess.CalledProcessError as error:  # the script has said why
+        return error.returncode
+    return 0
 
 
 def calibrate(run: Path, *arguments: str) -> None:

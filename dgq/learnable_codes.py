@@ -4,26 +4,21 @@ import torch
 from torch import Tensor, nn
 
 from dgq.affine import round_ste
+from dgq.learnable import Learnable
 
 NEARNESS = 0.8
 """Offsets start at this part of what was rounded off: at most 0.4, so that none moves by chance."""
 
 
-class LearnableCodes(nn.Module):
+class LearnableCodes(Learnable):
     """An offset for each code, in codes, that moves it when it has grown beyond a half.
 
-    Straight-through gradients (LSQ, arXiv 1902.08153). As with learned rounding, the parameter is
-    made once and holds memory only while it is learned.
+    Straight-through gradients (LSQ, arXiv 1902.08153).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.empty(0))
-
-    @property
-    def active(self) -> bool:
-        """Whether there is something to learn now."""
-        return self.offset.numel() > 0
 
     def start_(self, position: Tensor, codes: Tensor) -> None:
         """Start from codes as they are.
@@ -33,11 +28,6 @@ class LearnableCodes(nn.Module):
             codes: ``[out, n]``; where learning has rounded to a farther one, the way back is near.
         """
         self.offset.data = NEARNESS * (position - codes).clamp(-0.5, 0.5)
-
-    def stop_(self) -> None:
-        """Free the memory."""
-        self.offset.data = self.offset.data.new_empty(0)
-        self.offset.grad = None
 
     def moved(self, codes: Tensor, n_bits: int) -> Tensor:
         """Codes ``[out, n]`` as learned so far."""

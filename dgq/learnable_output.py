@@ -3,25 +3,20 @@
 import torch
 from torch import Tensor, nn
 
+from dgq.learnable import Learnable
 from dgq.reconstruction import feature_dim
 
 
-class LearnableOutput(nn.Module):
+class LearnableOutput(Learnable):
     """``gain * output + shift`` for each output channel, which scales and biases take up.
 
-    A gain of the output is one of the weight's scale, and needs no gradient of the weight. As with
-    learned rounding, the parameters are made once and hold memory only while they are learned.
+    A gain of the output is one of the weight's scale, and needs no gradient of the weight.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.log_gain = nn.Parameter(torch.empty(0))
         self.shift = nn.Parameter(torch.empty(0))
-
-    @property
-    def active(self) -> bool:
-        """Whether there is something to learn now."""
-        return self.log_gain.numel() > 0
 
     def start_(self, scale: Tensor, has_bias: bool) -> None:
         """Start from an output as it is.
@@ -32,12 +27,6 @@ class LearnableOutput(nn.Module):
         """
         self.log_gain.data = torch.zeros_like(scale)
         self.shift.data = torch.zeros_like(scale if has_bias else scale[:0])
-
-    def stop_(self) -> None:
-        """Free the memory."""
-        for parameter in self.parameters():
-            parameter.data = parameter.data.new_empty(0)
-            parameter.grad = None
 
     def forward(self, output: Tensor) -> Tensor:
         """``[batch, out, height, width]`` or ``[..., out]``, corrected as learned so far."""

@@ -7,6 +7,7 @@ from dgq.buffers import SizedByCheckpoint
 from dgq.dequantization import dequantize, input_factors
 from dgq.errors import DGQError
 from dgq.exponent_search import group_exponents
+from dgq.learnable import Learnable
 from dgq.learnable_codes import LearnableCodes
 from dgq.learnable_output import LearnableOutput
 from dgq.packing import pack_codes, unpack_codes
@@ -15,12 +16,8 @@ from dgq.rounding import hard_rounding, rounding_logits, soft_rounding
 from dgq.settings import WeightSettings
 
 
-class LearnableRounding(nn.Module):
-    """What is learned about one weight; its parameters are empty outside of the learning.
-
-    The parameters are made once, so that one optimizer can hold those of all layers, and hold
-    memory only while their target is learned.
-    """
+class LearnableRounding(Learnable):
+    """What is learned about one weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,23 +25,12 @@ class LearnableRounding(nn.Module):
         self.log_gain = nn.Parameter(torch.empty(0))
         self.bias_shift = nn.Parameter(torch.empty(0))
 
-    @property
-    def active(self) -> bool:
-        """Whether there is something to learn now."""
-        return self.logits.numel() > 0
-
     def start_(self, ratio: Tensor) -> None:
         """Start from nearest rounding of weights ``[out, n]`` in units of their scale."""
         self.logits.data = rounding_logits(ratio)
         self.log_gain.data = ratio.new_zeros(ratio.shape[0])
         self.bias_shift.data = ratio.new_zeros(ratio.shape[0])
         self.logits.requires_grad_(True)
-
-    def stop_(self) -> None:
-        """Free the memory."""
-        for parameter in self.parameters():
-            parameter.data = parameter.data.new_empty(0)
-            parameter.grad = None
 
     def rounding(self) -> Tensor:
         """``h``, ``[out, n]``: soft while it is learned, hard once it is fixed."""

@@ -3,13 +3,12 @@
 import argparse
 import math
 import shlex
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import ROOT
+from scripts import ROOT, exit_code
 
 from ablation.cells import Cell
 from ablation.held_out import HeldOut, held_out_calls
@@ -21,9 +20,7 @@ from ablation.runs import calibrated, fit_arguments, model_of, run_of
 from ablation.stages import FAMILIES, MODELS, SEEDS, Choice, cells_of
 from ablation.store import Store
 from dgq.command_line.console import print_line
-from dgq.errors import DGQError
 from dgq.files import write_json, written_beside
-from lit.console import print_error, quieten_libraries
 
 STAGES = ("main", "components", "scores", "samples")
 QUICK_PROMPTS = 4
@@ -32,15 +29,8 @@ QUICK_PROMPTS = 4
 def main(argv: Sequence[str]) -> int:
     """The exit code: 0, or 2 after one line about bad input."""
     arguments = parse(argv)
-    quieten_libraries()
-    try:
-        run(arguments, f"python benchmarks/ablation {shlex.join(argv)}".strip())
-    except DGQError as error:
-        print_error(error)
-        return 2
-    except subprocess.CalledProcessError as error:  # the script has said why
-        return error.returncode
-    return 0
+    how = f"python benchmarks/ablation {shlex.join(argv)}".strip()
+    return exit_code(lambda: run(arguments, how))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -4,13 +4,12 @@ import argparse
 import json
 import math
 import shlex
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from scripts import ROOT, calibrate, call
+from scripts import ROOT, calibrate, call, exit_code
 
 from damage.noise import (
     SIGNS,
@@ -29,8 +28,7 @@ from damage.noise import (
     sqnr_of_prompts,
 )
 from damage.report import COLUMNS, PAIR_COLUMNS, write
-from dgq.errors import DGQError, SettingsError
-from lit.console import print_error, quieten_libraries
+from dgq.errors import SettingsError
 from lit.evaluation.command_line import parse_settings
 from lit.evaluation.gaussian import fit_gaussian
 from lit.evaluation.models import find_models, locate, run_folder
@@ -50,8 +48,8 @@ MIN_SEEDS = 3
 def main(argv: Sequence[str]) -> int:
     """Calibrate, draw, measure and write; the exit code, 2 after one line about bad input."""
     arguments = parse(argv)
-    quieten_libraries()
-    try:
+
+    def work() -> None:
         runs = [arguments.outputs / name for name in RECIPES]
         rivals = check(arguments, runs)
         for run in runs:
@@ -60,12 +58,8 @@ def main(argv: Sequence[str]) -> int:
         command = f"python benchmarks/damage {shlex.join(argv)}".strip()
         figures = {"command": command, **measure(report, plan, alone, arguments.draws)}
         print(write(figures, arguments.docs))
-    except DGQError as error:
-        print_error(error)
-        return 2
-    except subprocess.CalledProcessError as error:  # the script has said why
-        return error.returncode
-    return 0
+
+    return exit_code(work)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -48,9 +48,6 @@ class DGQ(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
-    def __post_init__(self) -> None:
-        assert self.quantization  # refuses impossible settings
-
     @property
     def name(self) -> str:
         """``dgq_`` and the bits."""

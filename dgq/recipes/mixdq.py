@@ -1,17 +1,11 @@
 """MixDQ (arXiv 2405.17873): mixed precision, and the text's start token in full precision."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from torch import nn
-
-from dgq.calibration.measured_rows import measured_rows
-from dgq.calibration.runtime import Call
-from dgq.mixed_precision import Choice, choose_bits
-from dgq.quantize import layers_to_quantize
-from dgq.recipes.recipe import KEPT, Recipe, of_bits
-from dgq.sensitivity import measure_sensitivity
+from dgq.mixed_precision import Choice
+from dgq.recipes.mixed import MixedRecipe
+from dgq.recipes.recipe import KEPT, of_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
@@ -25,7 +19,7 @@ ACTIVATION_BITS = (4, 8)
 
 
 @dataclass(frozen=True)
-class MixDQ(Recipe):
+class MixDQ(MixedRecipe):
     """Nearest rounding, one range for each tensor; bits by sensitivity; the start token kept.
 
     Sensitivity is the squared error of the UNet's output, as for ``Ours``, and not that of images.
@@ -44,9 +38,6 @@ class MixDQ(Recipe):
     keep_start_token: bool = True
     mixed: bool = True
     keep: tuple[str, ...] = KEPT
-
-    def __post_init__(self) -> None:
-        assert self.quantization  # refuses impossible bits
 
     @property
     def name(self) -> str:
@@ -75,23 +66,15 @@ class MixDQ(Recipe):
         )
 
     @property
-    def measures(self) -> bool:
-        """Whether bits are mixed: where weights and activations are both quantized."""
-        return self.mixed and 16 not in (self.weight_bits, self.activation_bits)
+    def uniform(self) -> Choice:
+        """The same bits for all layers."""
+        return Choice(self.quantization.weights, self.quantization.activations)
 
-    def settings(
-        self, unet: nn.Module, calls: Sequence[Call] | None = None
-    ) -> QuantizationSettings:
-        """Bits for each layer, from what calls of the UNet show; alike for all without calls."""
-        uniform = self.quantization
-        if calls is None or not self.measures:
-            return uniform
-        names = layers_to_quantize(unet, self.keep)
-        sensitivity = measure_sensitivity(unet, names, measured_rows(calls))
-        weights, activations = uniform.weights, uniform.activations
-        choices = [
+    @property
+    def choices(self) -> list[Choice]:
+        """All pairs of bits."""
+        weights, activations = self.uniform.weights, self.uniform.activations
+        return [
             Choice(replace(weights, n_bits=of_weight), replace(activations, n_bits=of_input))
             for of_weight, of_input in product(WEIGHT_BITS, ACTIVATION_BITS)
         ]
-        layers = choose_bits(unet, sensitivity, Choice(weights, activations), choices)
-        return replace(uniform, layers=layers)

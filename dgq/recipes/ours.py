@@ -1,18 +1,12 @@
 """What measures best at the same bits and runs in integers throughout."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, get_args
 
-from torch import nn
-
-from dgq.calibration.measured_rows import measured_rows
-from dgq.calibration.runtime import Call
 from dgq.exponents import OPERAND_BITS
-from dgq.mixed_precision import Choice, choose_bits, integer_choices
-from dgq.quantize import layers_to_quantize
-from dgq.recipes.recipe import KEPT, Recipe, of_bits
-from dgq.sensitivity import measure_sensitivity
+from dgq.mixed_precision import Choice, integer_choices
+from dgq.recipes.mixed import MixedRecipe
+from dgq.recipes.recipe import KEPT, of_bits
 from dgq.settings import (
     ActivationSettings,
     Grouping,
@@ -41,7 +35,7 @@ LEARNED = 0.3
 
 
 @dataclass(frozen=True)
-class Ours(Recipe):
+class Ours(MixedRecipe):
     """Scales of weight groups and of activations' channels in the spare bits of 8-bit integers.
 
     Weights have powers of two for groups of inputs, activations whole multiples for channels;
@@ -76,7 +70,7 @@ class Ours(Recipe):
 
     def __post_init__(self) -> None:
         check_choice("ranges", self.ranges, get_args(Ranges))
-        assert self.quantization  # refuses impossible settings
+        super().__post_init__()
 
     @property
     def name(self) -> str:
@@ -95,29 +89,22 @@ class Ours(Recipe):
         )
 
     @property
-    def measures(self) -> bool:
-        """Whether bits are mixed: where weights and activations are both quantized."""
-        return self.mixed and 16 not in (self.weight_bits, self.activation_bits)
-
-    def settings(
-        self, unet: nn.Module, calls: Sequence[Call] | None = None
-    ) -> QuantizationSettings:
-        """Bits for each layer, from what calls of the UNet show; alike for all without calls."""
-        uniform = self.quantization
-        if calls is None or not self.measures:
-            return uniform
-        names = layers_to_quantize(unet, self.keep)
-        sensitivity = measure_sensitivity(unet, names, measured_rows(calls))
+    def uniform(self) -> Choice:
+        """Without groups, whose exponents would count."""
         weights = WeightSettings(self.weight_bits, self.range_method, symmetric=True)
+        return Choice(weights, self.quantization.activations)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All that is one integer product."""
+        weights, activations = self.uniform.weights, self.uniform.activations
         groups = replace(weights, group_size=self.group_size, max_exponent=MOST_ON_WEIGHTS)
-        layers = choose_bits(
-            unet,
-            sensitivity,
-            Choice(weights, uniform.activations),
-            integer_choices(groups, uniform.activations, WEIGHT_BITS, ACTIVATION_BITS),
-            LEARNED if self.learning.iterations else 1.0,
-        )
-        return replace(uniform, layers=layers)
+        return integer_choices(groups, activations, WEIGHT_BITS, ACTIVATION_BITS)
+
+    @property
+    def noise_left(self) -> float:
+        """Less than all where the rounding is learned."""
+        return LEARNED if self.learning.iterations else 1.0
 
 
 def symmetric_weights(

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.recipes.recipe import KEPT, Recipe, affine_scores, of_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
     QuantizationSettings,
-    ScoreSettings,
     SkipReader,
     WeightSettings,
 )
@@ -37,9 +36,6 @@ class QDiffusion(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
-    def __post_init__(self) -> None:
-        assert self.quantization  # refuses impossible settings
-
     @property
     def name(self) -> str:
         """``qdiffusion_`` and the bits."""
@@ -48,11 +44,10 @@ class QDiffusion(Recipe):
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
-        bits = self.activation_bits if self.score_bits is None else self.score_bits
         return QuantizationSettings(
             WeightSettings(self.weight_bits),
             ActivationSettings(self.activation_bits, n_groups=1, per_step=False),
-            ScoreSettings(bits, "affine", "affine", keep_start_token=False),
+            affine_scores(self.score_bits, self.activation_bits),
             self.keep,
             split_skips=self.split_skips,
         )

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dgq.settings import LearningSettings, NetworkSettings, QuantizationSettings
+from dgq.settings import LearningSettings, NetworkSettings, QuantizationSettings, ScoreSettings
 from dgq.targets import Target, find_blocks
 
 KEPT = ("conv_in", "conv_out")
@@ -24,6 +24,9 @@ class Recipe(ABC):
     network: NetworkSettings | None = None
     keeps_better: ClassVar[bool] = False
     """Whether weights return to nearest rounding where learning has made a target worse."""
+
+    def __post_init__(self) -> None:
+        assert self.quantization  # refuses impossible settings
 
     @property
     @abstractmethod
@@ -64,6 +67,11 @@ class Recipe(ABC):
 
 
 def of_bits(prefix: str, weight_bits: int, activation_bits: int) -> str:
-    """The name of a recipe with these bits; activations in floating point are not named."""
-    activations = "a16" if activation_bits == 16 else f"a{activation_bits}"
-    return f"{prefix}w{weight_bits}{activations}"
+    """The name of a recipe with these bits; 16 stand for floating point."""
+    return f"{prefix}w{weight_bits}a{activation_bits}"
+
+
+def affine_scores(score_bits: int | None, activation_bits: int) -> ScoreSettings:
+    """Affine scores without a start token, with as many bits as the activations by default."""
+    bits = activation_bits if score_bits is None else score_bits
+    return ScoreSettings(bits, "affine", "affine", keep_start_token=False)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.recipes.recipe import KEPT, Recipe, affine_scores, of_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
     QuantizationSettings,
-    ScoreSettings,
     WeightSettings,
 )
 
@@ -28,9 +27,6 @@ class RTN(Recipe):
     score_bits: int | None = None
     keep: tuple[str, ...] = KEPT
 
-    def __post_init__(self) -> None:
-        assert self.quantization  # refuses impossible bits
-
     @property
     def name(self) -> str:
         """``rtn_`` and the bits."""
@@ -44,10 +40,9 @@ class RTN(Recipe):
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
-        bits = self.activation_bits if self.score_bits is None else self.score_bits
         return QuantizationSettings(
             WeightSettings(self.weight_bits, "minmax"),
             ActivationSettings(self.activation_bits, n_groups=1, per_step=False),
-            ScoreSettings(bits, "affine", "affine", keep_start_token=False),
+            affine_scores(self.score_bits, self.activation_bits),
             self.keep,
         )

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from dgq.recipes.recipe import KEPT, Recipe, of_bits
+from dgq.recipes.recipe import KEPT, Recipe, affine_scores, of_bits
 from dgq.settings import (
     ActivationSettings,
     LearningSettings,
     QuantizationSettings,
-    ScoreSettings,
     WeightSettings,
 )
 from dgq.targets import Target, find_blocks, find_time_path
@@ -38,9 +37,6 @@ class TFMQ(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
-    def __post_init__(self) -> None:
-        assert self.quantization  # refuses impossible settings
-
     @property
     def name(self) -> str:
         """``tfmq_`` and the bits."""
@@ -49,11 +45,10 @@ class TFMQ(Recipe):
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
-        bits = self.activation_bits if self.score_bits is None else self.score_bits
         return QuantizationSettings(
             WeightSettings(self.weight_bits),
             ActivationSettings(self.activation_bits, n_groups=1),
-            ScoreSettings(bits, "affine", "affine", keep_start_token=False),
+            affine_scores(self.score_bits, self.activation_bits),
             self.keep,
         )
 
