@@ -47,7 +47,7 @@ class CalibrationProgress:
         change = ""
         if records:
             record = records[-1]
-            change = f"previous error {record['error_nearest']:.2g} -> {record['error']:.2g}"
+            change = f"previous error {record['error_nearest']:#.4g} -> {record['error']:#.4g}"
         self.bar.update(self._task, description=name, error=change)
 
     def update(self, n_finished: float) -> None:

@@ -70,7 +70,7 @@ class CalibrationReport:
                 f"{self.sqnr_db:.1f} dB with everything quantized",
                 f"SQNR by timestep, dB: {steps}",
                 "largest errors, from nearest rounding to learned: "
-                + ", ".join(f"{t.name} {t.error_nearest:.2g} -> {t.error:.2g}" for t in worst),
+                + ", ".join(f"{t.name} {t.error_nearest:#.4g} -> {t.error:#.4g}" for t in worst),
                 f"seconds: {seconds}",
             ]
         )
