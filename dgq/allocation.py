@@ -81,17 +81,20 @@ def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor | None:
 def _spend_rest(noise: Tensor, costs: Tensor, chosen: Tensor) -> Tensor:
     """Change one item at a time, for the most noise by cost, as long as one change fits."""
     chosen = chosen.clone()
+    gain = _of(noise, chosen)[:, None] - noise
+    added = costs - _of(costs, chosen)[:, None]
+    worth = gain / added.clamp(min=1e-12).amax(-1)
     while True:
-        gain = _of(noise, chosen)[:, None] - noise
-        added = costs - _of(costs, chosen)[:, None]
         room = 1 - _of(costs, chosen).sum(0)
         possible = (gain > 0) & (added <= room).all(-1)
         if not bool(possible.any()):
             return chosen
-        price = added.clamp(min=1e-12).amax(-1)
-        best = int(torch.where(possible, gain / price, -torch.inf).argmax())
+        best = int(torch.where(possible, worth, -torch.inf).argmax())
         item, option = divmod(best, noise.shape[1])
         chosen[item] = option
+        gain[item] = noise[item, option] - noise[item]
+        added[item] = costs[item] - costs[item, option]
+        worth[item] = gain[item] / added[item].clamp(min=1e-12).amax(-1)
 
 
 def _fits(costs: Tensor, chosen: Tensor) -> bool:

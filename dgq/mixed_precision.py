@@ -1,6 +1,6 @@
 """Bits for each layer and for its input, at the mean bits and operations of uniform ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dgq.allocation import allocate
 from dgq.exponents import spare_activation_bits, spare_weight_bits
-from dgq.rounding_noise import input_variance, weight_errors
+from dgq.rounding_noise import input_variance, scaled_errors, without_exponents
 from dgq.sensitivity import InputSensitivity, Sensitivity
 from dgq.settings import ActivationSettings, LayerSettings, WeightSettings
 from dgq.shared_inputs import input_owner
@@ -143,24 +143,32 @@ def noise_of(
         settings: sum(t.noise(input_variance(t.ranges, settings, t.padded)) for t in unit.inputs)
         for settings in {choice.activations for choice in choices}
     }
-    of_weights = {
-        settings: sum(weight_noise(unet, sensitivity, name, settings) for name in unit.layers)
-        for settings in {choice.weights for choice in choices}
-    }
+    weights = {choice.weights for choice in choices}
+    of_layers = [weight_noise(unet, sensitivity, name, weights) for name in unit.layers]
+    of_weights = {settings: sum(noise[settings] for noise in of_layers) for settings in weights}
     noise = [of_inputs[c.activations] + learned * of_weights[c.weights] for c in choices]
     return torch.tensor(noise, dtype=torch.float64)
 
 
 def weight_noise(
-    unet: nn.Module, sensitivity: Sensitivity, name: str, settings: WeightSettings
-) -> float:
-    """Noise of the output relative to its energy with one weight rounded to nearest."""
+    unet: nn.Module, sensitivity: Sensitivity, name: str, choices: Collection[WeightSettings]
+) -> dict[WeightSettings, float]:
+    """Noise of the output relative to its energy with one weight rounded to nearest, by choice."""
     weight = weight_of(unet, name).flatten(1)
     n_rows = min(len(weight), MOST_ROWS)
     rows = torch.linspace(0, len(weight) - 1, n_rows).long()
-    errors = weight_errors(weight[rows.to(weight.device)].float().cpu(), settings)
+    some = weight[rows.to(weight.device)].float().cpu()
     gain = sensitivity.weights[name].gain[rows]
-    return float((gain * errors).sum()) * len(weight) / n_rows
+    # Exponents are searched once for all numbers of bits.
+    scaled: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    noise = {}
+    for settings in choices:
+        groups = settings.group_size, settings.max_exponent
+        if groups not in scaled:
+            scaled[groups] = without_exponents(some, settings)
+        errors = scaled_errors(*scaled[groups], settings)
+        noise[settings] = float((gain * errors).sum()) * len(weight) / n_rows
+    return noise
 
 
 def costs_of(

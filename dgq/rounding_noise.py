@@ -18,26 +18,33 @@ def weight_errors(rows: Tensor, settings: WeightSettings) -> Tensor:
 
     Ranges are shrunk as ``range_search`` does (with ``mse``), in coarser steps.
     """
-    factor = torch.ones(())
-    if settings.has_exponents:
-        exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
-        factor = exponent.float().neg().exp2().repeat_interleave(settings.group_size, 1)
-        factor = factor[:, : rows.shape[1]]
-        rows = rows / factor
+    return scaled_errors(*without_exponents(rows, settings), settings)
+
+
+def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, Tensor]:
+    """Weights divided by what exponents make of their groups, and that factor.
+
+    The same for all numbers of bits: groups and the largest exponent decide.
+    """
+    if not settings.has_exponents:
+        return rows, torch.ones(())
+    exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
+    factor = exponent.float().neg().exp2().repeat_interleave(settings.group_size, 1)
+    factor = factor[:, : rows.shape[1]]
+    return rows / factor, factor
+
+
+def scaled_errors(rows: Tensor, factor: Tensor, settings: WeightSettings) -> Tensor:
+    """The errors for what ``without_exponents`` returns: ``[out]``."""
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
-    shrinks = SHRINKS if settings.range_method == "mse" else SHRINKS[:1]
-    errors = (_error(rows, factor, low * s, high * s, settings) for s in shrinks)
-    return torch.stack(list(errors)).amin(0)
-
-
-def _error(
-    rows: Tensor, factor: Tensor, low: Tensor, high: Tensor, settings: WeightSettings
-) -> Tensor:
-    scale, zero_point = weight_parameters(low, high, settings.n_bits, settings.symmetric)
-    ratio = rows / scale[:, None]
-    lowest = -zero_point[:, None]
+    shrinks = torch.tensor(SHRINKS if settings.range_method == "mse" else SHRINKS[:1])[:, None]
+    scale, zero_point = weight_parameters(
+        low * shrinks, high * shrinks, settings.n_bits, settings.symmetric
+    )
+    ratio = rows / scale[..., None]  # [shrinks, out, n]
+    lowest = -zero_point[..., None]
     error = ratio.round().clamp_(lowest, lowest + 2**settings.n_bits - 1).sub_(ratio)
-    return error.mul_(factor).square_().sum(1) * scale.square()
+    return (error.mul_(factor).square_().sum(-1) * scale.square()).amin(0)
 
 
 def input_variance(ranges: Ranges, settings: ActivationSettings, padded: bool) -> Tensor:

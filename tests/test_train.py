@@ -807,7 +807,7 @@ def test_a_resumed_run_keeps_the_bits_that_were_chosen(
         in_the_midst_of_learning(patched)
         with pytest.raises(MachineError):
             main(arguments, CalibrationData)
-    monkeypatch.setattr("dgq.recipes.ours.measure_sensitivity", None)
+    monkeypatch.setattr("dgq.recipes.mixed.measure_sensitivity", None)
     assert command([*arguments, "--ckpt_path", "last"]) == 0
     layers = read_manifest(tmp_path / "run").quantization.layers
     assert len({own.weights.n_bits for own in layers.values() if own.weights}) > 2
