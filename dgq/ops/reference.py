@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgq.ops.packed_weight import PackedWeight, multiplied
+
 
 def quantize(
     x: Tensor,
@@ -17,8 +19,9 @@ def quantize(
     step: Tensor,
     largest: int,
     padding: list[int],
+    offset: int = 0,
 ) -> Tensor:
-    """Codes ``clamp(round(x / (scale multiple)) + zero_point, 0, largest) * factor`` as uint8.
+    """Codes ``clamp(round(x / (scale multiple)) + zero_point, 0, largest) * factor - offset``.
 
     Args:
         x: ``[batch, height, width, channels]``, ``[batch, tokens, channels]`` or
@@ -30,6 +33,7 @@ def quantize(
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``zero_point`` of each sample.
         largest: code before it is multiplied.
         padding: of height and width, with the codes of zero; or empty.
+        offset: 0 for uint8 codes; 128 for int8 ones.
 
     Returns:
         Codes of the shape of ``x``, padded.
@@ -41,7 +45,8 @@ def quantize(
         x = F.pad(x, (0, 0, width, width, height, height))
     codes = (x.float() / (scale[step].view(rows) * multiple)).round()
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
-    return ((codes + zeros).clamp(0, largest) * factor).to(torch.uint8)
+    codes = (codes + zeros).clamp(0, largest) * factor - offset
+    return codes.to(torch.int8 if offset else torch.uint8)
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +71,7 @@ def int_linear(
     """The product of codes ``[batch, ..., in]`` with a weight.
 
     Args:
-        codes: uint8.
+        codes: uint8 or int8.
         weight: int8 ``[out, in]``.
         weight_scale: ``[out]``.
         scale: ``[steps]``, of the activations.
@@ -97,7 +102,7 @@ def int_conv2d(
     """The convolution of padded codes ``[batch, height, width, in]`` with a weight.
 
     Args:
-        codes: uint8.
+        codes: uint8 or int8.
         weight: int8 ``[out, in / groups, *kernel]``.
         weight_scale: ``[out]``.
         scale: ``[steps]``, of the activations.
@@ -117,6 +122,81 @@ def int_conv2d(
     kernels = dense(weight).reshape(weight_scale.shape[0], -1, *kernel).double()
     sums = F.conv2d(planes, kernels, None, stride, 0, dilation, groups)
     return scaled(sums.permute(0, 2, 3, 1), weight_scale, scale, bias, step).to(dtype).contiguous()
+
+
+def int_conv2d_packed(
+    codes: Tensor,
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``int_conv2d`` with a weight of 4-bit codes.
+
+    Args:
+        codes: as of ``int_conv2d``.
+        packed: codes of the weight as ``PackedWeight`` has them, as the next four.
+        zero_point: of each output channel.
+        factor: of each input channel.
+        shift: of groups of inputs.
+        group_size: inputs in a group.
+        weight_scale: as of ``int_conv2d``, as all others.
+    """
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    full = multiplied(weight, codes.shape[-1] // groups, groups).unflatten(2, kernel)
+    shape = (kernel, stride, dilation, groups)
+    return int_conv2d(codes, full, weight_scale, scale, bias, step, *shape, dtype)
+
+
+def conv2d_packed(
+    x: Tensor,
+    packed: Tensor,
+    zero_point: Tensor,
+    shift: Tensor | None,
+    group_size: int,
+    weight_scale: Tensor,
+    bias: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """A convolution of ``[batch, height, width, in]`` in floating point, weights of 4-bit codes.
+
+    Args:
+        x: channels last.
+        packed: codes of the weight as ``PackedWeight`` has them, as the next three.
+        zero_point: of each output channel.
+        shift: of groups of inputs.
+        group_size: inputs in a group.
+        weight_scale: ``[out]``.
+        bias: ``[out]``.
+        kernel: height and width, as of all others.
+        stride: of the convolution.
+        padding: of zeros.
+        dilation: of the convolution.
+        groups: of the convolution.
+
+    Returns:
+        ``[batch, height, width, out]`` of the type of ``x``.
+    """
+    weight = PackedWeight(packed, zero_point, None, shift, group_size)
+    full = multiplied(weight, x.shape[-1] // groups, groups).unflatten(2, kernel)
+    kernels = (full * weight_scale[:, None, None, None]).to(x.dtype)
+    planes = x.permute(0, 3, 1, 2)
+    output = F.conv2d(planes, kernels, bias.to(x.dtype), stride, padding, dilation, groups)
+    return output.permute(0, 2, 3, 1).contiguous()
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:

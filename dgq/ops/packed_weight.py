@@ -1,0 +1,65 @@
+"""4-bit weights as kernels read them: two codes a byte, in the order in which they are multiplied.
+
+A kernel multiplies tap by tap of the window, and within a tap channel by channel. The low half of a
+byte is a channel of the first half, the high half the same channel of the second half: both halves
+are then contiguous in the input, and nothing has to be interleaved.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgq.packing import unpack_codes
+
+
+class PackedWeight(NamedTuple):
+    """A weight ``factor[c] * 2^shift[o, g] * (code - zero_point[o])``, whole numbers within s8.
+
+    Args:
+        codes: uint8 ``[out, taps, ceil(channels / 2)]``; channels are those of one group.
+        zero_point: int8 ``[out]``.
+        factor: int8 ``[in]``, of all input channels, or None for 1.
+        shift: uint8 ``[out, groups]`` of groups of inputs, or None for 0.
+        group_size: inputs in a group, along ``channels, height, width``; 0 without groups.
+    """
+
+    codes: Tensor
+    zero_point: Tensor
+    factor: Tensor | None
+    shift: Tensor | None
+    group_size: int
+
+
+def packed_for_kernels(codes: Tensor, channels: int, taps: int) -> Tensor:
+    """Codes of ``pack_codes``, ``[out, ceil(channels * taps / 2)]``, in the kernels' order."""
+    single = unpack_codes(codes, 4, channels * taps).view(-1, channels, taps).transpose(1, 2)
+    half = -(-channels // 2)
+    low, high = single[..., :half], F.pad(single[..., half:], (0, channels % 2))
+    return (low | (high << 4)).contiguous()
+
+
+def unpacked(weight: PackedWeight, channels: int) -> Tensor:
+    """The codes ``[out, channels, taps]``, uint8."""
+    both = torch.cat([weight.codes & 15, weight.codes >> 4], -1)
+    return both[..., :channels].transpose(1, 2)
+
+
+def multiplied(weight: PackedWeight, channels: int, groups: int) -> Tensor:
+    """The weight as int8 ``[out, channels, taps]``.
+
+    Args:
+        weight: packed.
+        channels: of one group of the convolution.
+        groups: of the convolution.
+    """
+    value = unpacked(weight, channels).to(torch.int32) - weight.zero_point[:, None, None]
+    if weight.factor is not None:
+        by_group = weight.factor.view(groups, 1, channels, 1)
+        value = (value.view(groups, -1, *value.shape[1:]) * by_group).flatten(0, 1)
+    if weight.shift is not None:
+        flat = value.flatten(1)
+        each = weight.shift.repeat_interleave(weight.group_size, 1)[:, : flat.shape[1]]
+        value = (flat << each.to(torch.int32)).view_as(value)
+    return value.to(torch.int8)

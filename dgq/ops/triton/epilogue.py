@@ -1,0 +1,120 @@
+"""What a product's sums stand for: scaled, with a bias, each row at its sampler step."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, COLUMNS = 32, 64
+"""That one program adds up."""
+
+
+@triton.jit
+def finished(
+    sums,
+    row,
+    column,
+    rows_per_sample,
+    weight_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    step_ptr,
+    scale_stride,
+    bias_stride,
+    PER_ROW: tl.constexpr,
+):
+    """``sums [rows, columns] * scale[step] * weight_scale + bias[step]``, float32.
+
+    Without a scale nothing depends on the step; strides are 0 where one row serves all steps.
+    """
+    factor = tl.load(weight_scale_ptr + column)[None, :]
+    if PER_ROW:
+        step = tl.load(step_ptr + row // rows_per_sample)
+        factor = tl.load(scale_ptr + step * scale_stride)[:, None] * factor
+        bias = tl.load(bias_ptr + step[:, None] * bias_stride + column[None, :])
+    else:
+        step = 0
+        if scale_ptr is not None:
+            step = tl.load(step_ptr)
+            factor = tl.load(scale_ptr + step * scale_stride) * factor
+        bias = tl.load(bias_ptr + step * bias_stride + column)[None, :]
+    return sums.to(tl.float32) * factor + bias
+
+
+@triton.jit
+def add_parts(
+    parts_ptr,
+    out_ptr,
+    weight_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    step_ptr,
+    n_rows,
+    n_columns,
+    rows_per_sample,
+    scale_stride,
+    bias_stride,
+    PER_ROW: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Add the sums ``[parts, rows, columns]`` that programs made of the same tiles, and finish."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    exists = (row < n_rows)[:, None] & (column < n_columns)[None, :]
+    row, column = tl.minimum(row, n_rows - 1), tl.minimum(column, n_columns - 1)
+    places = row.to(tl.int64)[:, None] * n_columns + column[None, :]
+    sums = tl.load(parts_ptr + places)
+    for part in tl.static_range(1, PARTS):
+        sums += tl.load(parts_ptr + part * tl.cast(n_rows, tl.int64) * n_columns + places)
+    value = finished(
+        sums,
+        row,
+        column,
+        rows_per_sample,
+        weight_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        step_ptr,
+        scale_stride,
+        bias_stride,
+        PER_ROW,
+    )
+    tl.store(out_ptr + places, value.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+class Epilogue:
+    """The tables of a product's epilogue, as kernels take them.
+
+    Args:
+        weight_scale: ``[out]``.
+        scale: ``[steps]`` of the activations, or None where they are not quantized.
+        bias: ``[steps, out]``.
+        step: ``[1]`` or ``[batch]``, or None without a scale.
+    """
+
+    def __init__(
+        self, weight_scale: Tensor, scale: Tensor | None, bias: Tensor, step: Tensor | None
+    ) -> None:
+        self.tables = (weight_scale, scale, bias, step)
+        in_steps = scale is not None and scale.shape[0] > 1
+        self.strides = (int(in_steps), bias.shape[1] if bias.shape[0] > 1 else 0)
+        self.per_row = step is not None and step.shape[0] > 1 and any(self.strides)
+
+    def add_parts(self, parts: Tensor, output: Tensor, rows_per_sample: int) -> None:
+        """Write what the sums ``[parts, rows, columns]`` stand for into ``[rows, columns]``."""
+        n_parts, n_rows, n_columns = parts.shape
+        grid = (triton.cdiv(n_rows, ROWS), triton.cdiv(n_columns, COLUMNS))
+        add_parts[grid](
+            *(parts, output, *self.tables, n_rows, n_columns, rows_per_sample, *self.strides),
+            PER_ROW=self.per_row,
+            PARTS=n_parts,
+            BLOCK_M=ROWS,
+            BLOCK_N=COLUMNS,
+        )
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What products of operands of a type are summed in."""
+    return torch.int32 if dtype == torch.int8 else torch.float32

@@ -1,0 +1,168 @@
+"""One kernel for all products: a convolution as a product of matrices that are never made.
+
+Rows are the pixels of the output, columns its channels; what is summed up are the taps of the
+window, and within a tap the channels. A linear layer has one tap. Images are channels last.
+"""
+
+import triton
+import triton.language as tl
+
+from dgq.ops.triton.epilogue import finished
+from dgq.ops.triton.tiles import configurations, worth_trying
+from dgq.ops.triton.unpack import unpacked
+
+
+@triton.jit
+def product(
+    x_ptr,
+    weight_ptr,
+    zero_ptr,
+    factor_ptr,
+    shift_ptr,
+    weight_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    step_ptr,
+    out_ptr,
+    n_rows,
+    out_channels,  # of one group, as all channels but the last two
+    channels,
+    depth,
+    n_shifts,
+    height,
+    width,
+    out_height,
+    out_width,
+    x_channels,
+    all_channels,
+    scale_stride,
+    bias_stride,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    PER_ROW: tl.constexpr,
+    PARTS: tl.constexpr,
+    SUMS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TILES_AT_ONCE: tl.constexpr,
+):
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    PACKED: tl.constexpr = zero_ptr is not None
+    PADS: tl.constexpr = PAD_H + PAD_W > 0
+
+    # Tiles that run together share rows and columns in the cache.
+    tiles_m, tiles_n = tl.cdiv(n_rows, BLOCK_M), tl.cdiv(out_channels, BLOCK_N)
+    group = tl.program_id(0) // (tiles_m * tiles_n)
+    tile = tl.program_id(0) % (tiles_m * tiles_n)
+    band = tile // (TILES_AT_ONCE * tiles_n)
+    in_band = tl.minimum(tiles_m - band * TILES_AT_ONCE, TILES_AT_ONCE)
+    inner = tile % (TILES_AT_ONCE * tiles_n)
+    row = (band * TILES_AT_ONCE + inner % in_band) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = inner // in_band * BLOCK_N + tl.arange(0, BLOCK_N)
+    exists = (row < n_rows)[:, None] & (column < out_channels)[None, :]
+    # Loads outside read the last row again, which is not written: no masks are needed.
+    row = tl.minimum(row, n_rows - 1)
+    column = group * out_channels + tl.minimum(column, out_channels - 1)
+
+    pixels = out_height * out_width
+    sample, pixel = row // pixels, row % pixels
+    top = pixel // out_width * STRIDE_H - PAD_H
+    left = pixel % out_width * STRIDE_W - PAD_W
+    corner = ((sample.to(tl.int64) * height + top) * width + left) * x_channels + group * channels
+    if factor_ptr is not None:
+        factor_ptr += group * channels
+    if PACKED:
+        zero = tl.load(zero_ptr + column)
+        sums = tl.zeros((BLOCK_N, BLOCK_M), SUMS)
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_N), SUMS)
+
+    blocks = tl.cdiv(depth, BLOCK_K)
+    each = tl.cdiv(TAPS * blocks, PARTS)
+    first = tl.program_id(1) * each
+    for block in range(first, tl.minimum(first + each, TAPS * blocks)):
+        tap = block // blocks
+        down, right = tap // KERNEL_W * DILATION_H, tap % KERNEL_W * DILATION_W
+        channel = block % blocks * BLOCK_K + tl.arange(0, BLOCK_K)
+        known = channel < depth
+        at = corner + (down * width + right) * x_channels
+        inside = row >= 0
+        if PADS:
+            y, x = top + down, left + right
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        if PACKED:
+            # The weight comes from registers, which Hopper takes as the left operand alone.
+            bytes_at = weight_ptr + (column[:, None] * TAPS + tap) * depth + channel[None, :]
+            byte = tl.load(bytes_at, mask=known[None, :], other=0)
+            x_at = x_ptr + at[None, :] + channel[:, None]
+            for part in tl.static_range(2):
+                there = known & (channel + part * depth < channels)
+                weight = unpacked(
+                    (byte >> (4 * part)) & 15,
+                    column,
+                    channel + part * depth,
+                    tap,
+                    there,
+                    zero,
+                    factor_ptr,
+                    shift_ptr,
+                    n_shifts,
+                    TAPS,
+                    GROUP_SIZE,
+                )
+                if PADS:
+                    mask = there[:, None] & inside[None, :]
+                else:
+                    mask = there[:, None]
+                value = tl.load(x_at + part * depth, mask=mask, other=0)
+                sums = tl.dot(weight.to(x_ptr.dtype.element_ty), value, sums)
+        else:
+            weights_at = weight_ptr + (column[None, :] * TAPS + tap) * depth + channel[:, None]
+            weight = tl.load(weights_at, mask=known[:, None], other=0)
+            if PADS:
+                mask = known[None, :] & inside[:, None]
+            else:
+                mask = known[None, :]
+            value = tl.load(x_ptr + at[:, None] + channel[None, :], mask=mask, other=0)
+            sums = tl.dot(value, weight, sums)
+
+    if PACKED:
+        sums = tl.trans(sums)
+    places = row.to(tl.int64)[:, None] * all_channels + column[None, :]
+    if PARTS > 1:
+        of_part = tl.program_id(1) * tl.cast(n_rows, tl.int64) * all_channels
+        tl.store(out_ptr + of_part + places, sums, mask=exists)
+    else:
+        value = finished(
+            sums,
+            row,
+            column,
+            pixels,
+            weight_scale_ptr,
+            scale_ptr,
+            bias_ptr,
+            step_ptr,
+            scale_stride,
+            bias_stride,
+            PER_ROW,
+        )
+        tl.store(out_ptr + places, value.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+SHAPE = ["n_rows", "out_channels", "depth", "KERNEL_H", "KERNEL_W", "STRIDE_H", "PARTS"]
+
+tuned_product = triton.autotune(
+    configurations(),
+    key=SHAPE,
+    prune_configs_by={"early_config_prune": worth_trying},
+    cache_results=True,
+)(product)
+"""Times the candidates at the first call with a shape, and keeps what it found on disk."""

@@ -1,0 +1,233 @@
+"""The operators' products on a GPU."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dgq.ops import reference
+from dgq.ops.packed_weight import PackedWeight
+from dgq.ops.triton.epilogue import Epilogue, accumulator
+from dgq.ops.triton.matmul import product, tuned_product
+from dgq.ops.triton.tiles import Tile, parts_for
+from dgq.ops.triton.unpack import expanded
+
+TILES_AT_ONCE = 8
+EXPANDED_FROM = 1024
+"""Rows from which a packed weight is unpacked once, rather than by every tile of rows.
+
+A guess until it is measured: each of 16 tiles of rows would unpack the same weight.
+"""
+
+
+class Window(NamedTuple):
+    """What of an image a pixel of the output sees."""
+
+    kernel: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output."""
+        sizes = (height, width), self.kernel, self.stride, self.padding, self.dilation
+        down, right = (
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip(*sizes, strict=True)
+        )
+        return down, right
+
+
+POINT = Window([1, 1], [1, 1], [0, 0], [1, 1], 1)
+"""Of a linear layer."""
+
+
+def int_linear(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    dtype: torch.dtype,
+    tile: Tile | None = None,
+) -> Tensor:
+    """As ``reference.int_linear``, of signed codes."""
+    if codes.dtype != torch.int8:
+        return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
+    lines = as_image(codes)
+    plain = PackedWeight(weight.contiguous(), *NOT_PACKED)
+    epilogue = Epilogue(weight_scale, scale, bias, step)
+    output = convolve(lines, plain, epilogue, POINT, dtype, tile)
+    return output.view(*codes.shape[:-1], weight_scale.shape[0])
+
+
+def int_conv2d(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+    tile: Tile | None = None,
+) -> Tensor:
+    """As ``reference.int_conv2d``, of signed codes and a weight that is channels last."""
+    if codes.dtype != torch.int8:
+        shape = (kernel, stride, dilation, groups)
+        return reference.int_conv2d(
+            codes, weight, weight_scale, scale, bias, step, *shape, dtype
+        )
+    plain = PackedWeight(weight.permute(0, 2, 3, 1).contiguous(), *NOT_PACKED)
+    epilogue = Epilogue(weight_scale, scale, bias, step)
+    window = Window(kernel, stride, [0, 0], dilation, groups)
+    return convolve(codes.contiguous(), plain, epilogue, window, dtype, tile)
+
+
+def int_conv2d_packed(
+    codes: Tensor,
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+    tile: Tile | None = None,
+    expanded_from: int = EXPANDED_FROM,
+) -> Tensor:
+    """As ``reference.int_conv2d_packed``, of signed codes."""
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    epilogue = Epilogue(weight_scale, scale, bias, step)
+    window = Window(kernel, stride, [0, 0], dilation, groups)
+    codes = codes.contiguous()
+    if n_rows(codes, window) >= expanded_from:
+        full = expanded(weight, codes.shape[-1] // groups, groups, None, torch.int8)
+        weight = PackedWeight(full, *NOT_PACKED)
+    return convolve(codes, weight, epilogue, window, dtype, tile)
+
+
+def conv2d_packed(
+    x: Tensor,
+    packed: Tensor,
+    zero_point: Tensor,
+    shift: Tensor | None,
+    group_size: int,
+    weight_scale: Tensor,
+    bias: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    tile: Tile | None = None,
+    expanded_from: int = EXPANDED_FROM,
+) -> Tensor:
+    """As ``reference.conv2d_packed``, of 16-bit activations."""
+    weight = PackedWeight(packed, zero_point, None, shift, group_size)
+    window = Window(kernel, stride, padding, dilation, groups)
+    x = x.contiguous()
+    if n_rows(x, window) < expanded_from:
+        epilogue = Epilogue(weight_scale, None, bias[None], None)
+        return convolve(x, weight, epilogue, window, x.dtype, tile)
+    full = expanded(weight, x.shape[-1] // groups, groups, weight_scale, x.dtype)
+    kernels = full.unflatten(1, kernel).permute(0, 3, 1, 2)
+    planes = x.permute(0, 3, 1, 2)
+    output = F.conv2d(planes, kernels, bias.to(x.dtype), stride, padding, dilation, groups)
+    return output.permute(0, 2, 3, 1)
+
+
+NOT_PACKED = (None, None, None, 0)
+"""Zero points, factors, shifts and the size of their groups."""
+
+
+def convolve(
+    x: Tensor,
+    weight: PackedWeight,
+    epilogue: Epilogue,
+    window: Window,
+    dtype: torch.dtype,
+    tile: Tile | None,
+) -> Tensor:
+    """A convolution of ``[batch, height, width, channels]``.
+
+    Args:
+        x: int8 or 16-bit floating point.
+        weight: packed; or with its whole numbers as ``codes``, ``[out, ..., channels]``, alone.
+        epilogue: what its sums stand for.
+        window: of the convolution.
+        dtype: of the output.
+        tile: to compute at a time; None for the fastest of the candidates.
+    """
+    batch, height, width, channels = x.shape
+    out_height, out_width = window.output(height, width)
+    out = weight.codes.shape[0]
+    output = x.new_empty((batch, out_height, out_width, out), dtype=dtype)
+    rows, depth = output.numel() // out, weight.codes.shape[-1]
+    if rows == 0:
+        return output
+    parts = tile.parts if tile else _parts(x, rows, out, depth * window.kernel[0] * window.kernel[1])
+    sums = accumulator(x.dtype)
+    written = output.view(rows, out)
+    if parts > 1:
+        written = x.new_empty((parts, rows, out), dtype=sums)
+
+    def grid(meta: dict[str, int]) -> tuple[int, int]:
+        tiles = triton.cdiv(rows, meta["BLOCK_M"])
+        return window.groups * tiles * triton.cdiv(out // window.groups, meta["BLOCK_N"]), parts
+
+    operands = (x, *weight[:4], *epilogue.tables, written)
+    sizes = (rows, out // window.groups, channels // window.groups, depth, _columns(weight.shift))
+    images = (height, width, out_height, out_width, channels, out)
+    kernel, options = (product, tile.options()) if tile else (tuned_product, {})
+    kernel[grid](
+        *(*operands, *sizes, *images, *epilogue.strides),
+        **{"KERNEL_H": window.kernel[0], "KERNEL_W": window.kernel[1]},
+        **{"STRIDE_H": window.stride[0], "STRIDE_W": window.stride[1]},
+        **{"PAD_H": window.padding[0], "PAD_W": window.padding[1]},
+        **{"DILATION_H": window.dilation[0], "DILATION_W": window.dilation[1]},
+        GROUP_SIZE=weight.group_size,
+        PER_ROW=epilogue.per_row,
+        PARTS=parts,
+        SUMS=tl.int32 if sums == torch.int32 else tl.float32,
+        TILES_AT_ONCE=TILES_AT_ONCE,
+        **options,
+    )
+    if parts > 1:
+        epilogue.add_parts(written, output.view(rows, out), out_height * out_width)
+    return output
+
+
+def as_image(x: Tensor) -> Tensor:
+    """``[batch, ..., channels]`` as one line of pixels for each sample."""
+    return x.contiguous().view(x.shape[0], 1, x[0].numel() // x.shape[-1], x.shape[-1])
+
+
+def n_rows(x: Tensor, window: Window) -> int:
+    """Pixels of the output, of all samples."""
+    height, width = window.output(x.shape[1], x.shape[2])
+    return x.shape[0] * height * width
+
+
+def _parts(x: Tensor, rows: int, out: int, inputs: int) -> int:
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+    return parts_for(rows, out, inputs // 64, processors)
+
+
+def _columns(shift: Tensor | None) -> int:
+    return 0 if shift is None else shift.shape[1]

@@ -1,0 +1,120 @@
+"""Quantization of an activation in one pass: divide, round, add, clamp, multiply, pad."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dgq.ops import reference
+
+ROUNDING = tl.constexpr(1.5 * 2**23)
+"""Added to a float32 below 2^22 and subtracted again, it rounds half to even."""
+
+BEYOND = tl.constexpr(2.0**21)
+"""Quotients beyond this are clamped whatever the zero point, which has 16 bits."""
+
+PIXELS, CHANNELS = 16, 128
+"""That one program quantizes."""
+
+
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+    offset: int = 0,
+) -> Tensor:
+    """As ``reference.quantize``, bit for bit."""
+    tables = (scale, multiple, zero_point, factor, step)
+    if zero_point.dtype != torch.int16 or x.numel() == 0:
+        return reference.quantize(x, *tables, largest, padding, offset)
+    x = x.contiguous()
+    height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // x.shape[-1])
+    up, left = padding or (0, 0)
+    shape = list(x.shape)
+    if any(padding):
+        shape[1:3] = (height + 2 * up, width + 2 * left)
+    codes = x.new_empty(shape, dtype=torch.int8 if offset else torch.uint8)
+    channels = x.shape[-1]
+    n_pixels = codes.numel() // channels
+    grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
+    _quantize[grid](
+        *(x, *(table.contiguous() for table in tables), codes),
+        *(n_pixels, height, width, channels),
+        LARGEST=float(largest),
+        OFFSET=offset,
+        PAD_H=up,
+        PAD_W=left,
+        PER_STEP=scale.shape[0] > 1,
+        PER_ROW=scale.shape[0] > 1 and step.shape[0] > 1,
+        BLOCK_P=PIXELS,
+        BLOCK_C=CHANNELS,
+    )
+    return codes
+
+
+@triton.jit
+def _quantize(
+    x_ptr,
+    scale_ptr,
+    multiple_ptr,
+    zero_ptr,
+    factor_ptr,
+    step_ptr,
+    out_ptr,
+    n_pixels,
+    height,
+    width,
+    channels,
+    LARGEST: tl.constexpr,
+    OFFSET: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    PER_STEP: tl.constexpr,
+    PER_ROW: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    padded_h, padded_w = height + 2 * PAD_H, width + 2 * PAD_W
+    sample = pixel // (padded_h * padded_w)
+    y = pixel // padded_w % padded_h - PAD_H
+    x = pixel % padded_w - PAD_W
+    inside = (pixel < n_pixels) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    known = channel < channels
+
+    place = ((sample.to(tl.int64) * height + y) * width + x) * channels
+    value = tl.load(
+        x_ptr + place[:, None] + channel[None, :],
+        mask=inside[:, None] & known[None, :],
+        other=0.0,
+    ).to(tl.float32)
+    multiple = tl.load(multiple_ptr + channel, mask=known, other=1.0)
+    factor = tl.load(factor_ptr + channel, mask=known, other=0.0)
+    if PER_ROW:
+        step = tl.load(step_ptr + sample, mask=pixel < n_pixels, other=0)
+        divisor = tl.load(scale_ptr + step)[:, None] * multiple[None, :]
+        zeros = zero_ptr + step[:, None] * channels + channel[None, :]
+        zero = tl.load(zeros, mask=known[None, :], other=0).to(tl.float32)
+    else:
+        step = tl.load(step_ptr) if PER_STEP else 0
+        divisor = (tl.load(scale_ptr + step) * multiple)[None, :]
+        zeros = zero_ptr + step * channels + channel
+        zero = tl.load(zeros, mask=known, other=0).to(tl.float32)[None, :]
+
+    quotient = tl.div_rn(value, tl.broadcast_to(divisor, value.shape))
+    quotient = tl.minimum(tl.maximum(quotient, -BEYOND), BEYOND)
+    code = quotient + ROUNDING - ROUNDING + zero
+    code = tl.minimum(tl.maximum(code, 0.0), LARGEST) * factor[None, :]
+    whole = code.to(tl.int32) - OFFSET
+    places = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(
+        out_ptr + places,
+        whole.to(out_ptr.dtype.element_ty),
+        mask=(pixel < n_pixels)[:, None] & known[None, :],
+    )

@@ -1,0 +1,91 @@
+"""How a product is cut into programs of a GPU."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+
+TUNED_ROWS = 64
+"""Rows of a tile that the number of parts is computed for."""
+TUNED_COLUMNS = 128
+MOST_PARTS = 8
+LEAST_BLOCKS = 8
+"""Blocks of inputs that a part sums up, at least."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program computes.
+
+    Args:
+        rows: pixels or tokens.
+        columns: output channels.
+        inputs: input channels at a time.
+        parts: programs that share the inputs of a tile; their sums are added afterwards.
+        warps: of 32 threads.
+        stages: of loads that are under way.
+    """
+
+    rows: int = 64
+    columns: int = 64
+    inputs: int = 64
+    parts: int = 1
+    warps: int = 4
+    stages: int = 3
+
+    def options(self) -> dict[str, int]:
+        """As a kernel takes them."""
+        return {
+            **{"BLOCK_M": self.rows, "BLOCK_N": self.columns, "BLOCK_K": self.inputs},
+            **{"num_warps": self.warps, "num_stages": self.stages},
+        }
+
+
+CANDIDATES = (
+    Tile(128, 256, 64, warps=8, stages=3),
+    Tile(128, 128, 128, warps=8, stages=3),
+    Tile(128, 128, 64, warps=4, stages=4),
+    Tile(64, 128, 128, warps=4, stages=4),
+    Tile(64, 64, 128, warps=4, stages=4),
+    Tile(64, 64, 64, warps=4, stages=5),
+    Tile(32, 64, 128, warps=4, stages=4),
+)
+"""Of bytes on tensor cores; Hopper multiplies at least 64 rows and 32 inputs at a time."""
+
+
+def configurations() -> list[triton.Config]:
+    """The candidates as Triton's tuner takes them."""
+    return [
+        triton.Config(
+            {"BLOCK_M": t.rows, "BLOCK_N": t.columns, "BLOCK_K": t.inputs},
+            num_warps=t.warps,
+            num_stages=t.stages,
+        )
+        for t in CANDIDATES
+    ]
+
+
+def worth_trying(
+    candidates: list[triton.Config], arguments: dict[str, Any], **_: Any
+) -> list[triton.Config]:
+    """Those that are not larger than the product itself."""
+    rows = max(32, triton.next_power_of_2(arguments["n_rows"]))
+    columns = max(64, triton.next_power_of_2(arguments["out_channels"]))
+    small = [
+        c for c in candidates if c.kwargs["BLOCK_M"] <= rows and c.kwargs["BLOCK_N"] <= columns
+    ]
+    return small or candidates[-1:]
+
+
+def parts_for(n_rows: int, out_channels: int, n_blocks: int, processors: int) -> int:
+    """How many programs share a tile, so that all processors have something to do.
+
+    Args:
+        n_rows: of the output.
+        out_channels: of the output.
+        n_blocks: of inputs, of 64 each, that are summed up.
+        processors: of the device.
+    """
+    tiles = -(-n_rows // TUNED_ROWS) * -(-out_channels // TUNED_COLUMNS)
+    wanted = min(processors // tiles, n_blocks // LEAST_BLOCKS, MOST_PARTS)
+    return max(1, wanted)

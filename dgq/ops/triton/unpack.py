@@ -1,0 +1,123 @@
+"""4-bit weights back to whole numbers: in registers, or as a tensor."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dgq.ops.packed_weight import PackedWeight
+
+ROWS, BYTES = 16, 128
+"""That one program unpacks."""
+
+
+@triton.jit
+def unpacked(
+    code,
+    row,
+    channel,
+    tap,
+    known,
+    zero,
+    factor_ptr,
+    shift_ptr,
+    n_shifts,
+    TAPS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+):
+    """``factor * 2^shift * (code - zero)`` as int8, of codes ``[rows, places]``.
+
+    ``channel`` and ``tap`` are those of each place, ``known`` is where there is one; ``factor_ptr``
+    begins at the first channel of the convolution's group.
+    """
+    value = code.to(tl.int8) - zero[:, None]
+    if factor_ptr is not None:
+        factor = tl.load(factor_ptr + channel, mask=known, other=0)
+        value = value * factor[None, :]
+    if shift_ptr is not None:
+        group = (channel * TAPS + tap) // GROUP_SIZE
+        shifts = shift_ptr + row[:, None] * n_shifts + group[None, :]
+        value = value << tl.load(shifts, mask=known[None, :], other=0).to(tl.int8)
+    return value
+
+
+def expanded(
+    weight: PackedWeight, channels: int, groups: int, scale: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The weight ``[out, taps, channels]``: whole numbers, or times ``scale [out]``.
+
+    Args:
+        weight: packed.
+        channels: of one group of the convolution.
+        groups: of the convolution.
+        scale: of each output channel; None for whole numbers.
+        dtype: int8, or a floating-point one.
+    """
+    out, taps, half = weight.codes.shape
+    full = weight.codes.new_empty((out, taps, channels), dtype=dtype)
+    grid = (groups * triton.cdiv(out // groups, ROWS), triton.cdiv(taps * half, BYTES))
+    _expand[grid](
+        *(weight.codes, weight.zero_point, weight.factor, weight.shift, scale, full),
+        *(out // groups, channels, half, 0 if weight.shift is None else weight.shift.shape[1]),
+        TAPS=taps,
+        GROUP_SIZE=weight.group_size,
+        BLOCK_N=ROWS,
+        BLOCK_K=BYTES,
+    )
+    return full
+
+
+@triton.jit
+def _expand(
+    codes_ptr,
+    zero_ptr,
+    factor_ptr,
+    shift_ptr,
+    scale_ptr,
+    out_ptr,
+    rows_of_group,
+    channels,
+    half,
+    n_shifts,
+    TAPS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    blocks = tl.cdiv(rows_of_group, BLOCK_N)
+    group = tl.program_id(0) // blocks
+    row = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    exists = row < rows_of_group
+    row = group * rows_of_group + tl.minimum(row, rows_of_group - 1)
+    place = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    known = place < TAPS * half
+    tap, low = place // half, place % half
+    bytes_at = codes_ptr + row[:, None] * (TAPS * half) + place[None, :]
+    byte = tl.load(bytes_at, mask=known[None, :], other=0)
+    zero = tl.load(zero_ptr + row)
+    if factor_ptr is not None:
+        factor_ptr += group * channels
+    for part in tl.static_range(2):
+        channel = low + part * half
+        there = known & (channel < channels)
+        code = (byte >> (4 * part)) & 15
+        value = unpacked(
+            code,
+            row,
+            channel,
+            tap,
+            there,
+            zero,
+            factor_ptr,
+            shift_ptr,
+            n_shifts,
+            TAPS,
+            GROUP_SIZE,
+        )
+        if scale_ptr is None:
+            written = value.to(out_ptr.dtype.element_ty)
+        else:
+            scaled = value.to(tl.float32) * tl.load(scale_ptr + row)[:, None]
+            written = scaled.to(out_ptr.dtype.element_ty)
+        places = (row[:, None] * TAPS + tap[None, :]) * channels + channel[None, :]
+        tl.store(out_ptr + places, written, mask=exists[:, None] & there[None, :])
