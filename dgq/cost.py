@@ -26,7 +26,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
 from dgq.settings import FLOAT_BITS
 
@@ -79,10 +79,10 @@ def parameter_bytes(unet: nn.Module) -> int:
 def resident_bytes(unet: nn.Module) -> int:
     """Bytes that a UNet's tensors take in memory, each counted once.
 
-    Packed codes count as they are; folded weights of integer layers with a byte each.
+    Packed codes count as they are, weights folded for a CPU with a byte each.
     """
     tensors = {id(t): t for t in (*unet.parameters(), *unet.buffers())}
-    folded = [m.weight.tensor for m in unet.modules() if isinstance(m, IntegerLayer)]
+    folded = [t for m in unet.modules() if isinstance(m, KernelLayer) for t in m.weight.tensors]
     return sum(t.numel() * t.element_size() for t in (*tensors.values(), *folded))
 
 
@@ -91,7 +91,7 @@ def _counting(model: nn.Module, total: Operations) -> Iterator[None]:
     """Hooks that add each multiplication of ``model`` to ``total``; removed on leaving."""
     handles = []
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | FrozenLayer | IntegerLayer):
+        if isinstance(module, nn.Linear | nn.Conv2d | FrozenLayer | KernelLayer):
             handles.append(module.register_forward_hook(_layer_hook(total)))
         elif isinstance(module, Attention):
             hook = _attention_hook(total)
@@ -142,7 +142,7 @@ def _products(attention: Attention, kept: bool = False) -> int:
 
 def fan_in(layer: nn.Module) -> int:
     """Multiply-accumulates for one element of the layer's output."""
-    if isinstance(layer, FrozenLayer | IntegerLayer):
+    if isinstance(layer, FrozenLayer | KernelLayer):
         return layer.fan_in
     if isinstance(layer, nn.Conv2d):
         height, width = layer.kernel_size

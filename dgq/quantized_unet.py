@@ -29,7 +29,13 @@ class Execution(Protocol):
     """How a quantized UNet runs (``dgq.inference.execution``)."""
 
     def leave_(self, unet: nn.Module) -> None:
-        """Let it run in floating point, before its tensors are moved off the CPU."""
+        """Let it run in floating point from now on, since its tensors are moved one by one."""
+
+    def depart_(self, unet: nn.Module) -> None:
+        """Let it take its stored form, before it is moved to another device as a whole."""
+
+    def arrive_(self, unet: nn.Module) -> None:
+        """Let it run as fast as the device can that it was moved to."""
 
 
 class Quantizer(Protocol):
@@ -91,9 +97,13 @@ class QuantizedUNet(TakesAdapters, HasParts):
         """As the stock UNet's: quantized attention stays what it is."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        if self.execution is not None and moves(fn, next(self.parameters())):
-            self.execution.leave_(self)
-        return super()._apply(fn, recurse)
+        execution = self.execution
+        if execution is None or not moves(fn, next(self.parameters())):
+            return super()._apply(fn, recurse)
+        execution.depart_(self)
+        result = super()._apply(fn, recurse)
+        execution.arrive_(self)
+        return result
 
     def __setattr__(self, name: str, value: Any) -> None:
         # accelerate's hooks and diffusers' group offloading move tensors one by one.

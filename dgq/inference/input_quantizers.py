@@ -1,5 +1,7 @@
 """Quantizers of activations that run: fixed tensors of scales, nothing that observes or learns."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,27 @@ from dgq.group_lookup import GroupTable, element_parameters
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.multiples import possible_multiples, shared_multiple
-from dgq.ops import quantize
 from dgq.stock_state import InPart
 
 PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 """Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""
+
+
+class MakesCodes(Protocol):
+    """How a device quantizes (``dgq.inference.products``)."""
+
+    offset: int
+    """Taken from all codes."""
+
+    def quantize(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor, Tensor],
+        step: Tensor,
+        largest: int,
+        padding: list[int],
+    ) -> Tensor:
+        """Codes of ``[batch, ..., channels]``, minus the offset."""
 
 
 class InputQuantizer(InPart, StoredTensors):
@@ -148,6 +166,7 @@ class ChannelInput(InputQuantizer):
         super().__init__(n_bits, calls, channels, of_text)
         self.room = room
         self.emits_codes = False
+        self.products: MakesCodes | None = None
         self.store("multiple", torch.empty(0, dtype=torch.int16))
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +186,8 @@ class ChannelInput(InputQuantizer):
         self.check_no_gradient(x)
         step = self.calls.step
         tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
-        codes = quantize(x, *tables, step, self.largest, list(padding))
+        assert self.products is not None
+        codes = self.products.quantize(x, tables, step, self.largest, list(padding))
         return QuantizedTensor(codes, self.scale, step, x.dtype)
 
     def check_no_gradient(self, x: Tensor) -> None:
@@ -185,8 +205,14 @@ class ChannelInput(InputQuantizer):
         """
         return shared_multiple(self.multiple.expand(channels), self.n_bits, self.room)
 
-    def prepare_(self, channels: int) -> None:
-        """Make codes from now on for layers whose weights were multiplied by their factors."""
+    def prepare_(self, channels: int, products: MakesCodes) -> None:
+        """Make codes from now on for layers whose weights were multiplied by their factors.
+
+        Args:
+            channels: of the input.
+            products: of the device that it is on.
+        """
+        self.products = products
         on_codes, _ = self.factors(channels)
         multiple, zero_point = self.multiple.expand(channels), self.zero_point.expand(-1, channels)
         tables = (multiple.float(), zero_point, on_codes.float())
@@ -195,7 +221,7 @@ class ChannelInput(InputQuantizer):
 
     def release_(self) -> None:
         """Make no codes any longer: quantize in floating point."""
-        self.emits_codes = False
+        self.emits_codes, self.products = False, None
         for name in PREPARED:
             self._buffers.pop(name, None)
             self._non_persistent_buffers_set.discard(name)

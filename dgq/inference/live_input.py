@@ -7,7 +7,7 @@ from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.live_ranges import by_channel, live_parameters, own_step, sample_ranges
 from dgq.observer import Ranges
-from dgq.ops import channel_ranges, quantize
+from dgq.ops import channel_ranges
 
 
 class LiveInput(ChannelInput):
@@ -32,9 +32,11 @@ class LiveInput(ChannelInput):
         ranges = sample_ranges(x) if x.ndim == 2 else Ranges(*channel_ranges(x))
         scale, zero_point = self._of_samples(ranges)
         zero_point, step = zero_point.expand(-1, x.shape[-1]), own_step(x)
-        tables = (self.channel_multiple, zero_point.to(torch.int16).contiguous(), self.code_factor)
-        codes = quantize(x, scale, *tables, step, self.largest, list(padding))
-        of_zero = (zero_point * self.code_factor).to(torch.uint8)
+        zeros = zero_point.to(torch.int16).contiguous()
+        tables = (scale, self.channel_multiple, zeros, self.code_factor)
+        assert self.products is not None
+        codes = self.products.quantize(x, tables, step, self.largest, list(padding))
+        of_zero = (zero_point * self.code_factor - self.products.offset).to(codes.dtype)
         return QuantizedTensor(codes, scale, step, x.dtype, of_zero)
 
     def _of_samples(self, ranges: Ranges) -> tuple[Tensor, Tensor]:

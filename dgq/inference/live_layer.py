@@ -22,7 +22,7 @@ class LiveLayer(IntegerLayer):
 
     def fold_bias(self, reader: ChannelInput, folded: Tensor) -> Tensor:
         """The bias alone, ``[1, out]``: zero points are not known yet."""
-        bias = torch.zeros(self.geometry.out_channels) if self.bias is None else self.bias
+        bias = torch.zeros_like(self.weight_scale) if self.bias is None else self.bias
         return bias[None].float()
 
     def bias_of(self, quantized: QuantizedTensor) -> Tensor:

@@ -13,7 +13,7 @@ class QuantizedTensor(NamedTuple):
     points are part of the weights of every layer that reads it.
 
     Args:
-        codes: uint8, channels last, and padded if a convolution reads it.
+        codes: uint8, or int8 with an offset, channels last, and padded if a convolution reads it.
         scale: ``[steps]`` or ``[1]``.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` of each sample.
         dtype: of what was quantized.

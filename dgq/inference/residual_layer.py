@@ -11,6 +11,7 @@ from dgq.inference.geometry import ConvGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_layer import LiveLayer
+from dgq.inference.products.products import Products
 from dgq.inference.quantized_tensor import OfSum, QuantizedTensor
 
 
@@ -21,10 +22,13 @@ class ResidualLayer(LiveLayer):
         packed: the layer in its stored form.
         reader: the quantizer of its input, its own or its owner's.
         folded: the weight ``[out, n]``, as ``fold`` returns it.
+        products: of the device that it is on.
     """
 
-    def __init__(self, packed: PackedLayer, reader: ChannelInput, folded: Tensor) -> None:
-        super().__init__(packed, reader, folded)
+    def __init__(
+        self, packed: PackedLayer, reader: ChannelInput, folded: Tensor, products: Products
+    ) -> None:
+        super().__init__(packed, reader, folded, products)
         self.calls = reader.calls
 
     def output_of(self, quantized: QuantizedTensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
-from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.inference.scores import AffineScores
 
@@ -38,7 +38,7 @@ def layer_kinds(unet: nn.Module) -> list[Kind]:
     layers: Counter[tuple[int, int]] = Counter()
     weights: Counter[tuple[int, int]] = Counter()
     for module in unet.modules():
-        if isinstance(module, FrozenLayer | IntegerLayer):
+        if isinstance(module, FrozenLayer | KernelLayer):
             bits = module.weight_bits, module.activation_bits
             layers[bits] += 1
             weights[bits] += prod(module.geometry.weight_shape)

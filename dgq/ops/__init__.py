@@ -1,8 +1,25 @@
 """Integer operators of a quantized UNet, as ``torch.ops.dgq``: one reference, one file a device."""
 
-from dgq.ops import cpu
-from dgq.ops.library import attention, channel_ranges, int_conv2d, int_linear, quantize
+from dgq.ops import cpu, gpu
+from dgq.ops.library import (
+    attention,
+    channel_ranges,
+    conv2d_packed,
+    int_conv2d,
+    int_conv2d_packed,
+    int_linear,
+    quantize,
+)
 
 cpu.register()
+gpu.register()
 
-__all__ = ["attention", "channel_ranges", "int_conv2d", "int_linear", "quantize"]
+__all__ = [
+    "attention",
+    "channel_ranges",
+    "conv2d_packed",
+    "int_conv2d",
+    "int_conv2d_packed",
+    "int_linear",
+    "quantize",
+]

@@ -85,12 +85,14 @@ def quantize(
     step: Tensor,
     largest: int,
     padding: list[int],
+    offset: int = 0,
 ) -> Tensor:
-    """As ``reference.quantize``, in one pass."""
+    """As ``reference.quantize``; codes without a sign, which oneDNN wants, in one pass."""
+    tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
-    if kernels is None or not native.can_quantize(x, scale, multiple, zero_point, factor, step):
-        return reference.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
-    return kernels.quantize(x, scale, multiple, zero_point, factor, step, largest, padding)
+    if kernels is None or offset or not native.can_quantize(x, *tables):
+        return reference.quantize(x, *tables, largest, padding, offset)
+    return kernels.quantize(x, *tables, largest, padding)
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ The arithmetic of both products, for the codes of a sample at sampler step ``t``
 Zero points do not appear: what they add is known beforehand and part of ``bias``.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ LIBRARY = torch.library.Library("dgq", "DEF")
 
 LIBRARY.define(
     "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
-    "Tensor step, int largest, int[] padding) -> Tensor"
+    "Tensor step, int largest, int[] padding, int offset=0) -> Tensor"
 )
 LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
@@ -33,6 +35,16 @@ LIBRARY.define(
     " -> Tensor"
 )
 LIBRARY.define(
+    "int_conv2d_packed(Tensor codes, Tensor packed, Tensor zero_point, Tensor? factor, "
+    "Tensor? shift, int group_size, Tensor weight_scale, Tensor scale, Tensor bias, Tensor step, "
+    "int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype) -> Tensor"
+)
+LIBRARY.define(
+    "conv2d_packed(Tensor x, Tensor packed, Tensor zero_point, Tensor? shift, int group_size, "
+    "Tensor weight_scale, Tensor bias, int[] kernel, int[] stride, int[] padding, "
+    "int[] dilation, int groups) -> Tensor"
+)
+LIBRARY.define(
     "attention(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor"
 )
 
@@ -40,9 +52,16 @@ quantize = torch.ops.dgq.quantize
 channel_ranges = torch.ops.dgq.channel_ranges
 int_linear = torch.ops.dgq.int_linear
 int_conv2d = torch.ops.dgq.int_conv2d
+int_conv2d_packed = torch.ops.dgq.int_conv2d_packed
+conv2d_packed = torch.ops.dgq.conv2d_packed
 attention = torch.ops.dgq.attention
 
-for _name in ("quantize", "channel_ranges", "int_linear", "int_conv2d", "attention"):
+NAMES = (
+    *("quantize", "channel_ranges", "int_linear", "int_conv2d", "int_conv2d_packed"),
+    *("conv2d_packed", "attention"),
+)
+
+for _name in NAMES:
     LIBRARY.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 
 
@@ -56,11 +75,12 @@ def _quantize_shape(
     step: Tensor,
     largest: int,
     padding: list[int],
+    offset: int = 0,
 ) -> Tensor:
     shape = list(x.shape)
     for dim, pad in zip((1, 2), padding, strict=False):
         shape[dim] += 2 * pad
-    return x.new_empty(shape, dtype=torch.uint8)
+    return x.new_empty(shape, dtype=torch.int8 if offset else torch.uint8)
 
 
 @torch.library.register_fake("dgq::channel_ranges", lib=LIBRARY)
@@ -96,10 +116,61 @@ def _int_conv2d_shape(
     groups: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    sizes = zip(codes.shape[1:3], kernel, stride, dilation, strict=True)
-    height, width = ((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
-    shape = (codes.shape[0], height, width, weight_scale.shape[0])
-    return codes.new_empty(shape, dtype=dtype)
+    size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
+    return codes.new_empty((*size, weight_scale.shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("dgq::int_conv2d_packed", lib=LIBRARY)
+def _int_conv2d_packed_shape(
+    codes: Tensor,
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
+    return codes.new_empty((*size, weight_scale.shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("dgq::conv2d_packed", lib=LIBRARY)
+def _conv2d_packed_shape(
+    x: Tensor,
+    packed: Tensor,
+    zero_point: Tensor,
+    shift: Tensor | None,
+    group_size: int,
+    weight_scale: Tensor,
+    bias: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    size = convolved(x.shape, kernel, stride, padding, dilation)
+    return x.new_empty((*size, weight_scale.shape[0]))
+
+
+def convolved(
+    shape: Sequence[int],
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> tuple[int, ...]:
+    """Batch, height and width of a convolution's output, from ``[batch, height, width, ...]``."""
+    sizes = zip(shape[1:3], kernel, stride, padding, dilation, strict=True)
+    return shape[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
 
 
 @torch.library.register_fake("dgq::attention", lib=LIBRARY)

@@ -32,9 +32,9 @@ class PackedWeight(NamedTuple):
     group_size: int
 
 
-def packed_for_kernels(codes: Tensor, channels: int, taps: int) -> Tensor:
-    """Codes of ``pack_codes``, ``[out, ceil(channels * taps / 2)]``, in the kernels' order."""
-    single = unpack_codes(codes, 4, channels * taps).view(-1, channels, taps).transpose(1, 2)
+def packed_for_kernels(codes: Tensor, channels: int, taps: int, n_bits: int = 4) -> Tensor:
+    """Codes ``[out, bytes]`` of ``pack_codes``, of at most 4 bits, in the kernels' order."""
+    single = unpack_codes(codes, n_bits, channels * taps).view(-1, channels, taps).transpose(1, 2)
     half = -(-channels // 2)
     low, high = single[..., :half], F.pad(single[..., half:], (0, channels % 2))
     return (low | (high << 4)).contiguous()

@@ -118,19 +118,13 @@ def product(
                     TAPS,
                     GROUP_SIZE,
                 )
-                if PADS:
-                    mask = there[:, None] & inside[None, :]
-                else:
-                    mask = there[:, None]
+                mask = there[:, None] & inside[None, :] if PADS else there[:, None]
                 value = tl.load(x_at + part * depth, mask=mask, other=0)
                 sums = tl.dot(weight.to(x_ptr.dtype.element_ty), value, sums)
         else:
             weights_at = weight_ptr + (column[None, :] * TAPS + tap) * depth + channel[:, None]
             weight = tl.load(weights_at, mask=known[:, None], other=0)
-            if PADS:
-                mask = known[None, :] & inside[:, None]
-            else:
-                mask = known[None, :]
+            mask = known[None, :] & inside[:, None] if PADS else known[None, :]
             value = tl.load(x_ptr + at[:, None] + channel[None, :], mask=mask, other=0)
             sums = tl.dot(value, weight, sums)
 

@@ -42,6 +42,24 @@ class Window(NamedTuple):
         return down, right
 
 
+class Operand(NamedTuple):
+    """A weight as the kernel takes it.
+
+    Args:
+        values: int8 ``[out, ..., channels]``, taps in between; or packed as ``PackedWeight.codes``.
+        zero_point: of a packed weight, as all that follow.
+        factor: of input channels.
+        shift: of groups of inputs.
+        group_size: inputs in a group.
+    """
+
+    values: Tensor
+    zero_point: Tensor | None = None
+    factor: Tensor | None = None
+    shift: Tensor | None = None
+    group_size: int = 0
+
+
 POINT = Window([1, 1], [1, 1], [0, 0], [1, 1], 1)
 """Of a linear layer."""
 
@@ -60,7 +78,7 @@ def int_linear(
     if codes.dtype != torch.int8:
         return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
     lines = as_image(codes)
-    plain = PackedWeight(weight.contiguous(), *NOT_PACKED)
+    plain = Operand(weight.contiguous())
     epilogue = Epilogue(weight_scale, scale, bias, step)
     output = convolve(lines, plain, epilogue, POINT, dtype, tile)
     return output.view(*codes.shape[:-1], weight_scale.shape[0])
@@ -83,10 +101,8 @@ def int_conv2d(
     """As ``reference.int_conv2d``, of signed codes and a weight that is channels last."""
     if codes.dtype != torch.int8:
         shape = (kernel, stride, dilation, groups)
-        return reference.int_conv2d(
-            codes, weight, weight_scale, scale, bias, step, *shape, dtype
-        )
-    plain = PackedWeight(weight.permute(0, 2, 3, 1).contiguous(), *NOT_PACKED)
+        return reference.int_conv2d(codes, weight, weight_scale, scale, bias, step, *shape, dtype)
+    plain = Operand(weight.permute(0, 2, 3, 1).contiguous())
     epilogue = Epilogue(weight_scale, scale, bias, step)
     window = Window(kernel, stride, [0, 0], dilation, groups)
     return convolve(codes.contiguous(), plain, epilogue, window, dtype, tile)
@@ -115,11 +131,10 @@ def int_conv2d_packed(
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     epilogue = Epilogue(weight_scale, scale, bias, step)
     window = Window(kernel, stride, [0, 0], dilation, groups)
-    codes = codes.contiguous()
+    codes, operand = codes.contiguous(), Operand(*weight)
     if n_rows(codes, window) >= expanded_from:
-        full = expanded(weight, codes.shape[-1] // groups, groups, None, torch.int8)
-        weight = PackedWeight(full, *NOT_PACKED)
-    return convolve(codes, weight, epilogue, window, dtype, tile)
+        operand = Operand(expanded(weight, codes.shape[-1] // groups, groups, None, torch.int8))
+    return convolve(codes, operand, epilogue, window, dtype, tile)
 
 
 def conv2d_packed(
@@ -144,7 +159,7 @@ def conv2d_packed(
     x = x.contiguous()
     if n_rows(x, window) < expanded_from:
         epilogue = Epilogue(weight_scale, None, bias[None], None)
-        return convolve(x, weight, epilogue, window, x.dtype, tile)
+        return convolve(x, Operand(*weight), epilogue, window, x.dtype, tile)
     full = expanded(weight, x.shape[-1] // groups, groups, weight_scale, x.dtype)
     kernels = full.unflatten(1, kernel).permute(0, 3, 1, 2)
     planes = x.permute(0, 3, 1, 2)
@@ -152,13 +167,9 @@ def conv2d_packed(
     return output.permute(0, 2, 3, 1)
 
 
-NOT_PACKED = (None, None, None, 0)
-"""Zero points, factors, shifts and the size of their groups."""
-
-
 def convolve(
     x: Tensor,
-    weight: PackedWeight,
+    weight: Operand,
     epilogue: Epilogue,
     window: Window,
     dtype: torch.dtype,
@@ -168,7 +179,7 @@ def convolve(
 
     Args:
         x: int8 or 16-bit floating point.
-        weight: packed; or with its whole numbers as ``codes``, ``[out, ..., channels]``, alone.
+        weight: packed or not.
         epilogue: what its sums stand for.
         window: of the convolution.
         dtype: of the output.
@@ -176,12 +187,12 @@ def convolve(
     """
     batch, height, width, channels = x.shape
     out_height, out_width = window.output(height, width)
-    out = weight.codes.shape[0]
+    out = weight.values.shape[0]
     output = x.new_empty((batch, out_height, out_width, out), dtype=dtype)
-    rows, depth = output.numel() // out, weight.codes.shape[-1]
+    rows, depth = output.numel() // out, weight.values.shape[-1]
     if rows == 0:
         return output
-    parts = tile.parts if tile else _parts(x, rows, out, depth * window.kernel[0] * window.kernel[1])
+    parts = tile.parts if tile else _parts(x, rows, weight.values)
     sums = accumulator(x.dtype)
     written = output.view(rows, out)
     if parts > 1:
@@ -224,7 +235,8 @@ def n_rows(x: Tensor, window: Window) -> int:
     return x.shape[0] * height * width
 
 
-def _parts(x: Tensor, rows: int, out: int, inputs: int) -> int:
+def _parts(x: Tensor, rows: int, weight: Tensor) -> int:
+    out, inputs = weight.shape[0], weight[0].numel()
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
     return parts_for(rows, out, inputs // 64, processors)
 

@@ -16,6 +16,8 @@ from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import PackedLayer
+from dgq.inference.products import Products
+from dgq.inference.products.cpu import CpuProducts
 from dgq.multiples import possible_multiples
 from dgq.ops import cpu
 from dgq.packing import pack_codes
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 N_STEPS = 3
+CPU = CpuProducts()
 
 linears = st.builds(LinearGeometry, st.integers(1, 50), st.integers(1, 20))
 pairs = {
@@ -106,14 +109,14 @@ def packed_layer(
     return layer
 
 
-def integer_layer(packed: PackedLayer) -> IntegerLayer:
+def integer_layer(packed: PackedLayer, products: Products = CPU) -> IntegerLayer:
     quantizer = packed.input_quantizer
     assert isinstance(quantizer, ChannelInput)
     channels = packed.geometry.in_channels
     folded = fold(packed, quantizer.factors(channels)[1])
     assert folded is not None, "what fits the budget fits into 8 bits"
-    quantizer.prepare_(channels)
-    return IntegerLayer(packed, quantizer, folded)
+    quantizer.prepare_(channels, products)
+    return IntegerLayer(packed, quantizer, folded, products)
 
 
 def random_input(geometry: Geometry, batch: int, seed: int) -> Tensor:

@@ -1,0 +1,98 @@
+"""A quantized layer whose weight is laid out for the kernels of one device."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from dgq.devices import moves
+from dgq.errors import DGQError
+from dgq.inference.folding import group_factors, largest_exponent, weight_factors
+from dgq.inference.geometry import HasGeometry
+from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
+from dgq.inference.products.products import ProductWeight
+from dgq.inference.stored_tensors import StoredTensors
+from dgq.stock_state import LayerInPart, of_part
+
+Weight = TypeVar("Weight", bound=ProductWeight)
+
+
+class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
+    """A layer that was made from a packed one, and saves what that one held.
+
+    The codes are taken out of its weight again, so that a weight is in memory once.
+
+    Args:
+        packed: the layer in its stored form.
+        weight: as the kernels read it.
+        factor: of the weights that meet each input channel, ``[channels]``.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    exponent: Tensor | None
+    bias: Tensor | None
+    weight_scale: Tensor
+
+    def __init__(self, packed: PackedLayer, weight: Weight, factor: Tensor) -> None:
+        super().__init__()
+        self.geometry = packed.geometry
+        self.settings = packed.settings
+        self.input_quantizer = packed.input_quantizer
+        self.activation_bits = packed.activation_bits
+        for name in ("scale", "zero_point", "exponent", "bias"):
+            self.store(name, getattr(packed, name))
+        scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
+        self.register_buffer("weight_scale", scale.detach(), persistent=False)
+        self.weight = weight
+        self._factor = factor
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the codes."""
+        return self.settings.n_bits
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(unet)``."""
+        return f"{self.geometry}, W{self.weight_bits}A{self.activation_bits}"
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not of_part(prefix):
+            destination[prefix + "codes"] = self.codes()
+
+    def operands(self) -> tuple[Tensor, Tensor | None]:
+        """The weight, dequantized, float32, and the bias."""
+        return dequantized(self, self.codes()), self.bias
+
+    def codes(self) -> Tensor:
+        """The packed codes ``[out, ...]`` that the weight was made from."""
+        whole = self.weight.whole_numbers().to(torch.int32)
+        exponent = None
+        if self.exponent is not None:
+            exponent = of_each(self.exponent, self.settings.group_size, self.fan_in)
+        factor = weight_factors(self._factor, self.geometry)
+        factor = factor * group_factors(exponent, largest_exponent(self.exponent))
+        return packed_codes(whole // factor, self.zero_point, self.weight_bits)
+
+    def unfolded(self) -> PackedLayer:
+        """The layer in its stored form, which runs in floating point on any device."""
+        has_bias = self.bias is not None
+        geometry, quantizer, bits = self.geometry, self.input_quantizer, self.activation_bits
+        with torch.device("meta"):
+            packed = PackedLayer(
+                geometry, quantizer, bits, weights=self.settings, has_bias=has_bias
+            )
+        packed.store("codes", self.codes().contiguous())
+        for name, tensor in self.stored.items():
+            packed.store(name, tensor)
+        return packed.train(self.training)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        if moves(fn, self.scale):
+            raise DGQError(
+                "a layer whose weight is laid out for a device cannot be moved alone: move the "
+                "whole UNet, or let it run in floating point first: dgq.prepare_(unet, 'float')"
+            )
+        return super()._apply(fn, recurse)

@@ -1,0 +1,104 @@
+"""Integer products on a CPU: u8 codes, weights folded to s8 in oneDNN's layout."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.layers import PackedLayer
+from dgq.inference.products.products import Products, ProductWeight
+from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.ops import attention as fused_attention
+from dgq.ops import cpu, int_conv2d, int_linear, native, quantize
+from dgq.ops.reference import attention as reference_attention
+from dgq.ops.reference import dense
+
+
+class OneDNNWeight(ProductWeight):
+    """A byte for each weight.
+
+    Args:
+        folded: int8 ``[out, n]``.
+        geometry: of the layer.
+    """
+
+    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.tensor = laid_out(folded, geometry)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The weight."""
+        return (self.tensor,)
+
+    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """By oneDNN."""
+        operands = (x.codes, self.tensor, weight_scale, x.scale, bias, x.step)
+        return multiply_whole(operands, self.geometry, x.dtype)
+
+    def whole_numbers(self) -> Tensor:
+        """Out of oneDNN's layout."""
+        return dense(self.tensor).reshape(self.geometry.out_channels, -1)
+
+
+class CpuProducts(Products):
+    """By oneDNN, attention in bfloat16 by our kernel."""
+
+    device = "CPU"
+    offset = 0
+
+    def obstacle(self) -> str | None:
+        """None where the CPU multiplies bytes by instructions of their own."""
+        if not cpu.products_are_exact():
+            return "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)"
+        return None
+
+    def features(self) -> tuple[str, ...]:
+        """Instructions."""
+        return cpu.features()
+
+    def best_dtype(self) -> torch.dtype:
+        """bfloat16 where the CPU computes in it."""
+        native_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return torch.bfloat16 if native_bfloat16 else torch.float32
+
+    def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
+        """Ours in bfloat16."""
+        if dtype == torch.float32:
+            return "torch", reference_attention
+        kernels = native.kernels() if dtype == torch.bfloat16 else None
+        own = kernels is not None and kernels.has_attention
+        return "our kernel" if own else "torch", fused_attention
+
+    def quantize(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor, Tensor],
+        step: Tensor,
+        largest: int,
+        padding: list[int],
+    ) -> Tensor:
+        """In one pass."""
+        return quantize(x, *tables, step, largest, padding)
+
+    def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
+        """Folded."""
+        return OneDNNWeight(folded, layer.geometry)
+
+
+def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
+    """An int8 weight ``[out, n]`` as oneDNN wants it."""
+    if isinstance(geometry, ConvGeometry):
+        weight = folded.view(geometry.weight_shape)
+        stride, dilation = list(geometry.stride), list(geometry.dilation)
+        return cpu.pack_conv2d(weight, stride, dilation, geometry.groups)
+    return cpu.pack_linear(folded)
+
+
+def multiply_whole(operands: tuple[Tensor, ...], geometry: Geometry, dtype: torch.dtype) -> Tensor:
+    """The operator of a layer with a weight of bytes."""
+    if not isinstance(geometry, ConvGeometry):
+        return int_linear(*operands, dtype)
+    window = (geometry.kernel, geometry.stride, geometry.dilation, geometry.groups)
+    return int_conv2d(*operands, *window, dtype)

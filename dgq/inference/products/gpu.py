@@ -1,0 +1,184 @@
+"""Integer products on a GPU: s8 codes, 4-bit weights that stay packed in memory."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgq.inference.folding import fits, group_factors, largest_exponent
+from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.layers import PackedLayer
+from dgq.inference.products.cpu import multiply_whole
+from dgq.inference.products.products import AloneWeight, Products, ProductWeight
+from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.ops import conv2d_packed, gpu, int_conv2d_packed, quantize, reference
+from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
+
+PACKED_BITS = 4
+"""Up to which two codes share a byte."""
+
+WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
+"""Kernel, stride, padding, dilation and groups of a linear layer."""
+
+
+class ByteWeight(ProductWeight):
+    """A byte for each weight, in the order in which kernels multiply them: channels last.
+
+    Args:
+        folded: int8 ``[out, n]``.
+        geometry: of the layer.
+    """
+
+    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.tensor = folded
+        if isinstance(geometry, ConvGeometry):
+            images = folded.view(geometry.weight_shape)
+            self.tensor = images.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The weight."""
+        return (self.tensor,)
+
+    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """By the kernels of whole bytes."""
+        operands = (x.codes, self.tensor, weight_scale, x.scale, bias, x.step)
+        return multiply_whole(operands, self.geometry, x.dtype)
+
+    def whole_numbers(self) -> Tensor:
+        """In the order of the stored codes."""
+        return self.tensor.reshape(self.geometry.out_channels, -1)
+
+
+class NibbleWeight(AloneWeight):
+    """Two weights in a byte; kernels multiply them by their factors as they read them.
+
+    Args:
+        layer: with codes of at most 4 bits.
+        factor: of each input channel, or None for 1.
+    """
+
+    def __init__(self, layer: PackedLayer, factor: Tensor | None) -> None:
+        self.geometry = layer.geometry
+        exponent, largest = layer.exponent, largest_exponent(layer.exponent)
+        shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
+        self.packed = PackedWeight(
+            packed_for_kernels(layer.codes, self.channels, self.taps, layer.weight_bits),
+            layer.zero_point.to(torch.int8),
+            None if factor is None or bool((factor == 1).all()) else factor.to(torch.int8),
+            None if shift is None else shift.to(torch.uint8),
+            layer.settings.group_size,
+        )
+
+    @property
+    def channels(self) -> int:
+        """That an output channel sees."""
+        return self.geometry.weight_shape[1]
+
+    @property
+    def taps(self) -> int:
+        """Of the window."""
+        return self.window[0][0] * self.window[0][1]
+
+    @property
+    def window(
+        self,
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], int]:
+        """Kernel, stride, padding, dilation and groups."""
+        conv = self.geometry
+        if not isinstance(conv, ConvGeometry):
+            return WINDOW_OF_POINT
+        return conv.kernel, conv.stride, conv.padding, conv.dilation, conv.groups
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Codes, zero points, factors and shifts."""
+        return tuple(tensor for tensor in self.packed[:4] if tensor is not None)
+
+    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """By the kernel of packed weights."""
+        kernel, stride, _, dilation, groups = self.window
+        shape = (kernel, stride, dilation, groups)
+        tables = (weight_scale, x.scale, bias, x.step)
+        output = int_conv2d_packed(self._image(x.codes), *self.packed, *tables, *shape, x.dtype)
+        return self._as_given(output, x.codes)
+
+    def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """By the kernel of packed weights and activations in floating point."""
+        codes, zero_point, _, shift, group_size = self.packed
+        weight = (codes, zero_point, shift, group_size, weight_scale, bias)
+        return self._as_given(conv2d_packed(self._image(x), *weight, *self.window), x)
+
+    def whole_numbers(self) -> Tensor:
+        """Unpacked."""
+        return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
+
+    def _image(self, x: Tensor) -> Tensor:
+        """What a linear layer reads, as a line of pixels for each sample."""
+        if isinstance(self.geometry, ConvGeometry):
+            return x
+        return x.reshape(x.shape[0], 1, x.shape[1:-1].numel(), x.shape[-1])
+
+    def _as_given(self, output: Tensor, x: Tensor) -> Tensor:
+        if isinstance(self.geometry, ConvGeometry):
+            return output
+        return output.reshape(*x.shape[:-1], output.shape[-1])
+
+
+class GpuProducts(Products):
+    """By Triton's kernels, attention by torch's fused ones.
+
+    Args:
+        device: of the UNet.
+    """
+
+    device = "GPU"
+    offset = 128
+
+    def __init__(self, device: torch.device) -> None:
+        self.place = device
+
+    def obstacle(self) -> str | None:
+        """None where the kernels run and are exact."""
+        return gpu.why_not(self.place)
+
+    def features(self) -> tuple[str, ...]:
+        """Its name, and what it can."""
+        return gpu.features(self.place)
+
+    def best_dtype(self) -> torch.dtype:
+        """What tensor cores multiply, with the range of float32."""
+        return torch.bfloat16
+
+    def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
+        """Torch's."""
+        return "torch", reference.attention
+
+    def quantize(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor, Tensor],
+        step: Tensor,
+        largest: int,
+        padding: list[int],
+    ) -> Tensor:
+        """In one pass; under ``torch.compile`` in plain torch, fused with what precedes it."""
+        compiling = torch.compiler.is_compiling()
+        function = reference.quantize if compiling else quantize
+        codes: Tensor = function(x, *tables, step, largest, padding, self.offset)
+        return codes
+
+    def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
+        """Packed up to 4 bits, else folded."""
+        if layer.weight_bits <= PACKED_BITS:
+            return NibbleWeight(layer, factor)
+        return ByteWeight(folded, layer.geometry)
+
+    def weight_alone(self, layer: PackedLayer) -> AloneWeight | None:
+        """Packed, where it has at most 4 bits and its exponents fit into bytes."""
+        if layer.weight_bits > PACKED_BITS:
+            return None
+        factors = group_factors(layer.group_exponents(), largest_exponent(layer.exponent))
+        whole = layer.centred_codes().to(torch.int32) * factors
+        return NibbleWeight(layer, None) if fits(whole, 1) else None

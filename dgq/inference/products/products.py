@@ -1,0 +1,106 @@
+"""What a kind of device has to offer so that layers multiply integers on it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgq.inference.layers import PackedLayer
+from dgq.inference.quantized_tensor import QuantizedTensor
+
+
+class ProductWeight(ABC):
+    """A weight as the kernels of a device read it; never changed, so copies share it."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it holds in memory."""
+
+    @abstractmethod
+    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """The layer's output, images channels last.
+
+        Args:
+            x: padded, images channels last.
+            weight_scale: ``[out]``.
+            bias: ``[steps, out]``, with what zero points add.
+        """
+
+    @abstractmethod
+    def whole_numbers(self) -> Tensor:
+        """The codes without zero points, times all factors: int8 ``[out, n]``."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ProductWeight":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a UNet that was prepared for a device is not pickled: load it there")
+
+
+class Products(ABC):
+    """How layers multiply on one kind of device."""
+
+    device: str
+    """Its name for people."""
+    offset: int
+    """Taken from the codes of activations, so that they have the type that kernels want."""
+
+    @abstractmethod
+    def obstacle(self) -> str | None:
+        """Why no layer can multiply integers here, if so."""
+
+    @abstractmethod
+    def features(self) -> tuple[str, ...]:
+        """What decides how fast they are."""
+
+    @abstractmethod
+    def best_dtype(self) -> torch.dtype:
+        """What everything else is computed in, unless it is asked for."""
+
+    @abstractmethod
+    def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
+        """Who computes attention, in one word or two, and how."""
+
+    @abstractmethod
+    def quantize(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor, Tensor],
+        step: Tensor,
+        largest: int,
+        padding: list[int],
+    ) -> Tensor:
+        """Codes of ``[batch, ..., channels]``, minus the offset.
+
+        Args:
+            x: to quantize.
+            tables: scale, multiples, zero points and factors, as ``reference.quantize`` has them.
+            step: of each sample.
+            largest: code.
+            padding: of height and width.
+        """
+
+    @abstractmethod
+    def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
+        """The weight of a layer that multiplies integers.
+
+        Args:
+            layer: in its stored form.
+            folded: its whole numbers times all factors, int8 ``[out, n]``.
+            factor: of the weights that meet each input channel, ``[channels]``.
+        """
+
+    def weight_alone(self, layer: PackedLayer) -> "AloneWeight | None":
+        """The weight of a layer whose activations are not quantized; None without such kernels."""
+        return None
+
+
+class AloneWeight(ProductWeight):
+    """A weight that is multiplied with floating point."""
+
+    @abstractmethod
+    def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """The layer's output, images channels last as ``x`` is; bias ``[out]``."""

@@ -1,0 +1,22 @@
+"""Which products a UNet can use where it is."""
+
+from torch import nn
+
+from dgq.inference.products.cpu import CpuProducts
+from dgq.inference.products.gpu import GpuProducts
+from dgq.inference.products.products import Products
+
+
+def products_of(unet: nn.Module) -> tuple[Products, str | None]:
+    """How layers of a UNet multiply integers, and why none of them can, if so."""
+    devices = {tensor.device for tensor in (*unet.parameters(), *unet.buffers())}
+    kinds = {device.type for device in devices}
+    if hasattr(unet, "_hf_hook"):
+        return CpuProducts(), "accelerate moves its tensors"
+    if kinds == {"cpu"}:
+        products: Products = CpuProducts()
+        return products, products.obstacle()
+    if kinds == {"cuda"} and len(devices) == 1:
+        products = GpuProducts(devices.pop())
+        return products, products.obstacle()
+    return CpuProducts(), f"no integer kernels for {', '.join(sorted(kinds - {'cpu'}))} yet"

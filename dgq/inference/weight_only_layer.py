@@ -1,0 +1,48 @@
+"""A layer with 4-bit weights and activations in floating point: unpacked as it is multiplied."""
+
+import torch
+from torch import Tensor
+
+from dgq.inference.geometry import ConvGeometry
+from dgq.inference.kernel_layer import KernelLayer
+from dgq.inference.layers import PackedLayer
+from dgq.inference.products.products import AloneWeight
+
+MULTIPLIED = (torch.bfloat16, torch.float16)
+"""What the kernels take."""
+
+
+class WeightOnlyLayer(KernelLayer[AloneWeight]):
+    """A linear or convolution layer whose weight alone is quantized.
+
+    Args:
+        packed: the layer in its stored form.
+        weight: as the kernels read it.
+    """
+
+    float_bias: Tensor
+
+    def __init__(self, packed: PackedLayer, weight: AloneWeight) -> None:
+        ones = torch.ones(
+            packed.geometry.in_channels, dtype=torch.int64, device=packed.scale.device
+        )
+        super().__init__(packed, weight, ones)
+        bias = torch.zeros_like(packed.scale) if packed.bias is None else packed.bias
+        self.register_buffer("float_bias", bias.detach(), persistent=False)
+
+    def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
+        """What the stock layer computes; where the kernels cannot, with the dequantized weight."""
+        x = x if quantized is None else quantized
+        if x.dtype not in MULTIPLIED or (torch.is_grad_enabled() and x.requires_grad):
+            weight, bias = self.operands()
+            bias = None if bias is None else bias.to(x.dtype)
+            return self.geometry.apply(x, weight.to(x.dtype), bias)
+        if not isinstance(self.geometry, ConvGeometry):
+            return self.weight.multiply_float(x, self.weight_scale, self.float_bias)
+        image = x.permute(0, 2, 3, 1)
+        output = self.weight.multiply_float(image, self.weight_scale, self.float_bias)
+        return output.permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(unet)``."""
+        return f"{super().extra_repr()}, unpacked as it is multiplied"
