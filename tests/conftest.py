@@ -1,5 +1,6 @@
 """One thread for everything, the repository's root on the path, and tiny pipelines."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ sys.path.insert(0, str(ROOT))
 # How long an example takes depends on what else the machine does, and says nothing.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 

@@ -225,7 +225,9 @@ def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Mode
 
 
 @exact
-def test_an_integer_unet_that_moves_where_there_are_no_kernels_turns_to_floating_point(calibrated_as: Models) -> None:
+def test_an_integer_unet_turns_to_floating_point_where_there_are_no_kernels(
+    calibrated_as: Models,
+) -> None:
     unet: Any = load_quantized_unet(calibrated_as("exponents").folder, "integer")
     n_layers = unet.execution.integer_layers
     assert unet.to("cpu") is unet

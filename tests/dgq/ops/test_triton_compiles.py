@@ -1,0 +1,87 @@
+"""The kernels compile for GPUs that are not there, to the instructions they are made for.
+
+In a process of its own: where no GPU is, those of the other tests are interpreted.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from dgq.ops.triton import epilogue, matmul, quantize, unpack
+
+WINDOW = dict(KERNEL_H=3, KERNEL_W=3, STRIDE_H=1, STRIDE_W=1, PAD_H=0, PAD_W=0,
+              DILATION_H=1, DILATION_W=1, TILES_AT_ONCE=8, PER_ROW=True)
+TABLES = dict(weight_scale_ptr="*fp32", scale_ptr="*fp32", bias_ptr="*fp32", step_ptr="*i64")
+BYTES = dict(x_ptr="*i8", weight_ptr="*i8", out_ptr="*bf16", **TABLES)
+NIBBLES = BYTES | dict(weight_ptr="*u8", zero_ptr="*i8", factor_ptr="*i8", shift_ptr="*u8")
+ALONE = dict(x_ptr="*bf16", weight_ptr="*u8", zero_ptr="*i8", shift_ptr="*u8", out_ptr="*bf16",
+             weight_scale_ptr="*fp32", bias_ptr="*fp32")
+
+
+def compiled(kernel, pointers, capability, warps=4, stages=3, **constants):
+    names, signature, values, aligned = kernel.arg_names, {}, {}, {}
+    for place, name in enumerate(names):
+        if name in pointers:
+            signature[name], aligned[(place,)] = pointers[name], [["tt.divisibility", 16]]
+        elif name in constants or name.endswith("_ptr"):
+            signature[name], values[(place,)] = "constexpr", constants.get(name)
+        else:
+            signature[name] = "i32"
+            if "channels" in name or name in ("depth", "half"):
+                aligned[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, values, aligned)
+    options = {"num_warps": warps, "num_stages": stages}
+    return triton.compile(source, GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
+
+
+for capability, name in ((90, "wgmma"), (80, "mma.sync")):
+    for pointers, sums, kind in ((BYTES, tl.int32, "s8.s8"), (NIBBLES, tl.int32, "s8.s8"),
+                                 (ALONE, tl.float32, "bf16.bf16")):
+        for parts in (1, 2):
+            own = pointers if parts == 1 else pointers | {"out_ptr": "*i32"}
+            if parts == 2 and pointers is ALONE:
+                own = pointers | {"out_ptr": "*fp32"}
+            window = WINDOW | (dict(PER_ROW=False, PAD_H=1, PAD_W=1) if pointers is ALONE else {})
+            if parts == 2 and capability == 80:
+                continue
+            ptx = compiled(matmul.product, own, capability, **window, GROUP_SIZE=64, PARTS=parts,
+                           SUMS=sums, BLOCK_M=64, BLOCK_N=64, BLOCK_K=64)
+            lines = [line for line in ptx.splitlines() if name in line and "mma" in line]
+            assert any(kind in line for line in lines), (capability, kind, parts)
+
+TABLES.pop("weight_scale_ptr")
+ptx = compiled(quantize._quantize,
+               dict(x_ptr="*bf16", multiple_ptr="*fp32", zero_ptr="*i16", factor_ptr="*fp32",
+                    scale_ptr="*fp32", step_ptr="*i64", out_ptr="*i8"), 90,
+               LARGEST=255.0, OFFSET=128, PAD_H=1, PAD_W=1, PER_STEP=True, PER_ROW=True,
+               BLOCK_P=quantize.PIXELS, BLOCK_C=quantize.CHANNELS)
+assert "div.rn" in ptx or "div.full" not in ptx
+for out, scale in (("*i8", {}), ("*bf16", {"scale_ptr": "*fp32"})):
+    compiled(unpack._expand, dict(codes_ptr="*u8", zero_ptr="*i8", factor_ptr="*i8",
+                                  shift_ptr="*u8", out_ptr=out, **scale), 90,
+             TAPS=9, GROUP_SIZE=64, BLOCK_N=unpack.ROWS, BLOCK_K=unpack.BYTES)
+compiled(epilogue.add_parts, dict(parts_ptr="*i32", out_ptr="*bf16", weight_scale_ptr="*fp32",
+                                  **TABLES), 90,
+         PER_ROW=True, PARTS=4, BLOCK_M=epilogue.ROWS, BLOCK_N=epilogue.COLUMNS)
+print("all compile")
+"""
+
+
+def test_products_use_tensor_cores_and_division_is_exact() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.strip().endswith("all compile")
