@@ -76,11 +76,9 @@ def test_a_layer_equals_that_of_the_cpu_and_holds_its_codes(
 def test_kernels_compute_what_the_cpu_does(n_bits: int, geometry: Geometry) -> None:
     spare = (8 - n_bits) // 2
     bits = {
-        "weights": WeightSettings(
-            n_bits, symmetric=True, group_size=8, max_exponent=(8 - n_bits) // 2
-        ),
+        "weights": WeightSettings(n_bits, symmetric=True, group_size=8, max_exponent=spare),
         "activation_bits": 8,
-        "room": (8 - n_bits) // 2,
+        "room": spare,
         "per_tensor": False,
         "per_step": True,
     }
