@@ -20,6 +20,7 @@ from diffusers import UNet2DConditionModel
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from unet_configs import SD14, SDXL_TURBO, TINY
 
 from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
 from dgq import learning as learn
@@ -34,25 +35,7 @@ from dgq.targets import Target, execution_order, find_blocks
 from dgq.visit import Visit
 from dgq.waiting import waiting_rooms
 
-SD14 = {
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-SDXL_TURBO = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-CONFIGS: dict[str, dict[str, Any]] = {"sd14": SD14, "sdxl": SDXL_TURBO}
+CONFIGS: dict[str, dict[str, Any]] = {"sd14": SD14, "sdxl": SDXL_TURBO, "tiny": TINY}
 TIMESTEPS = (961, 641, 321, 1)
 N_TOKENS = 77
 ITERATIONS = 3
@@ -70,11 +53,16 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="same, bfloat16 or float16")
     parser.add_argument("--range-method", default="mse", help="of the weights: mse or minmax")
     parser.add_argument("--device", default="cpu", help="where the UNet runs")
+    parser.add_argument("--mixed", action="store_true", help="compute in bfloat16 where it is safe")
     parser.add_argument("--stop-after", type=int, help="targets to pass; all by default")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
     options = parser.parse_args()
     Path("outputs").mkdir(exist_ok=True)  # on a disk, where the usual place may be in memory
-    with tempfile.TemporaryDirectory(dir="outputs") as folder:
+    kind = torch.device(options.device).type
+    with (
+        tempfile.TemporaryDirectory(dir="outputs") as folder,
+        torch.autocast(kind, torch.bfloat16, enabled=options.mixed),
+    ):
         figures = measure(options, Path(folder))
     write_json(options.json, figures)
     Console().print_json(data={k: v for k, v in figures.items() if k != "targets"})

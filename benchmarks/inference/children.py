@@ -14,7 +14,7 @@ import torch
 from dgq.errors import DGQError
 from dgq.files import write_json
 from inference.embedded import Embedded
-from inference.full_size import FullSize
+from inference.full_size import FullSize, FullSizeXL, Tiny
 from inference.measure import measure
 from inference.request import Options, Request
 from inference.subjects import Subject
@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 CHILD = "child"
 """The hidden subcommand, before the files of a request and its answer."""
 
-SUBJECTS: dict[str, type[Subject]] = {kind.name: kind for kind in (FullSize, Embedded)}
+SUBJECTS: dict[str, type[Subject]] = {
+    kind.name: kind for kind in (FullSize, FullSizeXL, Tiny, Embedded)
+}
 MAX_SECONDS = 3600
 
 

@@ -9,18 +9,22 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import check_positive
 from inference.children import CHILD, SUBJECTS, answer
+from inference.device import is_gpu
 from inference.request import Options
-from inference.rows import INSTALL, ROWS, USUAL_ROWS, available, entrants
+from inference.rows import GPU_ROWS, INSTALL, ROWS, USUAL_ROWS, available, entrants
 from inference.run import Run
 from inference.subjects import Subject
 from lit.console import print_error, quieten_libraries
 
 COMMAND = "python benchmarks/inference"
+USUAL_SUBJECTS = ("sd14", "embedded")
+GPU_BATCHES = (2, 16)
 POSITIVE = ("repeats", "calls", "threads", "captions", "calibration_calls")
 
 
@@ -67,26 +71,27 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--models",
         nargs="+",
         choices=list(SUBJECTS),
-        default=list(SUBJECTS),
+        default=list(USUAL_SUBJECTS),
         metavar="MODEL",
-        help="UNets: sd14 (Stable Diffusion 1.4's size, random weights, 64x64 latents) and "
-        "embedded (default: both)",
+        help="UNets: sd14 (Stable Diffusion 1.4's size, random weights, 64x64 latents), sdxl "
+        "(SDXL's, 128x128 latents, 20 GiB of memory), tiny (to rehearse) and embedded (default: "
+        "sd14 and embedded)",
     )
     add(
         "--rows",
         nargs="+",
         choices=list(ROWS),
-        default=list(USUAL_ROWS),
         metavar="ROW",
         help="ways to run them, see below (default: all that are installed)",
     )
+    add("--device", default="cpu", help="that computes, cpu or cuda (default: cpu)")
     add(
         "--batch",
         type=int,
         nargs="+",
         metavar="N",
         help="rows of latents in a call; guidance needs two for each picture (default: 2 1 for "
-        "sd14, 2 1 32 for embedded)",
+        "sd14, 2 1 32 for embedded; on a GPU 2 16)",
     )
     add(
         "--ckpt",
@@ -129,7 +134,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.models = ["embedded"]
+    if arguments.rows is None:
+        arguments.rows = list(GPU_ROWS if is_gpu(arguments.device) else USUAL_ROWS)
     return arguments
+
+
+def default_batches(device: str, subject: Subject) -> tuple[int, ...]:
+    """Batch sizes that are measured unless others are asked for."""
+    return GPU_BATCHES if is_gpu(device) else subject.default_batches
 
 
 def plan(arguments: argparse.Namespace, command: str) -> Run:
@@ -145,7 +157,9 @@ def plan(arguments: argparse.Namespace, command: str) -> Run:
     for name in ("rows", "models", "ckpt"):
         if len(set(getattr(arguments, name))) < len(getattr(arguments, name)):
             raise SettingsError(f"--{name} names something twice")
-    rows, notes = available(list(dict.fromkeys(arguments.rows)))
+    if is_gpu(arguments.device) and not torch.cuda.is_available():
+        raise DGQError(f"--device {arguments.device}: torch finds no GPU here")
+    rows, notes = available(arguments.rows)
     if not rows:
         raise DGQError(f"no row can run here: {notes[0]}")
     needs_ckpt = any(ROWS[name].of_ckpt for name in rows)
@@ -156,11 +170,12 @@ def plan(arguments: argparse.Namespace, command: str) -> Run:
         calls=arguments.calls,
         captions=arguments.captions,
         calibration_calls=arguments.calibration_calls,
+        device=arguments.device,
     )
     subjects: dict[str, Subject] = {name: SUBJECTS[name](options) for name in arguments.models}
     chosen = [e for name, one in subjects.items() for e in entrants(name, rows, one.ckpts())]
     batches = {
-        name: tuple(dict.fromkeys(arguments.batch or subject.default_batches))
+        name: tuple(dict.fromkeys(arguments.batch or default_batches(arguments.device, subject)))
         for name, subject in subjects.items()
     }
     files = (arguments.json, arguments.markdown)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from unet_configs import SD14, SDXL_TURBO, TINY
 
 from dgq.checkpoint import GenerationSettings, Manifest, save_quantized
 from dgq.context import quantization
@@ -19,14 +20,10 @@ from dgq.settings import (
     WeightSettings,
 )
 from dgq.targets import Block
+from inference.device import on
 from inference.parts import Part
 from inference.subjects import Call, Subject
 
-CONFIG: dict[str, Any] = {
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
 SETTINGS = QuantizationSettings(
     WeightSettings(4, "minmax", group_size=64, max_exponent=1),
     ActivationSettings(8, "exponents", max_exponent=2, qkv=False),
@@ -46,7 +43,7 @@ class FullSize(Subject):
     name = "sd14"
     title = "SD 1.4's size, random weights, 64x64 latents"
     default_batches = (2, 1)
-    config = CONFIG
+    config = SD14
 
     @property
     def folder(self) -> Path:
@@ -54,13 +51,15 @@ class FullSize(Subject):
         return Path(self.options.cache) / self.name
 
     def stock(self) -> UNet2DConditionModel:
-        """In float32."""
+        """In float32, on the device: making random weights takes longer on a CPU."""
         torch.manual_seed(0)
-        return UNet2DConditionModel(**self.config).requires_grad_(False).eval()
+        with torch.device(self.options.device):
+            return UNet2DConditionModel(**self.config).requires_grad_(False).eval()
 
     def identity(self) -> dict[str, Any]:
         """What determines the weights."""
-        return {"config": self.config, "torch": torch.__version__}
+        device = self.options.device
+        return {"config": self.config, "torch": torch.__version__, "device": device}
 
     def call(self, batch: int) -> Call:
         """Random latents and tokens."""
@@ -92,10 +91,12 @@ class FullSize(Subject):
         quantize_(unet, SETTINGS, TIMESTEPS, (size, size))
         start_observing_(unet)
         with quantization(unet, weights=False, activations=False, observing=True):
-            unet(**self._random_call(len(TIMESTEPS), OBSERVED_SIZE, torch.tensor(TIMESTEPS)))
+            call = self._random_call(len(TIMESTEPS), OBSERVED_SIZE, torch.tensor(TIMESTEPS))
+            unet(**on(self.options.device, call))
         fit_activations_(unet)
         start_learning_(Block(unet))
         harden_(Block(unet))
+        unet.to("cpu")
         generation = GenerationSettings(len(TIMESTEPS))
         manifest = Manifest("random", config, SETTINGS, generation, TIMESTEPS, (size, size))
         save_quantized(unet, folder, manifest)
@@ -109,3 +110,32 @@ class FullSize(Subject):
             "encoder_hidden_states": torch.randn(batch, N_TOKENS, width, generator=generator),
             "return_dict": False,
         }
+
+
+class FullSizeXL(FullSize):
+    """SDXL's structure and size."""
+
+    name = "sdxl"
+    title = "SDXL's size, random weights, 128x128 latents"
+    config = {**SDXL_TURBO, "sample_size": 128}  # noqa: RUF012
+
+    def _random_call(self, batch: int, size: int, timestep: torch.Tensor) -> Call:
+        generator = torch.Generator().manual_seed(1)
+        width = self.config["projection_class_embeddings_input_dim"]
+        width -= 6 * self.config["addition_time_embed_dim"]
+        added = {
+            "text_embeds": torch.randn(batch, width, generator=generator),
+            "time_ids": torch.tensor([[8.0 * size, 8.0 * size, 0, 0, 8.0 * size, 8.0 * size]])
+            .expand(batch, -1)
+            .contiguous(),
+        }
+        return super()._random_call(batch, size, timestep) | {"added_cond_kwargs": added}
+
+
+class Tiny(FullSize):
+    """To rehearse with."""
+
+    name = "tiny"
+    title = "SD 1.4's structure with a thousandth of the weights, 16x16 latents"
+    default_batches = (1, 2)
+    config = TINY

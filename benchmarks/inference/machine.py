@@ -6,10 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dgq.ops import cpu
 from inference.memory import total_gib
 
-PACKAGES = ("torch", "diffusers", "openvino", "nncf", "onnxruntime")
+PACKAGES = ("torch", "triton", "diffusers", "openvino", "nncf", "onnxruntime")
 
 
 def machine() -> dict[str, Any]:
@@ -17,6 +19,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "features": list(cpu.features()),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "cores": os.cpu_count(),
         "memory_gib": round(total_gib(), 1),
         "python": platform.python_version(),

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dgq.checkpoint import find_model, load_quantized_unet
 from dgq.quantized_unet import converted
 from dgq.reconstruction import noise_and_signal
+from inference.device import forget_peak, is_gpu, on, peak_gib, resident_gib, wait
 from inference.machine import busy_seconds
-from inference.memory import forget_peak, peak_gib, resident_gib
 from inference.onnx_runtime import OnnxUNet
 from inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
 from inference.request import Request
@@ -45,23 +45,28 @@ class Loaded:
 def measure(subject: Subject, request: Request) -> dict[str, Any]:
     """Figures of one row for all batch sizes, as JSON holds them."""
     torch.set_num_threads(subject.options.threads)
-    row = ROWS[request.row]
+    row, device = ROWS[request.row], subject.options.device
     started = time.perf_counter()
     loaded = load(subject, row, request)
     load_s = time.perf_counter() - started
     gc.collect()
     figures: dict[str, Any] = {
         "load_s": load_s,
-        "loading_peak_gib": peak_gib(),
-        "resident_gib": resident_gib(),
+        "loading_peak_gib": peak_gib(device),
+        "resident_gib": resident_gib(device),
         "file_mb": loaded.n_bytes / 1e6,
         "execution": loaded.execution,
         "batches": {},
     }
     compile_s = loaded.compile_s
     for batch in request.batches:
-        call = prepared(row, subject.call(batch))
-        timed = timings(lambda call=call: loaded.unet(**call), subject.options.calls)  # type: ignore[misc]
+        call = on(device, prepared(row, subject.call(batch)))
+
+        def run(call: Call = call) -> None:
+            loaded.unet(**call)
+            wait(device)
+
+        timed = timings(run, subject.options.calls, device)
         timed["compile_s"] = compile_s + max(0.0, timed.pop("first_s") - min(timed["wall_s"]))
         figures["batches"][str(batch)] = timed
         compile_s = 0.0
@@ -76,27 +81,45 @@ def load(subject: Subject, row: Row, request: Request) -> Loaded:
         return _load_stock(subject, row)
     if row.engine == "quantized":
         return _load_quantized(subject, row, request.ckpt)
+    if row.engine == "torchao":
+        return _load_torchao(subject, row)
     if row.engine == "onnx":
         return _load_onnx(subject, row, request.ckpt)
     return _load_openvino(subject, row, request)
 
 
 def _load_stock(subject: Subject, row: Row) -> Loaded:
+    unet = _stock(subject, row)
+    words = f"torch {unet.dtype}".replace("torch.", "")
+    return Loaded(_compiled(unet, row, subject), _bytes(unet), words)
+
+
+def _stock(subject: Subject, row: Row) -> Any:
     unet = subject.stock().requires_grad_(False)
-    unet.to(memory_format=torch.channels_last)
     if row.bfloat16:
         unet.bfloat16()
-    n_bytes = sum(p.numel() * p.element_size() for p in unet.parameters())
-    return Loaded(_compiled(unet, row), n_bytes, f"torch {unet.dtype}".replace("torch.", ""))
+    return unet.to(device=subject.options.device, memory_format=torch.channels_last)
+
+
+def _bytes(unet: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in unet.parameters())
+
+
+def _load_torchao(subject: Subject, row: Row) -> Loaded:
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    unet = _stock(subject, row)
+    quantize_(unet, Int8DynamicActivationInt8WeightConfig())
+    return Loaded(_compiled(unet, row, subject), _bytes(unet), "torchao, linear layers alone")
 
 
 def _load_quantized(subject: Subject, row: Row, ckpt: str) -> Loaded:
     part = subject.part("weight-only", ckpt) if "weight-only" in row.parts else None
     folder = part.folder if part else subject.quantized(ckpt)
     dtype = getattr(torch, row.precision) if row.precision else None
-    unet = load_quantized_unet(folder, row.execution, dtype)
+    unet = load_quantized_unet(folder, row.execution, dtype, subject.options.device)
     size = find_model(folder).size()
-    return Loaded(_compiled(unet, row), size, str(unet.execution))
+    return Loaded(_compiled(unet, row, subject), size, str(unet.execution))
 
 
 def _load_onnx(subject: Subject, row: Row, ckpt: str) -> Loaded:
@@ -117,9 +140,13 @@ def _load_openvino(subject: Subject, row: Row, request: Request) -> Loaded:
     return Loaded(unet, unet.n_bytes, f"OpenVINO, {unet.precision}", compile_s)
 
 
-def _compiled(unet: nn.Module, row: Row) -> Callable[..., Any]:
+def _compiled(unet: nn.Module, row: Row, subject: Subject) -> Callable[..., Any]:
     """For each batch size anew: shapes that may vary make slower code."""
-    return torch.compile(unet, fullgraph=True, dynamic=False) if row.compiled else unet
+    if not row.compiled:
+        return unet
+    # On a GPU with graphs, without which launching takes longer than computing.
+    mode = "max-autotune" if is_gpu(subject.options.device) else None
+    return torch.compile(unet, fullgraph=True, dynamic=False, mode=mode)
 
 
 def prepared(row: Row, call: Call) -> Call:
@@ -134,19 +161,20 @@ def prepared(row: Row, call: Call) -> Call:
     return rounded | exact
 
 
-def timings(run: Callable[[], object], calls: int) -> dict[str, Any]:
+def timings(run: Callable[[], object], calls: int, device: str = "cpu") -> dict[str, Any]:
     """Seconds of a first call and of timed ones, and the most memory meanwhile.
 
     Args:
         run: a call.
         calls: timed ones, at least.
+        device: whose memory is counted.
     """
     gc.collect()
-    forget_peak()
+    forget_peak(device)
     first_s, _, _ = _stopwatch(run)
     wall, cpu, others = map(list, zip(*_many(run, calls), strict=True))
     figures = {"first_s": first_s, "wall_s": wall, "cpu_s": cpu, "others_cpu_s": others}
-    return figures | {"peak_gib": peak_gib()}
+    return figures | {"peak_gib": peak_gib(device)}
 
 
 def _many(run: Callable[[], object], calls: int) -> Iterator[tuple[float, float, float]]:
@@ -167,9 +195,9 @@ def _stopwatch(run: Callable[[], object]) -> tuple[float, float, float]:
 
 def pooled_sqnr_db(row: Row, unet: Callable[..., Any], subject: Subject) -> float | None:
     """Of the UNet's output over all held-out calls together; None where nothing differs."""
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums, device = torch.zeros(2, dtype=torch.float64), subject.options.device
     for call, reference in subject.held_out():
-        output: Tensor = unet(**prepared(row, call))[0]
-        sums += noise_and_signal(output, reference)
+        output: Tensor = unet(**on(device, prepared(row, call)))[0]
+        sums += noise_and_signal(output.cpu(), reference)
     noise, signal = sums.tolist()
     return 10 * float(torch.tensor(signal / noise).log10()) if noise > 0 else None

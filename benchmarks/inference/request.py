@@ -15,6 +15,7 @@ class Options:
         calls: timed in each process and batch size, at least.
         captions: held-out ones, on whose calls the SQNR is measured.
         calibration_calls: that NNCF calibrates the embedded model on.
+        device: that computes, in torch's words.
     """
 
     cache: str
@@ -23,6 +24,7 @@ class Options:
     calls: int
     captions: int
     calibration_calls: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

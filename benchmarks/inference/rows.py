@@ -7,7 +7,7 @@ from typing import Literal
 
 from dgq.inference.execution import Mode
 
-Engine = Literal["stock", "quantized", "openvino", "onnx"]
+Engine = Literal["stock", "quantized", "openvino", "onnx", "torchao"]
 INSTALL = "pip install -e .[bench] -c constraints.txt"
 """With the constraints, or nncf replaces torch."""
 
@@ -18,7 +18,8 @@ class Row:
 
     Args:
         title: in the table.
-        engine: torch on the stock UNet or on a quantized one, OpenVINO, or ONNX Runtime.
+        engine: torch on the stock UNet or on a quantized one, OpenVINO, ONNX Runtime, or torchao,
+            which quantizes the linear layers of the stock UNet while it loads.
         parts: what has to be made for it, by name; see ``Subject.part``.
         compiled: by ``torch.compile``.
         bfloat16: of a stock UNet: weights and activations.
@@ -51,9 +52,7 @@ USUAL_ROWS = {
     "fp32-compiled": Row("torch fp32, compiled", "stock", compiled=True),
     "bf16": Row("torch bf16, eager", "stock", bfloat16=True),
     "bf16-compiled": Row("torch bf16, compiled", "stock", bfloat16=True, compiled=True),
-    "weight-only": Row(
-        "weights alone quantized", "quantized", ("quantized", "weight-only"), execution="float"
-    ),
+    "weight-only": Row("weights alone quantized", "quantized", ("quantized", "weight-only")),
     "fake": Row("fake quantization", "quantized", ("quantized",), execution="float"),
     "integer": Row("integer, eager", "quantized", ("quantized",), execution="integer"),
     "integer-compiled": Row(
@@ -95,7 +94,21 @@ PRECISIONS = {
 }
 """Rows that come only when asked for: what half precision costs."""
 
-ROWS = USUAL_ROWS | PRECISIONS
+GPU_ROWS = {
+    name: USUAL_ROWS[name]
+    for name in ("bf16", "bf16-compiled", "integer", "integer-compiled", "weight-only")
+} | {
+    "torchao": Row(
+        "torchao int8 dynamic, linears alone, compiled",
+        "torchao",
+        compiled=True,
+        bfloat16=True,
+        packages=("torchao",),
+    )
+}
+"""Rows of a GPU."""
+
+ROWS = USUAL_ROWS | PRECISIONS | GPU_ROWS
 
 BASES = {"fp32": "x fp32", "bf16": "x bf16", "nncf": "x NNCF"}
 """Rows that others are compared with, and the columns of the ratios."""

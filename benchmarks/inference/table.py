@@ -92,7 +92,8 @@ def conditions(figures: Mapping[str, Any]) -> Iterator[str]:
     """On what the figures depend, in a few sentences."""
     machine = figures["machine"]
     features = ", ".join(machine["features"]) or "no fast integer products"
-    yield f"{machine['cpu']} ({features}), {figures['threads']} threads."
+    gpu = f"{machine['gpu']}; " if machine.get("gpu") else ""
+    yield f"{gpu}{machine['cpu']} ({features}), {figures['threads']} threads."
     yield ", ".join(f"{name} {number}" for name, number in machine["versions"].items()) + "."
     yield (
         f"{figures['repeats_done']} of {figures['repeats']} rounds, in which the rows take turns. "

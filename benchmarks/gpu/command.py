@@ -1,0 +1,135 @@
+"""The command line: steps one after the other, until the time is up."""
+
+import argparse
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dgq.errors import DGQError
+from dgq.files import write_json
+from gpu.exactness import check
+from gpu.layers import measure_layers
+from gpu.steps import BENCHMARKS, Plan, Step, python
+from lit.console import print_error
+
+SECONDS = 470
+SUMMARY = "steps.json"
+LEAST_SECONDS = 20
+"""A step is not begun with less."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the steps; the exit code, 2 after one line about bad input, 1 if a step has failed."""
+    arguments = parse(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.child:
+        child(arguments)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="dgq-gpu-") as folder:
+        scratch = arguments.scratch or Path(folder)
+        plan = Plan(arguments.out.resolve(), scratch, arguments.rehearse, arguments.ckpt)
+        steps = plan.steps()
+        names = arguments.steps or list(steps)
+        unknown = [name for name in names if name not in steps]
+        if unknown:
+            print_error(DGQError(f"--steps: no step {unknown[0]}, expected {', '.join(steps)}"))
+            return 2
+        return run(plan, {name: steps[name] for name in names}, arguments.seconds)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/gpu",
+        description="Exactness, speed and calibration on a GPU, in eight minutes.",
+    )
+    add = parser.add_argument
+    add("out", type=Path, help="folder for the figures")
+    add("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
+    add("--steps", nargs="+", metavar="NAME", help="some of them, in this order (default: all)")
+    add("--seconds", type=int, default=SECONDS, help=f"for all steps (default: {SECONDS})")
+    add("--ckpt", default="", help="a quantized embedded model, for its SQNR (default: none)")
+    add("--scratch", type=Path, help="folder for what is made on the way (default: a new one)")
+    add("--child", default="", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def run(plan: Plan, steps: dict[str, Step], seconds: float) -> int:
+    """All steps for which there is time; what became of each is written as it is known."""
+    end = time.monotonic() + seconds
+    became: dict[str, Any] = {}
+    for name, step in steps.items():
+        left = end - time.monotonic()
+        if left < LEAST_SECONDS:
+            became[name] = {"outcome": "no time was left"}
+        else:
+            started = time.monotonic()
+            outcome = run_step(plan, name, step, min(left, step.seconds))
+            became[name] = {"outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+        print(f"{name}: {became[name]}", flush=True)
+        write_json(plan.out / SUMMARY, became)
+    return 0 if all(one["outcome"] == "done" for one in became.values()) else 1
+
+
+def run_step(plan: Plan, name: str, step: Step, seconds: float) -> str:
+    """``done``, or what went wrong; what the commands said is in a file beside the figures."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]),
+        "TORCHINDUCTOR_CACHE_DIR": str(plan.scratch / "inductor"),
+    }
+    environment.pop("TRITON_INTERPRET", None)
+    if step.interprets:
+        environment["TRITON_INTERPRET"] = "1"
+    end = time.monotonic() + seconds
+    with (plan.out / f"{name}.log").open("w") as said:
+        children = [
+            subprocess.Popen(
+                python(command),
+                env=environment,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            for command in step.commands
+        ]
+        try:
+            codes = [c.wait(max(0.1, end - time.monotonic())) for c in children]
+        except subprocess.TimeoutExpired:
+            return f"stopped after {seconds:.0f} s"
+        finally:
+            for one in children:
+                stop(one)
+    return "done" if not any(codes) else f"exit codes {codes}, see {name}.log"
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a process, and those it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def child(arguments: argparse.Namespace) -> None:
+    """What is asked of this command's own children."""
+    kind, _, name = arguments.child.partition(":")
+    rehearse = arguments.rehearse
+    device = "cpu" if rehearse else "cuda"
+    if kind == "exact":
+        figures = check(name, device, 24 if rehearse else 320)
+        write_json(arguments.out / f"exact-{name}.json", figures)
+        if not figures["exact"]:
+            raise SystemExit(1)
+        return
+    model, batches, size = ("tiny", [1], 64) if rehearse else ("sd14", [2, 16], 8192)
+    cache = arguments.scratch / "inference"
+    for figures in measure_layers(model, device, batches, cache, size):
+        write_json(arguments.out / "layers.json", figures)

@@ -1,0 +1,103 @@
+"""Every candidate of tiles, on shapes like Stable Diffusion's: are the sums those of float64?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgq.ops import triton
+from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
+from dgq.ops.triton.tiles import CANDIDATES
+from dgq.packing import pack_codes
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of product.
+
+    Args:
+        kernel: height and width.
+        stride: of both.
+        packed: whether the weight has 4 bits.
+    """
+
+    kernel: int
+    stride: int = 1
+    packed: bool = False
+
+
+CASES: Mapping[str, Case] = {
+    "linear": Case(1),
+    "conv": Case(3),
+    "conv-stride": Case(3, 2),
+    "linear-packed": Case(1, packed=True),
+    "conv-packed": Case(3, packed=True),
+    "conv-stride-packed": Case(3, 2, True),
+}
+PARTS = (1, 3)
+
+
+def check(name: str, device: str, channels: int) -> dict[str, Any]:
+    """Of one case all tiles; as JSON holds it: what is not exact, or failed, and why."""
+    case = CASES[name]
+    codes, operands, sums = drawn(case, device, channels)
+    function: Any = triton.int_conv2d_packed if case.packed else triton.int_conv2d
+    options = {"expanded_from": 10**9} if case.packed else {}
+    results = {}
+    for tile in tiles(device):
+        try:
+            found = function(codes, *operands, torch.float32, tile=tile, **options)
+            results[str(tile)] = "exact" if torch.equal(found, sums) else "WRONG"
+        except Exception as error:  # whatever a compiler or a driver says
+            results[str(tile)] = f"failed: {error}"[:300]
+    if case.packed:
+        found = function(codes, *operands, torch.float32, tile=tiles_first(), expanded_from=0)
+        results["expanded"] = "exact" if torch.equal(found, sums) else "WRONG"
+    return {"case": name, "tiles": results, "exact": set(results.values()) == {"exact"}}
+
+
+def tiles(device: str) -> Iterator[triton.Tile]:
+    """All candidates, alone and sharing; of an interpreter the smallest."""
+    candidates = CANDIDATES if device.startswith("cuda") else (triton.Tile(32, 32, 32),)
+    for tile in candidates:
+        for parts in PARTS:
+            yield replace(tile, parts=parts)
+
+
+def tiles_first() -> triton.Tile:
+    """One that all devices have room for."""
+    return triton.Tile()
+
+
+def drawn(case: Case, device: str, channels: int) -> tuple[Tensor, tuple[Any, ...], Tensor]:
+    """Codes, the operands between them and the output's type, and the sums, in float32."""
+    generator = torch.Generator().manual_seed(case.kernel)
+
+    def whole(low: int, high: int, *size: int) -> Tensor:
+        return torch.randint(low, high + 1, size, generator=generator)
+
+    k, out = case.kernel, channels
+    codes = whole(-128, 127, 2, 18, 18, channels).to(device, torch.int8)
+    tables = (torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1).long())
+    window = ([k, k], [case.stride] * 2, [1, 1], 1)
+    if case.packed:
+        weight = PackedWeight(
+            packed_for_kernels(pack_codes(whole(0, 15, out, channels * k * k), 4), channels, k * k),
+            torch.full((out,), 8, dtype=torch.int8),
+            whole(1, 4, channels).to(torch.int8),
+            whole(0, 1, out, -(-channels * k * k // 64)).to(torch.uint8),
+            64,
+        )
+        kernels = multiplied(weight, channels, 1).view(out, channels, k, k)
+        operands: tuple[Any, ...] = (*weight, *tables, *window)
+    else:
+        kernels = whole(-128, 127, out, channels, k, k).to(torch.int8)
+        kernels = kernels.contiguous(memory_format=torch.channels_last)
+        operands = (kernels, *tables, *window)
+    operands = tuple(o.to(device) if isinstance(o, Tensor) else o for o in operands)
+    planes = codes.permute(0, 3, 1, 2).double()
+    sums = F.conv2d(planes, kernels.to(device).double(), None, case.stride)
+    return codes, operands, sums.permute(0, 2, 3, 1).float()

@@ -1,0 +1,56 @@
+"""Peaks of the device, and every shape of layer of an SD-1.4-sized UNet against them."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from inference.children import SUBJECTS
+from inference.device import on
+from inference.layer_gaps import layer_gaps
+from inference.machine import machine
+from inference.peaks import measure_peaks
+from inference.request import Options
+
+from dgq.checkpoint import load_quantized_unet
+from dgq.cost import resident_bytes
+
+
+@torch.no_grad()
+def measure_layers(
+    model: str, device: str, batches: list[int], cache: Path, size: int
+) -> Iterator[dict[str, Any]]:
+    """Everything known so far, after each batch size; as JSON holds it.
+
+    Args:
+        model: whose layers.
+        device: that computes.
+        batches: sizes.
+        cache: for the quantized model.
+        size: of the operands that peaks are measured on.
+    """
+    subject = SUBJECTS[model](Options(str(cache), (), 1, 1, 1, 1, device))
+    part = subject.part("quantized", "w4a8")
+    assert part is not None
+    part.ensure()
+    peaks = measure_peaks(device, size)
+    unet = load_quantized_unet(part.folder, "integer", device=device)
+    weights = sum(p.numel() for p in subject.stock().parameters())
+    figures = {
+        "machine": machine(),
+        "peaks": asdict(peaks),
+        "execution": str(unet.execution),
+        "bytes": resident_bytes(unet),
+        "bytes_of_bf16": 2 * weights,
+        "shapes": {},
+    }
+    yield figures
+    for batch in batches:
+        call = on(device, subject.call(batch))
+        shapes = layer_gaps(unet, call, peaks, device)
+        names = ("seconds", "product_seconds", "bf16_seconds", "least_seconds")
+        totals = {name: sum(s[name] * s["layers"] for s in shapes) for name in names}
+        exact = all(shape["exact"] for shape in shapes)
+        figures["shapes"][str(batch)] = {"totals": totals, "exact": exact, "each": shapes}
+        yield figures

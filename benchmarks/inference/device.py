@@ -1,0 +1,51 @@
+"""What differs where a GPU computes: waiting for it, and whose memory is counted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference import memory
+
+GIB = 2**30
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a device is one of CUDA's."""
+    return device.startswith("cuda")
+
+
+def wait(device: str) -> None:
+    """Until what was asked for has been computed."""
+    if is_gpu(device):
+        torch.cuda.synchronize(device)
+
+
+def on(device: str, value: Any) -> Any:
+    """Nested arguments on a device."""
+    if isinstance(value, Mapping):
+        return {name: on(device, item) for name, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def forget_peak(device: str) -> None:
+    """Let the peak begin anew."""
+    if is_gpu(device):
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        memory.forget_peak()
+
+
+def peak_gib(device: str) -> float:
+    """The most memory held since ``forget_peak``."""
+    if is_gpu(device):
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return memory.peak_gib()
+
+
+def resident_gib(device: str) -> float:
+    """Memory held now: of the device's allocator, or of this process."""
+    if is_gpu(device):
+        return torch.cuda.memory_allocated(device) / GIB
+    return memory.resident_gib()

@@ -1,0 +1,128 @@
+"""Each shape of layer in a UNet: how far it is from what the device can, and from bfloat16."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgq.inference.geometry import ConvGeometry
+from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.quantized_tensor import QuantizedTensor
+from inference.peaks import Peaks, seconds_of
+
+
+@dataclass
+class Shape:
+    """Layers that compute the same.
+
+    Args:
+        geometry: of them, in words.
+        input: shape of what they read.
+        layers: how many there are.
+        seconds: of one, with the quantization of its input where that is its own.
+        product_seconds: of its product alone.
+        bf16_seconds: of the stock layer.
+        least_seconds: that the device needs for operations and bytes.
+        exact: whether the accumulators agree with those of float64.
+    """
+
+    geometry: str
+    input: tuple[int, ...]
+    layers: int
+    seconds: float = 0.0
+    product_seconds: float = 0.0
+    bf16_seconds: float = 0.0
+    least_seconds: float = 0.0
+    exact: bool = False
+
+
+Arguments = tuple[IntegerLayer, tuple[Any, ...]]
+
+
+@torch.no_grad()
+def layer_gaps(unet: nn.Module, call: Mapping[str, Any], peaks: Peaks, device: str) -> list[Any]:
+    """Of all shapes in a call, those that take longest together first; as JSON holds them."""
+    shapes: dict[Any, Shape] = {}
+    arguments: dict[Any, Arguments] = {}
+
+    def note(layer: nn.Module, args: tuple[Any, ...], _: Tensor) -> None:
+        assert isinstance(layer, IntegerLayer)
+        x = args[-1] if isinstance(args[-1], QuantizedTensor) else args[0]
+        read = tuple(x.codes.shape if isinstance(x, QuantizedTensor) else x.shape)
+        key = (layer.geometry, read, isinstance(x, QuantizedTensor))
+        if key not in shapes:
+            shapes[key] = Shape(str(layer.geometry), read, 0)
+            arguments[key] = (layer, args)
+        shapes[key].layers += 1
+
+    handles = [m.register_forward_hook(note) for m in unet.modules() if isinstance(m, IntegerLayer)]
+    unet(**call)
+    for handle in handles:
+        handle.remove()
+    for key, shape in shapes.items():
+        measure_shape(shape, *arguments.pop(key), peaks, device)
+    ordered = sorted(shapes.values(), key=lambda shape: -shape.layers * shape.seconds)
+    return [asdict(shape) for shape in ordered]
+
+
+def measure_shape(
+    shape: Shape, layer: IntegerLayer, args: tuple[Any, ...], peaks: Peaks, device: str
+) -> None:
+    """Fill in the figures of one shape."""
+    x = args[-1] if isinstance(args[-1], QuantizedTensor) else args[0]
+    codes = x if isinstance(x, QuantizedTensor) else codes_of(layer, x)
+    output = product(layer, codes)()
+    shape.exact = is_exact(layer, codes)
+    shape.seconds = seconds_of(lambda: layer(*args), device)
+    shape.product_seconds = seconds_of(product(layer, codes), device)
+    shape.bf16_seconds = seconds_of(stock(layer, args[0], codes), device)
+    operations = 2.0 * output.numel() * layer.fan_in
+    weight = sum(t.numel() * t.element_size() for t in layer.weight.tensors)
+    n_bytes = codes.codes.numel() + weight + output.numel() * output.element_size()
+    shape.least_seconds = peaks.least_seconds(operations, n_bytes, integer=True)
+
+
+def codes_of(layer: IntegerLayer, x: Tensor) -> QuantizedTensor:
+    """What a layer quantizes of its input."""
+    if isinstance(layer.geometry, ConvGeometry):
+        return layer._codes(x.permute(0, 2, 3, 1), layer.geometry.padding)
+    return layer._codes(x)
+
+
+def product(layer: IntegerLayer, codes: QuantizedTensor) -> Callable[[], Tensor]:
+    """The layer's product alone."""
+    return lambda: layer.weight.multiply(codes, layer.weight_scale, layer.folded_bias)
+
+
+def is_exact(layer: IntegerLayer, codes: QuantizedTensor) -> bool:
+    """Whether the sums are those of float64; of the first sample, which float32 holds."""
+    whole = layer.weight.whole_numbers().double()
+    first = codes.codes[:1]
+    one = torch.ones_like(layer.weight_scale)
+    zero = torch.zeros_like(layer.folded_bias[:1])
+    plain = QuantizedTensor(first, codes.scale.new_ones(1), codes.step[:1] * 0, torch.float32)
+    found = layer.weight.multiply(plain, one, zero)
+    geometry = layer.geometry
+    if isinstance(geometry, ConvGeometry):
+        kernels = whole.view(geometry.weight_shape)
+        planes = first.permute(0, 3, 1, 2).double()
+        window = (geometry.stride, 0, geometry.dilation, geometry.groups)
+        expected = nn.functional.conv2d(planes, kernels, None, *window).permute(0, 2, 3, 1)
+    else:
+        expected = first.double() @ whole.t()
+    return torch.equal(found, expected.float())
+
+
+def stock(layer: IntegerLayer, x: Any, codes: QuantizedTensor) -> Callable[[], Tensor]:
+    """The stock layer in bfloat16 on an input of the same shape."""
+    weight, bias = layer.operands()
+    if isinstance(x, QuantizedTensor):
+        x = torch.randn(codes.codes.shape, device=weight.device)
+    x, weight = x.bfloat16(), weight.bfloat16()
+    bias = None if bias is None else bias.bfloat16()
+    if isinstance(layer.geometry, ConvGeometry):
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return lambda: layer.geometry.apply(x, weight, bias)

@@ -1,0 +1,63 @@
+"""What a device can at most: operations a second, and bytes a second."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.device import is_gpu, wait
+
+REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Measured on large operands.
+
+    Args:
+        int8_ops: multiplications and additions of bytes a second.
+        bf16_ops: of bfloat16.
+        bytes_per_s: read and written.
+    """
+
+    int8_ops: float
+    bf16_ops: float
+    bytes_per_s: float
+
+    def least_seconds(self, operations: float, n_bytes: float, integer: bool) -> float:
+        """That a product can take: as its operations need, or its bytes."""
+        rate = self.int8_ops if integer else self.bf16_ops
+        return max(operations / rate, n_bytes / self.bytes_per_s)
+
+
+def measure_peaks(device: str, size: int = 8192) -> Peaks:
+    """Square products of a size, and a copy of 16 times as many bytes as one operand has."""
+    wide = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    whole = torch.randint(-128, 127, (size, size), device=device, dtype=torch.int8)
+    source = torch.empty(16 * size * size, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    operations = 2 * size**3
+    return Peaks(
+        operations / seconds_of(lambda: torch._int_mm(whole, whole.t()), device),
+        operations / seconds_of(lambda: wide @ wide.t(), device),
+        2 * source.numel() / seconds_of(lambda: target.copy_(source), device),
+    )
+
+
+def seconds_of(run: Callable[[], Tensor], device: str) -> float:
+    """Of one call: on a GPU as kernels take, launched by a graph, else the least of some calls."""
+    if is_gpu(device):
+        from triton.testing import do_bench_cudagraph
+
+        run()
+        return float(do_bench_cudagraph(run, rep=REPEATS)) / 1000
+    run()
+    least = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        run()
+        wait(device)
+        least = min(least, time.perf_counter() - started)
+    return least
