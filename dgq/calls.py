@@ -160,14 +160,14 @@ class SamplerCalls:
         Returns:
             ``[1]`` or ``[batch]``, long.
         """
-        known = self._known_on(timestep.device)
+        known = self.known_on(timestep.device)
         distance = (timestep.reshape(-1, 1).to(known.dtype) - known).abs()
         gap, step = distance.min(1)
         if not self._warned and not torch.compiler.is_compiling():
             self._warn_of(gap.detach())
         return step
 
-    def _known_on(self, device: torch.device) -> Tensor:
+    def known_on(self, device: torch.device) -> Tensor:
         """The calibrated timesteps on a device, copied there once."""
         known = self._known.get(device)
         if known is None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgq.calls import SamplerCalls
 from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
@@ -61,8 +62,11 @@ def layer_gaps(unet: nn.Module, call: Mapping[str, Any], peaks: Peaks, device: s
     unet(**call)
     for handle in handles:
         handle.remove()
+    calls: SamplerCalls = unet.calls  # type: ignore[assignment]
+    calls.begin(call["sample"], call["timestep"])
     for key, shape in shapes.items():
         measure_shape(shape, *arguments.pop(key), peaks, device)
+    calls.current = None
     ordered = sorted(shapes.values(), key=lambda shape: -shape.layers * shape.seconds)
     return [asdict(shape) for shape in ordered]
 

@@ -150,9 +150,10 @@ def available(
     skipped = [name for name in names if missing.intersection(ROWS[name].packages)]
     notes = []
     if skipped:
+        command = INSTALL if missing - {"torchao"} else "pip install torchao"
         notes.append(
             f"{', '.join(skipped)}: skipped, {' and '.join(sorted(missing))} not installed; "
-            f"`{INSTALL}` installs what is missing"
+            f"`{command}` installs what is missing"
         )
     return [name for name in names if name not in skipped], notes
 

@@ -128,6 +128,8 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     if dtype is None:
         dtype = products.best_dtype() if uses_kernels else torch.float32
     attention = settle_(unet, dtype, products, channels_last=uses_kernels)
+    # Copied there by the first call, it would be a copy from the host in every compiled one.
+    unet.calls.known_on(next(unet.parameters()).device)  # type: ignore[union-attr,operator]
     return Execution(
         *(mode, n_integer, dict(reasons), name_of(dtype), attention),
         *(products.features() if obstacle is None else CPU.features(), products.device, asked),

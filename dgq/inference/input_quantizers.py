@@ -196,6 +196,8 @@ class ChannelInput(InputQuantizer):
             raise DGQError(
                 "integer products have no gradients: load the model with execution='float'"
             )
+        self.check_no_gradient(x)
+        step = self.calls.step.to(x.device)  # it is elsewhere only outside of a call
 
     def factors(self, channels: int) -> tuple[Tensor, Tensor]:
         """Factors ``[channels]`` of the codes and of the weights whose products are the multiples.

@@ -110,6 +110,7 @@ def test_a_unet_computes_what_it_does_on_a_cpu(
     }.get(name, (True, False))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_kernels_run_a_whole_unet(calibrated_as: Models, on_gpu: None) -> None:
     model = calibrated_as("multiples")
@@ -123,6 +124,26 @@ def test_the_kernels_run_a_whole_unet(calibrated_as: Models, on_gpu: None) -> No
         found = unet(**call)[0]
     assert len(called) > unet.execution.integer_layers
     assert decibels(expected, found) > 100
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_compiled_unet_quantizes_in_plain_torch(calibrated_as: Models, on_gpu: None) -> None:
+    model = calibrated_as("multiples")
+    unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
+    expected = unet(**model.call)[0]
+    names: set[str] = set()
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        names.update(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(unet, fullgraph=True, backend=backend)
+    assert decibels(expected, compiled(**model.call)[0]) > 60
+    torch._dynamo.reset()
+    assert "dgq.int_conv2d_packed" in names
+    assert "dgq.quantize" not in names
 
 
 @torch.no_grad()
