@@ -124,7 +124,7 @@ def load_quantized_unet(
             multiplies them exactly and fast; ``unet.execution`` says what runs.
         dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
             computes in it, else float32.
-        device: where it runs; integers run on a CPU only, so far.
+        device: where it runs; integers on a CPU, or on a GPU with Triton.
 
     Raises:
         DGQError: if files are missing, damaged, or do not belong together, or integers are asked

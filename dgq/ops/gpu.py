@@ -37,7 +37,8 @@ def launcher(name: str) -> Callable[..., Tensor]:
     def launch(*arguments: Any, **named: Any) -> Tensor:
         from dgq.ops import triton
 
-        output: Tensor = getattr(triton, name)(*arguments, **named)
+        with torch.cuda.device(arguments[0].device):  # Triton launches on the current one
+            output: Tensor = getattr(triton, name)(*arguments, **named)
         return output
 
     return launch

@@ -112,7 +112,7 @@ def test_what_is_not_installed_is_skipped_with_the_command_that_installs_it() ->
     ]
     names, (note,) = available(list(ROWS), lambda package: False)
     assert not {"openvino-f32", "openvino", "nncf", "export-openvino", "export-onnx"} & set(names)
-    assert "nncf and onnx and onnxruntime and openvino not installed" in note
+    assert "nncf and onnx and onnxruntime and openvino and torchao not installed" in note
     assert available(["fp32"], lambda package: False) == (["fp32"], [])
 
 
