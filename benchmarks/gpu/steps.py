@@ -84,7 +84,7 @@ class Plan:
         compiled = "integer-compiled bf16-compiled"
         steps = {
             "exact": Step(120, [self.child(f"exact:{name}") for name in CASES], self.rehearse),
-            "layers": Step(150, [self.child("layers")]),
+            "layers": Step(240, [self.child("layers")]),
             "eager": Step(120, [self.inference("eager", "bf16 integer weight-only", "2 16")]),
             "calibration": Step(120, [self.calibration()]),
             "compiled-16": Step(

@@ -37,6 +37,7 @@ def product(
     all_channels,
     scale_stride,
     bias_stride,
+    parts,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -47,7 +48,7 @@ def product(
     DILATION_W: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     PER_ROW: tl.constexpr,
-    PARTS: tl.constexpr,
+    SHARED: tl.constexpr,
     SUMS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -86,7 +87,7 @@ def product(
         sums = tl.zeros((BLOCK_M, BLOCK_N), SUMS)
 
     blocks = tl.cdiv(depth, BLOCK_K)
-    each = tl.cdiv(TAPS * blocks, PARTS)
+    each = tl.cdiv(TAPS * blocks, parts)
     first = tl.program_id(1) * each
     for block in range(first, tl.minimum(first + each, TAPS * blocks)):
         tap = block // blocks
@@ -131,7 +132,7 @@ def product(
     if PACKED:
         sums = tl.trans(sums)
     places = row.to(tl.int64)[:, None] * all_channels + column[None, :]
-    if PARTS > 1:
+    if SHARED:  # with other programs, which sum up the other inputs
         of_part = tl.program_id(1) * tl.cast(n_rows, tl.int64) * all_channels
         tl.store(out_ptr + of_part + places, sums, mask=exists)
     else:
@@ -151,7 +152,7 @@ def product(
         tl.store(out_ptr + places, value.to(out_ptr.dtype.element_ty), mask=exists)
 
 
-SHAPE = ["n_rows", "out_channels", "depth", "KERNEL_H", "KERNEL_W", "STRIDE_H", "PARTS"]
+SHAPE = ["n_rows", "out_channels", "depth", "KERNEL_H", "KERNEL_W", "STRIDE_H", "parts"]
 
 tuned_product = triton.autotune(
     configurations(),

@@ -207,14 +207,14 @@ def convolve(
     images = (height, width, out_height, out_width, channels, out)
     kernel, options = (product, tile.options()) if tile else (tuned_product, {})
     kernel[grid](
-        *(*operands, *sizes, *images, *epilogue.strides),
+        *(*operands, *sizes, *images, *epilogue.strides, parts),
         **{"KERNEL_H": window.kernel[0], "KERNEL_W": window.kernel[1]},
         **{"STRIDE_H": window.stride[0], "STRIDE_W": window.stride[1]},
         **{"PAD_H": window.padding[0], "PAD_W": window.padding[1]},
         **{"DILATION_H": window.dilation[0], "DILATION_W": window.dilation[1]},
         GROUP_SIZE=weight.group_size,
         PER_ROW=epilogue.per_row,
-        PARTS=parts,
+        SHARED=parts > 1,
         SUMS=tl.int32 if sums == torch.int32 else tl.float32,
         TILES_AT_ONCE=TILES_AT_ONCE,
         **options,

@@ -8,6 +8,10 @@ import triton
 TUNED_ROWS = 64
 """Rows of a tile that the number of parts is computed for."""
 TUNED_COLUMNS = 128
+MANY_ROWS, LEAST_OF_MANY = 4096, 64 * 128
+"""Rows from which on smaller tiles are not tried."""
+FEW_ROWS = 1024
+"""Rows up to which tiles of more than ``TUNED_ROWS`` are not tried."""
 MOST_PARTS = 8
 LEAST_BLOCKS = 8
 """Blocks of inputs that a part sums up, at least."""
@@ -68,13 +72,14 @@ def configurations() -> list[triton.Config]:
 def worth_trying(
     candidates: list[triton.Config], arguments: dict[str, Any], **_: Any
 ) -> list[triton.Config]:
-    """Those that are not larger than the product itself."""
+    """Those of a size that suits the product: compiling and timing all would take minutes."""
     rows = max(32, triton.next_power_of_2(arguments["n_rows"]))
     columns = max(64, triton.next_power_of_2(arguments["out_channels"]))
-    small = [
-        c for c in candidates if c.kwargs["BLOCK_M"] <= rows and c.kwargs["BLOCK_N"] <= columns
-    ]
-    return small or candidates[-1:]
+    sizes = [(c, c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"]) for c in candidates]
+    least = LEAST_OF_MANY if rows >= MANY_ROWS and columns >= TUNED_COLUMNS else 0
+    most = rows if rows >= FEW_ROWS else min(rows, TUNED_ROWS)
+    suitable = [c for c, m, n in sizes if m <= most and n <= columns and m * n >= least]
+    return suitable or candidates[-1:]
 
 
 def parts_for(n_rows: int, out_channels: int, n_blocks: int, processors: int) -> int:

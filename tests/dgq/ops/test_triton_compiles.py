@@ -59,7 +59,8 @@ for capability, name in ((90, "wgmma"), (80, "mma.sync")):
             window = WINDOW | (dict(PER_ROW=False, PAD_H=1, PAD_W=1) if pointers is ALONE else {})
             if parts == 2 and capability == 80:
                 continue
-            ptx = compiled(matmul.product, own, capability, **window, GROUP_SIZE=64, PARTS=parts,
+            ptx = compiled(matmul.product, own, capability, **window, GROUP_SIZE=64,
+                           SHARED=parts > 1,
                            SUMS=sums, BLOCK_M=64, BLOCK_N=64, BLOCK_K=64)
             lines = [line for line in ptx.splitlines() if name in line and "mma" in line]
             assert any(kind in line for line in lines), (capability, kind, parts)

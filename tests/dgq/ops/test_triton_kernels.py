@@ -301,14 +301,20 @@ def test_parts_fill_the_device_and_no_more() -> None:
     assert parts_for(64, 128, 1000, 132) == MOST_PARTS
 
 
-def test_candidates_are_not_larger_than_the_product() -> None:
+@pytest.mark.parametrize("n_rows", [1, 40, 500, 2000, 10**5])
+@pytest.mark.parametrize("out_channels", [1, 100, 320, 10**4])
+def test_candidates_are_of_the_size_of_the_product(n_rows: int, out_channels: int) -> None:
     from dgq.ops.triton.tiles import configurations, worth_trying
 
-    every = configurations()
-    small = worth_trying(every, {"n_rows": 40, "out_channels": 100})
-    assert small
-    assert all(c.kwargs["BLOCK_M"] <= 64 and c.kwargs["BLOCK_N"] <= 128 for c in small)
-    assert worth_trying(every, {"n_rows": 10**4, "out_channels": 10**4}) == every
+    found = worth_trying(configurations(), {"n_rows": n_rows, "out_channels": out_channels})
+    sizes = [(c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"]) for c in found]
+    assert sizes
+    assert all(m < 2 * max(n_rows, 32) and n < 2 * max(out_channels, 64) for m, n in sizes)
+    if n_rows == 10**5 and out_channels >= 320:
+        assert (128, 256) in sizes
+        assert min(m * n for m, n in sizes) >= 64 * 128
+    if n_rows <= 500:
+        assert max(m for m, _ in sizes) <= 64
 
 
 def test_all_operators_with_a_kernel_are_registered_for_gpus() -> None:
