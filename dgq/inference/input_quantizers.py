@@ -184,7 +184,7 @@ class ChannelInput(InputQuantizer):
             DGQError: where a gradient is wanted, which integers do not have.
         """
         self.check_no_gradient(x)
-        step = self.calls.step
+        step = self.calls.step.to(x.device)  # it is elsewhere only outside of a call
         tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
         assert self.products is not None
         codes = self.products.quantize(x, tables, step, self.largest, list(padding))
@@ -196,8 +196,6 @@ class ChannelInput(InputQuantizer):
             raise DGQError(
                 "integer products have no gradients: load the model with execution='float'"
             )
-        self.check_no_gradient(x)
-        step = self.calls.step.to(x.device)  # it is elsewhere only outside of a call
 
     def factors(self, channels: int) -> tuple[Tensor, Tensor]:
         """Factors ``[channels]`` of the codes and of the weights whose products are the multiples.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantized_models import SETTINGS
-from test_integer_layers import convolutions, formats, linears, packed_layer, random_input
+from test_integer_layers import CPU, convolutions, formats, linears, packed_layer, random_input
 
 from dgq.calls import SamplerCalls
 from dgq.checkpoint import load_quantized_unet
@@ -17,6 +17,8 @@ from dgq.inference.integer_layer import fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_input import LiveInput
 from dgq.inference.live_layer import LiveLayer
+from dgq.inference.products import Products
+from dgq.inference.products.gpu import GpuProducts
 from dgq.ops import cpu
 
 pytestmark = pytest.mark.skipif(
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def live(packed: PackedLayer, gain: float, shift: int) -> tuple[PackedLayer, LiveLayer]:
+def live(
+    packed: PackedLayer, gain: float, shift: int, products: Products = CPU
+) -> tuple[PackedLayer, LiveLayer]:
     """A packed layer that reads live ranges, and the same in integers."""
     old = packed.input_quantizer
     quantizer = LiveInput(old.n_bits, old.calls, old.channels, room=old.room)
@@ -38,8 +42,8 @@ def live(packed: PackedLayer, gain: float, shift: int) -> tuple[PackedLayer, Liv
     weight = fold(packed, quantizer.factors(channels)[1])
     assert weight is not None
     assert fits(weight.int(), packed.fan_in)
-    quantizer.prepare_(channels)
-    return packed, LiveLayer(packed, quantizer, weight)
+    quantizer.prepare_(channels, products)
+    return packed, LiveLayer(packed, quantizer, weight, products)
 
 
 @given(
@@ -48,16 +52,24 @@ def live(packed: PackedLayer, gain: float, shift: int) -> tuple[PackedLayer, Liv
     gain=st.sampled_from([1.0, 0.7]),
     shift=st.integers(-1, 1),
     bias=st.booleans(),
+    on_gpu=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=100, deadline=None)
 @torch.no_grad()
 def test_an_integer_layer_equals_the_packed_one(
-    geometry: Geometry, formats: dict[str, Any], gain: float, shift: int, bias: bool, seed: int
+    geometry: Geometry,
+    formats: dict[str, Any],
+    gain: float,
+    shift: int,
+    bias: bool,
+    on_gpu: bool,
+    seed: int,
 ) -> None:
     formats = formats | {"per_tensor": False}
     packed = packed_layer(geometry, formats, torch.tensor([0]), seed, bias)
-    packed, layer = live(packed, gain, shift)
+    products = GpuProducts(torch.device("cpu")) if on_gpu else CPU
+    packed, layer = live(packed, gain, shift, products)
     x = random_input(geometry, 3, seed) * torch.tensor([1.0, 20.0, 0.1]).view(
         -1, *[1] * (3 if isinstance(geometry, ConvGeometry) else 2)
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from quantized_models import decibels
-from test_integer_layers import packed_layer
+from test_integer_layers import CPU, packed_layer
 from torch import Tensor
 
 from dgq.calls import Call, SamplerCalls
@@ -62,8 +62,8 @@ def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLa
     (packed, _), (folded, reader) = twins
     weight = fold(folded, reader.factors(geometry.in_channels)[1])
     assert weight is not None
-    reader.prepare_(geometry.in_channels)
-    return packed, ResidualLayer(folded, reader, weight)
+    reader.prepare_(geometry.in_channels, CPU)
+    return packed, ResidualLayer(folded, reader, weight, CPU)
 
 
 def steps(geometry: Geometry, n: int = 5) -> list[Tensor]:
