@@ -23,8 +23,8 @@ PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 class MakesCodes(Protocol):
     """How a device quantizes (``dgq.inference.products``)."""
 
-    offset: int
-    """Taken from all codes."""
+    def offset(self, largest: int) -> int | None:
+        """What is taken from codes up to a largest one."""
 
     def quantize(
         self,
@@ -33,6 +33,7 @@ class MakesCodes(Protocol):
         step: Tensor,
         largest: int,
         padding: list[int],
+        offset: int | None,
     ) -> Tensor:
         """Codes of ``[batch, ..., channels]``, minus the offset."""
 
@@ -167,6 +168,7 @@ class ChannelInput(InputQuantizer):
         self.room = room
         self.emits_codes = False
         self.products: MakesCodes | None = None
+        self.offset: int | None = None
         self.store("multiple", torch.empty(0, dtype=torch.int16))
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +189,7 @@ class ChannelInput(InputQuantizer):
         step = self.calls.step.to(x.device)  # it is elsewhere only outside of a call
         tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
         assert self.products is not None
-        codes = self.products.quantize(x, tables, step, self.largest, list(padding))
+        codes = self.products.quantize(x, tables, step, self.largest, list(padding), self.offset)
         return QuantizedTensor(codes, self.scale, step, x.dtype)
 
     def check_no_gradient(self, x: Tensor) -> None:
@@ -212,8 +214,8 @@ class ChannelInput(InputQuantizer):
             channels: of the input.
             products: of the device that it is on.
         """
-        self.products = products
         on_codes, _ = self.factors(channels)
+        self.products, self.offset = products, products.offset(self.largest * int(on_codes.max()))
         multiple, zero_point = self.multiple.expand(channels), self.zero_point.expand(-1, channels)
         tables = (multiple.float(), zero_point, on_codes.float())
         for name, table in zip(PREPARED, tables, strict=True):
@@ -221,7 +223,7 @@ class ChannelInput(InputQuantizer):
 
     def release_(self) -> None:
         """Make no codes any longer: quantize in floating point."""
-        self.emits_codes, self.products = False, None
+        self.emits_codes, self.products, self.offset = False, None, None
         for name in PREPARED:
             self._buffers.pop(name, None)
             self._non_persistent_buffers_set.discard(name)

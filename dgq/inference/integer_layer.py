@@ -38,7 +38,7 @@ class IntegerLayer(KernelLayer):
     ) -> None:
         _, factor = reader.factors(packed.geometry.in_channels)
         super().__init__(packed, products.weight(packed, folded, factor), factor)
-        self.offset = products.offset
+        self.offset = reader.offset or 0
         self.register_buffer("folded_bias", self.fold_bias(reader, folded), persistent=False)
 
     def fold_bias(self, reader: ChannelInput, folded: Tensor) -> Tensor:

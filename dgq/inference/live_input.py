@@ -35,8 +35,8 @@ class LiveInput(ChannelInput):
         zeros = zero_point.to(torch.int16).contiguous()
         tables = (scale, self.channel_multiple, zeros, self.code_factor)
         assert self.products is not None
-        codes = self.products.quantize(x, tables, step, self.largest, list(padding))
-        of_zero = (zero_point * self.code_factor - self.products.offset).to(codes.dtype)
+        codes = self.products.quantize(x, tables, step, self.largest, list(padding), self.offset)
+        of_zero = (zero_point * self.code_factor - (self.offset or 0)).to(codes.dtype)
         return QuantizedTensor(codes, scale, step, x.dtype, of_zero)
 
     def _of_samples(self, ranges: Ranges) -> tuple[Tensor, Tensor]:

@@ -85,12 +85,12 @@ def quantize(
     step: Tensor,
     largest: int,
     padding: list[int],
-    offset: int = 0,
+    offset: int | None = None,
 ) -> Tensor:
     """As ``reference.quantize``; codes without a sign, which oneDNN wants, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
-    if kernels is None or offset or not native.can_quantize(x, *tables):
+    if kernels is None or offset is not None or not native.can_quantize(x, *tables):
         return reference.quantize(x, *tables, largest, padding, offset)
     return kernels.quantize(x, *tables, largest, padding)
 

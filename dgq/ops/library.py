@@ -22,7 +22,7 @@ LIBRARY = torch.library.Library("dgq", "DEF")
 
 LIBRARY.define(
     "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
-    "Tensor step, int largest, int[] padding, int offset=0) -> Tensor"
+    "Tensor step, int largest, int[] padding, int? offset=None) -> Tensor"
 )
 LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
@@ -75,12 +75,12 @@ def _quantize_shape(
     step: Tensor,
     largest: int,
     padding: list[int],
-    offset: int = 0,
+    offset: int | None = None,
 ) -> Tensor:
     shape = list(x.shape)
     for dim, pad in zip((1, 2), padding, strict=False):
         shape[dim] += 2 * pad
-    return x.new_empty(shape, dtype=torch.int8 if offset else torch.uint8)
+    return x.new_empty(shape, dtype=torch.uint8 if offset is None else torch.int8)
 
 
 @torch.library.register_fake("dgq::channel_ranges", lib=LIBRARY)

@@ -19,7 +19,7 @@ def quantize(
     step: Tensor,
     largest: int,
     padding: list[int],
-    offset: int = 0,
+    offset: int | None = None,
 ) -> Tensor:
     """Codes ``clamp(round(x / (scale multiple)) + zero_point, 0, largest) * factor - offset``.
 
@@ -33,7 +33,7 @@ def quantize(
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``zero_point`` of each sample.
         largest: code before it is multiplied.
         padding: of height and width, with the codes of zero; or empty.
-        offset: 0 for uint8 codes; 128 for int8 ones.
+        offset: of int8 codes, which are written without a sign otherwise.
 
     Returns:
         Codes of the shape of ``x``, padded.
@@ -45,8 +45,8 @@ def quantize(
         x = F.pad(x, (0, 0, width, width, height, height))
     codes = (x.float() / (scale[step].view(rows) * multiple)).round()
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
-    codes = (codes + zeros).clamp(0, largest) * factor - offset
-    return codes.to(torch.int8 if offset else torch.uint8)
+    codes = (codes + zeros).clamp(0, largest) * factor
+    return codes.to(torch.uint8) if offset is None else (codes - offset).to(torch.int8)
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,6 @@ class CpuProducts(Products):
     """By oneDNN, attention in bfloat16 by our kernel."""
 
     device = "CPU"
-    offset = 0
 
     def obstacle(self) -> str | None:
         """None where the CPU multiplies bytes by instructions of their own."""
@@ -71,6 +70,10 @@ class CpuProducts(Products):
         own = kernels is not None and kernels.has_attention
         return "our kernel" if own else "torch", fused_attention
 
+    def offset(self, largest: int) -> int | None:
+        """None: oneDNN multiplies codes without a sign."""
+        return None
+
     def quantize(
         self,
         x: Tensor,
@@ -78,9 +81,10 @@ class CpuProducts(Products):
         step: Tensor,
         largest: int,
         padding: list[int],
+        offset: int | None,
     ) -> Tensor:
         """In one pass."""
-        return quantize(x, *tables, step, largest, padding)
+        return quantize(x, *tables, step, largest, padding, offset)
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Folded."""

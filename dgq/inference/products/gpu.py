@@ -17,6 +17,8 @@ from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
 PACKED_BITS = 4
 """Up to which two codes share a byte."""
 
+LARGEST_SIGNED = 127
+
 WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
 """Kernel, stride, padding, dilation and groups of a linear layer."""
 
@@ -134,7 +136,6 @@ class GpuProducts(Products):
     """
 
     device = "GPU"
-    offset = 128
 
     def __init__(self, device: torch.device) -> None:
         self.place = device
@@ -155,6 +156,10 @@ class GpuProducts(Products):
         """Torch's."""
         return "torch", reference.attention
 
+    def offset(self, largest: int) -> int | None:
+        """Tensor cores multiply codes with a sign."""
+        return 0 if largest <= LARGEST_SIGNED else LARGEST_SIGNED + 1
+
     def quantize(
         self,
         x: Tensor,
@@ -162,11 +167,12 @@ class GpuProducts(Products):
         step: Tensor,
         largest: int,
         padding: list[int],
+        offset: int | None,
     ) -> Tensor:
         """In one pass; under ``torch.compile`` in plain torch, fused with what precedes it."""
         compiling = torch.compiler.is_compiling()
         function = reference.quantize if compiling else quantize
-        codes: Tensor = function(x, *tables, step, largest, padding, self.offset)
+        codes: Tensor = function(x, *tables, step, largest, padding, offset)
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:

@@ -45,8 +45,6 @@ class Products(ABC):
 
     device: str
     """Its name for people."""
-    offset: int
-    """Taken from the codes of activations, so that they have the type that kernels want."""
 
     @abstractmethod
     def obstacle(self) -> str | None:
@@ -65,6 +63,13 @@ class Products(ABC):
         """Who computes attention, in one word or two, and how."""
 
     @abstractmethod
+    def offset(self, largest: int) -> int | None:
+        """What is taken from codes up to a largest one, so that they fit into int8; None for uint8.
+
+        Where it is much larger than the codes, sums lose digits when biases take it back.
+        """
+
+    @abstractmethod
     def quantize(
         self,
         x: Tensor,
@@ -72,6 +77,7 @@ class Products(ABC):
         step: Tensor,
         largest: int,
         padding: list[int],
+        offset: int | None,
     ) -> Tensor:
         """Codes of ``[batch, ..., channels]``, minus the offset.
 
@@ -81,6 +87,7 @@ class Products(ABC):
             step: of each sample.
             largest: code.
             padding: of height and width.
+            offset: as ``offset`` tells.
         """
 
     @abstractmethod

@@ -26,7 +26,7 @@ def quantize(
     step: Tensor,
     largest: int,
     padding: list[int],
-    offset: int = 0,
+    offset: int | None = None,
 ) -> Tensor:
     """As ``reference.quantize``, bit for bit."""
     tables = (scale, multiple, zero_point, factor, step)
@@ -38,7 +38,7 @@ def quantize(
     shape = list(x.shape)
     if any(padding):
         shape[1:3] = (height + 2 * up, width + 2 * left)
-    codes = x.new_empty(shape, dtype=torch.int8 if offset else torch.uint8)
+    codes = x.new_empty(shape, dtype=torch.uint8 if offset is None else torch.int8)
     channels = x.shape[-1]
     n_pixels = codes.numel() // channels
     grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
@@ -46,7 +46,7 @@ def quantize(
         *(x, *(table.contiguous() for table in tables), codes),
         *(n_pixels, height, width, channels),
         LARGEST=float(largest),
-        OFFSET=offset,
+        OFFSET=offset or 0,
         PAD_H=up,
         PAD_W=left,
         PER_STEP=scale.shape[0] > 1,

@@ -74,7 +74,7 @@ def test_codes_of_bytes_with_and_without_a_sign_differ_by_their_offset() -> None
     x = torch.randn(2, 3, 4, 5)
     tables = (torch.tensor([0.02]), torch.ones(5), torch.full((1, 5), 100, dtype=torch.int16))
     rest = (torch.ones(5), torch.zeros(1, dtype=torch.long), 255, [1, 1])
-    plain, signed = (ops.quantize(x, *tables, *rest, offset) for offset in (0, 128))
+    plain, signed = (ops.quantize(x, *tables, *rest, offset) for offset in (None, 128))
     assert signed.dtype == torch.int8
     assert torch.equal(signed.int(), plain.int() - 128)
     arguments = (x, *tables, *rest, 128)
