@@ -8,9 +8,9 @@ from torch import nn
 
 from dgq.attention import QuantizedAttention
 from dgq.errors import DGQError
-from dgq.inference.execution import unfold_layers_
 from dgq.inference.geometry import stock_layer
 from dgq.inference.layers import FrozenLayer
+from dgq.inference.laying_out import unfold_layers_
 from dgq.quantized_unet import QuantizedUNet
 from dgq.quantized_unet import become_stock_ as unet_becomes_stock_
 from dgq.split_layer import join_

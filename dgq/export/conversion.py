@@ -10,10 +10,10 @@ from dgq.errors import DGQError
 from dgq.export.layers import CodeLayer, CodesOf, PlainLayer, PlainQuantizer
 from dgq.export.operators import PLAIN, Operators
 from dgq.export.step_rows import StepRows, TracedCalls
-from dgq.inference.execution import readers_of
 from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.inference.laying_out import readers_of
 from dgq.inference.live_input import LiveInput
 from dgq.shared_inputs import SHARED_INPUTS
 

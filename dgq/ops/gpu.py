@@ -37,7 +37,7 @@ def launcher(name: str) -> Callable[..., Tensor]:
     def launch(*arguments: Any, **named: Any) -> Tensor:
         from dgq.ops import triton
 
-        with torch.cuda.device(arguments[0].device):  # Triton launches on the current one
+        with torch.cuda.device_of(arguments[0]):  # Triton launches on the current one
             output: Tensor = getattr(triton, name)(*arguments, **named)
         return output
 
@@ -70,8 +70,11 @@ def products_are_exact(device: torch.device) -> bool:
     one, zero = torch.ones(64), torch.zeros(1, 64)
     tables = (one, one[:1], zero, torch.zeros(1, dtype=torch.long))
     expected = int_linear(codes, weight, *tables, torch.float32)
-    on_device = (tensor.to(device) for tensor in (codes, weight, *tables))
-    found = torch.ops.dgq.int_linear(*on_device, torch.float32)
+    on_device = [tensor.to(device) for tensor in (codes, weight, *tables)]
+    from dgq.ops.triton import Tile
+
+    # One tile: timing all candidates would compile each of them at every first load.
+    found = launcher("int_linear")(*on_device, torch.float32, tile=Tile())
     return torch.equal(found.cpu(), expected)
 
 

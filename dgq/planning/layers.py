@@ -9,8 +9,8 @@ from torch import nn
 from dgq.attention import QuantizedAttention
 from dgq.exponents import spare_weight_bits
 from dgq.inference.build import build_
-from dgq.inference.execution import obstacle_of, readers_of
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.inference.laying_out import obstacle_of, readers_of
 from dgq.layer_costs import LayerCost, weight_count
 from dgq.settings import QuantizationSettings
 from dgq.shared_inputs import SHARED_INPUTS

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dgq.attention import QuantizedAttention
-from dgq.inference.execution import readers_of
 from dgq.inference.layers import FrozenLayer
+from dgq.inference.laying_out import readers_of
 from dgq.reconstruction import sqnr_db
 from dgq.shared_inputs import shares_input
 

@@ -18,10 +18,10 @@ from dgq.calls import Call
 from dgq.export.borders import missing_taps
 from dgq.export.conversion import convert_
 from dgq.export.layers import CodeLayer, CodesOf
-from dgq.inference.execution import readers_of
 from dgq.inference.geometry import ConvGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
+from dgq.inference.laying_out import readers_of
 
 
 def representable(quantizer: ChannelInput, image: bool, step: int, seed: int) -> Tensor:
