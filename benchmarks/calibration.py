@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from greenlet import getcurrent
-from outlier_unet import build_calls, build_unet
 from rich.console import Console
 from rich.table import Table
-from rivals import N_HELD_OUT_PROMPTS, N_PROMPTS, PUBLISHED, problems, solve_
 from torch import Tensor, nn
 
+from benchmarks.outlier_unet import build_calls, build_unet
+from benchmarks.rivals import N_HELD_OUT_PROMPTS, N_PROMPTS, PUBLISHED, problems, solve_
 from dgq import (
     ActivationSettings,
     LearningSettings,
@@ -34,10 +34,10 @@ from dgq import (
 from dgq.calibration.calibrate import reconstruct_
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.samples import Sampling, samples_of_prompts
-from dgq.context import context_of, quantization
-from dgq.files import write_json
-from dgq.quantize import start_observing_
 from dgq.recipes import Custom
+from dgq.storage.files import write_json
+from dgq.unet.context import context_of, quantization
+from dgq.unet.quantize import start_observing_
 from lit.console import quieten_libraries
 
 KEPT = ("conv_in", "conv_out")

@@ -7,26 +7,21 @@ the border of two codes may get either, and what follows sees a difference of a 
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from inference.embedded import Embedded
-from inference.onnx_runtime import OnnxUNet
-from inference.peers import EXPORTED, OpenVINOUNet
-from inference.request import Options
-from inference.rows import is_installed
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from dgq.checkpoint import load_quantized_unet
-from dgq.reconstruction import noise_and_signal
+from benchmarks.inference.embedded import Embedded
+from benchmarks.inference.onnx_runtime import OnnxUNet
+from benchmarks.inference.peers import EXPORTED, OpenVINOUNet
+from benchmarks.inference.request import Options
+from benchmarks.inference.rows import is_installed
+from dgq.math.reconstruction import noise_and_signal
+from dgq.storage.checkpoint import load_quantized_unet
 from lit.console import quieten_libraries
 
 Run = Callable[..., Any]

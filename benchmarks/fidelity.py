@@ -15,20 +15,20 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from groups import outputs, regrouped, run_and_calls
 from torch import Tensor, nn
 
-from dgq import grouping, log_scores
-from dgq.activation_quantizer import ActivationQuantizer
-from dgq.attention import QuantizedAttention
-from dgq.checkpoint import Manifest
-from dgq.context import context_of, quantization
-from dgq.grouping import spread
-from dgq.layers import QuantConv2d
-from dgq.pipelines import load_unet
-from dgq.reconstruction import sqnr_db
+from benchmarks.groups import outputs, regrouped, run_and_calls
+from dgq.math import grouping, log_scores
+from dgq.math.grouping import spread
+from dgq.math.reconstruction import sqnr_db
+from dgq.pipelines.loading import load_unet
+from dgq.quantizers.activation_quantizer import ActivationQuantizer
 from dgq.settings import QuantizationSettings
-from dgq.start_token import but_start
+from dgq.storage.checkpoint import Manifest
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.context import context_of, quantization
+from dgq.unet.layers import QuantConv2d
+from dgq.unet.start_token import but_start
 
 SEEDS = (0, 1, 2)
 

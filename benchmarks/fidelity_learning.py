@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
-import rivals
 import torch
 from torch import Tensor
 
+from benchmarks import rivals
 from dgq import LearningSettings
 from dgq.settings import QuantizationSettings
 

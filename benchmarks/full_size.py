@@ -20,20 +20,20 @@ from diffusers import UNet2DConditionModel
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from unet_configs import SD14, SDXL_TURBO, TINY
 
+from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
 from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
-from dgq import learning as learn
+from dgq.calibration import learning as learn
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.context import quantization
-from dgq.files import write_json
-from dgq.paired_streams import PairedStreams
-from dgq.quantize import start_observing_
-from dgq.reconstruction import reconstruction_loss
+from dgq.math.reconstruction import reconstruction_loss
 from dgq.settings import WaitingSettings
+from dgq.storage.files import write_json
+from dgq.streams.paired_streams import PairedStreams
+from dgq.streams.visit import Visit
+from dgq.streams.waiting import waiting_rooms
 from dgq.targets import Target, execution_order, find_blocks
-from dgq.visit import Visit
-from dgq.waiting import waiting_rooms
+from dgq.unet.context import quantization
+from dgq.unet.quantize import start_observing_
 
 CONFIGS: dict[str, dict[str, Any]] = {"sd14": SD14, "sdxl": SDXL_TURBO, "tiny": TINY}
 TIMESTEPS = (961, 641, 321, 1)

@@ -30,11 +30,11 @@ from dgq import (
 )
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import Manifest, load_calibration_state_
 from dgq.errors import SettingsError
-from dgq.pipelines import load_unet
-from dgq.quantize import start_observing_
-from dgq.reconstruction import sqnr_db
+from dgq.math.reconstruction import sqnr_db
+from dgq.pipelines.loading import load_unet
+from dgq.storage.checkpoint import Manifest, load_calibration_state_
+from dgq.unet.quantize import start_observing_
 
 BITS = (8, 6, 4)
 GROUPS = (1, 2, 4, 8, 16)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from outlier_unet import build_calls, build_unet
 from torch import Tensor
 
+from benchmarks.outlier_unet import build_calls, build_unet
 from dgq import (
     ActivationSettings,
     LearningSettings,
@@ -20,12 +20,12 @@ from dgq import (
     WeightSettings,
     quantize_,
 )
-from dgq import learning as learn
-from dgq.context import quantization
-from dgq.paired_streams import PairedStreams
-from dgq.reconstruction import reconstruction_loss, relative_error
+from dgq.calibration import learning as learn
+from dgq.math.reconstruction import reconstruction_loss, relative_error
+from dgq.streams.paired_streams import PairedStreams
+from dgq.streams.visit import Visit
 from dgq.targets import Target, execution_order, find_blocks
-from dgq.visit import Visit
+from dgq.unet.context import quantization
 
 # Fixed, so that problems stay the same when the defaults change.
 PREFIX = LearningSettings(

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dgq.checkpoint import has_model
 from dgq.errors import DGQError
+from dgq.storage.checkpoint import has_model
 from lit.console import print_error, quieten_libraries
 
 ROOT = Path(__file__).parents[1]

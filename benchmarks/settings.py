@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 import scenes
 from dgq.calibration.recording import by_name, generators
-from dgq.checkpoint import GenerationSettings, Manifest, load_quantized_unet, read_manifest
 from dgq.errors import DGQError
-from dgq.files import read_json, write_json
-from dgq.pipeline_inputs import call_arguments
-from dgq.pipelines import load_pipeline
-from dgq.reconstruction import noise_and_signal
+from dgq.math.reconstruction import noise_and_signal
+from dgq.pipelines.inputs import call_arguments
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings, Manifest, load_quantized_unet, read_manifest
+from dgq.storage.files import read_json, write_json
 from lit.console import print_error, quieten_libraries
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import scenes
-from dgq.checkpoint import GenerationSettings
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings
 from lit.console import quieten_libraries
 from lit.evaluation.drawing import Artist, Job, plan_batches
 from lit.evaluation.generation import image_generator

@@ -21,13 +21,13 @@ from data.sampler import count_calls
 from dgq.calibration.recording import record_calls
 from dgq.calibration.row_batches import check_seed, row_batches, seed_of_target
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
-from dgq.files import check_writable, remove_leftovers
-from dgq.locks import LockedError, lock_file, locked
-from dgq.pipeline_files import pipeline_sha256
-from dgq.pipelines import load_pipeline, resolve
+from dgq.pipelines.files import pipeline_sha256
+from dgq.pipelines.loading import load_pipeline, resolve
 from dgq.settings import check_positive
+from dgq.storage.checkpoint import GenerationSettings
+from dgq.storage.files import check_writable, remove_leftovers
+from dgq.storage.locks import LockedError, lock_file, locked
 
 RECORDING_FORMAT = 2
 N_HELD_OUT_PROMPTS = 4

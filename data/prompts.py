@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 import scenes
-from dgq.captions import read_captions
+from dgq.captions.reading import read_captions
 from dgq.errors import DGQError
 
 

@@ -6,7 +6,7 @@ import diffusers
 
 from dgq.calibration.sampler import count_calls as calls_of_sampler
 from dgq.errors import DGQError
-from dgq.pipeline_files import read_components
+from dgq.pipelines.files import read_components
 
 
 def count_calls(folder: Path, num_inference_steps: int) -> int:

@@ -4,24 +4,12 @@ from dgq.calibration.calibrate import calibrate
 from dgq.calibration.recording import recording
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
-from dgq.checkpoint import (
-    GenerationSettings,
-    Manifest,
-    load_quantized_unet,
-    read_manifest,
-    save_quantized,
-)
-from dgq.context import quantization
-from dgq.dequantize import dequantize
-from dgq.diffusers_quantizer import DGQConfig
 from dgq.errors import DGQError
 from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
 from dgq.planning.plan import Plan, plan
-from dgq.quantize import fit_activations_, quantize_, start_observing_
 from dgq.recipes import DGQ, RECIPES, RTN, TFMQ, Custom, MixDQ, Ours, QDiffusion, Recipe
-from dgq.saving import save
 from dgq.settings import (
     ActivationSettings,
     LayerSettings,
@@ -32,6 +20,18 @@ from dgq.settings import (
     WaitingSettings,
     WeightSettings,
 )
+from dgq.storage.checkpoint import (
+    GenerationSettings,
+    Manifest,
+    load_quantized_unet,
+    read_manifest,
+    save_quantized,
+)
+from dgq.storage.dequantize import dequantize
+from dgq.storage.diffusers_quantizer import DGQConfig
+from dgq.storage.saving import save
+from dgq.unet.context import quantization
+from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
 __all__ = [
     "DGQ",

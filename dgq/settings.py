@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
-from dgq.exponents import check_budget, spare_activation_bits, spare_weight_bits
-from dgq.shared_inputs import input_owner
+from dgq.math.exponents import check_budget, spare_activation_bits, spare_weight_bits
+from dgq.unet.shared_inputs import input_owner
 
 FLOAT_BITS = 32
 """Bits that a tensor kept in floating point counts with."""

@@ -10,17 +10,17 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from dgq.calibration.calibrator import Calibrator
-from dgq.checkpoint import Manifest, calibration_state, load_calibration_state_
-from dgq.described_settings import described, quantization_settings
+from dgq.calibration.learning import make_optimizer
 from dgq.errors import DGQError
-from dgq.fingerprint import network_sha256
-from dgq.learning import make_optimizer
-from dgq.pipelines import canonical, load_unet
-from dgq.quantize import quantizable_layers
+from dgq.pipelines.loading import canonical, load_unet
 from dgq.recipes import Ours, Recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
+from dgq.storage.checkpoint import Manifest, calibration_state, load_calibration_state_
+from dgq.storage.described_settings import described, quantization_settings
+from dgq.storage.fingerprint import network_sha256
+from dgq.streams.waiting import waiting_rooms
 from dgq.targets import Target
-from dgq.waiting import waiting_rooms
+from dgq.unet.quantize import quantizable_layers
 from lit.identity import identity_of
 from lit.trainer_runtime import TrainerRuntime
 from lit.waiting_folder import clear_waiting_folders, waiting_folder

@@ -10,9 +10,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 
 from dgq.calibration.progress import CalibrationProgress
-from dgq.checkpoint import FOLDER, load_quantized_unet, save_quantized
 from dgq.errors import DGQError
-from dgq.files import written_beside
+from dgq.storage.checkpoint import FOLDER, load_quantized_unet, save_quantized
+from dgq.storage.files import written_beside
 from lit.calibration import Calibration
 from lit.console import print_note
 from lit.run_folder import CONFIG, LOG

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
-from dgq.described_settings import quantization_settings
 from dgq.errors import DGQError
-from dgq.files import check_writable
+from dgq.storage.described_settings import quantization_settings
+from dgq.storage.files import check_writable
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.configs import resolve_configs

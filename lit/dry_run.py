@@ -6,11 +6,11 @@ import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from dgq.manifest import GenerationSettings
 from dgq.planning.plan import Plan, plan
 from dgq.planning.table import make_table
 from dgq.recipes import Recipe
 from dgq.settings import WaitingSettings
+from dgq.storage.manifest import GenerationSettings
 
 
 def print_plan(config: Any, data: Any) -> None:

@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict, fields
 from typing import Any
 
-from dgq.described_settings import described
 from dgq.errors import DGQError
 from dgq.recipes import Recipe
 from dgq.settings import LearningSettings
+from dgq.storage.described_settings import described
 
 
 def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:

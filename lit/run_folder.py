@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dgq.checkpoint import FOLDER, has_model
 from dgq.errors import DGQError
-from dgq.files import remove_leftovers
-from dgq.locks import LockedError, locked
+from dgq.storage.checkpoint import FOLDER, has_model
+from dgq.storage.files import remove_leftovers
+from dgq.storage.locks import LockedError, locked
 
 CONFIG, LOG, CHECKPOINT = "config.yaml", "log.csv", "last.ckpt"
 HEADER = "# Configuration of a calibration, written by it: this folder is its own.\n"

@@ -11,7 +11,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from typing_extensions import override
 
 from dgq.errors import DGQError
-from dgq.files import check_regular, written_beside
+from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 LENGTH = len("sha256:") + 64

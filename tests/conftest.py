@@ -1,8 +1,7 @@
-"""One thread for everything, the repository's root on the path, and tiny pipelines."""
+"""One thread for everything, and tiny pipelines."""
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,23 +10,18 @@ import pytest
 import torch
 from hypothesis import settings
 
-ROOT = Path(__file__).parents[1]
-# The test folders are named after the packages they test and would hide them otherwise.
-sys.path.insert(0, str(ROOT))
-
-# How long an example takes depends on what else the machine does, and says nothing.
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
-
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
 
+from lit.stopping import SIGNALS
+from tests.quantized_models import SETTINGS, Calibrated, calibrated
+from tests.tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl
+
+ROOT = Path(__file__).parents[1]
+# How long an example takes depends on what else the machine does, and says nothing.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
-
-from quantized_models import SETTINGS, Calibrated, calibrated  # noqa: E402
-from tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl  # noqa: E402
-
-from lit.stopping import SIGNALS  # noqa: E402
 
 
 @pytest.fixture

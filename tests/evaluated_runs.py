@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantized_models import TIMESTEPS, Calibrated
-
-from dgq.checkpoint import GenerationSettings, Manifest, save_quantized
+from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
+from tests.quantized_models import TIMESTEPS, Calibrated
 
 SECRET = "/home/somebody/secret"
 BASE = "owner/base-model"

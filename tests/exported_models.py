@@ -5,9 +5,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from quantized_models import FAST, FLOAT_SCORES, Calibrated, calibrated
-
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
+from tests.quantized_models import FAST, FLOAT_SCORES, Calibrated, calibrated
 
 GROUPED = WeightSettings(4, "minmax", symmetric=True, group_size=16, max_exponent=2)
 RECIPES = {

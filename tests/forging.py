@@ -8,9 +8,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgq.files import read_tensors
-from dgq.manifest import QUANTIZATION
-from dgq.model_files import CONFIG_FILE, WEIGHTS_FILE, sealed
+from dgq.storage.files import read_tensors
+from dgq.storage.manifest import QUANTIZATION
+from dgq.storage.model_files import CONFIG_FILE, WEIGHTS_FILE, sealed
 
 State = dict[str, Tensor]
 

@@ -18,10 +18,10 @@ from diffusers import (
     PNDMScheduler,
     UNet2DConditionModel,
 )
-from tiny_pipelines import TEXT_WIDTH, text_config, tiny_vae
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from scenes.training.tokenizer import build_tokenizer
+from tests.tiny_pipelines import TEXT_WIDTH, text_config, tiny_vae
 
 MICRO: dict[str, Any] = {
     "sample_size": 8,

@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import model_zoo
-import unet_zoo
-
-from dgq.pipeline_kinds import why_refused
+from dgq.pipelines.kinds import why_refused
+from tests import model_zoo, unet_zoo
 
 PAGE = Path(__file__).parents[1] / "docs/models.md"
 

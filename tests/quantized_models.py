@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from tiny_pipelines import calibrate_, micro_unet, unet_call
 from torch import Tensor
 
-from dgq.checkpoint import GenerationSettings, Manifest, save_quantized
 from dgq.settings import (
     ActivationSettings,
     LayerSettings,
@@ -17,6 +15,8 @@ from dgq.settings import (
     ScoreSettings,
     WeightSettings,
 )
+from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
+from tests.tiny_pipelines import calibrate_, micro_unet, unet_call
 
 TIMESTEPS = (801.0, 401.0, 1.0)
 FAST = WeightSettings(4, "minmax")

@@ -9,7 +9,7 @@ import yaml
 
 from data.calibration import CalibrationData
 from dgq import recipes
-from dgq.exponents import spare_activation_bits, spare_weight_bits
+from dgq.math.exponents import spare_activation_bits, spare_weight_bits
 from dgq.recipes import RECIPES, Recipe
 from dgq.settings import (
     ActivationSettings,

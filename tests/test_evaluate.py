@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dgq.checkpoint import GenerationSettings
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings
 from lit.evaluation.generation import sample
 from lit.evaluation.images import read_image, to_tensor
 

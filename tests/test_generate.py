@@ -12,10 +12,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from quantized_models import SETTINGS, TIMESTEPS
-from tiny_pipelines import calibrate_
 
-from dgq.checkpoint import (
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.storage.checkpoint import (
     FOLDER,
     GenerationSettings,
     Manifest,
@@ -23,10 +22,11 @@ from dgq.checkpoint import (
     read_manifest,
     save_quantized,
 )
-from dgq.fingerprint import network_sha256
-from dgq.pipelines import load_pipeline, load_unet
+from dgq.storage.fingerprint import network_sha256
 from lit.evaluation.command_line import main as evaluate
 from lit.generation.command_line import main
+from tests.quantized_models import SETTINGS, TIMESTEPS
+from tests.tiny_pipelines import calibrate_
 
 SCRIPT = Path(__file__).parents[1] / "generate.py"
 PROMPTS = ["a red circle", "two blue squares"]
@@ -195,7 +195,7 @@ def test_a_lora_changes_the_picture_by_its_scale(run: Path, lora: Path) -> None:
     assert np.array_equal(drawn["no"], drawn["zero"])
 
 
-@pytest.mark.skipif(find_spec("dgq.adapters") is None, reason="LoRA on quantized layers")
+@pytest.mark.skipif(find_spec("dgq.adapters.adapters") is None, reason="LoRA on quantized layers")
 def test_a_lora_goes_on_both_models_of_a_comparison(run: Path, lora: Path) -> None:
     command = [PROMPTS[0], "--ckpt", str(run), "--compare"]
     assert main([*command, "--output", "without.png"]) == 0

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_zoo import CALIBRATE, REFUSED, Kind, save_index
-from quantized_models import decibels
-from tiny_pipelines import fit_arguments, learning_options
 
 from data.calibration import CalibrationData
 from data.sampler import count_calls
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import load_quantized_unet, read_manifest
-from dgq.layers import QuantizedLayer
-from dgq.pipelines import load_pipeline, load_unet
-from dgq.quantize import layers_to_quantize
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.unet.layers import QuantizedLayer
+from dgq.unet.quantize import layers_to_quantize
 from lit.cli import main
 from lit.evaluation.generation import sample, using_unet
+from tests.model_zoo import CALIBRATE, REFUSED, Kind, save_index
+from tests.quantized_models import decibels
+from tests.tiny_pipelines import fit_arguments, learning_options
 
 SHORT = (
     *("--data.n_prompts", "1", "--data.n_held_out", "2"),

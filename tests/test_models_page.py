@@ -1,7 +1,8 @@
 """The page on models lists what the tests go through."""
 
 import pytest
-from models_page import PAGE, renewed
+
+from tests.models_page import PAGE, renewed
 
 
 def test_the_page_on_models_is_up_to_date() -> None:

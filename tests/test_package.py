@@ -13,7 +13,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from tiny_pipelines import ROOT
+
+from tests.tiny_pipelines import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FILES = [p.relative_to(ROOT) for p in (ROOT / "dgq").rglob("*") if p.suffix in (".py", ".cpp")]

@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 import yaml
-from tiny_pipelines import ROOT, micro_unet, unet_call
 
 import dgq
-from dgq.layers import quantized_layers
+from dgq.unet.layers import quantized_layers
+from tests.tiny_pipelines import ROOT, micro_unet, unet_call
 
 TEXT = (ROOT / "docs" / "recipes.md").read_text()
 EXAMPLE = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)[0]

@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import LEARNING, fit_arguments, learning_options
 
 from data.calibration import CalibrationData
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import load_quantized_unet, read_manifest
-from dgq.fingerprint import network_sha256
-from dgq.packing import unpack_codes
-from dgq.pipelines import load_pipeline, load_unet
+from dgq.math.packing import unpack_codes
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.fingerprint import network_sha256
 from dgq.targets import NETWORK, find_blocks
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder
 from lit.cli import main
+from tests.tiny_pipelines import LEARNING, fit_arguments, learning_options
 
 ROOT = Path(__file__).parents[1]
 RUN_FILES = [
@@ -709,7 +709,7 @@ def test_without_the_hub_it_says_what_to_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("dgq.pipelines.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("dgq.pipelines.loading.try_to_load_from_cache", lambda *_: None)
     arguments = ["fit", "--config", "w4a8.yaml", "--config", "sd14.yaml"]
     assert command([*arguments, "--run", str(tmp_path / "run")]) == 2
     assert not list(tmp_path.iterdir())

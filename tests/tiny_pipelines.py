@@ -15,11 +15,11 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from dgq.context import quantization
-from dgq.learning import harden_, start_learning_
-from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.calibration.learning import harden_, start_learning_
 from dgq.settings import QuantizationSettings
 from dgq.targets import Block
+from dgq.unet.context import quantization
+from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 from scenes.training.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]

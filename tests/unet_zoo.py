@@ -8,10 +8,11 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.lora import LoRACompatibleConv
-from model_zoo import MICRO, XL, micro
-from tiny_pipelines import TEXT_WIDTH
 from torch import nn
 from torch.nn.utils import parametrizations
+
+from tests.model_zoo import MICRO, XL, micro
+from tests.tiny_pipelines import TEXT_WIDTH
 
 IMAGE: dict[str, Any] = {
     "addition_embed_type": "image",

@@ -8,19 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import ROOT, exit_code
-
-from ablation.cells import Cell
-from ablation.held_out import HeldOut, held_out_calls
-from ablation.images import drawn
-from ablation.measure import measure
-from ablation.page import page, readme_section, with_section
-from ablation.remaining import Remaining
-from ablation.runs import calibrated, fit_arguments, model_of, run_of
-from ablation.stages import FAMILIES, MODELS, SEEDS, Choice, cells_of
-from ablation.store import Store
+from benchmarks.ablation.cells import Cell
+from benchmarks.ablation.held_out import HeldOut, held_out_calls
+from benchmarks.ablation.images import drawn
+from benchmarks.ablation.measure import measure
+from benchmarks.ablation.page import page, readme_section, with_section
+from benchmarks.ablation.remaining import Remaining
+from benchmarks.ablation.runs import calibrated, fit_arguments, model_of, run_of
+from benchmarks.ablation.stages import FAMILIES, MODELS, SEEDS, Choice, cells_of
+from benchmarks.ablation.store import Store
+from benchmarks.scripts import ROOT, exit_code
 from dgq.command_line.console import print_line
-from dgq.files import write_json, written_beside
+from dgq.storage.files import write_json, written_beside
 
 STAGES = ("main", "components", "scores", "samples")
 QUICK_PROMPTS = 4

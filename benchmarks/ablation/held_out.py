@@ -13,9 +13,9 @@ import scenes
 from data.calibration import SCENES_GENERATION
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.files import read_sealed_tensors, write_sealed_tensors
-from dgq.pipeline_files import pipeline_sha256
-from dgq.pipelines import load_pipeline, load_unet, resolve
+from dgq.pipelines.files import pipeline_sha256
+from dgq.pipelines.loading import load_pipeline, load_unet, resolve
+from dgq.storage.files import read_sealed_tensors, write_sealed_tensors
 
 SEED = 4321
 """Of captions and noise; calibrations and evaluations draw theirs from other seeds."""

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import call
-
-from ablation.cells import Cell
-from ablation.runs import model_of
+from benchmarks.ablation.cells import Cell
+from benchmarks.ablation.runs import model_of
+from benchmarks.scripts import call
 
 CHOSEN = ("RTN", "DGQ, weights learned our way", "ours")
 """Rows of the main table whose images are drawn, of the first seed."""

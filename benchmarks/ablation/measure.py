@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from ablation.held_out import HeldOut
-from dgq.checkpoint import find_model, load_quantized_unet
-from dgq.cost import count_operations
+from benchmarks.ablation.held_out import HeldOut
+from dgq.inspection.cost import count_operations
+from dgq.storage.checkpoint import find_model, load_quantized_unet
 from lit.evaluation.bootstrap import Weights, bootstrap_interval
 
 Energies = NDArray[np.float64]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ablation.summary import Row, find, gain, rows_of
+from benchmarks.ablation.summary import Row, find, gain, rows_of
 
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 BASELINE = "DGQ, weights learned our way"

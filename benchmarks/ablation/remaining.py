@@ -5,15 +5,15 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from ablation.cells import Cell
-from ablation.runs import run_of
-from ablation.store import Store
+from benchmarks.ablation.cells import Cell
+from benchmarks.ablation.runs import run_of
+from benchmarks.ablation.store import Store
 from data.calibration import SCENES_GENERATION
-from dgq.checkpoint import has_model
 from dgq.planning.plan import plan
 from dgq.planning.table import minutes
 from dgq.recipes import Custom, Recipe
 from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.storage.checkpoint import has_model
 
 MEASURING_SECONDS = 0.35
 """Of a cell, for each prompt, until one has been measured."""

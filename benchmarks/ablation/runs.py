@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from groups import regrouped
-from scripts import calibrate
 
-from ablation.cells import Calibration, Cell
-from dgq.checkpoint import has_model, read_manifest, save_quantized
+from benchmarks.ablation.cells import Calibration, Cell
+from benchmarks.groups import regrouped
+from benchmarks.scripts import calibrate
 from dgq.errors import DGQError
+from dgq.storage.checkpoint import has_model, read_manifest, save_quantized
 
 
 def run_of(calibration: Calibration, outputs: Path) -> Path:

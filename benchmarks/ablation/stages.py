@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ablation.cells import Calibration, Cell, serves
+from benchmarks.ablation.cells import Calibration, Cell, serves
 from dgq.recipes import DGQ, RECIPES, Recipe
 from dgq.settings import LearningSettings
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablation.cells import Cell
+from benchmarks.ablation.cells import Cell
 from dgq.errors import DGQError
 
 

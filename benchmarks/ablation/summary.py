@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from ablation.measure import gain_interval
+from benchmarks.ablation.measure import gain_interval
 
 Line = Mapping[str, Any]
 

@@ -1,11 +1,8 @@
 """The command ``python benchmarks/damage``."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from damage.command import main
+from benchmarks.damage.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

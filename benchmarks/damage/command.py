@@ -9,9 +9,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from scripts import ROOT, calibrate, call, exit_code
-
-from damage.noise import (
+from benchmarks.damage.noise import (
     SIGNS,
     THRESHOLD,
     Judged,
@@ -27,7 +25,8 @@ from damage.noise import (
     spread,
     sqnr_of_prompts,
 )
-from damage.report import COLUMNS, PAIR_COLUMNS, write
+from benchmarks.damage.report import COLUMNS, PAIR_COLUMNS, write
+from benchmarks.scripts import ROOT, calibrate, call, exit_code
 from dgq.errors import SettingsError
 from lit.evaluation.command_line import parse_settings
 from lit.evaluation.gaussian import fit_gaussian

@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from damage.noise import THRESHOLD
-from dgq.files import write_json, written_beside
+from benchmarks.damage.noise import THRESHOLD
+from dgq.storage.files import write_json, written_beside
 from lit.evaluation.report.charts import COLOURS, DPI
 
 COLUMNS = {

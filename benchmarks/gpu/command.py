@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.exactness import check
+from benchmarks.gpu.layers import measure_layers
+from benchmarks.gpu.steps import BENCHMARKS, Plan, Step, python
 from dgq.errors import DGQError
-from dgq.files import write_json
-from gpu.exactness import check
-from gpu.layers import measure_layers
-from gpu.steps import BENCHMARKS, Plan, Step, python
+from dgq.storage.files import write_json
 from lit.console import print_error
 
 SECONDS = 470

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgq.math.packing import pack_codes
 from dgq.ops import triton
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
 from dgq.ops.triton.tiles import CANDIDATES
-from dgq.packing import pack_codes
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference.children import SUBJECTS
-from inference.device import on
-from inference.layer_gaps import layer_gaps
-from inference.machine import machine
-from inference.peaks import measure_peaks
-from inference.request import Options
 
-from dgq.checkpoint import load_quantized_unet
-from dgq.cost import resident_bytes
+from benchmarks.inference.children import SUBJECTS
+from benchmarks.inference.device import on
+from benchmarks.inference.layer_gaps import layer_gaps
+from benchmarks.inference.machine import machine
+from benchmarks.inference.peaks import measure_peaks
+from benchmarks.inference.request import Options
+from dgq.inspection.cost import resident_bytes
+from dgq.storage.checkpoint import load_quantized_unet
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu.exactness import CASES
+from benchmarks.gpu.exactness import CASES
 
 BENCHMARKS = Path(__file__).parents[1]
 COMPILE_SECONDS = 150

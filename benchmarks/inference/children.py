@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.inference.embedded import Embedded
+from benchmarks.inference.full_size import FullSize, FullSizeXL, Tiny
+from benchmarks.inference.measure import measure
+from benchmarks.inference.request import Options, Request
+from benchmarks.inference.subjects import Subject
 from dgq.errors import DGQError
-from dgq.files import write_json
-from inference.embedded import Embedded
-from inference.full_size import FullSize, FullSizeXL, Tiny
-from inference.measure import measure
-from inference.request import Options, Request
-from inference.subjects import Subject
+from dgq.storage.files import write_json
 
 ROOT = Path(__file__).parents[2]
 CHILD = "child"

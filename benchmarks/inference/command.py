@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.inference.children import CHILD, SUBJECTS, answer
+from benchmarks.inference.device import is_gpu
+from benchmarks.inference.request import Options
+from benchmarks.inference.rows import GPU_ROWS, INSTALL, ROWS, USUAL_ROWS, available, entrants
+from benchmarks.inference.run import Run
+from benchmarks.inference.subjects import Subject
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import check_positive
-from inference.children import CHILD, SUBJECTS, answer
-from inference.device import is_gpu
-from inference.request import Options
-from inference.rows import GPU_ROWS, INSTALL, ROWS, USUAL_ROWS, available, entrants
-from inference.run import Run
-from inference.subjects import Subject
 from lit.console import print_error, quieten_libraries
 
 COMMAND = "python benchmarks/inference"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference import memory
+from benchmarks.inference import memory
 
 GIB = 2**30
 

@@ -11,17 +11,17 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 import scenes
+from benchmarks.inference.parts import Part
+from benchmarks.inference.request import Options
+from benchmarks.inference.subjects import Call, Subject
 from data.calibration import SCENES_GENERATION
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import GenerationSettings, Manifest, quantized_folder, read_manifest
 from dgq.errors import DGQError
-from dgq.files import read_tensors, write_tensors
-from dgq.pipeline_files import pipeline_sha256
-from dgq.pipelines import load_pipeline, load_unet, resolve
-from inference.parts import Part
-from inference.request import Options
-from inference.subjects import Call, Subject
+from dgq.pipelines.files import pipeline_sha256
+from dgq.pipelines.loading import load_pipeline, load_unet, resolve
+from dgq.storage.checkpoint import GenerationSettings, Manifest, quantized_folder, read_manifest
+from dgq.storage.files import read_tensors, write_tensors
 
 SEED = 1234
 CALLS, REFERENCE, CALIBRATION = (

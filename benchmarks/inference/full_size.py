@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from unet_configs import SD14, SDXL_TURBO, TINY
 
-from dgq.checkpoint import GenerationSettings, Manifest, save_quantized
-from dgq.context import quantization
-from dgq.learning import harden_, start_learning_
-from dgq.quantize import fit_activations_, quantize_, start_observing_
+from benchmarks.inference.device import on
+from benchmarks.inference.parts import Part
+from benchmarks.inference.subjects import Call, Subject
+from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
+from dgq.calibration.learning import harden_, start_learning_
 from dgq.settings import (
     ActivationSettings,
     QuantizationSettings,
     ScoreSettings,
     WeightSettings,
 )
+from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
 from dgq.targets import Block
-from inference.device import on
-from inference.parts import Part
-from inference.subjects import Call, Subject
+from dgq.unet.context import quantization
+from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
 SETTINGS = QuantizationSettings(
     WeightSettings(4, "minmax", group_size=64, max_exponent=1),

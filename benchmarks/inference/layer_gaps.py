@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.calls import SamplerCalls
+from benchmarks.inference.peaks import Peaks, seconds_of
 from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
-from inference.peaks import Peaks, seconds_of
+from dgq.unet.calls import SamplerCalls
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.inference.memory import total_gib
 from dgq.ops import cpu
-from inference.memory import total_gib
 
 PACKAGES = ("torch", "triton", "diffusers", "openvino", "nncf", "onnxruntime")
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.checkpoint import find_model, load_quantized_unet
-from dgq.quantized_unet import converted
-from dgq.reconstruction import noise_and_signal
-from inference.device import forget_peak, is_gpu, on, peak_gib, resident_gib, wait
-from inference.machine import busy_seconds
-from inference.onnx_runtime import OnnxUNet
-from inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
-from inference.request import Request
-from inference.rows import ROWS, Row
-from inference.subjects import Call, Subject
+from benchmarks.inference.device import forget_peak, is_gpu, on, peak_gib, resident_gib, wait
+from benchmarks.inference.machine import busy_seconds
+from benchmarks.inference.onnx_runtime import OnnxUNet
+from benchmarks.inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
+from benchmarks.inference.request import Request
+from benchmarks.inference.rows import ROWS, Row
+from benchmarks.inference.subjects import Call, Subject
+from dgq.math.reconstruction import noise_and_signal
+from dgq.storage.checkpoint import find_model, load_quantized_unet
+from dgq.unet.quantized_unet import converted
 
 MIN_SECONDS = 1.0
 """Small models are called again until their timed calls last so long together."""

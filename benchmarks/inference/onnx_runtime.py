@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.inference.peers import tensors_of
 from dgq.export.onnx import MODEL
-from inference.peers import tensors_of
 
 ERRORS_ONLY = 3
 

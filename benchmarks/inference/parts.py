@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgq.files import write_json
+from dgq.storage.files import write_json
 
 MADE = "made.json"
 """Written last: a folder without it is unfinished."""

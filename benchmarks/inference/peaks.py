@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.device import is_gpu, wait
+from benchmarks.inference.device import is_gpu, wait
 
 REPEATS = 20
 

@@ -7,15 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.inference.children import ask
+from benchmarks.inference.machine import machine
+from benchmarks.inference.request import Options, Request
+from benchmarks.inference.rows import ROWS, Entrant, turns
+from benchmarks.inference.subjects import OF_CKPT, Subject
+from benchmarks.inference.summary import summarise
+from benchmarks.inference.table import markdown, print_tables
 from dgq.errors import DGQError
-from dgq.files import write_json, written_beside
-from inference.children import ask
-from inference.machine import machine
-from inference.request import Options, Request
-from inference.rows import ROWS, Entrant, turns
-from inference.subjects import OF_CKPT, Subject
-from inference.summary import summarise
-from inference.table import markdown, print_tables
+from dgq.storage.files import write_json, written_beside
 
 
 class Run:

@@ -9,18 +9,18 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from dgq.checkpoint import (
+from benchmarks.inference import peers
+from benchmarks.inference.parts import Part
+from benchmarks.inference.request import Options
+from dgq.export.engines import ENGINES, Engine
+from dgq.export.phases import silent
+from dgq.inference.build import fill_
+from dgq.storage.checkpoint import (
     empty_quantized_unet,
     load_quantized_unet,
     read_manifest,
     save_quantized,
 )
-from dgq.export.engines import ENGINES, Engine
-from dgq.export.phases import silent
-from dgq.inference.build import fill_
-from inference import peers
-from inference.parts import Part
-from inference.request import Options
 
 Call = dict[str, Any]
 """Keyword arguments of a UNet."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from inference.rows import BASES, Entrant
+from benchmarks.inference.rows import BASES, Entrant
 
 Answers = Mapping[Entrant, Sequence[Mapping[str, Any]]]
 """Of each row, one for each repeat."""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from inference.rows import BASES
+from benchmarks.inference.rows import BASES
 
 HEADERS = (
     "",

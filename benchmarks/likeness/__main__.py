@@ -1,11 +1,8 @@
 """The command ``python benchmarks/likeness``."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from likeness.command import main
+from benchmarks.likeness.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

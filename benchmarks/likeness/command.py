@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from unet_weights import load_weights_
 
 import scenes
-from dgq.captions import read_captions
-from dgq.checkpoint import GenerationSettings
+from benchmarks.likeness.figures import Figures
+from benchmarks.likeness.measure import Drawing, Measurement, call_timesteps, measure
+from benchmarks.likeness.pictures import write_pictures
+from benchmarks.likeness.tables import report
+from benchmarks.unet_weights import load_weights_
+from dgq.captions.reading import read_captions
 from dgq.errors import DGQError, SettingsError
-from dgq.files import write_json, written_beside
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
 from dgq.settings import check_positive
-from likeness.figures import Figures
-from likeness.measure import Drawing, Measurement, call_timesteps, measure
-from likeness.pictures import write_pictures
-from likeness.tables import report
+from dgq.storage.checkpoint import GenerationSettings
+from dgq.storage.files import write_json, written_beside
 from lit.console import print_error, quieten_libraries
 from lit.evaluation.progress import make_progress
 

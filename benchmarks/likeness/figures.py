@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dgq.activation_quantizer import ActivationQuantizer
-from likeness import histogram
-from likeness.kinds import kind_of
-from likeness.ranges import change_over_steps, outliers
-from likeness.scores import ScoreTally
+from benchmarks.likeness import histogram
+from benchmarks.likeness.kinds import kind_of
+from benchmarks.likeness.ranges import change_over_steps, outliers
+from benchmarks.likeness.scores import ScoreTally
+from dgq.quantizers.activation_quantizer import ActivationQuantizer
 
 EXPONENTS = (-4, -8, -12)
 CROSS_OTHERS, SELF = "cross-attention, other tokens", "self-attention"

@@ -7,18 +7,18 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from benchmarks.likeness.figures import Figures, block_figures, layer_figures, score_figures
+from benchmarks.likeness.kinds import layer_name
+from benchmarks.likeness.ranges import widths
+from benchmarks.likeness.scores import ScoreTally, measure_
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
-from dgq.activation_quantizer import ActivationQuantizer
-from dgq.attention import QuantizedAttention
 from dgq.calibration.recording import generators
-from dgq.checkpoint import GenerationSettings
-from dgq.context import quantization
 from dgq.errors import DGQError
-from dgq.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
-from likeness.figures import Figures, block_figures, layer_figures, score_figures
-from likeness.kinds import layer_name
-from likeness.ranges import widths
-from likeness.scores import ScoreTally, measure_
+from dgq.quantizers.activation_quantizer import ActivationQuantizer
+from dgq.storage.checkpoint import GenerationSettings
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.context import quantization
+from dgq.unet.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
 
 MEASURED = QuantizationSettings(
     WeightSettings(16), ActivationSettings(8, n_groups=1), ScoreSettings(16)

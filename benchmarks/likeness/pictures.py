@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dgq.files import written_beside
-from likeness import histogram
-from likeness.figures import BlockFigures, Figures
-from likeness.kinds import CONV2, GEGLU
-from likeness.measure import Measurement
-from likeness.tables import channel_outliers, strongest
+from benchmarks.likeness import histogram
+from benchmarks.likeness.figures import BlockFigures, Figures
+from benchmarks.likeness.kinds import CONV2, GEGLU
+from benchmarks.likeness.measure import Measurement
+from benchmarks.likeness.tables import channel_outliers, strongest
+from dgq.storage.files import written_beside
 
 DPI = 100
 BLUE, ORANGE, GREEN = "#0b6e99", "#c2410c", "#4d7c0f"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dgq.observer import Ranges
+from dgq.quantizers.observer import Ranges
 
 LEAST_SHARE = 1e-6
 """Of the largest range, which a median counts as at least: dead channels give a finite ratio."""

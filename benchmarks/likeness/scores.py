@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dgq.attention import QuantizedAttention
-from likeness import histogram
+from benchmarks.likeness import histogram
+from dgq.unet.attention import QuantizedAttention
 
 MAX_SCORES = 2**24
 """Scores held at once, 64 MiB; at 64x64 latents those of 512 queries of one sample, eight heads."""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean, median
 
-from likeness.figures import (
+from benchmarks.likeness.figures import (
     CHANNELS,
     CROSS_OTHERS,
     EXPONENTS,
@@ -15,8 +15,8 @@ from likeness.figures import (
     Figures,
     LayerFigures,
 )
-from likeness.histogram import LEAST_LOG2
-from likeness.kinds import CONV2, GEGLU, KINDS, OTHER
+from benchmarks.likeness.histogram import LEAST_LOG2
+from benchmarks.likeness.kinds import CONV2, GEGLU, KINDS, OTHER
 
 N_STRONGEST = 5
 OUTLIERS_OF_SD = {GEGLU: "tens", CONV2: "tens"}

@@ -1,11 +1,8 @@
 """The command ``python benchmarks/measuring_clip``."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from measuring_clip.command import main
+from benchmarks.measuring_clip.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

@@ -4,9 +4,9 @@ import random
 from itertools import count, islice
 
 import scenes
+from benchmarks.measuring_clip.renders import Advance, embed_renders
+from benchmarks.measuring_clip.share import Share
 from lit.evaluation.clip_features import ClipFeatures
-from measuring_clip.renders import Advance, embed_renders
-from measuring_clip.share import Share
 from scenes.changes import change, changeable
 
 BAR = 0.95

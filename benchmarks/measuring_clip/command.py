@@ -9,20 +9,20 @@ from typing import Any
 from rich.console import Console
 
 import scenes
+from benchmarks.measuring_clip.measure import measure_clip
+from benchmarks.measuring_clip.page import page
+from benchmarks.measuring_clip.plot import plot
+from benchmarks.measuring_clip.points import Point, describe_training
+from benchmarks.measuring_clip.snapshots import find_snapshots, last_step
+from benchmarks.measuring_clip.training import measure_training
 from dgq.errors import DGQError, SettingsError
-from dgq.files import write_json, written_beside
+from dgq.storage.files import write_json, written_beside
 from lit.console import print_error, quieten_libraries
 from lit.evaluation.clip_features import ClipFeatures
 from lit.evaluation.extractors import Extractors
 from lit.evaluation.progress import make_progress
 from lit.evaluation.protocol import Protocol
 from lit.evaluation.report.charts import DPI
-from measuring_clip.measure import measure_clip
-from measuring_clip.page import page
-from measuring_clip.plot import plot
-from measuring_clip.points import Point, describe_training
-from measuring_clip.snapshots import find_snapshots, last_step
-from measuring_clip.training import measure_training
 
 ROOT = Path(__file__).parents[2]
 NAME = "measuring_clip"

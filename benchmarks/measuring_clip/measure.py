@@ -7,10 +7,10 @@ from typing import Any
 from rich.progress import Progress
 
 import scenes
+from benchmarks.measuring_clip.attributes import tell_changed
+from benchmarks.measuring_clip.renders import Advance, embed_renders
+from benchmarks.measuring_clip.retrieval import picture_key, retrieve
 from lit.evaluation.clip_features import ClipFeatures
-from measuring_clip.attributes import tell_changed
-from measuring_clip.renders import Advance, embed_renders
-from measuring_clip.retrieval import picture_key, retrieve
 
 
 def measure_clip(

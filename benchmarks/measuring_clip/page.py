@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.measuring_clip.points import Point, rises
+from benchmarks.measuring_clip.retrieval import DIRECTIONS
 from lit.evaluation.estimate import Estimate
-from measuring_clip.points import Point, rises
-from measuring_clip.retrieval import DIRECTIONS
 
 
 def page(report: dict[str, Any], points: Sequence[Point], command: str, picture: str) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from benchmarks.measuring_clip.points import Point
 from lit.evaluation.estimate import Estimate
 from lit.evaluation.report.charts import COLOURS
-from measuring_clip.points import Point
 
 
 def plot(points: Sequence[Point]) -> Figure:

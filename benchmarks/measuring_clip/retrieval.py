@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import scenes
-from measuring_clip.share import Share
+from benchmarks.measuring_clip.share import Share
 from scenes.vocabulary import RELATIONS
 
 BAR = 0.80

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import nn
-from unet_weights import load_weights_
 
+from benchmarks.unet_weights import load_weights_
 from dgq.errors import DGQError
 
 

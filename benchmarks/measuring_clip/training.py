@@ -10,9 +10,12 @@ from PIL import Image
 from rich.progress import Progress
 
 import scenes
-from dgq.files import read_tensors, write_tensors
-from dgq.fingerprint import network_sha256
-from dgq.pipelines import load_pipeline
+from benchmarks.measuring_clip.points import Point
+from benchmarks.measuring_clip.renders import BATCH_SIZE, Advance
+from benchmarks.measuring_clip.snapshots import load_in_turn_
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.files import read_tensors, write_tensors
+from dgq.storage.fingerprint import network_sha256
 from lit.evaluation.batching import batched
 from lit.evaluation.estimate import of_ratios
 from lit.evaluation.extractors import Extractors
@@ -22,9 +25,6 @@ from lit.evaluation.prompts import load_prompts
 from lit.evaluation.quality import judge_alone
 from lit.evaluation.references import References, render_references
 from lit.evaluation.store import fingerprint
-from measuring_clip.points import Point
-from measuring_clip.renders import BATCH_SIZE, Advance
-from measuring_clip.snapshots import load_in_turn_
 from scenes.training.measure import generate
 
 

@@ -1,11 +1,8 @@
 """The command ``python benchmarks/trials``."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from trials.command import main
+from benchmarks.trials.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

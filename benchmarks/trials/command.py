@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from likeness.figures import rounded
 from rich.console import Console
 
+from benchmarks.likeness.figures import rounded
+from benchmarks.trials.measure import Effort, measure_trial
+from benchmarks.trials.page import page, summary
+from benchmarks.trials.training import Place, last_error, prepare_shared, train
+from benchmarks.trials.variants import VARIANTS, shortened
 from dgq.errors import DGQError, SettingsError
-from dgq.files import write_json, written_beside
 from dgq.settings import check_positive
+from dgq.storage.files import write_json, written_beside
 from lit.console import print_error, quieten_libraries
-from trials.measure import Effort, measure_trial
-from trials.page import page, summary
-from trials.training import Place, last_error, prepare_shared, train
-from trials.variants import VARIANTS, shortened
 
 ROOT = Path(__file__).parents[2]
 NAME = "trials"

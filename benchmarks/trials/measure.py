@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from likeness.figures import rounded
-from likeness.measure import Drawing, measure
 from torch import Tensor
 
 import scenes
+from benchmarks.likeness.figures import rounded
+from benchmarks.likeness.measure import Drawing, measure
+from benchmarks.trials.training import UNET
 from data.calibration import SCENES_GENERATION
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.context import quantization
-from dgq.quantize import fit_activations_, quantize_, start_observing_
-from dgq.reconstruction import sqnr_db
+from dgq.math.reconstruction import sqnr_db
+from dgq.unet.context import quantization
+from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 from scenes.training.export import read_unet
 from scenes.training.measure import generate, shares
 from scenes.training.pipelines import pndm, stable_diffusion
 from scenes.training.settings import Settings
-from trials.training import UNET
 
 N_BITS = 6
 GROUPS = (1, 8)

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 from statistics import mean, median
 from typing import Any
 
-from likeness.figures import Figures
-from likeness.kinds import CONV2, GEGLU
-from likeness.tables import channel_outliers, number, table
-
 import scenes
-from trials.measure import GROUPS, N_BITS
-from trials.variants import VARIANTS
+from benchmarks.likeness.figures import Figures
+from benchmarks.likeness.kinds import CONV2, GEGLU
+from benchmarks.likeness.tables import channel_outliers, number, table
+from benchmarks.trials.measure import GROUPS, N_BITS
+from benchmarks.trials.variants import VARIANTS
 
 Summary = Mapping[str, Any]
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
-from dgq.files import sha256_of, write_json
+from benchmarks.trials.variants import Variant
+from dgq.storage.files import sha256_of, write_json
 from scenes.training.__main__ import parser
 from scenes.training.settings import Settings
 from scenes.training.stages import run_stage
-from trials.variants import Variant
 
 SHIPPED = {
     "clip": (scenes.CLIP_DIR, "model.safetensors"),

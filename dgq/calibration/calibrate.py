@@ -24,12 +24,12 @@ from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Call, Runtime, to_device
 from dgq.calibration.samples import Amount, Samples, Sampling
-from dgq.checkpoint import GenerationSettings, Manifest
 from dgq.errors import SettingsError
-from dgq.fingerprint import network_sha256
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
-from dgq.waiting import waiting_rooms
+from dgq.storage.checkpoint import GenerationSettings, Manifest
+from dgq.storage.fingerprint import network_sha256
+from dgq.streams.waiting import waiting_rooms
 
 
 def calibrate(

@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq import learning as learn
+from dgq.calibration import learning as learn
 from dgq.calibration.measuring import decibels, summed
+from dgq.calibration.network_learning import harden_network_, start_learning_network_
 from dgq.calibration.phase_timer import PhaseTimer
 from dgq.calibration.runtime import Call, Reduction, Runtime, to_device
-from dgq.context import quantization
 from dgq.errors import DGQError
-from dgq.network_learning import harden_network_, start_learning_network_
-from dgq.paired_streams import PairedStreams
-from dgq.quantize import fit_activations_, quantize_, start_observing_
+from dgq.math.reconstruction import noise_and_signal, reconstruction_loss
 from dgq.recipes.recipe import Recipe
-from dgq.reconstruction import noise_and_signal, reconstruction_loss
 from dgq.settings import QuantizationSettings
+from dgq.streams.paired_streams import PairedStreams
+from dgq.streams.visit import Visit
+from dgq.streams.waiting import Waiting
+from dgq.streams.whole_calls import WholeCalls
 from dgq.targets import NETWORK, Network, Target, execution_order
-from dgq.visit import Visit
-from dgq.waiting import Waiting
-from dgq.whole_calls import WholeCalls
+from dgq.unet.context import quantization
+from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
 
 class Calibrator:

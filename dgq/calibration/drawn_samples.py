@@ -17,9 +17,9 @@ from dgq.calibration.samples import (
     Sampling,
     samples_of_prompts,
 )
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
 from dgq.settings import check_positive
+from dgq.storage.checkpoint import GenerationSettings
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.pipeline_kinds import KINDS
-from dgq.pipelines import canonical, first_line
-from dgq.quantize import quantizable_layers
+from dgq.pipelines.kinds import KINDS
+from dgq.pipelines.loading import canonical, first_line
 from dgq.recipes.recipe import Recipe
+from dgq.unet.quantize import quantizable_layers
 
 
 def unet_of(model: Any) -> UNet2DConditionModel:

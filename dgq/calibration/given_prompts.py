@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from dgq.errors import DGQError
-from dgq.pipeline_kinds import KINDS
+from dgq.pipelines.kinds import KINDS
 from dgq.settings import check_positive
 
 

@@ -4,10 +4,10 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
 
 from dgq.calibration.calibrator import Calibrator
+from dgq.calibration.learning import make_optimizer
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.row_batches import row_batches, seed_of_target
 from dgq.calibration.samples import Sampling
-from dgq.learning import make_optimizer
 
 
 def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress) -> None:

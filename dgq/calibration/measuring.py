@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dgq.calibration.runtime import Call, Runtime, to_device
-from dgq.context import quantization
-from dgq.reconstruction import noise_and_signal
+from dgq.math.reconstruction import noise_and_signal
+from dgq.unet.context import quantization
 
 
 def sqnr_by_step(unet: nn.Module, by_step: Mapping[float, Sequence[Call]]) -> dict[float, float]:

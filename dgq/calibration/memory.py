@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.runtime import to_device
 from dgq.calibration.samples import Amount
-from dgq.context import QuantizationContext
 from dgq.errors import DGQError
-from dgq.quantized_unet import become_quantized_
 from dgq.recipes.recipe import Recipe
 from dgq.settings import WaitingSettings
-from dgq.streaming import Stream
+from dgq.streams.streaming import Stream
+from dgq.streams.waiting import StayingPut
 from dgq.targets import execution_order
-from dgq.waiting import StayingPut
+from dgq.unet.context import QuantizationContext
+from dgq.unet.quantized_unet import become_quantized_
 
 USABLE = 0.9
 """Part of the free memory that samples may take."""

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import nn
 
-from dgq.activations import activation_quantizer
-from dgq.attention import QuantizedAttention, become_quantized_
-from dgq.context import context_of
 from dgq.errors import DGQError
-from dgq.layers import pads, quantized_layers
-from dgq.quantize import activation_quantizers, attention_quantizers, fit_activations_
-from dgq.range_quantizer import RangeQuantizer
+from dgq.quantizers.activations import activation_quantizer
+from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.settings import QuantizationSettings, operand_bits
+from dgq.unet.attention import QuantizedAttention, become_quantized_
+from dgq.unet.context import context_of
+from dgq.unet.layers import pads, quantized_layers
+from dgq.unet.quantize import activation_quantizers, attention_quantizers, fit_activations_
 
 
 def sharing_copy(unet: nn.Module) -> Any:

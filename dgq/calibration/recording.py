@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from dgq.calibration.arranging import arranged, joined
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from dgq.pipeline_inputs import call_arguments
-from dgq.quantized_unet import QuantizedUNet
+from dgq.pipelines.inputs import call_arguments
+from dgq.storage.checkpoint import GenerationSettings
+from dgq.unet.quantized_unet import QuantizedUNet
 
 
 @contextmanager

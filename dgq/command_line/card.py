@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
-from dgq.checkpoint import find_model
 from dgq.command_line.console import add_path, print_line
 from dgq.errors import DGQError
-from dgq.files import exists, written_beside
 from dgq.hub.model_card import model_card
 from dgq.hub.names import publishable
 from dgq.hub.publishing import CARD_FILE
-from dgq.pipeline_files import INDEX
+from dgq.pipelines.files import INDEX
+from dgq.storage.checkpoint import find_model
+from dgq.storage.files import exists, written_beside
 
 NAME = "card"
 SUMMARY = "Print or write the model card of a quantized model, from what was measured."

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from dgq.attention import QuantizedAttention
 from dgq.errors import DGQError
 from dgq.export.layers import CodeLayer, CodesOf, PlainLayer, PlainQuantizer
 from dgq.export.operators import PLAIN, Operators
@@ -15,7 +14,8 @@ from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.inference.laying_out import readers_of
 from dgq.inference.live_input import LiveInput
-from dgq.shared_inputs import SHARED_INPUTS
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.shared_inputs import SHARED_INPUTS
 
 INSIDE = ("query_quantizer", "key_quantizer", "value_quantizer", "score_quantizer")
 """Quantizers of an attention whose products stay in floating point in other engines."""

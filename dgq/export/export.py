@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgq.checkpoint import read_manifest
 from dgq.errors import DGQError
 from dgq.export.engines import ENGINES
 from dgq.export.folder import check_free, describe, folder_beside
 from dgq.export.openvino_pipeline import write_rest_of_pipeline
 from dgq.export.phases import Phase, silent
+from dgq.storage.checkpoint import read_manifest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgq.errors import DGQError
-from dgq.files import PARTIAL, check_writable, exists, write_json
+from dgq.storage.files import PARTIAL, check_writable, exists, write_json
 
 DESCRIPTION = "export.json"
 """What an export was made of; it also tells an export from any other folder."""

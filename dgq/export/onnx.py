@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.export import operators
 from dgq.export.conversion import convert_
 from dgq.export.operators import Operators
 from dgq.export.phases import Phase
 from dgq.export.traceable import OUTPUT, Traceable, example_inputs
-from dgq.files import write_json
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.files import write_json
 
 MODEL, DATA = "model.onnx", "model.onnx_data"
 """The names that optimum looks for."""

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.export.conversion import convert_
 from dgq.export.phases import Phase
 from dgq.export.traceable import OUTPUT, example_inputs, traced
-from dgq.files import write_json
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.files import write_json
 
 MODEL = "openvino_model.xml"
 """The name that optimum-intel looks for; the weights lie beside, in ``.bin``."""

@@ -10,9 +10,9 @@ from diffusers import DiffusionPipeline, __version__
 from torch import Tensor, nn
 
 from dgq.export.openvino import MODEL, named
-from dgq.files import write_json
-from dgq.pipeline_files import INDEX, UNUSED
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.files import INDEX, UNUSED
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.files import write_json
 
 N_TOKENS = 77
 SMALL = 8

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dgq.calls import Call, SamplerCalls
+from dgq.unet.calls import Call, SamplerCalls
 
 StepVector = Callable[[], Tensor]
 """Gives a vector at the step of the call, ``[1, n]``."""

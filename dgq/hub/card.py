@@ -7,16 +7,16 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from torch import nn
 
-from dgq.first_formats import FirstFiles
 from dgq.hub.evidence import Evidence
 from dgq.hub.names import publishable, without_paths
 from dgq.hub.reproduction import commands, recipe_yaml
 from dgq.inspection.full_size import full_precision_bytes
 from dgq.inspection.layers import Kind, kept_layers, layer_kinds
-from dgq.manifest import Manifest
-from dgq.model_files import ModelFiles
-from dgq.pipelines import EMBEDDED
+from dgq.pipelines.loading import EMBEDDED
 from dgq.settings import LIVE, QuantizationSettings
+from dgq.storage.first_formats import FirstFiles
+from dgq.storage.manifest import Manifest
+from dgq.storage.model_files import ModelFiles
 
 PROMPT = "a small red circle above a blue square"
 UNKNOWN_REPO = "OWNER/NAME"

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from dgq.errors import DGQError
-from dgq.files import check_regular, read_json
-from dgq.manifest import is_number
+from dgq.storage.files import check_regular, read_json
+from dgq.storage.manifest import is_number
 
 EVALUATION = "evaluation"
 METRICS_FILE = "metrics.json"

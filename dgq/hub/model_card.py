@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from dgq.checkpoint import empty_quantized_unet, find_model
-from dgq.first_formats import FirstFiles
 from dgq.hub.card import UNKNOWN_REPO, card_text, facts_of
 from dgq.hub.evidence import evidence_beside
 from dgq.hub.names import checked_id, hub_id
-from dgq.pipeline_files import INDEX
+from dgq.pipelines.files import INDEX
+from dgq.storage.checkpoint import empty_quantized_unet, find_model
+from dgq.storage.first_formats import FirstFiles
 
 
 def model_card(

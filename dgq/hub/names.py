@@ -9,9 +9,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from dgq.errors import DGQError
-from dgq.files import exists
-from dgq.manifest import QUANTIZATION
-from dgq.pipelines import EMBEDDED
+from dgq.pipelines.loading import EMBEDDED
+from dgq.storage.files import exists
+from dgq.storage.manifest import QUANTIZATION
 
 PLACE = "_name_or_path"
 """Where diffusers notes in a configuration what a model was loaded from."""

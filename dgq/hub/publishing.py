@@ -10,7 +10,7 @@ from torch import nn
 from dgq.hub.card import card_text, facts_of
 from dgq.hub.evidence import Evidence, evidence_beside
 from dgq.hub.names import hub_id
-from dgq.model_files import ModelFiles
+from dgq.storage.model_files import ModelFiles
 
 CARD_FILE = "README.md"
 

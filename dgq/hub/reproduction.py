@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from dgq.described_settings import described
-from dgq.files import exists
 from dgq.hub.evidence import Evidence
 from dgq.hub.names import without_paths
-from dgq.manifest import Manifest
+from dgq.storage.described_settings import described
+from dgq.storage.files import exists
+from dgq.storage.manifest import Manifest
 
 PRESETS = ("paper", "quick", "scenes")
 """Names of protocols in the repository."""

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from dgq import attention, quantized_unet
-from dgq.calls import SamplerCalls
 from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
@@ -14,16 +12,18 @@ from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
 from dgq.inference.live_input import LiveInput
 from dgq.inference.residual_input import ResidualInput
 from dgq.inference.scores import AffineScores, CalibratedLogScores
-from dgq.quantize import (
+from dgq.quantizers.scores import LogScoreQuantizer, score_method
+from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
+from dgq.unet import attention, quantized_unet
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.quantize import (
     check_layers,
     layers_to_quantize,
     quantized_attentions,
     skip_readers,
 )
-from dgq.scores import LogScoreQuantizer, score_method
-from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
-from dgq.shared_inputs import shares_input
-from dgq.split_layer import names_of_parts, split_
+from dgq.unet.shared_inputs import shares_input
+from dgq.unet.split_layer import names_of_parts, split_
 
 BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}
 """Quantizers of groupings whose scales are no table."""

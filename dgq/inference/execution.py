@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dgq.attention import QuantizedAttention
 from dgq.errors import DGQError, SettingsError
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.kernel_layer import KernelLayer
@@ -16,6 +15,7 @@ from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import fold_layers_, unfold_layers_
 from dgq.inference.products import Products, products_of
 from dgq.inference.products.cpu import CpuProducts
+from dgq.unet.attention import QuantizedAttention
 
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dgq.context import context_of
 from dgq.errors import DGQError
 from dgq.inference.build import build_, fill_
-from dgq.layers import quantized_layers
-from dgq.quantize import activation_quantizers
 from dgq.settings import QuantizationSettings
+from dgq.unet.context import context_of
+from dgq.unet.layers import quantized_layers
+from dgq.unet.quantize import activation_quantizers
 
 RENAMED = (
     (r"\.weight_quantizer\.", "."),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.readers import Reader
+from dgq.unet.readers import Reader
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dgq.activation_quantizer import PIXEL
-from dgq.affine import fake_quantize
-from dgq.calls import SamplerCalls
-from dgq.channel_lookup import channel_parameters
 from dgq.errors import DGQError
-from dgq.group_lookup import GroupTable, element_parameters
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
-from dgq.multiples import possible_multiples, shared_multiple
-from dgq.stock_state import InPart
+from dgq.math.affine import fake_quantize
+from dgq.math.multiples import possible_multiples, shared_multiple
+from dgq.quantizers.activation_quantizer import PIXEL
+from dgq.quantizers.channel_lookup import channel_parameters
+from dgq.quantizers.group_lookup import GroupTable, element_parameters
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.stock_state import InPart
 
 PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 """Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""

@@ -6,14 +6,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from dgq.devices import moves
 from dgq.errors import DGQError
 from dgq.inference.folding import group_factors, largest_exponent, weight_factors
 from dgq.inference.geometry import HasGeometry
 from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
 from dgq.inference.products.products import ProductWeight
 from dgq.inference.stored_tensors import StoredTensors
-from dgq.stock_state import LayerInPart, of_part
+from dgq.unet.devices import moves
+from dgq.unet.stock_state import LayerInPart, of_part
 
 Weight = TypeVar("Weight", bound=ProductWeight)
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.dequantization import dequantize
 from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
-from dgq.packing import pack_codes, packed_width, unpack_codes
+from dgq.math.dequantization import dequantize
+from dgq.math.packing import pack_codes, packed_width, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
-from dgq.stock_state import LayerInPart
+from dgq.unet.stock_state import LayerInPart
 
 ALL = slice(None)
 """All output channels."""

@@ -4,7 +4,6 @@ from collections import Counter
 
 from torch import nn
 
-from dgq.attention import QuantizedAttention
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.kernel_layer import KernelLayer
@@ -16,7 +15,8 @@ from dgq.inference.residual_input import ResidualInput
 from dgq.inference.residual_layer import ResidualLayer
 from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.ops.reference import attention as reference_attention
-from dgq.shared_inputs import SHARED_INPUTS
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.shared_inputs import SHARED_INPUTS
 
 UNQUANTIZED = "activations in floating point"
 ADAPTED = ".base_layer"

@@ -5,16 +5,16 @@ from torch import Tensor
 
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.live_ranges import by_channel, live_parameters, own_step, sample_ranges
-from dgq.observer import Ranges
 from dgq.ops import channel_ranges
+from dgq.quantizers.live_ranges import by_channel, live_parameters, own_step, sample_ranges
+from dgq.quantizers.observer import Ranges
 
 
 class LiveInput(ChannelInput):
     """Channels whose scales are fixed multiples of one, which each sample has of its own.
 
     ``multiple [channels]``; ``scale [1]`` is relative to the sample's own, ``zero_point
-    [1, channels]`` added to the sample's own (``dgq.live_ranges``).
+    [1, channels]`` added to the sample's own (``dgq.quantizers.live_ranges``).
     """
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from dgq.calls import SamplerCalls
 from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
-from dgq.log_scores import log_quantize
-from dgq.start_token import but_start
+from dgq.math.log_scores import log_quantize
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.start_token import but_start
 
 
 class AffineScores(ChannelInput):

@@ -6,7 +6,7 @@ from typing import Any
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
-from dgq.cost import parameter_bytes
+from dgq.inspection.cost import parameter_bytes
 
 
 def full_precision_bytes(unet_config: Mapping[str, Any]) -> int:

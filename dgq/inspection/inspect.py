@@ -4,11 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgq.checkpoint import find_model, load_quantized_unet
-from dgq.cost import resident_bytes
-from dgq.described_settings import described
-from dgq.first_formats import FirstFiles
 from dgq.inference.execution import prepare_
+from dgq.inspection.cost import resident_bytes
 from dgq.inspection.full_size import full_precision_bytes
 from dgq.inspection.layers import (
     activation_groups,
@@ -18,8 +15,11 @@ from dgq.inspection.layers import (
     layer_kinds,
     weight_exponents,
 )
-from dgq.manifest import Manifest
-from dgq.model_files import ModelFiles
+from dgq.storage.checkpoint import find_model, load_quantized_unet
+from dgq.storage.described_settings import described
+from dgq.storage.first_formats import FirstFiles
+from dgq.storage.manifest import Manifest
+from dgq.storage.model_files import ModelFiles
 
 SEALED = "description and tensors agree with the seal"
 HASHED = "weights have the hash in the description"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgq.packing import unpack_codes
+from dgq.math.packing import unpack_codes
 
 
 class PackedWeight(NamedTuple):

@@ -12,10 +12,10 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import exists, read_json
-from dgq.pipeline_files import CONFIGS, INDEX, read_components
-from dgq.pipelines import EMBEDDED
-from dgq.single_files import configuration_beside, is_single_file
+from dgq.pipelines.files import CONFIGS, INDEX, read_components
+from dgq.pipelines.loading import EMBEDDED
+from dgq.pipelines.single_files import configuration_beside, is_single_file
+from dgq.storage.files import exists, read_json
 
 N_TOKENS = 77
 """Of a prompt, where the text encoder's configuration does not say."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dgq.attention import QuantizedAttention
-from dgq.exponents import spare_weight_bits
 from dgq.inference.build import build_
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.inference.laying_out import obstacle_of, readers_of
-from dgq.layer_costs import LayerCost, weight_count
+from dgq.inspection.layer_costs import LayerCost, weight_count
+from dgq.math.exponents import spare_weight_bits
 from dgq.settings import QuantizationSettings
-from dgq.shared_inputs import SHARED_INPUTS
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.shared_inputs import SHARED_INPUTS
 
 INTEGER = "integer product"
 NINE_BITS = "weights minus their zero points may need 9 bits"

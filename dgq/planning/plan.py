@@ -10,10 +10,9 @@ from torch import nn
 
 from dgq.calibration.memory import STREAMS, free_bytes, waiting_bytes
 from dgq.calibration.samples import Amount
-from dgq.cost import count_operations
 from dgq.errors import DGQError
-from dgq.layer_costs import LayerCost, layer_costs
-from dgq.manifest import GenerationSettings
+from dgq.inspection.cost import count_operations
+from dgq.inspection.layer_costs import LayerCost, layer_costs
 from dgq.planning import sizes
 from dgq.planning.duration import Work, estimated_seconds
 from dgq.planning.empty import (
@@ -27,7 +26,6 @@ from dgq.planning.empty import (
 from dgq.planning.layers import PlannedLayer, planned_layers, shares_of_macs
 from dgq.planning.rates import measure_rates
 from dgq.planning.sampler import sampler_timesteps
-from dgq.quantize import skip_readers
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import (
     LearningSettings,
@@ -35,9 +33,11 @@ from dgq.settings import (
     WaitingSettings,
     check_positive,
 )
-from dgq.shared_inputs import input_owner
-from dgq.split_layer import split_
+from dgq.storage.manifest import GenerationSettings
 from dgq.targets import Target
+from dgq.unet.quantize import skip_readers
+from dgq.unet.shared_inputs import input_owner
+from dgq.unet.split_layer import split_
 
 DEFAULT_GENERATION = GenerationSettings()
 ON_DEVICE = WaitingSettings()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgq.layer_costs import LayerCost
-from dgq.range_search import weight_range
-from dgq.rounding import START_TEMPERATURE, rounding_penalty, soft_rounding
+from dgq.inspection.layer_costs import LayerCost
+from dgq.math.range_search import weight_range
+from dgq.math.rounding import START_TEMPERATURE, rounding_penalty, soft_rounding
+from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import WeightSettings
-from dgq.weight_quantizer import WeightQuantizer
 
 MOST_MACS = 2**33
 """Of the probe's layer, and"""

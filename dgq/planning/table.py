@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from dgq.exponents import OPERAND_BITS, spare_activation_bits, spare_weight_bits
 from dgq.inspection.table import bits, megabytes
+from dgq.math.exponents import OPERAND_BITS, spare_activation_bits, spare_weight_bits
 from dgq.planning.plan import Plan
 from dgq.settings import QuantizationSettings
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import product
 
-from dgq.mixed_precision import Choice
+from dgq.mixed_precision.mixed_precision import Choice
 from dgq.recipes.mixed import MixedRecipe
 from dgq.recipes.recipe import KEPT, of_bits
 from dgq.settings import (

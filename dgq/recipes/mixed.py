@@ -8,11 +8,11 @@ from torch import nn
 
 from dgq.calibration.measured_rows import measured_rows
 from dgq.calibration.runtime import Call
-from dgq.mixed_precision import Choice, choose_bits
-from dgq.quantize import layers_to_quantize
+from dgq.mixed_precision.mixed_precision import Choice, choose_bits
+from dgq.mixed_precision.sensitivity import measure_sensitivity
 from dgq.recipes.recipe import Recipe
-from dgq.sensitivity import measure_sensitivity
 from dgq.settings import QuantizationSettings
+from dgq.unet.quantize import layers_to_quantize
 
 
 class MixedRecipe(Recipe):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, get_args
 
-from dgq.exponents import OPERAND_BITS
-from dgq.mixed_precision import Choice, integer_choices
+from dgq.math.exponents import OPERAND_BITS
+from dgq.mixed_precision.mixed_precision import Choice, integer_choices
 from dgq.recipes.mixed import MixedRecipe
 from dgq.recipes.recipe import KEPT, of_bits
 from dgq.settings import (

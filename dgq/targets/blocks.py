@@ -9,8 +9,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from dgq.quantize import layers_to_quantize
 from dgq.targets.target import Target
+from dgq.unet.quantize import layers_to_quantize
 
 BLOCKS = (ResnetBlock2D, BasicTransformerBlock, Attention)
 

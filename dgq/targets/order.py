@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.layers import quantized_layers
 from dgq.targets.target import Target
+from dgq.unet.layers import quantized_layers
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from dgq.quantize import layers_to_quantize
 from dgq.targets.target import Target
+from dgq.unet.quantize import layers_to_quantize
 
 EMBEDDINGS = ("time_embedding", "class_embedding", "add_embedding")
 PROJECTION = "time_emb_proj"

@@ -12,7 +12,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 import scenes
 from dgq.errors import DGQError
-from dgq.pipelines import first_line
+from dgq.pipelines.loading import first_line
 from lit.evaluation.batching import batched
 from lit.evaluation.fingerprint import short_hash
 

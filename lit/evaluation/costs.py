@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from dgq.checkpoint import find_model
-from dgq.cost import count_operations, parameter_bytes, resident_bytes
 from dgq.errors import DGQError
-from dgq.pipelines import first_line
+from dgq.inspection.cost import count_operations, parameter_bytes, resident_bytes
+from dgq.pipelines.loading import first_line
+from dgq.storage.checkpoint import find_model
 from lit.evaluation.generation import Call, record_call
 from lit.evaluation.latency import time_calls
 from lit.evaluation.memory import peak_bytes

@@ -9,8 +9,8 @@ from types import TracebackType
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
+from dgq.storage.checkpoint import GenerationSettings
 from lit.evaluation.generation import sample, using_unet
 from lit.evaluation.images import to_images
 from lit.evaluation.store import ImageStore

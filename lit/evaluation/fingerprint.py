@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from dgq.fingerprint import network_sha256
+from dgq.storage.fingerprint import network_sha256
 
 
 def short_hash(network: nn.Module) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import check_regular
+from dgq.storage.files import check_regular
 
 SLACK = 1e-6
 """Part of the largest entry by which a covariance may miss what it should be."""

@@ -9,10 +9,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from dgq.pipeline_inputs import call_arguments
-from dgq.pipelines import first_line
+from dgq.pipelines.inputs import call_arguments
+from dgq.pipelines.loading import first_line
+from dgq.storage.checkpoint import GenerationSettings
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

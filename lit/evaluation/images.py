@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import check_regular, exists, written_beside
+from dgq.storage.files import check_regular, exists, written_beside
 
 MANY = 3
 """Names that are listed."""

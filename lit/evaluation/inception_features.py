@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import sha256_of
+from dgq.storage.files import sha256_of
 from lit.evaluation.images import to_tensor
 from lit.evaluation.inception import Inception
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from dgq.checkpoint import FOLDER, Manifest, has_model, quantized_folder, read_manifest
 from dgq.errors import DGQError
-from dgq.fingerprint import network_sha256
 from dgq.inference.execution import Execution
+from dgq.storage.checkpoint import FOLDER, Manifest, has_model, quantized_folder, read_manifest
+from dgq.storage.fingerprint import network_sha256
 
 FULL_PRECISION = "full precision"
 LIGHTNING_SUFFIX = ".ckpt"

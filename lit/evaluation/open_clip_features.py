@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgq.errors import DGQError
-from dgq.pipelines import first_line
+from dgq.pipelines.loading import first_line
 from lit.evaluation.batching import batched
 from lit.evaluation.clip_features import TEXT_BATCH
 from lit.evaluation.extras import import_extra

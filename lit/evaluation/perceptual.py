@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.pipelines import first_line
+from dgq.pipelines.loading import first_line
 from lit.evaluation.extras import import_extra, is_installed
 from lit.evaluation.protocol import Protocol
 

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import nn
 
 import scenes
-from dgq import checkpoint, pipelines
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from dgq.pipeline_files import pipeline_sha256
+from dgq.pipelines import loading
+from dgq.pipelines.files import pipeline_sha256
+from dgq.storage import checkpoint
+from dgq.storage.checkpoint import GenerationSettings
 from lit.evaluation.drawing import Job
 from lit.evaluation.extractors import Extractors
 from lit.evaluation.generation import check_drawable
@@ -154,7 +155,7 @@ def prepare(settings: EvaluationSettings) -> Plan:
     check_references(protocol.references, dimensions)
     judges = find_judges(protocol, devices[0])
     source = _source(settings, models)
-    pipeline = pipelines.load_pipeline(source).to(devices[0])
+    pipeline = loading.load_pipeline(source).to(devices[0])
     plan = Plan(
         settings=settings,
         models=models,
@@ -163,7 +164,7 @@ def prepare(settings: EvaluationSettings) -> Plan:
         generation=_generation(settings, models, source),
         devices=devices,
         pipeline=pipeline,
-        pipeline_sha256=pipeline_sha256(pipelines.resolve(source)),
+        pipeline_sha256=pipeline_sha256(loading.resolve(source)),
         extractors=extractors,
         judges=judges,
     )
@@ -235,6 +236,6 @@ def _generation(
 def default_generation(source: str) -> GenerationSettings:
     if source == "scenes-few-step":
         return GenerationSettings(scenes.FEW_STEPS, 0.0)
-    if source in pipelines.EMBEDDED:
+    if source in loading.EMBEDDED:
         return GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
     return GenerationSettings()

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from torch import multiprocessing, nn
 
-from dgq.checkpoint import GenerationSettings, load_quantized_unet
 from dgq.errors import DGQError
 from dgq.inference.execution import Mode
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings, load_quantized_unet
 from lit.console import quieten_libraries
 from lit.evaluation.drawing import Artist, Batch, Job
 from lit.stopping import SIGNALS

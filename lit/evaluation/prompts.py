@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
-from dgq.captions import read_captions
+from dgq.captions.reading import read_captions
 from dgq.errors import DGQError
-from dgq.files import exists
+from dgq.storage.files import exists
 from lit.evaluation.protocol import DEFAULT_NUM_IMAGES
 
 REFERENCE_SEED_OFFSET = 1_000_003

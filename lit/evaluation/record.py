@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dgq.files import sha256_of
 from dgq.inference.execution import Execution
+from dgq.storage.files import sha256_of
 from lit.evaluation.images import list_images
 from lit.evaluation.models import Model, as_json
 from lit.evaluation.plan import Plan

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.files import check_writable, read_json, remove_leftovers, write_json
+from dgq.storage.files import check_writable, read_json, remove_leftovers, write_json
 from lit.evaluation.drawing import Artist, Batch, plan_batches
 from lit.evaluation.grid import write_grid
 from lit.evaluation.measure import Measured, measure

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from dgq.errors import DGQError
-from dgq.files import read_json, remove_leftovers, write_json
+from dgq.storage.files import read_json, remove_leftovers, write_json
 from lit.evaluation.image_tag import is_intact, tagged
 from lit.evaluation.images import as_measured, encoded, read_image, save_image
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.files import read_sealed_tensors, write_sealed_tensors
+from dgq.storage.files import read_sealed_tensors, write_sealed_tensors
 
 CONDITIONING = "conditioning."
 WHICH = "image"

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import scenes
-from dgq.checkpoint import read_manifest
 from dgq.command_line.console import print_line
 from dgq.errors import DGQError
-from dgq.pipelines import EMBEDDED
+from dgq.pipelines.loading import EMBEDDED
+from dgq.storage.checkpoint import read_manifest
 from lit.console import print_error, quieten_libraries
 from lit.explanation.explain import FOLDER, SEED, Request, explain
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dgq.layer_costs import LAYERS, LayerCost, layer_costs
+from dgq.inspection.layer_costs import LAYERS, LayerCost, layer_costs
 
 WARM_UP, REPEATS = 1, 3
 

@@ -10,14 +10,14 @@ from rich.progress import Progress
 
 from dgq.calibration.recording import record_calls
 from dgq.calibration.runtime import Call
-from dgq.checkpoint import load_quantized_unet, read_manifest
 from dgq.command_line.console import phase
 from dgq.errors import DGQError
-from dgq.files import write_json
-from dgq.pipelines import load_pipeline
-from dgq.quantize import skip_readers
-from dgq.reconstruction import sqnr_db
-from dgq.split_layer import split_
+from dgq.math.reconstruction import sqnr_db
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.files import write_json
+from dgq.unet.quantize import skip_readers
+from dgq.unet.split_layer import split_
 from lit.explanation import pictures
 from lit.explanation.costs import Costs, compared_costs
 from lit.explanation.ranges import chosen, observed_ranges, worst

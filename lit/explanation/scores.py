@@ -9,8 +9,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from dgq.attention import QuantizedAttention
-from dgq.start_token import but_start
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.start_token import but_start
 
 
 @dataclass(frozen=True)

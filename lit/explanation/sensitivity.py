@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.attention import QuantizedAttention
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import readers_of
-from dgq.reconstruction import sqnr_db
-from dgq.shared_inputs import shares_input
+from dgq.math.reconstruction import sqnr_db
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.shared_inputs import shares_input
 
 QUANTIZERS = ("input", "context", "query", "key", "value", "score")
 """Of an attention."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dgq.files import written_beside
+from dgq.storage.files import written_beside
 
 DPI = 150
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B7280"

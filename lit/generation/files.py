@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from dgq.errors import DGQError
-from dgq.files import check_writable, exists
+from dgq.storage.files import check_writable, exists
 from lit.evaluation.images import save_image
 from lit.generation.settings import PictureSettings
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.execution import Execution
-from dgq.reconstruction import sqnr_db
+from dgq.math.reconstruction import sqnr_db
 from lit.evaluation.generation import check_drawable, sample
 from lit.evaluation.images import to_images, to_tensor
 from lit.evaluation.plan import find_devices

@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 
 from dgq.errors import DGQError
-from dgq.files import check_regular
-from dgq.pipelines import first_line
+from dgq.pipelines.loading import first_line
+from dgq.storage.files import check_regular
 
 NAME = "lora"
 """Of the adapter."""

@@ -7,10 +7,10 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from dgq.checkpoint import GenerationSettings, Manifest, load_quantized_unet
 from dgq.errors import DGQError
-from dgq.pipeline_files import INDEX
-from dgq.pipelines import load_pipeline, load_unet
+from dgq.pipelines.files import INDEX
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.storage.checkpoint import GenerationSettings, Manifest, load_quantized_unet
 from lit.evaluation.models import (
     FULL_PRECISION,
     check_same_architecture,

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
-from tiny_pipelines import calibrate_, fit_arguments, micro_unet, unet_call
 
+from benchmarks.ablation import command, page, runs, stages
+from benchmarks.ablation.cells import Calibration, Cell, described, serves
+from benchmarks.ablation.held_out import HeldOut
+from benchmarks.ablation.measure import figures, gain_interval
+from benchmarks.ablation.store import Store
+from benchmarks.ablation.summary import find, gain, rows_of
 from data.calibration import CalibrationData
 from dgq.calibration.other_activations import requantize_activations_, sharing_copy
 from dgq.calibration.unet_calls import UNetCalls
@@ -23,16 +27,7 @@ from dgq.errors import DGQError
 from dgq.recipes import DGQ, RECIPES, RTN, Ours, Recipe
 from dgq.settings import LearningSettings
 from lit.cli import main as train
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from ablation import command, page, runs, stages  # noqa: E402
-from ablation.cells import Calibration, Cell, described, serves  # noqa: E402
-from ablation.held_out import HeldOut  # noqa: E402
-from ablation.measure import figures, gain_interval  # noqa: E402
-from ablation.store import Store  # noqa: E402
-from ablation.summary import find, gain, rows_of  # noqa: E402
+from tests.tiny_pipelines import calibrate_, fit_arguments, micro_unet, unet_call
 
 EVERYTHING = stages.Choice(command.STAGES, full=True)
 DEFAULT = stages.Choice(command.STAGES)

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.outlier_unet import CHANNELS, build_calls, build_unet
 from dgq.targets import find_blocks
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from outlier_unet import CHANNELS, build_calls, build_unet  # noqa: E402
 
 
 def test_the_unet_has_the_structure_of_sd14_and_heavy_tails() -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from PIL import Image
 
 import scenes
+from benchmarks.damage import command as damage
+from benchmarks.damage import noise, report
 from lit.evaluation import bootstrap, command_line, references
 from lit.evaluation.bootstrap import bootstrap_interval
 from lit.evaluation.estimate import Ratio, mean
@@ -21,12 +22,6 @@ from lit.evaluation.gaussian import fit_gaussian, frechet_distance
 from lit.evaluation.images import to_images, to_tensor
 from lit.evaluation.prompts import reference_captions
 from lit.evaluation.references import RENDER_BATCH
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from damage import command as damage  # noqa: E402
-from damage import noise, report  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -1,25 +1,21 @@
 """The benchmark of GPUs: steps and their time, exactness, peaks and gaps, as far as a CPU goes."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from quantized_models import Calibrated
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from benchmarks.gpu import command, exactness, steps
+from benchmarks.inference import command as inference
+from benchmarks.inference import layer_gaps, peaks, rows
+from dgq import load_quantized_unet
+from dgq.ops import cpu
+from tests.quantized_models import Calibrated
 
 pytest.importorskip("triton")
-from gpu import command, exactness, steps  # noqa: E402
-from inference import command as inference  # noqa: E402
-from inference import layer_gaps, peaks, rows  # noqa: E402
-
-from dgq import load_quantized_unet  # noqa: E402
-from dgq.ops import cpu  # noqa: E402
 
 exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
 

@@ -1,7 +1,6 @@
 """The benchmark of inference: order of the rows, arithmetic of the tables, what is skipped."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,23 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from inference import children, command, machine, measure, rows, table  # noqa: E402
-from inference import run as runs  # noqa: E402
-from inference.children import reason  # noqa: E402
-from inference.embedded import Embedded  # noqa: E402
-from inference.full_size import FullSize  # noqa: E402
-from inference.parts import Part  # noqa: E402
-from inference.request import Options, Request  # noqa: E402
-from inference.rows import ROWS, USUAL_ROWS, Entrant, available, entrants, turns  # noqa: E402
-from inference.summary import summarise  # noqa: E402
-from tiny_pipelines import LEARNING, fit_arguments  # noqa: E402
-
-from data.calibration import CalibrationData  # noqa: E402
-from dgq import DGQError, load_quantized_unet, read_manifest  # noqa: E402
-from lit.cli import main  # noqa: E402
+from benchmarks.inference import children, command, machine, measure, rows, table
+from benchmarks.inference import run as runs
+from benchmarks.inference.children import reason
+from benchmarks.inference.embedded import Embedded
+from benchmarks.inference.full_size import FullSize
+from benchmarks.inference.parts import Part
+from benchmarks.inference.request import Options, Request
+from benchmarks.inference.rows import ROWS, USUAL_ROWS, Entrant, available, entrants, turns
+from benchmarks.inference.summary import summarise
+from data.calibration import CalibrationData
+from dgq import DGQError, load_quantized_unet, read_manifest
+from lit.cli import main
+from tests.tiny_pipelines import LEARNING, fit_arguments
 
 
 def options(cache: Path, **changes: Any) -> Options:
@@ -331,7 +326,7 @@ def test_no_row_left_is_an_error(
 def test_runs_of_two_pipelines_are_not_compared(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from inference import embedded
+    from benchmarks.inference import embedded
 
     class Fake:
         def __init__(self, pipeline: str) -> None:

@@ -1,7 +1,6 @@
 """The likeness to Stable Diffusion: figures against independent ones, and the command."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,25 +9,21 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from safetensors.torch import save_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from likeness import histogram, scores  # noqa: E402
-from likeness.command import main, parser  # noqa: E402
-from likeness.figures import thirds  # noqa: E402
-from likeness.kinds import CONV2, GEGLU, KINDS, OTHER, kind_of, layer_name  # noqa: E402
-from likeness.measure import MEASURED, Drawing, attach_, draw, measure  # noqa: E402
-from likeness.pictures import short  # noqa: E402
-from likeness.ranges import change_over_steps, outlier_ratios, outliers  # noqa: E402
-from likeness.scores import ScoreTally, score_parts  # noqa: E402
-
-from dgq.activation_quantizer import ActivationQuantizer  # noqa: E402
-from dgq.checkpoint import GenerationSettings  # noqa: E402
-from dgq.context import quantization  # noqa: E402
-from dgq.errors import DGQError  # noqa: E402
-from dgq.observer import RangeObserver, Ranges  # noqa: E402
-from dgq.pipelines import load_pipeline, load_unet  # noqa: E402
-from dgq.quantize import quantize_  # noqa: E402
+from benchmarks.likeness import histogram, scores
+from benchmarks.likeness.command import main, parser
+from benchmarks.likeness.figures import thirds
+from benchmarks.likeness.kinds import CONV2, GEGLU, KINDS, OTHER, kind_of, layer_name
+from benchmarks.likeness.measure import MEASURED, Drawing, attach_, draw, measure
+from benchmarks.likeness.pictures import short
+from benchmarks.likeness.ranges import change_over_steps, outlier_ratios, outliers
+from benchmarks.likeness.scores import ScoreTally, score_parts
+from dgq.errors import DGQError
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.quantizers.activation_quantizer import ActivationQuantizer
+from dgq.quantizers.observer import RangeObserver, Ranges
+from dgq.storage.checkpoint import GenerationSettings
+from dgq.unet.context import quantization
+from dgq.unet.quantize import quantize_
 
 PROMPTS = ["a red circle", "two blue squares", "a green star above a ring"]
 DRAWING = Drawing(GenerationSettings(3, 3.0), seed=5, batch_size=2)

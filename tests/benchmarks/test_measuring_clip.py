@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -17,28 +16,24 @@ from scipy.stats import binomtest
 from torch.nn import functional as F
 
 import scenes
+from benchmarks.measuring_clip import attributes, retrieval
+from benchmarks.measuring_clip.attributes import captions_about, tell_changed
+from benchmarks.measuring_clip.command import main, make_parser
+from benchmarks.measuring_clip.page import statement
+from benchmarks.measuring_clip.plot import plot
+from benchmarks.measuring_clip.points import Point, rises
+from benchmarks.measuring_clip.retrieval import DIRECTIONS, picture_key, retrieve
+from benchmarks.measuring_clip.share import Share
+from benchmarks.measuring_clip.snapshots import find_snapshots
+from benchmarks.unet_weights import load_weights_
 from dgq.errors import DGQError
-from dgq.files import read_tensors, write_tensors
-from dgq.pipelines import load_unet
+from dgq.pipelines.loading import load_unet
+from dgq.storage.files import read_tensors, write_tensors
 from lit.evaluation import references
 from lit.evaluation.clip_features import ClipFeatures
 from lit.evaluation.estimate import over_seeds
 from scenes.changes import changeable
 from scenes.vocabulary import RELATIONS
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from measuring_clip import attributes, retrieval  # noqa: E402
-from measuring_clip.attributes import captions_about, tell_changed  # noqa: E402
-from measuring_clip.command import main, make_parser  # noqa: E402
-from measuring_clip.page import statement  # noqa: E402
-from measuring_clip.plot import plot  # noqa: E402
-from measuring_clip.points import Point, rises  # noqa: E402
-from measuring_clip.retrieval import DIRECTIONS, picture_key, retrieve  # noqa: E402
-from measuring_clip.share import Share  # noqa: E402
-from measuring_clip.snapshots import find_snapshots  # noqa: E402
-from unet_weights import load_weights_  # noqa: E402
 
 ABOVE = "a small red circle above a large blue square on a white background"
 BELOW = "a large blue square below a small red circle on a white background"

@@ -1,29 +1,24 @@
 """Other samplers, steps and sizes: what is recorded, what is measured, and what is kept."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from tiny_pipelines import calibrate_
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import settings as benchmark  # noqa: E402
-from settings import Setting, main, measure, record, settings_of  # noqa: E402
-
-from dgq.checkpoint import GenerationSettings, Manifest, save_quantized  # noqa: E402
-from dgq.errors import DGQError  # noqa: E402
-from dgq.pipelines import load_pipeline, load_unet  # noqa: E402
-from dgq.settings import (  # noqa: E402
+from benchmarks import settings as benchmark
+from benchmarks.settings import Setting, main, measure, record, settings_of
+from dgq.errors import DGQError
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.settings import (
     ActivationSettings,
     QuantizationSettings,
     ScoreSettings,
     WeightSettings,
 )
+from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
+from tests.tiny_pipelines import calibrate_
 
 GENERATION = GenerationSettings(3, 2.0)
 

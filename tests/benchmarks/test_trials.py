@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from likeness.figures import Figures  # noqa: E402
-from trials import variants  # noqa: E402
-from trials.command import main, make_parser  # noqa: E402
-from trials.page import likeness_row, summary  # noqa: E402
-from trials.variants import BASE, VARIANTS, shortened  # noqa: E402
-
-from scenes.training import diffusion  # noqa: E402
-from scenes.training.settings import (  # noqa: E402
+from benchmarks.likeness.figures import Figures
+from benchmarks.trials import variants
+from benchmarks.trials.command import main, make_parser
+from benchmarks.trials.page import likeness_row, summary
+from benchmarks.trials.variants import BASE, VARIANTS, shortened
+from scenes.training import diffusion
+from scenes.training.settings import (
     SMALL,
     Autoencoder,
     Clip,

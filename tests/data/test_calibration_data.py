@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from data.calibration import CalibrationData
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
+from dgq.storage.checkpoint import GenerationSettings
 
 GENERATION = GenerationSettings(2, 3.0)
 

@@ -10,9 +10,9 @@ from diffusers import DiffusionPipeline
 
 from data.sampler import count_calls
 from dgq.calibration.recording import record_calls
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings
 
 SAMPLERS = ("PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import (
     ActivationSettings,
@@ -15,6 +14,7 @@ from dgq.settings import (
     ScoreSettings,
     WeightSettings,
 )
+from dgq.storage.checkpoint import GenerationSettings
 
 BITS: list[Callable[[Any], Any]] = [WeightSettings, ActivationSettings, ScoreSettings]
 

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tiny_pipelines import ROOT, fit_arguments, learning_options
+from tests.tiny_pipelines import ROOT, fit_arguments, learning_options
 
 CHILD = Path(__file__).with_name("child.py")
 RESULTS = ("log.csv", "quantized/diffusion_pytorch_model.safetensors", "quantized/config.json")
@@ -23,22 +23,22 @@ LEARNING = learning_options(2, 1)
 
 PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "parsing": ("lit.cli.resolve_configs", (1,)),
-    "loading": ("dgq.pipelines.load_network", (1,)),
+    "loading": ("dgq.pipelines.loading.load_network", (1,)),
     "recording": ("dgq.calibration.recording.generators", (1,)),
-    "writing recorded calls": ("dgq.files.save_file", (1,)),
+    "writing recorded calls": ("dgq.storage.files.save_file", (1,)),
     "loading recorded calls": ("dgq.calibration.unet_calls.UNetCalls.load", (1,)),
-    "first capture": ("dgq.paired_streams.PairedStreams.__init__", (1, 2)),
-    "range search": ("dgq.learning.start_learning_", (2, 13)),
+    "first capture": ("dgq.streams.paired_streams.PairedStreams.__init__", (1, 2)),
+    "range search": ("dgq.calibration.learning.start_learning_", (2, 13)),
     "learning": ("lit.calibration.Calibration.training_step", (2, 20, 71)),
-    "hardening": ("dgq.learning.harden_", (1, 12, 24)),
+    "hardening": ("dgq.calibration.learning.harden_", (1, 12, 24)),
     "observing": ("dgq.calibration.calibrator.Calibrator.leave", (3, 24)),
     "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),
     "sealing": ("lit.sealed_checkpoint.sealed", (1, 2, 24)),
-    "flushing": ("dgq.files._flush", (1, 2, 3, 40, 43)),
+    "flushing": ("dgq.storage.files._flush", (1, 2, 3, 40, 43)),
     "renaming": ("os.replace", (1, 2, 20, 50)),
     "finishing": ("dgq.calibration.calibrator.Calibrator.finish", (1,)),
-    "writing the model": ("dgq.checkpoint.packed_state", (1,)),
-    "writing the manifest": ("dgq.checkpoint.write_json", (1,)),
+    "writing the model": ("dgq.storage.checkpoint.packed_state", (1,)),
+    "writing the manifest": ("dgq.storage.checkpoint.write_json", (1,)),
 }
 """Name of a phase: a function, and at which of its calls the process is killed."""
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.kills import PHASES, Bench, Kill, plan, was_killed
+
+from tests.faults.kills import PHASES, Bench, Kill, plan, was_killed
 
 
 def test_the_table_has_every_phase_place_and_number_of_processes() -> None:

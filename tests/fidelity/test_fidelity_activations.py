@@ -4,19 +4,19 @@ import math
 
 import pytest
 import torch
-from formulas import log_score, quantized, span, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgq import affine
-from dgq.activation_quantizer import PIXEL, ActivationQuantizer
-from dgq.affine import fake_quantize
-from dgq.context import QuantizationContext, at_step
 from dgq.errors import DGQError
-from dgq.grouping import group_ranges, kmeans
-from dgq.log_scores import log_quantize_but_start, log_quantize_live
+from dgq.math import affine
+from dgq.math.affine import fake_quantize
+from dgq.math.grouping import group_ranges, kmeans
+from dgq.math.log_scores import log_quantize_but_start, log_quantize_live
+from dgq.quantizers.activation_quantizer import PIXEL, ActivationQuantizer
 from dgq.settings import ActivationSettings
+from dgq.unet.context import QuantizationContext, at_step
+from tests.fidelity.formulas import log_score, quantized, span, spread
 
 STEPS = (901.0, 401.0)
 

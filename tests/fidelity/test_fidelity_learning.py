@@ -4,20 +4,20 @@ import math
 
 import pytest
 import torch
-from formulas import brecq_temperature, rectified_sigmoid, rounding_penalty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dgq import learning as learn
-from dgq.affine import fake_quantize
-from dgq.context import QuantizationContext
-from dgq.layers import QuantLinear
-from dgq.learnable_range import LearnableRange
-from dgq.reconstruction import reconstruction_loss
-from dgq.rounding import hard_rounding, rounding_logits, soft_rounding, temperature_at
+from dgq.calibration import learning as learn
+from dgq.math.affine import fake_quantize
+from dgq.math.reconstruction import reconstruction_loss
+from dgq.math.rounding import hard_rounding, rounding_logits, soft_rounding, temperature_at
+from dgq.quantizers.learnable_range import LearnableRange
 from dgq.settings import ActivationSettings, LearningSettings, WeightSettings
 from dgq.targets import Block
+from dgq.unet.context import QuantizationContext
+from dgq.unet.layers import QuantLinear
+from tests.fidelity.formulas import brecq_temperature, rectified_sigmoid, rounding_penalty
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2, 0.35])

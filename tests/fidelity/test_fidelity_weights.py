@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from formulas import code_of, minmax_range, quantized, search_errors, span
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.packing import unpack_codes
-from dgq.range_search import weight_range
+from dgq.math.packing import unpack_codes
+from dgq.math.range_search import weight_range
+from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import WeightSettings
-from dgq.weight_quantizer import WeightQuantizer
+from tests.fidelity.formulas import code_of, minmax_range, quantized, search_errors, span
 
 EVERY_BITS = range(2, 9)
 ONE_CHANNEL = {

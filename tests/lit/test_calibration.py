@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from dgq.calibration.learning import activation_lr, rounding_lr, scale_lr
 from dgq.errors import DGQError
-from dgq.layers import QuantizedLayer
-from dgq.learning import activation_lr, rounding_lr, scale_lr
-from dgq.pipelines import load_pipeline
-from dgq.quantize import quantize_
+from dgq.pipelines.loading import load_pipeline
 from dgq.recipes import DGQ
 from dgq.settings import LearningSettings
+from dgq.unet.layers import QuantizedLayer
+from dgq.unet.quantize import quantize_
 from lit.calibration import Calibration
 from lit.identity import check_identity
 

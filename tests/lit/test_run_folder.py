@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dgq.errors import DGQError
-from dgq.model_files import WEIGHTS_FILE
+from dgq.storage.model_files import WEIGHTS_FILE
 from lit.run_folder import HEADER, checkpoint_to_resume, claimed
 
 CONTENTS = {

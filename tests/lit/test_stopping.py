@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_pipelines import LEARNING, ROOT, fit_arguments
 
 from data.calibration import CalibrationData
 from dgq.calibration.calibrator import Calibrator
 from lit.calibration import Calibration
 from lit.cli import main
 from lit.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
+from tests.tiny_pipelines import LEARNING, ROOT, fit_arguments
 
 pytestmark = pytest.mark.usefixtures("heard")
 RESULTS = ("log.csv", "quantized/diffusion_pytorch_model.safetensors", "quantized/config.json")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from tiny_pipelines import LEARNING, fit_arguments
 
 from data.calibration import CalibrationData
 from dgq.errors import DGQError
 from lit.cli import main
 from lit.limits import parse_time
 from lit.trainer_options import OPTIONS, check_trainer_options, identity_of_trainer
+from tests.tiny_pipelines import LEARNING, fit_arguments
 
 REFUSED: dict[str, list[Any]] = {
     "strategy": ["fsdp", "ddp_spawn", "ddp_find_unused_parameters_true", "deepspeed", "dp"],

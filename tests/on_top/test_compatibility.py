@@ -4,7 +4,6 @@
 """
 
 import copy
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -16,17 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
-from quantized_models import SETTINGS, calibrated, decibels  # noqa: E402
-from tiny_pipelines import save_micro  # noqa: E402
-from uses import USES, MissingPackageError, draw  # noqa: E402
-
-from dgq.checkpoint import load_quantized_unet  # noqa: E402
-from dgq.errors import DGQError  # noqa: E402
-from dgq.inference.integer_layer import IntegerLayer  # noqa: E402
-from dgq.pipelines import load_pipeline  # noqa: E402
-from dgq.quantized_unet import QuantizedUNet  # noqa: E402
+from dgq.errors import DGQError
+from dgq.inference.integer_layer import IntegerLayer
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.quantized_unet import QuantizedUNet
+from tests.on_top.uses import USES, MissingPackageError, draw
+from tests.quantized_models import SETTINGS, calibrated, decibels
+from tests.tiny_pipelines import save_micro
 
 pytest.importorskip("peft")
 

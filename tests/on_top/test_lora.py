@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from loras import LEAVES, TO_Q, factors, lora
-from quantized_models import Calibrated, decibels
-from tiny_pipelines import calibrate_, micro_unet
 from torch import Tensor, nn
 
-from dgq.attention import QuantizedAttention
-from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
 from dgq.inference.layers import PackedLayer
-from dgq.pipelines import load_pipeline
-from dgq.quantize import quantize_
+from dgq.pipelines.loading import load_pipeline
 from dgq.settings import QuantizationSettings
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.quantize import quantize_
+from tests.on_top.loras import LEAVES, TO_Q, factors, lora
+from tests.quantized_models import Calibrated, decibels
+from tests.tiny_pipelines import calibrate_, micro_unet
 
 peft = pytest.importorskip("peft")
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
-from loras import lora
-from quantized_models import SETTINGS, Calibrated, decibels
-from tiny_pipelines import calibrate_, micro_unet
 from torch import nn
-from uses import ip_adapter_state
 
-from dgq.checkpoint import load_quantized_unet
-from dgq.dequantize import dequantize
 from dgq.errors import DGQError
 from dgq.inference.execution import prepare_
 from dgq.inference.layers import FrozenLayer
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.storage.dequantize import dequantize
+from tests.on_top.loras import lora
+from tests.on_top.uses import ip_adapter_state
+from tests.quantized_models import SETTINGS, Calibrated, decibels
+from tests.tiny_pipelines import calibrate_, micro_unet
 
 Models = Callable[[str], Calibrated]
 

@@ -19,9 +19,10 @@ from diffusers import (
     apply_pyramid_attention_broadcast,
 )
 from diffusers.models.attention_processor import AttnProcessor2_0
-from loras import TO_Q, lora
-from tiny_pipelines import micro_unet
 from torch import Tensor, nn
+
+from tests.on_top.loras import TO_Q, lora
+from tests.tiny_pipelines import micro_unet
 
 CONTROLLED = (16, 32)
 """Channels of a ControlNet's input layers: as many levels as the tiny VAE has."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dgq.files import written_beside
+from dgq.storage.files import written_beside
 from lit.evaluation.models import Model
 from lit.evaluation.plan import Plan
 from lit.evaluation.report.blocks import block_errors

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from tiny_pipelines import micro_unet, unet_call
 
 import dgq
 from data.prompts import choose_prompts
 from dgq.calibration import memory
 from dgq.calibration.calibrator import Calibrator
-from dgq.context import quantization
-from dgq.fingerprint import network_sha256
-from dgq.quantized_unet import QuantizedUNet
-from dgq.saving import REPORT_FILE
+from dgq.storage.fingerprint import network_sha256
+from dgq.storage.saving import REPORT_FILE
+from dgq.unet.context import quantization
+from dgq.unet.quantized_unet import QuantizedUNet
+from tests.tiny_pipelines import micro_unet, unet_call
 
 LEARNING = dgq.LearningSettings(iterations=3, polish_iterations=2)
 FAST = dgq.WeightSettings(4, "minmax", symmetric=True, group_size=16, max_exponent=2)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_pipelines import micro_unet, unet_call
 
 from dgq.calibration.given_calls import apart, checked, samples_in, timestep_of, together
 from dgq.calibration.held_out_calls import evenly, n_held_out, of_timesteps, samples_of_calls
 from dgq.calibration.samples import Sampling
 from dgq.errors import DGQError
+from tests.tiny_pipelines import micro_unet, unet_call
 
 UNET = micro_unet()
 

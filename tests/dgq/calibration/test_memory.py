@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import torch
-from tiny_pipelines import micro_unet, unet_call
 
 from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.memory import Scale, waiting_bytes
-from dgq.context import quantization
-from dgq.quantize import quantize_
 from dgq.recipes import Custom
 from dgq.settings import QuantizationSettings
-from dgq.streaming import Stream
+from dgq.streams.streaming import Stream
 from dgq.targets import execution_order, find_blocks
+from dgq.unet.context import quantization
+from dgq.unet.quantize import quantize_
+from tests.tiny_pipelines import micro_unet, unet_call
 
 
 @torch.no_grad()

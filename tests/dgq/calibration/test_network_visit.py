@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import micro_unet, unet_call
 
 import dgq
 from dgq.calibration.calibrator import Calibrator
+from dgq.calibration.learning import make_optimizer
 from dgq.calibration.measuring import decibels
-from dgq.learning import make_optimizer
-from dgq.saving import REPORT_FILE
 from dgq.settings import LearningSettings, NetworkSettings
+from dgq.storage.saving import REPORT_FILE
 from dgq.targets import NETWORK
+from tests.tiny_pipelines import micro_unet, unet_call
 
 LEARNING = LearningSettings(iterations=12, polish_iterations=4)
 SETTINGS = dgq.QuantizationSettings(

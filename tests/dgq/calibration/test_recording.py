@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from tiny_pipelines import micro_unet, unet_call
 from torch import Tensor, nn
 
 from dgq.calibration.arranging import arranged, joined
 from dgq.calibration.recording import record_calls, recording
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings
+from tests.tiny_pipelines import micro_unet, unet_call
 
 PROMPTS = ["a small red circle", "a large blue square", "two green stars"]
 STEPS = 3

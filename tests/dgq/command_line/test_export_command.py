@@ -5,10 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from exported_models import exported_model
 
 from dgq.command_line.main import main
 from dgq.export import engines, folder
+from tests.exported_models import exported_model
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from exported_models import exported_model
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from dgq.export.export import export
 from dgq.export.ldm_names import PREFIX, ldm_name, ldm_prefixes
 from dgq.inference.geometry import LinearGeometry
 from dgq.inference.layers import PackedLayer
+from tests.exported_models import exported_model
 
 EXTRA = (".weight_scale", ".comfy_quant")
 

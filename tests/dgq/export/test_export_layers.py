@@ -6,15 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from exported_models import RECIPES, exported_model
 from hypothesis import given
 from hypothesis import strategies as st
-from quantized_models import TIMESTEPS, decibels
 from torch import Tensor, nn
 
 from dgq import DGQError, load_quantized_unet
-from dgq.attention import QuantizedAttention
-from dgq.calls import Call
 from dgq.export.borders import missing_taps
 from dgq.export.conversion import convert_
 from dgq.export.layers import CodeLayer, CodesOf
@@ -22,6 +18,10 @@ from dgq.inference.geometry import ConvGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.laying_out import readers_of
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.calls import Call
+from tests.exported_models import RECIPES, exported_model
+from tests.quantized_models import TIMESTEPS, decibels
 
 
 def representable(quantizer: ChannelInput, image: bool, step: int, seed: int) -> Tensor:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from exported_models import exported_model
-from quantized_models import TIMESTEPS, decibels
-from tiny_pipelines import unet_call
 from torch import Tensor
 
 from dgq import load_quantized_unet
 from dgq.export.export import export
 from dgq.inference.layers import PackedLayer
+from tests.exported_models import exported_model
+from tests.quantized_models import TIMESTEPS, decibels
+from tests.tiny_pipelines import unet_call
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from exported_models import RECIPES, exported_model
-from quantized_models import TIMESTEPS, decibels, description
-from tiny_pipelines import calibrate_, unet_call
 from torch import Tensor
 
 from dgq import load_pipeline, load_quantized_unet, save_quantized
 from dgq.export.export import export
 from dgq.inference.layers import PackedLayer
+from tests.exported_models import RECIPES, exported_model
+from tests.quantized_models import TIMESTEPS, decibels, description
+from tests.tiny_pipelines import calibrate_, unet_call
 
 openvino = pytest.importorskip("openvino")
 

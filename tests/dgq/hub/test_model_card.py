@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import yaml
 from diffusers import UNet2DConditionModel
-from evaluated_runs import BASE, SECRET, evaluation, named, write_evaluation
 from huggingface_hub import ModelCard
-from quantized_models import Calibrated
 
 import dgq
 from data.calibration import CalibrationData
-from dgq.checkpoint import read_manifest
 from dgq.command_line.main import main
-from dgq.manifest import QUANTIZATION
-from dgq.model_files import CONFIG_FILE
+from dgq.storage.checkpoint import read_manifest
+from dgq.storage.manifest import QUANTIZATION
+from dgq.storage.model_files import CONFIG_FILE
 from lit.cli import main as train
 from lit.evaluation.command_line import main as evaluate
+from tests.evaluated_runs import BASE, SECRET, evaluation, named, write_evaluation
+from tests.quantized_models import Calibrated
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "dgq-1"
 

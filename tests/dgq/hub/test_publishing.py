@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from evaluated_runs import BASE, SECRET, evaluation, named, write_evaluation
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
-from quantized_models import Calibrated
 
 import dgq
-from dgq.checkpoint import load_quantized_unet, read_manifest
-from dgq.manifest import QUANTIZATION
-from dgq.model_files import CONFIG_FILE
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.manifest import QUANTIZATION
+from dgq.storage.model_files import CONFIG_FILE
+from tests.evaluated_runs import BASE, SECRET, evaluation, named, write_evaluation
+from tests.quantized_models import Calibrated
 
 REPO = "me/model"
 WAYS: dict[str, Callable[[Any, Path], object]] = {

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from forging import forge_
-from quantized_models import Calibrated
 from torch import Tensor
 
-from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
-from dgq.model_files import WEIGHTS_FILE
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.storage.model_files import WEIGHTS_FILE
+from tests.forging import forge_
+from tests.quantized_models import Calibrated
 
 Models = Callable[[str], Calibrated]
 State = dict[str, Tensor]

@@ -5,18 +5,18 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from quantized_models import INTEGER, SETTINGS, Calibrated, decibels
 from torch import Tensor, nn
 
-from dgq.attention import QuantizedAttention
-from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError, SettingsError
 from dgq.inference.execution import prepare_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu, native
-from dgq.unet_checks import NORMS
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.unet_checks import NORMS
+from tests.quantized_models import INTEGER, SETTINGS, Calibrated, decibels
 
 Models = Callable[[str], Calibrated]
 Mode = Literal["auto", "integer", "float"]

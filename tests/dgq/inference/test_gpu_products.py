@@ -7,19 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized_models import Calibrated, decibels
-from test_integer_layers import (
-    convolutions,
-    formats,
-    integer_layer,
-    linears,
-    packed_layer,
-    random_input,
-)
 from torch import nn
-from triton_kernels import ProductsHere, Tile, kernels_for_cpu_tensors
 
-from dgq.checkpoint import load_quantized_unet
 from dgq.inference import execution
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import IntegerLayer
@@ -27,6 +16,17 @@ from dgq.inference.products.gpu import ByteWeight, NibbleWeight
 from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.ops import cpu, gpu, triton
 from dgq.settings import WeightSettings
+from dgq.storage.checkpoint import load_quantized_unet
+from tests.dgq.inference.test_integer_layers import (
+    convolutions,
+    formats,
+    integer_layer,
+    linears,
+    packed_layer,
+    random_input,
+)
+from tests.quantized_models import Calibrated, decibels
+from tests.triton_kernels import ProductsHere, Tile, kernels_for_cpu_tensors
 
 pytestmark = pytest.mark.skipif(
     not cpu.products_are_exact(), reason="this CPU does not multiply bytes exactly"
@@ -143,7 +143,7 @@ def test_a_compiled_unet_quantizes_in_plain_torch(calibrated_as: Models, on_gpu:
     assert decibels(expected, compiled(**model.call)[0]) > 60
     torch._dynamo.reset()
     assert "dgq.int_conv2d_packed" in names
-    assert "dgq.quantize" not in names
+    assert "dgq.unet.quantize" not in names
 
 
 @torch.no_grad()

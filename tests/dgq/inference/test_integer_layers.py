@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgq.calls import Call, SamplerCalls
 from dgq.errors import DGQError
-from dgq.exponents import spare_activation_bits, spare_weight_bits
 from dgq.inference.folding import fits
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.input_quantizers import ChannelInput
@@ -18,10 +16,12 @@ from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products import Products
 from dgq.inference.products.cpu import CpuProducts
-from dgq.multiples import possible_multiples
+from dgq.math.exponents import spare_activation_bits, spare_weight_bits
+from dgq.math.multiples import possible_multiples
+from dgq.math.packing import pack_codes
 from dgq.ops import cpu
-from dgq.packing import pack_codes
 from dgq.settings import WeightSettings
+from dgq.unet.calls import Call, SamplerCalls
 
 pytestmark = pytest.mark.skipif(
     not cpu.products_are_exact(), reason="this CPU does not multiply bytes exactly"

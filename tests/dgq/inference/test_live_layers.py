@@ -6,11 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized_models import SETTINGS
-from test_integer_layers import CPU, convolutions, formats, linears, packed_layer, random_input
 
-from dgq.calls import SamplerCalls
-from dgq.checkpoint import load_quantized_unet
 from dgq.inference.folding import fits
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
@@ -20,6 +16,17 @@ from dgq.inference.live_layer import LiveLayer
 from dgq.inference.products import Products
 from dgq.inference.products.gpu import GpuProducts
 from dgq.ops import cpu
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.calls import SamplerCalls
+from tests.dgq.inference.test_integer_layers import (
+    CPU,
+    convolutions,
+    formats,
+    linears,
+    packed_layer,
+    random_input,
+)
+from tests.quantized_models import SETTINGS
 
 pytestmark = pytest.mark.skipif(
     not cpu.products_are_exact(), reason="this CPU does not multiply bytes exactly"

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from quantized_models import description
-from tiny_pipelines import calibrate_
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dgq.checkpoint import load_quantized_unet, save_quantized
-from dgq.cost import parameter_bytes, resident_bytes
-from dgq.model_files import WEIGHTS_FILE
+from dgq.inspection.cost import parameter_bytes, resident_bytes
 from dgq.ops import cpu
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
+from dgq.storage.checkpoint import load_quantized_unet, save_quantized
+from dgq.storage.model_files import WEIGHTS_FILE
+from tests.quantized_models import description
+from tests.tiny_pipelines import calibrate_
 
 SETTINGS = QuantizationSettings(
     WeightSettings(4, "minmax", group_size=64, max_exponent=1),

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from dgq.context import QuantizationContext
 from dgq.errors import DGQError
 from dgq.inference.freeze import frozen, narrow, renamed
 from dgq.inference.geometry import ConvGeometry, LinearGeometry, geometry_of
 from dgq.inference.layers import PackedLayer
-from dgq.layers import QuantConv2d, QuantizedLayer, QuantLinear
-from dgq.packing import pack_codes
+from dgq.math.packing import pack_codes
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
+from dgq.unet.context import QuantizationContext
+from dgq.unet.layers import QuantConv2d, QuantizedLayer, QuantLinear
 
 STOCK: dict[str, tuple[nn.Linear | nn.Conv2d, tuple[int, ...]]] = {
     "linear": (nn.Linear(6, 5), (2, 6)),

@@ -6,12 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_models import decibels
-from test_integer_layers import CPU, packed_layer
 from torch import Tensor
 
-from dgq.calls import Call, SamplerCalls
-from dgq.checkpoint import load_quantized_unet
 from dgq.inference.execution import prepare_
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
@@ -19,9 +15,13 @@ from dgq.inference.layers import PackedLayer
 from dgq.inference.live_input import LiveInput
 from dgq.inference.residual_input import ResidualInput
 from dgq.inference.residual_layer import ResidualLayer
-from dgq.memory_of_calls import Memory
 from dgq.ops import cpu
 from dgq.settings import QuantizationSettings, WeightSettings
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.memory_of_calls import Memory
+from tests.dgq.inference.test_integer_layers import CPU, packed_layer
+from tests.quantized_models import decibels
 
 GEOMETRIES: dict[str, Geometry] = {
     "linear": LinearGeometry(12, 5),

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantized_models import INTEGER, SETTINGS, TIMESTEPS, Calibrated, decibels, description
-from tiny_pipelines import calibrate_, micro_unet
 from torch import nn
 
-from dgq.checkpoint import load_quantized_unet, packed_state, save_quantized
 from dgq.errors import DGQError
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.inference.integer_layer import IntegerLayer
-from dgq.model_files import WEIGHTS_FILE
 from dgq.ops import cpu
-from dgq.quantize import quantize_
+from dgq.storage.checkpoint import load_quantized_unet, packed_state, save_quantized
+from dgq.storage.model_files import WEIGHTS_FILE
+from dgq.unet.quantize import quantize_
+from tests.quantized_models import INTEGER, SETTINGS, TIMESTEPS, Calibrated, decibels, description
+from tests.tiny_pipelines import calibrate_, micro_unet
 
 Models = Callable[[str], Calibrated]
 exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")

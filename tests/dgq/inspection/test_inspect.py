@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantized_models import Calibrated
 from rich.console import Console
 from safetensors.torch import load_file
 
-from dgq.checkpoint import load_quantized_unet
 from dgq.command_line.main import main
 from dgq.inspection.inspect import inspect_model
 from dgq.inspection.table import make_table, widths
-from dgq.model_files import CONFIG_FILE, WEIGHTS_FILE
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.storage.model_files import CONFIG_FILE, WEIGHTS_FILE
+from tests.quantized_models import Calibrated
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "dgq-1"
 

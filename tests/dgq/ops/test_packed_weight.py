@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgq import ops
+from dgq.math.packing import pack_codes
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, unpacked
-from dgq.packing import pack_codes
 
 
 def random_codes(out: int, channels: int, taps: int, seed: int) -> torch.Tensor:

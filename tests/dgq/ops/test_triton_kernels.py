@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from triton_kernels import DEVICE, SMALL
 
+from dgq.math.packing import pack_codes
 from dgq.ops import gpu, reference, triton
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
-from dgq.packing import pack_codes
+from tests.triton_kernels import DEVICE, SMALL
 
 SIGNED = (-128, 127)
 

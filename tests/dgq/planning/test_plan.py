@@ -10,18 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_models import SETTINGS, TIMESTEPS, Calibrated
-from tiny_pipelines import LEARNING, fit_arguments, micro_unet
-from unet_zoo import CALIBRATE
-from unet_zoo import unet_call as random_call
 
 from data.calibration import CalibrationData
-from dgq.checkpoint import load_quantized_unet, read_manifest
-from dgq.cost import count_operations
 from dgq.errors import DGQError
 from dgq.inference.execution import prepare_
-from dgq.layer_costs import LayerCost, layer_costs
-from dgq.manifest import GenerationSettings
+from dgq.inspection.cost import count_operations
+from dgq.inspection.layer_costs import LayerCost, layer_costs
 from dgq.ops import cpu
 from dgq.planning.duration import Work, estimated_seconds
 from dgq.planning.empty import empty_call, empty_unet, local_folder
@@ -31,7 +25,13 @@ from dgq.planning.rates import Rates, measure_rates
 from dgq.planning.table import lines, minutes
 from dgq.recipes import QDiffusion
 from dgq.settings import LearningSettings, WaitingSettings, WeightSettings
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.manifest import GenerationSettings
 from lit.cli import main
+from tests.quantized_models import SETTINGS, TIMESTEPS, Calibrated
+from tests.tiny_pipelines import LEARNING, fit_arguments, micro_unet
+from tests.unet_zoo import CALIBRATE
+from tests.unet_zoo import unet_call as random_call
 
 WORK = Work(macs=10**9, weights=10**6, n_targets=10, recorded_rows=8, streamed_rows=6, batch_rows=4)
 RATES = Rates(1e-10, 3e-10, 1e-8, 1e-7)
@@ -93,7 +93,7 @@ def test_layers_compute_as_planned(name: str, calibrated_as: Callable[[str], Cal
 def test_each_kind_of_conditioning_has_an_empty_call() -> None:
     unknown = ("image", "text_image")  # no pipeline that calibrates has them
     for name, options in CALIBRATE.items():
-        from model_zoo import micro
+        from tests.model_zoo import micro
 
         unet = micro(**options)
         if unet.config.addition_embed_type in unknown:

@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model_zoo import micro
-from quantized_models import decibels
-from tiny_pipelines import calibrate_, micro_unet, unet_call
 from torch import Tensor, nn
 
 import dgq
-from dgq.checkpoint import load_quantized_unet
-from dgq.context import QuantizationContext, quantization
-from dgq.dequantize import dequantize
 from dgq.errors import DGQError
 from dgq.export.comfyui import tensors_of
 from dgq.inference.integer_layer import IntegerLayer
+from dgq.math.range_search import weight_range
 from dgq.ops import cpu
-from dgq.quantize import fit_activations_, start_observing_, swap_layer_
-from dgq.range_search import weight_range
 from dgq.settings import QuantizationSettings
-from dgq.skips import channels_from_below
-from dgq.split_layer import SplitConv2d, split_
+from dgq.storage.checkpoint import load_quantized_unet
+from dgq.storage.dequantize import dequantize
+from dgq.unet.context import QuantizationContext, quantization
+from dgq.unet.quantize import fit_activations_, start_observing_, swap_layer_
+from dgq.unet.skips import channels_from_below
+from dgq.unet.split_layer import SplitConv2d, split_
+from tests.model_zoo import micro
+from tests.quantized_models import decibels
+from tests.tiny_pipelines import calibrate_, micro_unet, unet_call
 
 RECIPE = dgq.QDiffusion(4, 6)
 TIMESTEPS = (801.0, 401.0, 1.0)

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from model_zoo import XL, micro
-from tiny_pipelines import micro_unet, unet_call
 
 import dgq
 from dgq.calibration.calibrator import Calibrator
-from dgq.layers import quantized_layers
-from dgq.quantize import activation_quantizers
 from dgq.targets.blocks import layers_by_target
+from dgq.unet.layers import quantized_layers
+from dgq.unet.quantize import activation_quantizers
+from tests.model_zoo import XL, micro
+from tests.tiny_pipelines import micro_unet, unet_call
 
 TIMESTEPS = (801.0, 401.0, 1.0)
 FEW = ("conv_in", "conv_out", "*attn*", "*proj_in", "*proj_out", "*.conv1", "*.conv2", "*.ff.*")

@@ -21,13 +21,13 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from dgq.checkpoint import FOLDER, GenerationSettings, Manifest, save_quantized
-from dgq.context import quantization
-from dgq.fingerprint import network_sha256
-from dgq.layers import quantized_layers
-from dgq.pipelines import load_pipeline
-from dgq.quantize import activation_quantizers, fit_activations_, quantize_
+from dgq.pipelines.loading import load_pipeline
 from dgq.settings import ActivationSettings, QuantizationSettings
+from dgq.storage.checkpoint import FOLDER, GenerationSettings, Manifest, save_quantized
+from dgq.storage.fingerprint import network_sha256
+from dgq.unet.context import quantization
+from dgq.unet.layers import quantized_layers
+from dgq.unet.quantize import activation_quantizers, fit_activations_, quantize_
 from scenes.training.tokenizer import build_tokenizer
 
 TEXT = {

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from quantized_models import Calibrated
 from torch import Tensor, nn
 
-from dgq.checkpoint import load_quantized_unet
+from dgq.storage.checkpoint import load_quantized_unet
 from lit.evaluation.latency import time_calls
 from lit.evaluation.memory import LiveBytes, peak_bytes
+from tests.quantized_models import Calibrated
 
 
 class Sleeper(nn.Module):

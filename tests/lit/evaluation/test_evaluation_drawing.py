@@ -12,8 +12,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from dgq.checkpoint import GenerationSettings
 from dgq.errors import DGQError
+from dgq.storage.checkpoint import GenerationSettings
 from lit.evaluation import drawing, processes
 from lit.evaluation.drawing import Artist, Batch, Job, plan_batches
 from lit.evaluation.images import read_image, to_tensor

@@ -9,10 +9,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from dgq.checkpoint import GenerationSettings
-from dgq.cost import count_operations
 from dgq.errors import DGQError
-from dgq.pipelines import load_pipeline
+from dgq.inspection.cost import count_operations
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import GenerationSettings
 from lit.evaluation.fidelity import SqnrMeter, decibels, guide, unet_sqnr
 from lit.evaluation.generation import record_call, sample
 from lit.evaluation.trajectory import Recorder, Trajectory, is_recorded, load_trajectories

@@ -5,7 +5,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from dgq.checkpoint import GenerationSettings
+from dgq.storage.checkpoint import GenerationSettings
 from lit.evaluation.generation import image_generator, sample, using_unet
 
 PROMPTS = ["a red circle", "a large blue square on a pink background", "two stars", "a bar"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.files import sha256_of
+from dgq.storage.files import sha256_of
 from lit.evaluation.extractors import Extractors
 from lit.evaluation.images import to_images, to_tensor
 from lit.evaluation.inception import BlockA, BlockE, Inception

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forging import forge_, quantization
 from PIL import Image
 from rich.console import Console
 
 import scenes
-from dgq.checkpoint import load_quantized_unet
 from dgq.errors import DGQError
-from dgq.pipelines import load_pipeline
+from dgq.pipelines.loading import load_pipeline
+from dgq.storage.checkpoint import load_quantized_unet
 from lit.evaluation import EvaluationSettings, Protocol, evaluate, references
 from lit.evaluation.extractors import Extractors
 from lit.evaluation.gaussian import fit_gaussian, frechet_distance
@@ -28,6 +27,7 @@ from lit.evaluation.models import find_models, locate
 from lit.evaluation.prompts import reference_captions
 from lit.evaluation.references import RENDER_BATCH
 from lit.evaluation.store import fingerprint
+from tests.forging import forge_, quantization
 
 Evaluate = Callable[..., dict[str, Any]]
 N = 5

@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from quantized_models import Calibrated
-from tiny_pipelines import micro_unet
 from torch import Tensor
 
-from dgq.checkpoint import load_quantized_unet
-from dgq.cost import count_operations, parameter_bytes
 from dgq.errors import DGQError
-from dgq.log_scores import log_quantize_but_start
-from dgq.reconstruction import sqnr_db
+from dgq.inspection.cost import count_operations, parameter_bytes
+from dgq.math.log_scores import log_quantize_but_start
+from dgq.math.reconstruction import sqnr_db
+from dgq.storage.checkpoint import load_quantized_unet
 from lit.explanation.command_line import main
 from lit.explanation.costs import by_block, compared_costs
 from lit.explanation.explain import FIGURES, FOLDER
@@ -26,6 +24,8 @@ from lit.explanation.pictures import relative_widths, scale_ranks
 from lit.explanation.ranges import chosen, layer_ranges, observed_ranges, worst
 from lit.explanation.scores import compared_scores, cross_attentions, recording_scores
 from lit.explanation.sensitivity import OneAtATime, sensitivity
+from tests.quantized_models import Calibrated
+from tests.tiny_pipelines import micro_unet
 
 PICTURES = ("costs", "ranges", "scores", "sensitivity")
 

@@ -1,0 +1,1 @@
+"""LoRA on quantized layers."""

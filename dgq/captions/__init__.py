@@ -1,0 +1,1 @@
+"""Captions from files, folders, or the hub."""

@@ -1,0 +1,1 @@
+"""Pure functions on tensors: quantization, ranges, groups, exponents, rounding, errors."""

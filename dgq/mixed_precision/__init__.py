@@ -1,0 +1,1 @@
+"""Bits for each layer: measured sensitivity, estimated noise, and the choice within budgets."""

@@ -1,0 +1,72 @@
+"""How large the error of rounding is, before anything is rounded: for weights and for inputs."""
+
+import torch
+from torch import Tensor
+
+from dgq.math.exponent_search import group_exponents, relative_to_largest, required_range
+from dgq.math.multiples import finest_scale, possible_multiples
+from dgq.math.range_search import weight_parameters
+from dgq.quantizers.observer import Ranges
+from dgq.settings import ActivationSettings, WeightSettings
+
+SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Of a range, the best of which is taken; the range search tries ten times as many."""
+
+
+def weight_errors(rows: Tensor, settings: WeightSettings) -> Tensor:
+    """Squared error of weights ``[out, n]`` rounded to nearest: ``[out]``, summed over the inputs.
+
+    Ranges are shrunk as ``range_search`` does (with ``mse``), in coarser steps.
+    """
+    return scaled_errors(*without_exponents(rows, settings), settings)
+
+
+def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, Tensor]:
+    """Weights divided by what exponents make of their groups, and that factor.
+
+    The same for all numbers of bits: groups and the largest exponent decide.
+    """
+    if not settings.has_exponents:
+        return rows, torch.ones(())
+    exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
+    factor = exponent.float().neg().exp2().repeat_interleave(settings.group_size, 1)
+    factor = factor[:, : rows.shape[1]]
+    return rows / factor, factor
+
+
+def scaled_errors(rows: Tensor, factor: Tensor, settings: WeightSettings) -> Tensor:
+    """The errors for what ``without_exponents`` returns: ``[out]``."""
+    low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+    shrinks = torch.tensor(SHRINKS if settings.range_method == "mse" else SHRINKS[:1])[:, None]
+    scale, zero_point = weight_parameters(
+        low * shrinks, high * shrinks, settings.n_bits, settings.symmetric
+    )
+    ratio = rows / scale[..., None]  # [shrinks, out, n]
+    lowest = -zero_point[..., None]
+    error = ratio.round().clamp_(lowest, lowest + 2**settings.n_bits - 1).sub_(ratio)
+    return (error.mul_(factor).square_().sum(-1) * scale.square()).amin(0)
+
+
+def input_variance(ranges: Ranges, settings: ActivationSettings, padded: bool) -> Tensor:
+    """Variance of the rounding error of an input, ``[steps, channels]``: a twelfth of the scales'.
+
+    Args:
+        ranges: of each channel at each step, ``[steps, channels]``.
+        settings: multiples, or k-means with one group: a single scale for the whole tensor.
+        padded: the input is extended by zeros.
+    """
+    low, high = ranges
+    if settings.grouping == "kmeans":
+        low, high = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
+    else:
+        low, high = required_range(low, high, padded)
+    if not settings.per_step:
+        low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
+    width = high - low
+    room = 0 if settings.grouping == "kmeans" else settings.max_exponent
+    # The least multiples that cover the ranges; no base scale is searched, as for the estimate.
+    possible = possible_multiples(settings.n_bits, room).to(width.dtype)
+    needed = relative_to_largest(width).amax(0) * possible[-1]
+    multiple = possible[torch.searchsorted(possible, needed)]
+    scale = finest_scale(width, multiple, settings.n_bits)[:, None] * multiple
+    return (scale.square() / 12).expand(ranges.low.shape)

@@ -1,0 +1,263 @@
+"""How much of the noise in a layer's operands arrives at the UNet's output, measured by gradients.
+
+A perturbation ``d`` of an operand changes the output ``y`` by ``J d``. For a random direction
+``r`` of independent entries with variance 1, ``E (r^T J d)^2 = |J d|^2``, and ``r^T J`` is what a
+backward pass from ``r`` leaves as the operand's gradient ``g``. Rounding errors are nearly
+independent of each other, so that
+
+    E |J d|^2 = sum_i E(g_i^2) E(d_i^2).
+
+One backward pass for each sample tells what rounding any layer's weight or input to any number of
+bits would add to the output. Noise of different layers adds up.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from diffusers.models.attention_processor import Attention
+from rich.progress import track
+from torch import Tensor, nn
+
+from dgq.calibration.runtime import Call, to_device
+from dgq.errors import DGQError
+from dgq.quantizers.observer import RangeObserver, Ranges, as_channels_last
+from dgq.unet.layers import pads
+from dgq.unet.shared_inputs import input_owner
+
+SEED = 0
+"""Of the random directions, so that measuring is deterministic."""
+
+Layer = nn.Linear | nn.Conv2d
+
+
+@dataclass(frozen=True)
+class InputSensitivity:
+    """A tensor that one quantizer quantizes, for all layers that read it.
+
+    Args:
+        layers: their names.
+        padded: a convolution extends it by zeros.
+        ranges: observed for each step, ``[steps, channels]``; 2-D inputs count as one channel.
+        gain: relative noise of the output, pooled over all samples, for noise of variance 1 in a
+            channel at a step, ``[steps, channels]``.
+    """
+
+    layers: tuple[str, ...]
+    padded: bool
+    ranges: Ranges
+    gain: Tensor
+
+    def noise(self, variance: Tensor) -> float:
+        """Relative noise of the output for noise of this variance, ``[steps, channels]``."""
+        return float((self.gain * variance).sum())
+
+
+@dataclass(frozen=True)
+class WeightSensitivity:
+    """A layer's weight.
+
+    Args:
+        gain: relative noise of the output for noise of variance 1 in one weight of an output
+            channel, ``[out]``.
+        macs: multiply-accumulates of one row of a call.
+    """
+
+    gain: Tensor
+    macs: float
+
+    def noise(self, error: Tensor) -> float:
+        """Relative noise of the output for a weight with this squared error, ``[out, n]``."""
+        return float((self.gain * error.sum(1)).sum())
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What was measured of a UNet.
+
+    Args:
+        inputs: by the name of the tensor: that of the layer that reads it, or of the attention
+            and ``input`` or ``context``.
+        weights: by the name of the layer.
+    """
+
+    inputs: dict[str, InputSensitivity]
+    weights: dict[str, WeightSensitivity]
+
+
+def measure_sensitivity(
+    unet: nn.Module,
+    names: Sequence[str],
+    calls: Sequence[Call],
+    progress: bool = True,
+) -> Sensitivity:
+    """Measure all layers at once, by one forward and one backward pass for each call.
+
+    Args:
+        unet: stock, in full precision; it is unchanged afterwards.
+        names: of the layers to measure.
+        calls: keyword arguments of UNet calls, spread over the steps; a call may hold many samples.
+        progress: show a bar.
+
+    Raises:
+        DGQError: if a layer never runs, or its gradient is not finite.
+    """
+    layers = {name: cast(Layer, unet.get_submodule(name)) for name in names}
+    timesteps = sorted({t for call in calls for t in timesteps_of(call).tolist()}, reverse=True)
+    gather = Gathering(unet, layers, torch.tensor(timesteps))
+    generator, device = torch.Generator().manual_seed(SEED), next(unet.parameters()).device
+    with gather.hooked():
+        for call in track(calls, "measuring sensitivity", disable=not progress):
+            gather.run(to_device(dict(call), device), generator)
+    return gather.result()
+
+
+def timesteps_of(call: Call) -> Tensor:
+    """Timestep of each row of a call, ``[batch]``."""
+    timestep = torch.as_tensor(call["timestep"]).cpu().reshape(-1).to(torch.float64)
+    return timestep.expand(call["sample"].shape[0])
+
+
+def inputs_of_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """The tensor that each layer reads, by the layer's name: see ``Sensitivity.inputs``.
+
+    Layers of an attention share the input, or the text, as one quantizer quantizes it for them.
+    """
+    tensors = {}
+    for name in names:
+        owner = input_owner(name)
+        attention = unet.get_submodule(owner)
+        if owner == name or not isinstance(attention, Attention):
+            tensors[name] = name
+        else:
+            of_text = attention.is_cross_attention and not name.endswith(".to_q")
+            tensors[name] = f"{owner}.{'context' if of_text else 'input'}"
+    return tensors
+
+
+class Gathering:
+    """Hooks that sum up squared gradients; see ``measure_sensitivity``.
+
+    Args:
+        unet: stock.
+        layers: by name.
+        timesteps: distinct, ``[steps]``.
+    """
+
+    def __init__(self, unet: nn.Module, layers: Mapping[str, Layer], timesteps: Tensor) -> None:
+        self.unet = unet
+        self.layers = layers
+        self.timesteps = timesteps
+        self.tensors = inputs_of_layers(unet, list(layers))
+        self.ranges = {t: RangeObserver(len(timesteps), False) for t in self.tensors.values()}
+        self.of_inputs: dict[str, Tensor] = {}
+        self.of_weights: dict[str, Tensor] = {}
+        self.macs: dict[str, float] = {}
+        self.signal = 0.0
+        self._step = torch.zeros(1, dtype=torch.long)
+        self._shared: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Weights get gradients, and these are summed up; all is as before on leaving."""
+        before = [(p, p.requires_grad) for p in self.unet.parameters()]
+        self.unet.requires_grad_(False)
+        handles = []
+        for name, layer in self.layers.items():
+            layer.weight.requires_grad_(True)
+            handles += [
+                layer.register_forward_pre_hook(partial(self._reads, name)),
+                layer.register_forward_hook(partial(self._counts, name)),
+                layer.weight.register_post_accumulate_grad_hook(partial(self._of_weight, name)),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter, required in before:
+                parameter.requires_grad_(required)
+
+    @torch.enable_grad()
+    def run(self, call: Call, generator: torch.Generator) -> None:
+        """One forward pass, and one backward from a random direction."""
+        step = (timesteps_of(call)[:, None] - self.timesteps).abs().argmin(1)
+        self._step = step.to(call["sample"].device)
+        output = self.unet(**{**call, "return_dict": False})[0]
+        self._shared.clear()
+        self.signal += float(output.detach().double().square().sum())
+        direction = torch.randn(output.shape, generator=generator).to(output.device)
+        if output.requires_grad:  # otherwise no layer ran, which ``result`` says
+            (output.float() * direction).sum().backward()
+
+    def _reads(self, name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        tensor, x = self.tensors[name], args[0]
+        found = self._shared.get(tensor)
+        if found is None or found[0] is not x:
+            self.ranges[tensor].update(x.detach(), self._step)
+            # A node of its own: other readers of the tensor are no layers, or other quantizers'.
+            node = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            node.register_hook(partial(self._of_input, tensor))
+            found = self._shared[tensor] = (x, node)
+        return (found[1], *args[1:])
+
+    def _counts(self, name: str, layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
+        fan_in = layer.weight[0].numel()
+        self.macs[name] = output.numel() * fan_in / self._step.shape[0]
+
+    def _of_input(self, tensor: str, gradient: Tensor) -> None:
+        squared = as_channels_last(gradient).float().square()
+        by_channel = squared.sum(1) if squared.ndim == 3 else squared.sum(1, keepdim=True)
+        total = self.of_inputs.get(tensor)
+        if total is None:
+            total = by_channel.new_zeros(len(self.timesteps), by_channel.shape[1])
+        self.of_inputs[tensor] = total.index_add(0, self._step, by_channel)
+
+    def _of_weight(self, name: str, weight: Tensor) -> None:
+        assert weight.grad is not None
+        squared = weight.grad.float().square().flatten(1).mean(1)
+        self.of_weights[name] = self.of_weights.get(name, 0) + squared
+        weight.grad = None
+
+    def result(self) -> Sensitivity:
+        """Everything relative to the energy of the outputs.
+
+        Raises:
+            DGQError: if a layer never ran, or a gradient is not finite.
+        """
+        readers: dict[str, list[str]] = {}
+        for name, tensor in self.tensors.items():
+            readers.setdefault(tensor, []).append(name)
+            if name not in self.of_weights or tensor not in self.of_inputs:
+                raise DGQError(
+                    f"{name} never runs in a call of the UNet, so its sensitivity cannot be "
+                    f"measured: keep it in full precision by keep {name}"
+                )
+        inputs = {
+            tensor: InputSensitivity(
+                tuple(names),
+                any(pads(self.layers[name]) for name in names),
+                self._observed(tensor),
+                self._relative(self.of_inputs[tensor], tensor),
+            )
+            for tensor, names in readers.items()
+        }
+        weights = {
+            name: WeightSensitivity(self._relative(total, name), self.macs[name])
+            for name, total in self.of_weights.items()
+        }
+        return Sensitivity(inputs, weights)
+
+    def _observed(self, tensor: str) -> Ranges:
+        """Ranges of a tensor; empty ones at steps that no call was of."""
+        ranges = self.ranges[tensor].channels
+        return Ranges(*(torch.where(r.isfinite(), r, 0.0).cpu() for r in ranges))
+
+    def _relative(self, total: Tensor, name: str) -> Tensor:
+        relative = total.cpu() / self.signal
+        if not bool(relative.isfinite().all()):
+            raise DGQError(f"{name}: the gradient is not finite; check that the pipeline draws")
+        return relative

@@ -1,0 +1,1 @@
+"""Text-to-image pipelines in folders, on the hub, or in single files."""

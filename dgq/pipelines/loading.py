@@ -1,0 +1,249 @@
+"""Loading text-to-image pipelines from a folder or the hub: whole, or not at all."""
+
+import importlib
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from torch import nn
+
+from dgq.errors import DGQError
+from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, read_index
+from dgq.pipelines.single_files import check_single_file, converted_folder, is_single_file
+from dgq.pipelines.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
+from dgq.storage.files import exists
+
+_SCENES = Path(__file__).parents[1] / "assets" / "scenes"
+EMBEDDED = {
+    "scenes": _SCENES / "pipeline",
+    "scenes-xl": _SCENES / "xl",
+    "scenes-few-step": _SCENES / "few-step",
+}
+"""Pipelines that come with this project, by name: Stable Diffusion 1's structure, then SDXL's."""
+
+HUB_TIMEOUT_S = 10
+PROBE = "a photo of two dogs on a beach"
+"""A prompt whose words every tokenizer knows something of."""
+
+CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
+"""Files of a hub model without its weights."""
+
+log = logging.getLogger(__name__)
+
+
+def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeline:
+    """A text-to-image pipeline in float32 and evaluation mode, without progress bars.
+
+    Args:
+        source: the name of an embedded model (``EMBEDDED``), a folder as ``save_pretrained``
+            writes it, a ``.safetensors`` file in the layout of the original code (see
+            ``single_files``), or the id of a model on the hub.
+        unet: takes the place of the pipeline's own, whose weights are then not read.
+
+    Raises:
+        DGQError: if it cannot be found or read, is of another kind, or not whole.
+    """
+    folder = resolve(source)
+    networks = {
+        name: load_network(folder, name, library, kind)
+        for name, (library, kind) in read_components(folder).items()
+        if _is_network(library, kind) and (unet is None or name != "unet")
+    }
+    if unet is not None:
+        networks["unet"] = unet
+    try:
+        config = DiffusionPipeline.load_config(str(folder))
+        # A pipeline without a safety checker would warn of arguments that it does not know.
+        unused: dict[str, Any] = {
+            name: False if name.startswith("requires") else None
+            for name in UNUSED
+            if name in config
+        }
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(folder), dtype=torch.float32, use_safetensors=True, **networks, **unused
+        )
+    except Exception as error:  # whatever the libraries raise for what is not as they expect
+        raise unavailable(source, error) from error
+    check_tokenizers(pipeline, folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_unet(source: str) -> UNet2DConditionModel:
+    """The UNet of a pipeline in float32 and evaluation mode; ``source`` as in ``load_pipeline``."""
+    folder = resolve(source)
+    return load_network(folder, "unet", *read_components(folder)["unet"])
+
+
+def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
+    """One network of a pipeline in float32 and evaluation mode.
+
+    Raises:
+        DGQError: if it cannot be read, or its files do not hold each of its tensors.
+    """
+    variant, files = weight_layout(folder / name, library)
+    note_types(folder / name, ", ".join(narrow_types(files)))
+    try:
+        network, found = getattr(importlib.import_module(library), kind).from_pretrained(
+            str(folder),
+            subfolder=name,
+            variant=variant,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever the libraries raise for what is not as they expect
+        raise unavailable(str(folder), error) from error
+    absent = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
+    if absent:
+        raise DGQError(
+            f"the pipeline {folder} is not whole: the files of {name} do not hold {absent[0]}"
+            f"{f' and {len(absent) - 1} more tensors' if absent[1:] else ''}; download it again"
+        )
+    return network.eval()
+
+
+@lru_cache
+def note_types(part: Path, types: str) -> None:
+    """Say once that a network's weights are stored in less than full precision."""
+    if types:
+        # The embedded models are what they are: nobody has to be told in every run.
+        level = logging.DEBUG if part.parent in EMBEDDED.values() else logging.WARNING
+        log.log(level, "%s is stored in %s: it is computed in float32", part, types)
+
+
+def _is_network(library: str, kind: str) -> bool:
+    """Whether a component has tensors; raises DGQError for one that is not of the libraries."""
+    found = getattr(importlib.import_module(library), kind, None) if library in WEIGHTS else None
+    if not isinstance(found, type):
+        raise DGQError(
+            f"the pipeline has a {library}.{kind}, which this version of its library does not "
+            "have: expected the components of a Stable Diffusion or SDXL pipeline"
+        )
+    return issubclass(found, nn.Module)
+
+
+def check_tokenizers(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Raise DGQError for a tokenizer without words, or with more than its text encoder knows."""
+    for name, tokenizer in pipeline.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        encoder = pipeline.components.get(name.replace("tokenizer", "text_encoder"))
+        known = {i for i in tokenizer(PROBE).input_ids if i not in tokenizer.all_special_ids}
+        if not known - {tokenizer.unk_token_id}:
+            raise DGQError(
+                f"the pipeline {folder} is not whole: its {name} knows no words, so files of it "
+                "are missing or damaged; download it again"
+            )
+        if encoder is not None and len(tokenizer) > encoder.config.vocab_size:
+            raise DGQError(
+                f"the pipeline {folder} does not fit together: its {name} has {len(tokenizer)} "
+                f"tokens, its text encoder {encoder.config.vocab_size}; download it again"
+            )
+
+
+def resolve(source: str) -> Path:
+    """The folder behind a name, with a model of the hub downloaded.
+
+    Raises:
+        DGQError: for a folder that is no pipeline and a hub model that cannot be had.
+    """
+    folder = EMBEDDED.get(source, Path(source))
+    if source in EMBEDDED and not exists(folder):
+        raise DGQError(
+            f"the embedded model {source} comes with DGQ's repository, not with the installed "
+            "package: run in a clone of it, or name another pipeline"
+        )
+    if is_single_file(folder):
+        check_single_file(folder)
+        folder = converted_folder(folder, configuration_of)
+    elif not exists(folder):
+        folder = download(source)
+    if not (folder / INDEX).is_file():
+        raise DGQError(
+            f"{source} is not a pipeline: expected a folder with {INDEX}, as "
+            "`DiffusionPipeline.save_pretrained` writes it"
+        )
+    check_folder(folder)
+    return folder
+
+
+def canonical(source: str) -> str:
+    """A source that means the same from every folder."""
+    if source in EMBEDDED or not exists(Path(source)):
+        return source
+    return str(Path(source).resolve())
+
+
+def download(source: str) -> Path:
+    """Where the hub's cache has a model, downloaded if need be; its kind is checked before that."""
+    check_hub(source)
+    try:
+        index = Path(hf_hub_download(source, INDEX))
+    except Exception as error:
+        raise unavailable(source, error) from error
+    read_index(index.parent, source)
+    return _download_variant(source)
+
+
+def _download_variant(source: str) -> Path:
+    """A model of the hub in full precision, or in half where there is nothing else."""
+    failed: Exception | None = None
+    for variant in VARIANTS:
+        try:
+            return Path(
+                DiffusionPipeline.download(
+                    source, use_safetensors=True, safety_checker=None, variant=variant
+                )
+            )
+        except Exception as error:
+            failed = failed or error
+            if "safetensors" not in str(error):
+                break
+    assert failed is not None
+    raise unavailable(source, failed) from failed
+
+
+def configuration_of(source: str) -> Path:
+    """The configuration of a model of the hub, without its weights.
+
+    Raises:
+        DGQError: if it is neither in the cache nor can be downloaded.
+    """
+    check_hub(source)
+    try:
+        return Path(snapshot_download(source, allow_patterns=CONFIGURATION))
+    except Exception as error:
+        raise unavailable(source, error) from error
+
+
+def check_hub(source: str) -> None:
+    """Fail at once, rather than after minutes of retries, if a hub model cannot be had."""
+    try:
+        if isinstance(try_to_load_from_cache(source, INDEX), str):
+            return
+        HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # no network, model or permission, no possible id: whatever it is
+        raise unavailable(source, error) from error
+
+
+def unavailable(source: str, error: Exception) -> DGQError:
+    """The one line that says what is missing and how to get it."""
+    if exists(Path(source)) or source in EMBEDDED:
+        kind = type(error).__name__
+        return DGQError(f"cannot read the pipeline {source} ({kind}): {first_line(error)}")
+    folder = "models/" + source.rpartition("/")[2]
+    return DGQError(
+        f"{source} is neither a local folder nor can it be downloaded ({type(error).__name__}): "
+        f"run `hf download {source} --local-dir {folder}` where there is internet, then add "
+        f"`--pipeline {folder}`"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

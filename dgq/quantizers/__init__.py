@@ -1,0 +1,1 @@
+"""Quantizers of activations, weights and scores, while a UNet is calibrated."""

@@ -1,0 +1,30 @@
+"""Scale and zero point of each channel of an activation, from factors of its channels."""
+
+from torch import Tensor
+
+from dgq.quantizers.group_lookup import row_of_step
+from dgq.unet.calls import SamplerCalls
+
+
+def channel_parameters(
+    x: Tensor, scale: Tensor, zero_point: Tensor, factor: Tensor, calls: SamplerCalls
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of every channel at the step of the call, broadcastable to ``x``.
+
+    Args:
+        x: ``[batch, channels, height, width]``, ``[batch, tokens, channels]`` or 2-D.
+        scale: ``[steps]`` or ``[1]``.
+        zero_point: ``[steps, channels]``, or one for all channels.
+        factor: ``[channels]``, of the scale, or one for all of them.
+        calls: with the current one.
+    """
+    step = row_of_step(scale, calls)
+    scale, zero_point = scale[step][:, None] * factor, zero_point[step]
+    shape = [zero_point.shape[0], *[1] * (x.ndim - 1)]
+    shape[1 if x.ndim == 4 else -1] = zero_point.shape[1]
+    return scale.view(shape), zero_point.view(shape)
+
+
+def fraction(exponent: Tensor) -> Tensor:
+    """``2^-exponent``; exact."""
+    return (-exponent.float()).exp2()

@@ -1,0 +1,198 @@
+"""Quantizer of a layer's weight: a learnable rounding first, packed codes after."""
+
+import torch
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.math.dequantization import dequantize, input_factors
+from dgq.math.exponent_search import group_exponents
+from dgq.math.packing import pack_codes, unpack_codes
+from dgq.math.range_search import weight_parameters, weight_range
+from dgq.math.rounding import hard_rounding, rounding_logits, soft_rounding
+from dgq.quantizers.buffers import SizedByCheckpoint
+from dgq.quantizers.learnable import Learnable
+from dgq.quantizers.learnable_codes import LearnableCodes
+from dgq.quantizers.learnable_output import LearnableOutput
+from dgq.settings import WeightSettings
+
+
+class LearnableRounding(Learnable):
+    """What is learned about one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.empty(0))
+        self.log_gain = nn.Parameter(torch.empty(0))
+        self.bias_shift = nn.Parameter(torch.empty(0))
+
+    def start_(self, ratio: Tensor) -> None:
+        """Start from nearest rounding of weights ``[out, n]`` in units of their scale."""
+        self.logits.data = rounding_logits(ratio)
+        self.log_gain.data = ratio.new_zeros(ratio.shape[0])
+        self.bias_shift.data = ratio.new_zeros(ratio.shape[0])
+        self.logits.requires_grad_(True)
+
+    def rounding(self) -> Tensor:
+        """``h``, ``[out, n]``: soft while it is learned, hard once it is fixed."""
+        return (
+            soft_rounding(self.logits) if self.logits.requires_grad else hard_rounding(self.logits)
+        )
+
+
+class WeightQuantizer(SizedByCheckpoint):
+    """Affine quantization of a weight ``[out, ...]``, per output channel or in groups of inputs.
+
+    A group's scale is that of its output channel times ``2^-exponent``. After ``harden_`` it holds
+    packed codes, scale, zero point, exponents if there are any, and bias, all that a packed
+    checkpoint needs.
+
+    Args:
+        settings: bits, groups and range search.
+        shape: shape of the weight.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    exponent: Tensor
+    bias: Tensor
+
+    def __init__(self, settings: WeightSettings, shape: torch.Size) -> None:
+        super().__init__()
+        self.settings = settings
+        self.shape = shape
+        self.learnable: LearnableRounding | None = LearnableRounding()
+        self.learnable_codes = LearnableCodes()
+        self._floor: Tensor | None = None
+        self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
+        for name in ("scale", "zero_point", "bias"):
+            self.register_buffer(name, torch.empty(0))
+        if settings.has_exponents:
+            self.register_buffer("exponent", torch.empty(0, dtype=torch.uint8))
+
+    def forward(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The dequantized weight and the bias that goes with it.
+
+        Args:
+            bias: the layer's full-precision bias, which learning shifts.
+
+        Raises:
+            DGQError: before ``start_learning_`` and without codes.
+        """
+        if self.learnable is not None and self.learnable.active:
+            return self._learning(self.learnable, bias)
+        if self.codes.numel() == 0:
+            raise DGQError("this layer has no quantized weight yet: calibrate or load first")
+        if self.learnable_codes.active:
+            return self._weight_of(self._moved_codes()), self.bias if self.bias.numel() else None
+        bits, exponent = self.settings.n_bits, getattr(self, "exponent", None)
+        weight = dequantize(
+            self.codes,
+            self.scale,
+            self.zero_point,
+            bits,
+            self.n_inputs,
+            exponent,
+            self.settings.group_size,
+        )
+        return weight.view(self.shape), self.bias if self.bias.numel() else None
+
+    @torch.no_grad()
+    def start_learning_(self, weight: Tensor) -> None:
+        """Search the range and start the rounding from the nearest; weight ``[out, ...]``.
+
+        Raises:
+            DGQError: of a packed model, or where a weight is not finite.
+        """
+        if self.learnable is None:
+            raise DGQError("a packed model holds no full-precision weights to learn from")
+        rows, settings = weight.flatten(1), self.settings
+        if settings.has_exponents:
+            self.exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
+            rows = rows / self._factor
+        bits = settings.n_bits
+        low, high = weight_range(rows, bits, settings.range_method, settings.symmetric)
+        if not bool((high - low).isfinite().all()):
+            raise DGQError(
+                f"a weight of shape {tuple(weight.shape)} has values that are not finite, or span "
+                "more than float32 holds: restore the model"
+            )
+        self.scale, self.zero_point = weight_parameters(low, high, bits, settings.symmetric)
+        ratio = rows / self.scale[:, None]
+        self._floor = ratio.floor() + self.zero_point[:, None]
+        self.learnable.start_(ratio)
+
+    @torch.no_grad()
+    def harden_(self, bias: Tensor | None) -> None:
+        """Fix rounding, scale and bias, pack the codes, and free what was learned."""
+        learnable = self.learnable
+        if learnable is None or not learnable.active:
+            raise DGQError("there is no learned rounding to fix: call start_learning_ first")
+        codes = self._clamped(hard_rounding(learnable.logits))
+        self.codes = pack_codes(codes, self.settings.n_bits)
+        self.scale = self.scale * learnable.log_gain.exp()
+        self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
+        learnable.stop_()
+        self._floor = None
+
+    @torch.no_grad()
+    def start_moving_codes_(self, weight: Tensor) -> None:
+        """Begin learning which of the codes move; weight in full precision ``[out, ...]``."""
+        position = weight.flatten(1) / self._scales(self.scale) + self.zero_point[:, None]
+        self.learnable_codes.start_(position, self._unpacked_codes())
+
+    @torch.no_grad()
+    def harden_codes_(self) -> None:
+        """Move the codes as learned."""
+        if self.learnable_codes.active:
+            self.codes = pack_codes(self._moved_codes(), self.settings.n_bits)
+            self.learnable_codes.stop_()
+
+    def _unpacked_codes(self) -> Tensor:
+        codes = unpack_codes(self.codes, self.settings.n_bits, self.n_inputs)
+        return codes.to(self.scale.dtype)
+
+    def _moved_codes(self) -> Tensor:
+        return self.learnable_codes.moved(self._unpacked_codes(), self.settings.n_bits)
+
+    def _weight_of(self, codes: Tensor) -> Tensor:
+        """The weight ``[out, ...]`` that codes ``[out, n]`` stand for."""
+        weight = (codes - self.zero_point[:, None]) * self._scales(self.scale)
+        return weight.view(self.shape)
+
+    @torch.no_grad()
+    def correct_(self, output: LearnableOutput) -> None:
+        """Take up what was learned about the layer's output; codes stay as they are."""
+        if output.active:
+            gain = output.log_gain.exp()
+            self.scale = self.scale * gain
+            if self.bias.numel():
+                self.bias = self.bias * gain + output.shift
+
+    def _learning(
+        self, learnable: LearnableRounding, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        scale = self._scales(self.scale * learnable.log_gain.exp())
+        weight = (self._clamped(learnable.rounding()) - self.zero_point[:, None]) * scale
+        shifted = None if bias is None else bias + learnable.bias_shift
+        return weight.view(self.shape), shifted
+
+    @property
+    def n_inputs(self) -> int:
+        """Weights of one output channel."""
+        return self.shape[1:].numel()
+
+    @property
+    def _factor(self) -> Tensor:
+        """``2^-exponent`` of every weight, ``[out, n]``."""
+        return input_factors(self.exponent, self.settings.group_size, self.n_inputs)
+
+    def _scales(self, scale: Tensor) -> Tensor:
+        """Scales of all weights, ``[out, 1]`` or ``[out, n]``, from those of their channels."""
+        columns = scale[:, None]
+        return columns * self._factor if self.settings.has_exponents else columns
+
+    def _clamped(self, rounding: Tensor) -> Tensor:
+        """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""
+        assert self._floor is not None
+        return (self._floor + rounding).clamp(0, 2**self.settings.n_bits - 1)

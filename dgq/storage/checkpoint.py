@@ -1,0 +1,198 @@
+"""Quantized models on disk: written from a calibration, loaded ready to run."""
+
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.hub.names import PLACE
+from dgq.inference.build import build_, fill_
+from dgq.inference.execution import Mode, prepare_
+from dgq.inference.freeze import check_calibrated, frozen_state
+from dgq.settings import QuantizationSettings
+from dgq.storage.diffusers_quantizer import attach_
+from dgq.storage.files import read_json
+from dgq.storage.first_formats import CONFIG_FILE as FIRST_CONFIG_FILE
+from dgq.storage.first_formats import FirstFiles
+from dgq.storage.manifest import GenerationSettings, Manifest
+from dgq.storage.model_files import (
+    CONFIG_FILE,
+    FOLDER,
+    PLACES,
+    ModelFiles,
+    is_quantized,
+    write_model,
+)
+from dgq.unet.context import QuantizationContext
+from dgq.unet.layers import quantized_layers
+from dgq.unet.quantize import activation_quantizers
+
+__all__ = [
+    "FOLDER",
+    "GenerationSettings",
+    "Manifest",
+    "calibration_state",
+    "find_model",
+    "has_model",
+    "load_calibration_state_",
+    "load_quantized_unet",
+    "packed_state",
+    "quantized_folder",
+    "read_manifest",
+    "save_quantized",
+]
+
+log = logging.getLogger(__name__)
+
+
+def save_quantized(unet: UNet2DConditionModel, folder: Path, manifest: Manifest) -> None:
+    """Write a calibrated or loaded UNet: packed weights, then the description."""
+    write_model(folder, manifest, packed_state(unet, manifest.quantization))
+
+
+def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, Tensor]:
+    """The tensors of a quantized UNet as they are stored: packed, with nothing that calibrated.
+
+    Raises:
+        DGQError: if the calibration has not finished, or tensors were rounded when it was loaded.
+    """
+    if isinstance(unet.calls, QuantizationContext):
+        check_calibrated(unet)
+        return frozen_state(unet.state_dict(), settings)
+    if unet.precision is not None:
+        raise DGQError(
+            f"this UNet computes in {unet.precision}, which rounded what is not quantized: load it "
+            "with dtype=torch.float32 to save it, or copy its folder"
+        )
+    return dict(unet.state_dict())
+
+
+def has_model(folder: Path) -> bool:
+    """Whether a folder itself holds a quantized model, whole or damaged."""
+    if (folder / FIRST_CONFIG_FILE).is_file():
+        return True
+    file = folder / CONFIG_FILE
+    try:
+        return file.is_file() and is_quantized(read_json(file))
+    except DGQError:
+        return True  # damaged: whoever reads it says so
+
+
+def quantized_folder(path: str | Path) -> Path:
+    """The folder of the quantized model that ``path`` names: itself, or that of a run or pipeline.
+
+    Raises:
+        DGQError: if there is none.
+    """
+    path = Path(path)
+    for folder in (path / place for place in PLACES):
+        if has_model(folder):
+            return folder
+    reason = "no quantized model in it" if path.exists() else "it does not exist"
+    raise DGQError(
+        f"{path} cannot be used as a checkpoint: {reason}; expected the folder of a finished run, "
+        "such as outputs/w4a8 (`python train.py fit --config w4a8.yaml` makes it)"
+    )
+
+
+def find_model(path: str | Path) -> ModelFiles | FirstFiles:
+    """The files of the quantized model that ``path`` names; raises DGQError if there is none."""
+    folder = quantized_folder(path)
+    is_first = (folder / FIRST_CONFIG_FILE).is_file()
+    return FirstFiles(folder) if is_first else ModelFiles(folder)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a run folder or of a quantized model's folder.
+
+    Raises:
+        DGQError: if it is missing, damaged, or of another format.
+    """
+    return find_model(path).manifest()
+
+
+def load_quantized_unet(
+    path: str | Path,
+    execution: Mode = "auto",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> UNet2DConditionModel:
+    """A quantized UNet from a run folder or a quantized model's folder, ready to run.
+
+    Loading is strict and needs no calibration, no forward pass and no full-precision weights.
+
+    Args:
+        path: of the folder.
+        execution: ``integer``, ``float``, or ``auto``, which takes integers where this machine
+            multiplies them exactly and fast; ``unet.execution`` says what runs.
+        dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
+            computes in it, else float32.
+        device: where it runs; integers on a CPU, or on a GPU with Triton.
+
+    Raises:
+        DGQError: if files are missing, damaged, or do not belong together, or integers are asked
+            for and cannot be used.
+    """
+    files = find_model(path)
+    manifest, state = files.read()
+    try:
+        unet = empty_quantized_unet(manifest)
+    except DGQError:
+        raise
+    except Exception as error:  # whatever diffusers raises for a configuration of no UNet
+        raise DGQError(f"{files.config_file} describes no UNet: {error}") from error
+    try:
+        fill_(unet, state)
+    except DGQError as error:
+        described = files.config_file.name
+        raise DGQError(
+            f"{files.weight_files[0]} does not fit the UNet in {described}: {error}"
+        ) from error
+    state.clear()  # codes are freed as soon as their layer is folded
+    unet = unet.eval().requires_grad_(False).to(device)
+    attach_(unet, manifest)
+    unet.register_to_config(**{PLACE: str(files)})
+    unet.execution = prepare_(unet, execution, dtype)
+    log.info("%s: %s", path, unet.execution)
+    return unet
+
+
+def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
+    """A UNet of inference modules without tensors, on the meta device, to be filled."""
+    with init_empty_weights(include_buffers=True):
+        unet = UNet2DConditionModel.from_config(manifest.unet_config)
+    build_(unet, manifest.quantization, manifest.timesteps, manifest.latent_size)
+    return unet
+
+
+def calibration_state(unet: nn.Module) -> dict[str, Tensor]:
+    """What a calibration has found so far: finished weights, observed and learned ranges."""
+    finished = {
+        f"{name}.weight_quantizer"
+        for name, layer in quantized_layers(unet).items()
+        if layer.weight_quantizer is not None and layer.weight_quantizer.codes.numel()
+    }
+    finished |= {name for name, q in activation_quantizers(unet).items() if q.scale.numel()}
+    return {
+        name: tensor
+        for name, tensor in unet.state_dict().items()
+        if tensor.numel() and (".observer." in name or name.rpartition(".")[0] in finished)
+    }
+
+
+def load_calibration_state_(unet: nn.Module, state: dict[str, Tensor]) -> None:
+    """Take up what ``calibration_state`` returned.
+
+    Raises:
+        DGQError: if it holds tensors that this UNet has no place for.
+    """
+    unexpected = unet.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise DGQError(
+            f"the checkpoint belongs to another model: it holds {unexpected[0]} and "
+            f"{len(unexpected) - 1} more tensors that this UNet has no place for"
+        )

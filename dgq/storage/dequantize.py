@@ -1,0 +1,77 @@
+"""Back to a stock UNet, with the weights that the quantized one multiplied."""
+
+import copy
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import nn
+
+from dgq.errors import DGQError
+from dgq.inference.geometry import stock_layer
+from dgq.inference.layers import FrozenLayer
+from dgq.inference.laying_out import unfold_layers_
+from dgq.unet.attention import QuantizedAttention
+from dgq.unet.quantized_unet import QuantizedUNet
+from dgq.unet.quantized_unet import become_stock_ as unet_becomes_stock_
+from dgq.unet.split_layer import join_
+
+
+def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A stock UNet with the dequantized weights; the quantized one stays as it is.
+
+    Args:
+        unet: quantized, as it was loaded.
+        dtype: of the weights.
+
+    Raises:
+        DGQError: if it is not quantized, or is being calibrated.
+    """
+    copied = copy.deepcopy(unet)
+    dequantize_(copied, dtype)
+    return copied
+
+
+@torch.no_grad()
+def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Turn a quantized UNet into a stock one, in place; raises as ``dequantize`` does."""
+    if not isinstance(unet, QuantizedUNet) or unet.execution is None:
+        raise DGQError("this is no quantized UNet as it is loaded: there is nothing to dequantize")
+    unfold_layers_(unet)
+    names = [name for name, module in unet.named_modules() if isinstance(module, FrozenLayer)]
+    for name in names:
+        layer = unet.get_submodule(name)
+        assert isinstance(layer, FrozenLayer)
+        unet.set_submodule(name, dequantized_layer(layer, dtype))
+        del layer
+    join_(unet)
+    for module in unet.modules():
+        if isinstance(module, QuantizedAttention):
+            attention_becomes_stock_(module)
+    unet_becomes_stock_(unet)
+    nn.Module.to(unet, dtype)  # what was never quantized may be in another
+
+
+OF_QUANTIZED = ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend")
+"""What a quantized attention has beside its other quantizers."""
+
+
+def attention_becomes_stock_(attention: QuantizedAttention) -> None:
+    """Take its quantizers from an attention."""
+    for name in [n for n, _ in attention.named_children() if n.endswith("_quantizer")]:
+        delattr(attention, name)
+    own = attention.own_processor
+    for name in (*OF_QUANTIZED, "own_processor"):
+        attention.__dict__.pop(name, None)
+        attention._modules.pop(name, None)
+    attention.__class__ = Attention
+    attention.set_processor(own or AttnProcessor2_0())
+
+
+def dequantized_layer(layer: FrozenLayer, dtype: torch.dtype) -> nn.Linear | nn.Conv2d:
+    """The stock layer that a quantized one stands for."""
+    weight, bias = layer.operands()
+    made = stock_layer(layer.geometry, bias is not None)
+    made.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.to(dtype, copy=True), requires_grad=False)
+    return made.train(layer.training)

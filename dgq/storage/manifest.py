@@ -1,0 +1,154 @@
+"""What a quantized model consists of, apart from its tensors; part of its ``config.json``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from dgq.errors import DGQError, SettingsError
+from dgq.settings import QuantizationSettings, check_positive
+from dgq.storage.described_settings import described, quantization_settings
+
+FORMAT = "dgq-3"
+METHOD = "dgq"
+"""``quant_method`` of a configuration, by which diffusers finds who loads it."""
+
+QUANTIZATION = "quantization_config"
+"""Where diffusers keeps it in the configuration of a model."""
+
+LARGEST_SIZE = 2**20
+"""Pixels on a side of the latents; more is no size."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How the pipeline is run, in calibration and by default in evaluation.
+
+    Args:
+        num_inference_steps: steps of the sampler.
+        guidance_scale: classifier-free guidance; 1 or less switches it off.
+        height: of the image in pixels; the model's own by default.
+        width: of the image in pixels; the model's own by default.
+    """
+
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("num_inference_steps", self.num_inference_steps)
+        if (self.height is None) != (self.width is None):
+            raise SettingsError("height and width go together: pipelines ignore one alone")
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value is not None:
+                check_positive(name, value)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a quantized model consists of, apart from its tensors.
+
+    Args:
+        pipeline: where the full-precision pipeline comes from (text encoder, VAE, scheduler).
+        unet_config: configuration of the stock UNet.
+        quantization: settings of the quantization.
+        generation: settings of the sampler it was calibrated for.
+        timesteps: the scheduler's values that activation scales exist for.
+        latent_size: height and width of the latents of the calibration.
+        unet_sha256: of the full-precision UNet's tensors; empty where nobody noted them.
+        sha256: of all of the model, its tensors included; empty before it is written.
+    """
+
+    pipeline: str
+    unet_config: dict[str, Any]
+    quantization: QuantizationSettings
+    generation: GenerationSettings
+    timesteps: tuple[float, ...]
+    latent_size: tuple[int, int]
+    unet_sha256: str = ""
+    sha256: str = ""
+
+    def quantization_config(self) -> dict[str, Any]:
+        """What ``config.json`` holds of it beside the stock UNet's configuration."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        del content["unet_config"]
+        content |= {
+            "quantization": described(self.quantization),
+            "generation": asdict(self.generation),
+            "timesteps": list(self.timesteps),
+            "latent_size": list(self.latent_size),
+        }
+        return {"quant_method": METHOD, "format": FORMAT, **content}
+
+    def config(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        return {**self.unet_config, QUANTIZATION: self.quantization_config()}
+
+
+def manifest_of(config: Mapping[str, Any]) -> Manifest:
+    """The manifest in the configuration of a model.
+
+    Raises:
+        DGQError: if it is damaged, or of another format.
+    """
+    quantization = config.get(QUANTIZATION)
+    if not isinstance(quantization, Mapping) or quantization.get("quant_method") != METHOD:
+        raise DGQError(f"it has no {QUANTIZATION} of the method {METHOD}")
+    content = {k: v for k, v in quantization.items() if k != "quant_method"}
+    if content.pop("format", None) != FORMAT:
+        raise DGQError(
+            f"it is of another format, {str(quantization.get('format'))[:40]}: expected {FORMAT}; "
+            "a newer dgq may read it"
+        )
+    unet_config = {k: v for k, v in config.items() if k != QUANTIZATION}
+    return parsed({**content, "unet_config": unet_config})
+
+
+def parsed(content: Mapping[str, Any]) -> Manifest:
+    """A manifest from plain values.
+
+    Raises:
+        DGQError: if one is missing, of another type, or impossible.
+    """
+    try:
+        manifest = Manifest(
+            **dict(content)
+            | {
+                "quantization": quantization_settings(content["quantization"]),
+                "generation": GenerationSettings(**content["generation"]),
+                "timesteps": tuple(content["timesteps"]),
+                "latent_size": tuple(content["latent_size"]),
+            }
+        )
+    except SettingsError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DGQError(f"its description of the quantization is damaged ({error!r})") from error
+    problem = problem_of(manifest)
+    if problem is not None:
+        raise DGQError(problem)
+    return manifest
+
+
+def problem_of(manifest: Manifest) -> str | None:
+    """What is impossible about a manifest, if anything."""
+    hashes = (manifest.unet_sha256, manifest.sha256)
+    quantization = manifest.quantization
+    texts = (manifest.pipeline, *hashes, *quantization.keep, *quantization.layers)
+    if not all(isinstance(text, str) for text in texts):
+        return "pipeline, unet_sha256, sha256, keep or a name in layers is not text"
+    times = manifest.timesteps
+    if not times or not all(is_number(t) and math.isfinite(t) for t in times):
+        return "timesteps are not a list of finite numbers"
+    if len(set(times)) < len(times):
+        return "a timestep is there twice"
+    sizes = manifest.latent_size
+    if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
+        return f"latent_size is {list(sizes)!r:.60}, expected a height and a width"
+    return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

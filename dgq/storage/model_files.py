@@ -1,0 +1,166 @@
+"""A quantized model on disk: the layout of diffusers, sealed."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from dgq.errors import DGQError
+from dgq.pipelines.files import check_sizes
+from dgq.storage.files import (
+    folder_written_beside,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
+from dgq.storage.seal import SEAL, defaults_of, seal_of, tensor_sha256
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
+FOLDER = "quantized"
+PLACES = ("", FOLDER, "unet")
+"""Where a quantized model may lie below the folder that a user names: a run's, or a pipeline's."""
+
+WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+"""Names of files of weights."""
+
+CLASS = UNet2DConditionModel.__name__
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A quantized model in the present format.
+
+    Args:
+        folder: that holds it.
+    """
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The description."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The file of weights, or its shards.
+
+        Raises:
+            DGQError: if an index names a file that is not in this folder.
+        """
+        index = self.folder / INDEX_FILE
+        if (self.folder / WEIGHTS_FILE).exists() or not index.exists():
+            return [self.folder / WEIGHTS_FILE]
+        content = read_json(index)
+        placed = content.get("weight_map") if isinstance(content, Mapping) else None
+        if not isinstance(placed, Mapping) or not placed:
+            raise DGQError(f"{index} is damaged: it names no files; restore it")
+        names = sorted({str(name) for name in placed.values()})
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise DGQError(f"{index} names {name[:80]!r}: expected safetensors files beside it")
+        return [self.folder / name for name in names]
+
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return sum(file.stat().st_size for file in self.weight_files)
+
+    def config(self) -> dict[str, Any]:
+        """The content of the description.
+
+        Raises:
+            DGQError: if it cannot be read, or describes no quantized UNet.
+        """
+        config = read_json(self.config_file)
+        if not is_quantized(config):
+            raise DGQError(f"{self.config_file} describes no model quantized by {METHOD}")
+        if config.get("_class_name", CLASS) != CLASS:
+            found = str(config["_class_name"])[:60]
+            raise DGQError(f"{self.config_file} describes a {found}: expected a {CLASS}")
+        return dict(config)
+
+    def manifest(self) -> Manifest:
+        """The description, checked; raises DGQError for a damaged one."""
+        return self.described(self.config())
+
+    def format(self) -> str:
+        """The format, which the description is checked to be of."""
+        return FORMAT
+
+    def described(self, config: Mapping[str, Any]) -> Manifest:
+        """The manifest in a configuration read from this folder."""
+        try:
+            return manifest_of(config)
+        except DGQError as error:
+            raise DGQError(f"{self.config_file}: {error}: restore it, or make it again") from error
+
+    def read(self) -> tuple[Manifest, dict[str, Tensor]]:
+        """Description and tensors, which agree with the seal.
+
+        Raises:
+            DGQError: if anything is missing, damaged, or does not belong to the rest.
+        """
+        config = self.config()
+        manifest = self.described(config)
+        tensors: dict[str, Tensor] = {}
+        for file in self.weight_files:
+            tensors |= read_tensors(file)[0]
+        check_sizes(manifest.unet_config, len(tensors), self.config_file)
+        check_seal(config, {n: tensor_sha256(n, t) for n, t in tensors.items()}, self)
+        return manifest, tensors
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+
+def is_quantized(config: Any) -> bool:
+    """Whether the content of a ``config.json`` is that of a model quantized by this method."""
+    quantization = config.get(QUANTIZATION) if isinstance(config, Mapping) else None
+    return isinstance(quantization, Mapping) and quantization.get("quant_method") == METHOD
+
+
+def check_seal(config: Mapping[str, Any], tensors: Mapping[str, str], source: object) -> None:
+    """Raise DGQError unless a description and the hashes of tensors agree with its seal."""
+    if seal_of(config, tensors, defaults_of(UNet2DConditionModel)) != config[QUANTIZATION].get(
+        SEAL
+    ):
+        raise DGQError(
+            f"{source} is damaged or was edited: {CONFIG_FILE} and {WEIGHTS_FILE} do not agree "
+            f"with the seal in {CONFIG_FILE}; restore them, or make them again"
+        )
+
+
+def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Write a quantized model, the description last, so that a killed run leaves no half of one."""
+    config = {"_class_name": CLASS, **manifest.config()}
+    config.pop("_name_or_path", None)  # where the stock UNet lay on this machine
+    config = sealed(config, tensors)
+    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
+    write_json(folder / CONFIG_FILE, config)
+
+
+@contextmanager
+def written_as_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write a model into, which then takes the place of what ``folder`` held."""
+    with folder_written_beside(folder) as beside:
+        yield beside
+        made = {file.name for file in beside.iterdir()}
+    for file in folder.iterdir():
+        if WEIGHTS.fullmatch(file.name) and file.name not in made:
+            file.unlink()  # of the model before, in other shards
+
+
+def sealed(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A description with the seal of itself and of tensors."""
+    hashes = {name: tensor_sha256(name, tensor) for name, tensor in tensors.items()}
+    seal = seal_of(config, hashes, defaults_of(UNet2DConditionModel))
+    return {**config, QUANTIZATION: {**config[QUANTIZATION], SEAL: seal}}

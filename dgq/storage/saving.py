@@ -1,0 +1,57 @@
+"""Writing a calibrated UNet into a folder that ``dgq.load_quantized_unet`` reads."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from dgq.calibration.result import CalibrationResult
+from dgq.errors import DGQError
+from dgq.pipelines.loading import canonical
+from dgq.storage.checkpoint import Manifest, has_model, save_quantized
+from dgq.storage.files import check_writable, write_json
+
+REPORT_FILE = "calibration.json"
+
+
+def save(
+    calibrated: CalibrationResult | nn.Module,
+    folder: str | Path,
+    *,
+    pipeline: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a calibrated UNet as packed weights and a manifest.
+
+    Args:
+        calibrated: the result of ``dgq.calibrate``, or its UNet. A result's report is written
+            too, as ``calibration.json``.
+        folder: that is written into; made if need be.
+        pipeline: where the rest of the pipeline comes from (a folder or a hub id); by default what
+            the pipeline that was calibrated was loaded from.
+        overwrite: replace a quantized model in the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DGQError: if the UNet was not calibrated, or the folder is in use or cannot be written into.
+    """
+    result = calibrated if isinstance(calibrated, CalibrationResult) else None
+    unet = calibrated if result is None else result.unet
+    manifest = getattr(unet, "manifest", None)
+    if not isinstance(manifest, Manifest):
+        raise DGQError(
+            f"this {type(unet).__name__} was not calibrated by dgq.calibrate: save what that "
+            "returns; a quantized model that was loaded has save_pretrained"
+        )
+    folder = Path(folder)
+    if has_model(folder) and not overwrite:
+        raise DGQError(f"{folder} holds a quantized model: name another folder, or overwrite=True")
+    check_writable(folder, "the folder")
+    if pipeline is not None:
+        manifest = replace(manifest, pipeline=canonical(pipeline))
+    save_quantized(unet, folder, manifest)
+    if result is not None:
+        write_json(folder / REPORT_FILE, result.report.to_dict())
+    return folder

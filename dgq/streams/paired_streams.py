@@ -1,0 +1,74 @@
+"""The full-precision and the quantized stream, side by side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from dgq.streams.micro_batches import TargetInput
+from dgq.streams.streaming import Stream
+from dgq.streams.waiting import Waiting
+from dgq.targets.target import Target
+from dgq.unet.context import quantization
+
+
+class PairedStreams:
+    """Calibration samples, waiting at one target in full precision and as quantized so far.
+
+    A target is visited by ``refer`` (its outputs in full precision), whatever learning there is,
+    and ``leave``. The quantized stream has quantized weights and unquantized activations, whose
+    ranges are observed on the way: one pass serves every number of bits and groups.
+
+    Args:
+        unet: a quantized UNet.
+        targets: by name, in execution order.
+        calls: keyword arguments of the UNet call of each micro-batch.
+        rooms: where the tensors of each pass wait; where they are by default.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        targets: Mapping[str, Target],
+        calls: Sequence[Mapping[str, Any]],
+        rooms: Iterator[Waiting] | None = None,
+    ) -> None:
+        self.unet = unet
+        self.sizes = [call["sample"].shape[0] for call in calls]
+        self.full_precision = Stream(unet, targets, calls, rooms)
+        self.quantized = Stream(unet, targets, calls, rooms)
+        with quantization(unet, weights=False, activations=False):
+            self.full_precision.advance()
+            self.quantized.advance()
+
+    @property
+    def n_rows(self) -> int:
+        """Samples over all micro-batches."""
+        return sum(self.sizes)
+
+    def refer(self) -> None:
+        """Run the full-precision stream through the current target, for its outputs."""
+        with quantization(self.unet, weights=False, activations=False):
+            self.full_precision.advance()
+
+    def leave(self, observing: bool = True) -> None:
+        """Run the quantized stream through the current target, by now hardened.
+
+        Args:
+            observing: record the ranges of the activations on the way.
+        """
+        with quantization(self.unet, weights=True, activations=False, observing=observing):
+            self.quantized.advance()
+
+    def inputs(self, rows: Tensor) -> TargetInput:
+        """Arguments of the current target for samples ``rows [n]``, as quantized so far."""
+        return self.quantized.input_rows(rows)
+
+    def references(self, rows: Tensor) -> Tensor:
+        """What the current target computes for samples ``rows [n]`` in full precision."""
+        return self.full_precision.output_rows(rows)
+
+    def close(self) -> None:
+        """Drop both streams."""
+        self.full_precision.close()
+        self.quantized.close()

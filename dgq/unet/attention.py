@@ -1,0 +1,220 @@
+"""Attention whose inputs, q, k, v and scores are quantized, in both lives of a UNet."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.ops.reference import attention as differentiable_attention
+from dgq.settings import FLOAT_BITS
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.processors import TakesProcessors, check_arguments, run
+from dgq.unet.readers import read
+from dgq.unet.start_token import but_start
+
+MAX_SCORES = 2**27
+"""Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
+
+NOT_COMPUTED = ("spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
+
+
+class QuantizedAttention(TakesProcessors, Attention):
+    """A diffusers attention that was given quantizers of its own by ``become_quantized_``.
+
+    The tensor that to_q, to_k and to_v read is quantized once, as is the text context; q, k and v
+    are quantized before they are split into heads. The quantizers belong to the attention: stock
+    processors that compute the same leave it as it is. Others compute on quantized projections, and
+    are refused where scores are quantized, of which they know nothing.
+    """
+
+    input_quantizer: nn.Module
+    context_quantizer: nn.Module | None
+    query_quantizer: nn.Module
+    key_quantizer: nn.Module
+    value_quantizer: nn.Module
+    score_quantizer: nn.Module | None
+    keep_start: bool
+    keep_start_text: bool
+    calls: SamplerCalls
+    attend: Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **cross_attention_kwargs: Any,
+    ) -> Tensor:
+        """``hidden_states [batch, tokens, channels]`` or an image, the same shape back."""
+        states = (hidden_states, encoder_hidden_states, attention_mask)
+        if self.own_processor is not None:
+            step = self.calls.step
+            of_one = step.shape[0] > 1 and bool((step == step[0]).all())
+            # Samples of one step may be taken apart.
+            with self.calls.narrowed(slice(0, 1 if of_one else None)):
+                return run(self.own_processor, self, *states, cross_attention_kwargs)
+        check_arguments(cross_attention_kwargs, of_text=self.context_quantizer is not None)
+        given = hidden_states
+        if given.ndim == 4:
+            hidden_states = given.flatten(2).transpose(1, 2)
+        if self.group_norm is not None:
+            hidden_states = self.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        hidden = source = self.input_quantizer(hidden_states)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if self.context_quantizer is not None:
+            source = self._quantized_text(context)
+        elif encoder_hidden_states is not None:
+            source = self.input_quantizer(context)  # self-attention that is given further tokens
+        query = self.query_quantizer(read(self.to_q, hidden_states, hidden))
+        key = self._quantized_key(read(self.to_k, context, source))
+        value = self.value_quantizer(read(self.to_v, context, source))
+        mixed = self._mix(query, key, value, attention_mask)
+        out = self.to_out[1](self.to_out[0](mixed))
+        if given.ndim == 4:
+            out = out.transpose(1, 2).reshape(given.shape)
+        if self.residual_connection:
+            out = out + given
+        return out / self.rescale_output_factor
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet.
+
+        Raises:
+            DGQError: where samples of different steps are taken apart.
+        """
+        if self.calls.step.shape[0] not in (1, x.shape[0]):
+            raise DGQError(
+                f"the attention processor {type(self.own_processor).__name__} takes samples of "
+                "different steps apart: call the UNet with one timestep for all of them"
+            )
+        of_text = name != "to_q" and self.context_quantizer is not None
+        quantizer = self.context_quantizer if of_text else self.input_quantizer
+        assert quantizer is not None
+        quantized = self._quantized_text(x) if of_text else quantizer(x)
+        projected = read(getattr(self, name), x, quantized)
+        if name == "to_k":
+            return self._quantized_key(projected)
+        return (self.query_quantizer if name == "to_q" else self.value_quantizer)(projected)
+
+    def _quantized_text(self, text: Tensor) -> Any:
+        """Text ``[batch, tokens, channels]``, quantized, but for a ``<start>`` that is kept."""
+        assert self.context_quantizer is not None
+        if self.keep_start_text:
+            return but_start(self.context_quantizer, text, 1)
+        return self.context_quantizer(text)
+
+    def _quantized_key(self, key: Tensor) -> Tensor:
+        """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
+        return but_start(self.key_quantizer, key, 1) if self.keep_start else self.key_quantizer(key)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Softmax attention on ``[batch, tokens, heads * head_dim]``."""
+        needs_scores = self.score_quantizer is not None and self.score_quantizer.active
+        if mask is None and not needs_scores:
+            # Fused kernels never hold the scores, which at 64x64 latents take gigabytes.
+            has_gradient = torch.is_grad_enabled() and any(
+                x.requires_grad for x in (query, key, value)
+            )
+            attend = differentiable_attention if has_gradient else self.attend
+            return attend(query, key, value, self.heads, self.scale)
+        if mask is not None:
+            mask = self.prepare_attention_mask(mask, key.shape[1], query.shape[0])
+            mask = mask.unflatten(0, (-1, self.heads))
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        if needs_scores:
+            mixed = self._mix_by_scores(q, k, v, mask)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _mix_by_scores(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The same with quantized scores, for as many samples at once as fit into memory.
+
+        Ranges and maxima are those of a sample or fixed, so samples can be computed apart.
+        """
+        batch, heads, n_queries, _ = query.shape
+        rows = max(1, MAX_SCORES // (heads * n_queries * key.shape[2]))
+        if rows >= batch:
+            return self._mix_rows(query, key, value, mask)
+        parts = []
+        for start in range(0, batch, rows):
+            part = slice(start, start + rows)
+            part_mask = None if mask is None else mask[part]
+            with self.calls.narrowed(part):
+                parts.append(self._mix_rows(query[part], key[part], value[part], part_mask))
+        return torch.cat(parts)
+
+    def _mix_rows(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of samples whose scores fit into memory."""
+        assert self.score_quantizer is not None
+        logits = query @ key.transpose(-1, -2) * self.scale
+        if mask is not None:
+            logits = logits + mask
+        return self.score_quantizer(logits.softmax(-1)) @ value
+
+    # Bits of the operands, for counting
+
+    @property
+    def query_bits(self) -> int:
+        """Bits of q, FLOAT_BITS in floating point."""
+        return bits_of(self.query_quantizer)
+
+    @property
+    def key_bits(self) -> int:
+        """Bits of k, FLOAT_BITS in floating point."""
+        return bits_of(self.key_quantizer)
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of v, FLOAT_BITS in floating point."""
+        return bits_of(self.value_quantizer)
+
+    @property
+    def score_bits(self) -> int:
+        """Bits of the scores, FLOAT_BITS in floating point."""
+        return bits_of(self.score_quantizer)
+
+
+def become_quantized_(
+    attention: Attention,
+    calls: SamplerCalls,
+    quantizers: Mapping[str, nn.Module | None],
+    keep_start: bool,
+    keep_start_text: bool = False,
+) -> None:
+    """Turn a stock attention into a quantized one; again, to exchange its quantizers.
+
+    Args:
+        attention: stock, or quantized already.
+        calls: of the UNet.
+        quantizers: ``input``, ``context`` (None in self-attention), ``query``, ``key``, ``value``
+            and ``score`` (None where scores stay in floating point).
+        keep_start: keep the key of the ``<start>`` token in full precision.
+        keep_start_text: the same for the token itself, as keys and values are made of it.
+    """
+    if not isinstance(attention, QuantizedAttention):
+        attention.__dict__.pop("processor", None)
+        attention._modules.pop("processor", None)
+        attention.__class__ = QuantizedAttention
+        attention.own_processor = None
+    for name, quantizer in quantizers.items():
+        attention.register_module(f"{name}_quantizer", quantizer)
+    attention.calls, attention.keep_start = calls, keep_start
+    attention.keep_start_text = keep_start_text
+    attention.attend = differentiable_attention
+
+
+def bits_of(quantizer: nn.Module | None) -> int:
+    """Bits of what a quantizer puts out; FLOAT_BITS where nothing is quantized."""
+    return int(getattr(quantizer, "n_bits", FLOAT_BITS))
+
+
+def unsupported_feature(attention: Attention) -> str | None:
+    """The first feature of an attention that the quantized one does not compute, if any."""
+    return next((name for name in NOT_COMPUTED if getattr(attention, name, None)), None)

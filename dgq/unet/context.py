@@ -1,0 +1,74 @@
+"""The mode that a UNet under calibration is in: what it quantizes, and whether it observes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.quantized_unet import QuantizedUNet
+
+
+class QuantizationContext(SamplerCalls):
+    """Mode and current call of a UNet under calibration.
+
+    Args:
+        timesteps: the scheduler's values that the scales are made for, one for each step.
+        latent_size: height and width of the latents that pixel groups are made for.
+    """
+
+    def __init__(self, timesteps: Sequence[float], latent_size: tuple[int, int]) -> None:
+        super().__init__(timesteps, latent_size)
+        self.weights = True
+        self.activations = True
+        self.observing = False
+
+
+def context_of(unet: nn.Module) -> QuantizationContext:
+    """The context of a UNet under calibration.
+
+    Raises:
+        TypeError: for a stock UNet.
+        DGQError: for a packed UNet, which was loaded or frozen.
+    """
+    if not isinstance(unet, QuantizedUNet):
+        raise TypeError("this UNet is not quantized: call dgq.quantize_ on it first")
+    if not isinstance(unet.calls, QuantizationContext):
+        raise DGQError(
+            "a packed model holds no full-precision weights: load the original pipeline to run it "
+            "without quantization, or to calibrate it"
+        )
+    return unet.calls
+
+
+@contextmanager
+def quantization(
+    unet: nn.Module, *, weights: bool, activations: bool, observing: bool = False
+) -> Iterator[None]:
+    """Run the UNet with quantization of weights and activations on or off; restores the mode.
+
+    Args:
+        unet: under calibration.
+        weights: use the quantized weights.
+        activations: quantize layer inputs, q, k, v and attention scores.
+        observing: record the ranges of the activations, before quantizing them.
+    """
+    context = context_of(unet)
+    before = context.weights, context.activations, context.observing
+    context.weights, context.activations, context.observing = weights, activations, observing
+    try:
+        yield
+    finally:
+        context.weights, context.activations, context.observing = before
+
+
+@contextmanager
+def at_step(calls: SamplerCalls, step: Tensor) -> Iterator[None]:
+    """Run parts of the UNet for samples of these steps, ``[1]`` or ``[batch]``; restores them."""
+    before = calls.current
+    calls.current = Call(step, calls.current_size)
+    try:
+        yield
+    finally:
+        calls.current = before

@@ -1,0 +1,171 @@
+"""Put quantized layers and attention processors into a stock diffusers UNet."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from dgq.errors import DGQError
+from dgq.quantizers.activations import activation_quantizer
+from dgq.quantizers.range_quantizer import RangeQuantizer
+from dgq.quantizers.scores import score_quantizer
+from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
+from dgq.unet.context import QuantizationContext
+from dgq.unet.layers import QuantConv2d, QuantLinear
+from dgq.unet.quantized_unet import QuantizedUNet
+from dgq.unet.quantized_unet import become_quantized_ as unet_becomes_quantized_
+from dgq.unet.shared_inputs import shares_input
+from dgq.unet.skips import channels_from_below
+from dgq.unet.split_layer import names_of_parts, split_
+from dgq.unet.unet_checks import check_not_read, check_unet, layers_in_float
+
+log = logging.getLogger(__name__)
+
+
+def quantize_(
+    unet: UNet2DConditionModel,
+    settings: QuantizationSettings,
+    timesteps: Sequence[float],
+    latent_size: tuple[int, int],
+) -> UNet2DConditionModel:
+    """Make a stock UNet quantizable, in place; nothing is calibrated yet.
+
+    Args:
+        unet: of Stable Diffusion 1.x, SDXL, or alike.
+        settings: what is quantized and how.
+        timesteps: the scheduler's values that activation scales are kept for.
+        latent_size: height and width of the latents it will be calibrated at.
+
+    Raises:
+        DGQError: if the UNet is quantized already, is none that can be quantized (``unet_checks``
+            says why), or a pattern in ``settings.keep`` matches no layer.
+    """
+    readers = skip_readers(unet, settings)
+    names = names_of_parts(quantizable_layers(unet, settings.keep), readers)
+    check_layers(unet, names, settings)
+    split_(unet, readers)
+    note_float_layers(unet, names)
+    context = QuantizationContext(timesteps, latent_size)
+    for name in names:
+        swap_layer_(unet, name, settings, context)
+    for name, attention in quantized_attentions(unet, names).items():
+        is_cross = bool(attention.is_cross_attention)
+        quantizers = attention_quantizers(settings, name, is_cross, context)
+        keep_start = is_cross and settings.scores.keep_start_token
+        keep_text = is_cross and settings.activations_of(name).keep_start_token
+        attention_becomes_quantized_(attention, context, quantizers, keep_start, keep_text)
+    unet_becomes_quantized_(unet, context)
+    return unet
+
+
+def quantizable_layers(unet: nn.Module, keep: Sequence[str]) -> list[str]:
+    """Names of the layers that ``quantize_`` will replace, where it can; raises as it does."""
+    if isinstance(unet, QuantizedUNet):
+        raise DGQError("this UNet is quantized already: load a fresh one")
+    check_unet(unet)
+    names = layers_to_quantize(unet, keep)
+    check_not_read(unet, names)
+    return names
+
+
+def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
+    """Names of all linear and convolution layers that no pattern keeps in full precision."""
+    names = [n for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for pattern in keep:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise DGQError(f"keep: the pattern {pattern!r} matches no layer of this UNet")
+    return [n for n in names if not any(fnmatch(n, pattern) for pattern in keep)]
+
+
+def skip_readers(unet: nn.Module, settings: QuantizationSettings) -> dict[str, int]:
+    """Layers whose input the settings split at a skip, with the channels in front of it."""
+    if not settings.split_skips:
+        return {}
+    quantized = set(layers_to_quantize(unet, settings.keep))
+    return {
+        name: channels
+        for resnet, channels in channels_from_below(unet).items()
+        for name in (f"{resnet}.{reader}" for reader in settings.split_skips)
+        if name in quantized
+    }
+
+
+def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSettings) -> None:
+    """Raise DGQError if settings of single layers are of layers that are not quantized."""
+    unknown = settings.layers.keys() - {*names, *quantized_attentions(unet, names)}
+    if unknown:
+        raise DGQError(f"layers: {min(unknown)} is no layer or attention that is quantized here")
+
+
+def note_float_layers(unet: nn.Module, names: Sequence[str]) -> None:
+    """Say which layers stay in floating point because there is no quantized form of them."""
+    others = {
+        name: kind
+        for name, kind in layers_in_float(unet, names).items()
+        if kind not in ("Linear", "Conv2d")  # these are kept by a pattern
+    }
+    if others:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in others.items())
+        log.warning("these stay in floating point, as no recipe quantizes their kind: %s", listed)
+
+
+def swap_layer_(
+    unet: nn.Module, name: str, settings: QuantizationSettings, context: QuantizationContext
+) -> None:
+    """Replace one layer by its quantized counterpart, which keeps the parameters."""
+    stock = unet.get_submodule(name)
+    own = settings.weights_of(name), settings.activations_of(name)
+    if isinstance(stock, nn.Conv2d):
+        unet.set_submodule(name, QuantConv2d(stock, *own, context, shares_input(name)))
+    elif isinstance(stock, nn.Linear):
+        unet.set_submodule(name, QuantLinear(stock, *own, context, shares_input(name)))
+
+
+def quantized_attentions(unet: nn.Module, quantized: Sequence[str]) -> dict[str, Attention]:
+    """Attentions with quantized layers, by name; others stay stock."""
+    owners = {name.partition(".to_")[0] for name in quantized}
+    found = unet.named_modules()
+    return {n: module for n, module in found if isinstance(module, Attention) and n in owners}
+
+
+def attention_quantizers(
+    settings: QuantizationSettings, name: str, is_cross: bool, context: QuantizationContext
+) -> dict[str, nn.Module | None]:
+    """What an attention of a name gets: see ``attention.become_quantized_``."""
+    activations = settings.activations_of(name)
+    inside = activations if activations.qkv else replace(activations, n_bits=16)
+    quantizers: dict[str, nn.Module | None] = {
+        "input": activation_quantizer(activations, context),
+        "context": activation_quantizer(activations, context, of_text=True) if is_cross else None,
+        "query": activation_quantizer(inside, context),
+        "key": activation_quantizer(inside, context, of_text=is_cross),
+        "value": activation_quantizer(inside, context, of_text=is_cross),
+        "score": score_quantizer(settings, is_cross, context),
+    }
+    return quantizers
+
+
+def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
+    """All activation quantizers that do something, by name."""
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, RangeQuantizer) and module.n_bits != FLOAT_BITS
+    }
+
+
+def start_observing_(unet: nn.Module) -> None:
+    """Let every activation quantizer record ranges from now on."""
+    for quantizer in activation_quantizers(unet).values():
+        quantizer.start_observing_()
+
+
+def fit_activations_(unet: nn.Module) -> None:
+    """Choose axes, groups and scales of all activation quantizers from their observed ranges."""
+    for name, quantizer in activation_quantizers(unet).items():
+        quantizer.fit_(name)

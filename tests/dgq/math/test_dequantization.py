@@ -1,0 +1,41 @@
+"""Weights from packed codes against the formula, in one block and in many."""
+
+import numpy as np
+import pytest
+import torch
+
+from dgq.math import cached_rows
+from dgq.math.dequantization import dequantize, input_factors
+from dgq.math.packing import pack_codes
+
+
+def test_factors_are_powers_of_two_of_each_group_and_the_last_may_be_short() -> None:
+    exponent = torch.tensor([[0, 1, 2], [3, 0, 7]], dtype=torch.uint8)
+    expected = [[1, 1, 0.5, 0.5, 0.25], [0.125, 0.125, 1, 1, 1 / 128]]
+    assert input_factors(exponent, 2, 5).tolist() == expected
+
+
+@pytest.mark.parametrize("n_bits", [3, 4, 8])
+@pytest.mark.parametrize("elements", [1, 40, 2**18])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_rows_at_a_time_change_nothing(
+    n_bits: int, elements: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_rows, "CACHED_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 2**n_bits, (7, 13), generator=generator, dtype=torch.uint8)
+    scale = torch.rand(7, generator=generator) + 0.1
+    zero_point = torch.randint(0, 2**n_bits, (7,), generator=generator).float()
+    exponent = torch.randint(0, 4, (7, 4), generator=generator, dtype=torch.uint8)
+    factor = 2.0 ** -exponent.numpy().astype(np.float32).repeat(4, 1)[:, :13]
+    expected = (codes.numpy() - zero_point.numpy()[:, None]) * scale.numpy()[:, None]
+    found = dequantize(
+        pack_codes(codes, n_bits), scale, zero_point, n_bits, 13, exponent if grouped else None, 4
+    )
+    np.testing.assert_array_equal(found.numpy(), expected * factor if grouped else expected)
+
+
+def test_an_accelerator_takes_all_rows_at_once() -> None:
+    assert cached_rows.cached_rows(1280, 11520, torch.device("cuda")) == 1280
+    assert cached_rows.cached_rows(1280, 11520, torch.device("cpu")) == 22
+    assert cached_rows.cached_rows(3, 2**20, torch.device("cpu")) == 1

@@ -1,0 +1,125 @@
+"""Gradients foretell the noise that disturbed weights and inputs add to the output."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.mixed_precision.sensitivity import Sensitivity, inputs_of_layers, measure_sensitivity
+from dgq.unet.quantize import layers_to_quantize
+from tests.tiny_pipelines import micro_unet, unet_call
+
+LAYERS = (
+    "time_embedding.linear_2",
+    "up_blocks.1.resnets.0.conv1",
+    "mid_block.attentions.0.proj_in",
+)
+READERS = ("mid_block.resnets.0.conv2", "mid_block.attentions.0.transformer_blocks.0.ff.net.2")
+SMALL = 1e-3
+N_DRAWS = 24
+
+
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    """A stock UNet."""
+    torch.manual_seed(0)
+    return micro_unet().requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def call(unet: nn.Module) -> dict[str, object]:
+    """A call of eight rows."""
+    return unet_call(unet, 8, 401.0)
+
+
+@pytest.fixture(scope="module")
+def measured(unet: nn.Module, call: dict[str, object]) -> Sensitivity:
+    """From sixteen directions."""
+    names = layers_to_quantize(unet, ("conv_in", "conv_out"))
+    return measure_sensitivity(unet, names, [call] * 16, progress=False)
+
+
+def noise_of(unet: nn.Module, call: dict[str, object], reference: Tensor) -> float:
+    """Relative squared error of the output."""
+    with torch.no_grad():
+        output = unet(**call)[0]
+    return float((output - reference).square().sum() / reference.square().sum())
+
+
+@pytest.fixture(scope="module")
+def reference(unet: nn.Module, call: dict[str, object]) -> Tensor:
+    """The output."""
+    with torch.no_grad():
+        return unet(**call)[0]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_noise_of_weights(
+    unet: nn.Module,
+    call: dict[str, object],
+    measured: Sensitivity,
+    reference: Tensor,
+    name: str,
+) -> None:
+    layer = unet.get_submodule(name)
+    weight, found = layer.weight.detach().clone(), []
+    generator = torch.Generator().manual_seed(1)
+    try:
+        for _ in range(N_DRAWS):
+            layer.weight.data = weight + SMALL * torch.randn(weight.shape, generator=generator)
+            found.append(noise_of(unet, call, reference))
+    finally:
+        layer.weight.data = weight
+    error = torch.full_like(weight.flatten(1), SMALL**2)
+    assert measured.weights[name].noise(error) == pytest.approx(sum(found) / N_DRAWS, rel=0.35)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_noise_of_inputs(
+    unet: nn.Module,
+    call: dict[str, object],
+    measured: Sensitivity,
+    reference: Tensor,
+    name: str,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hook = unet.get_submodule(name).register_forward_pre_hook(
+        lambda _m, args: (args[0] + SMALL * torch.randn(args[0].shape, generator=generator),)
+    )
+    found = [noise_of(unet, call, reference) for _ in range(N_DRAWS)]
+    hook.remove()
+    tensor = measured.inputs[name]
+    assert tensor.layers == (name,)
+    variance = torch.full_like(tensor.gain, SMALL**2)
+    assert tensor.noise(variance) == pytest.approx(sum(found) / N_DRAWS, rel=0.35)
+
+
+def test_layers_of_an_attention_share_their_input(unet: nn.Module) -> None:
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    names = [f"{block}.attn{i}.to_{part}" for i in (1, 2) for part in "qkv"]
+    assert list(inputs_of_layers(unet, names).values()) == [
+        *[f"{block}.attn1.input"] * 3,
+        f"{block}.attn2.input",
+        *[f"{block}.attn2.context"] * 2,
+    ]
+
+
+def test_measuring_changes_nothing_and_is_deterministic(
+    unet: nn.Module, call: dict[str, object], reference: Tensor
+) -> None:
+    name = LAYERS[0]
+    first, second = (measure_sensitivity(unet, [name], [call], False) for _ in range(2))
+    assert torch.equal(first.weights[name].gain, second.weights[name].gain)
+    assert torch.equal(first.inputs[name].gain, second.inputs[name].gain)
+    assert noise_of(unet, call, reference) == 0
+    assert not any(p.requires_grad or p.grad is not None for p in unet.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in unet.modules())
+
+
+def test_a_layer_that_never_runs_is_named(unet: nn.Module, call: dict[str, object]) -> None:
+    unet.spare = nn.Linear(2, 2)
+    try:
+        with pytest.raises(DGQError, match=r"spare never runs .* keep spare"):
+            measure_sensitivity(unet, ["spare"], [call], progress=False)
+    finally:
+        del unet.spare

@@ -1,0 +1,284 @@
+"""Channel exponents: every formula once more with loops, and the integer product they are for."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.math.exponents import shared_shift
+from dgq.quantizers.exponent_quantizer import ExponentQuantizer
+from dgq.quantizers.weight_quantizer import WeightQuantizer
+from dgq.settings import ActivationSettings, WeightSettings
+from dgq.unet.calls import FIRST_STEP, Call
+from dgq.unet.context import QuantizationContext
+
+
+def fitted(
+    x: Tensor,
+    step: Tensor | None = None,
+    n_bits: int = 8,
+    max_exponent: int = 2,
+    padded: bool = False,
+    per_step: bool = True,
+    n_steps: int = 1,
+) -> ExponentQuantizer:
+    """A quantizer calibrated on ``x``, whose context stands at its steps."""
+    context = QuantizationContext(range(n_steps), (4, 4))
+    activations = ActivationSettings(
+        n_bits, "exponents", max_exponent=max_exponent, per_step=per_step
+    )
+    quantizer = ExponentQuantizer(activations, context, padded=padded)
+    context.current = Call(FIRST_STEP if step is None else step, (4, 4))
+    context.observing, context.activations = True, False
+    quantizer.start_observing_()
+    quantizer(x)
+    quantizer.fit_()
+    context.observing, context.activations = False, True
+    return quantizer
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def uneven(*shape: int, seed: int = 0) -> Tensor:
+    """Channels (dimension 1) of very different sizes and offsets."""
+    size = torch.logspace(-1.5, 1, shape[1]).view(-1, *[1] * (len(shape) - 2))
+    return randn(*shape, seed=seed) * size + size.flip(0)
+
+
+def by_hand(quantizer: ExponentQuantizer, x: np.ndarray, steps: list[int]) -> np.ndarray:
+    """The contract, value by value in float64: ``[batch, channels, ...]``."""
+    qmax = 2**quantizer.settings.n_bits - 1
+    out = np.empty(x.shape)
+    for b, step in enumerate(steps):
+        for c in range(x.shape[1]):
+            k = int(quantizer.exponent[c])
+            scale = float(quantizer.scale[step]) * 2.0**-k
+            zero_point = int(quantizer.zero_point[step, c])
+            codes = np.clip(np.rint(x[b, c].astype(np.float64) / scale) + zero_point, 0, qmax)
+            out[b, c] = scale * (codes - zero_point)
+    return out
+
+
+@pytest.mark.parametrize("max_exponent", [0, 1, 3])
+@pytest.mark.parametrize("n_bits", [3, 8])
+def test_equals_the_contract_written_with_loops(n_bits: int, max_exponent: int) -> None:
+    x, step = uneven(4, 6, 3, 3), torch.tensor([0, 1, 0, 1])
+    quantizer = fitted(x, step, n_bits, max_exponent, n_steps=2)
+    assert quantizer.scale.shape == (2,)
+    assert quantizer.scale.dtype == torch.float32
+    assert quantizer.zero_point.shape == (2, 6)
+    assert quantizer.zero_point.dtype == torch.int32
+    assert quantizer.exponent.shape == (6,)
+    assert quantizer.exponent.dtype == torch.uint8
+    expected = by_hand(quantizer, x.numpy(), step.tolist())
+    np.testing.assert_allclose(quantizer(x).numpy(), expected, rtol=1e-6)
+
+
+def test_channels_of_tokens_are_the_last_axis() -> None:
+    x = uneven(2, 5, 4, 4)
+    tokens = x.flatten(2).transpose(1, 2)
+    expected = fitted(x, n_bits=5)(x).flatten(2).transpose(1, 2)
+    assert torch.equal(fitted(tokens, n_bits=5)(tokens), expected)
+
+
+def test_two_dimensional_inputs_are_per_tensor() -> None:
+    x = uneven(3, 8)
+    quantizer = fitted(x, n_bits=6)
+    assert quantizer.exponent.tolist() == [0]
+    assert quantizer.zero_point.shape == (1, 1)
+    np.testing.assert_allclose(
+        quantizer(x).numpy(), by_hand(quantizer, x[:, None].numpy(), [0] * 3)[:, 0], rtol=1e-6
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_bits=st.sampled_from([2, 4, 6, 8]),
+    max_exponent=st.integers(0, 7),
+    channels=st.integers(1, 7),
+    padded=st.booleans(),
+    kind=st.sampled_from(["cubed", "constant", "dead", "far", "all dead"]),
+    seed=st.integers(0, 10_000),
+)
+def test_calibration_data_is_never_clipped_beyond_half_a_step(
+    n_bits: int, max_exponent: int, channels: int, padded: bool, kind: str, seed: int
+) -> None:
+    x, step = randn(4, channels, 3, 3, seed=seed).pow(3) + seed % 7, torch.tensor([0, 1, 0, 1])
+    if kind == "constant":
+        x[:, 0] = seed / 100
+    elif kind == "dead":
+        x[:, 0] = 0
+    elif kind == "far":
+        x[:, -1] += 1e4
+    elif kind == "all dead":
+        x = torch.zeros_like(x)
+    quantizer = fitted(x, step, n_bits, max_exponent, padded, n_steps=2)
+    scale, zero_point = quantizer.parameters_of(x)
+    assert ((quantizer(x) - x).abs() <= scale / 2 + x.abs() * 1e-6).all()
+    assert quantizer.exponent.max() <= max_exponent
+    qmax = 2**n_bits - 1
+    assert zero_point.min() >= (0 if padded else -qmax)
+    assert zero_point.max() <= (qmax if padded else 2 * qmax)
+    if padded:
+        assert torch.equal(quantizer(torch.zeros_like(x)), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_base_scale_is_as_tight_as_the_channels_allow(padded: bool) -> None:
+    x, step = uneven(6, 5, 4, 4), torch.tensor([0, 1, 2] * 2)
+    quantizer = fitted(x, step, 8, 3, padded, n_steps=3)
+    for s in range(3):
+        values = x[step == s].transpose(0, 1).flatten(1).double().numpy()
+        needed = []
+        for c, row in enumerate(values):
+            low, high = row.min(), row.max()
+            low, high = min(low, 0 if padded else high / 2), max(high, 0 if padded else low / 2)
+            needed.append((high - low) / 255 * 2.0 ** int(quantizer.exponent[c]))
+        assert quantizer.scale[s].item() == pytest.approx(max(needed), rel=1e-6)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_range_is_centred_in_its_codes_as_far_as_zero_points_reach(padded: bool) -> None:
+    x = uneven(8, 6, 4, 4)
+    quantizer = fitted(x, n_bits=8, max_exponent=3, padded=padded)
+    scale, zero_point = quantizer.parameters_of(x)
+    codes = (x / scale).round() + zero_point
+    below, above = codes.amin((0, 2, 3)), 255 - codes.amax((0, 2, 3))
+    lowest = zero_point.flatten() == (0 if padded else -255)
+    # Each end is rounded by itself, and so is the middle.
+    assert ((below - above).abs() <= 2)[~lowest].all()
+    assert (below >= above)[lowest].all()
+
+
+def test_without_exponents_all_channels_have_one_scale_and_their_own_zero_points() -> None:
+    x = randn(4, 6, 3, 3) + torch.arange(6.0).view(-1, 1, 1) / 4
+    quantizer = fitted(x, n_bits=6, max_exponent=0)
+    assert quantizer.exponent.tolist() == [0] * 6
+    assert len(set(quantizer.zero_point[0].tolist())) > 1
+    scale, _ = quantizer.parameters_of(x)
+    assert scale.unique().numel() == 1
+
+
+def test_more_exponents_lose_less_where_channels_differ() -> None:
+    x = uneven(4, 32, 4, 4)
+    errors = [(fitted(x, n_bits=4, max_exponent=k)(x) - x).pow(2).sum().item() for k in (0, 1, 3)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < errors[0] / 2
+
+
+def test_static_ranges_span_all_steps() -> None:
+    x = randn(2, 5, 3, 3)
+    x[1] *= 20
+    quantizer = fitted(x, torch.tensor([0, 1]), per_step=False, n_steps=2)
+    assert quantizer.scale.shape == (1,)
+    np.testing.assert_allclose(
+        quantizer(x).numpy(), by_hand(quantizer, x.numpy(), [0, 0]), rtol=1e-6
+    )
+
+
+def test_each_sample_of_a_batch_has_the_scales_of_its_own_step() -> None:
+    x, step = uneven(2, 5, 3, 3), torch.tensor([0, 1])
+    x[1] *= 20
+    quantizer = fitted(x, step, n_steps=2)
+    together = quantizer(x)
+    for sample in range(2):
+        quantizer.context.current = Call(step[sample : sample + 1], (4, 4))
+        assert torch.equal(quantizer(x[sample : sample + 1])[0], together[sample])
+
+
+def folded_product(
+    quantizer: ExponentQuantizer, weights: WeightQuantizer, codes: np.ndarray, x: np.ndarray
+) -> np.ndarray:
+    """A linear layer in whole numbers: ``x [rows, channels]``, weight codes ``[out, channels]``."""
+    n_bits, largest = quantizer.settings.n_bits, quantizer.settings.max_exponent
+    on_weights_at_most = weights.settings.max_exponent
+    factor = 2.0 ** -quantizer.exponent.numpy().astype(np.float64)
+    scale = float(quantizer.scale[0])
+    zero_point = quantizer.zero_point[0].numpy().astype(np.int64)
+    q = np.clip(np.rint(x / (scale * factor)) + zero_point, 0, 2**n_bits - 1).astype(np.int64)
+    first, second = (
+        s.numpy().astype(np.int64) for s in shared_shift(quantizer.exponent, largest, n_bits)
+    )
+    groups = np.arange(codes.shape[1]) // weights.settings.group_size
+    on_group = on_weights_at_most - weights.exponent.numpy().astype(np.int64)[:, groups]
+    difference = codes.astype(np.int64) - weights.zero_point.numpy().astype(np.int64)[:, None]
+    folded = difference << (second + on_group)
+    shifted = q << first
+    assert shifted.max() <= 255
+    assert folded.min() >= -128
+    assert folded.max() <= 127
+    accumulated = shifted @ folded.T - ((zero_point << first) * folded).sum(1)
+    by_channel = weights.scale.numpy().astype(np.float64) * 2.0 ** -(largest + on_weights_at_most)
+    return scale * by_channel * accumulated
+
+
+@pytest.mark.parametrize(
+    ("n_bits", "symmetric", "on_weights", "on_activations"),
+    [(8, False, 1, 2), (8, True, 2, 2), (6, False, 1, 4), (4, True, 3, 5), (4, False, 3, 2)],
+)
+def test_a_layer_is_one_integer_product(
+    n_bits: int, symmetric: bool, on_weights: int, on_activations: int
+) -> None:
+    x = uneven(16, 37)[:, None]  # [rows, 1 token, channels]
+    quantizer = fitted(x, n_bits=n_bits, max_exponent=on_activations)
+    weight = randn(9, 37, seed=1).pow(3)
+    group_settings = WeightSettings(
+        4, "minmax", symmetric=symmetric, group_size=8, max_exponent=on_weights
+    )
+    weights = WeightQuantizer(group_settings, weight.shape)
+    weights.start_learning_(weight)
+    weights.harden_(None)
+    assert len(set(quantizer.exponent.tolist())) > 1
+    assert weights.exponent.unique().numel() > 1
+    simulated = nn.functional.linear(quantizer(x)[:, 0].double(), weights(None)[0].double())
+    unpacked = torch.stack([weights.codes & 15, weights.codes >> 4], -1).flatten(1)[:, :37]
+    found = folded_product(quantizer, weights, unpacked.numpy(), x[:, 0].double().numpy())
+    size = np.abs(simulated.numpy()).max()
+    np.testing.assert_allclose(found, simulated.numpy(), rtol=1e-5, atol=1e-5 * size)
+
+
+def test_learning_lowers_the_error_of_few_bits_and_leaves_other_steps_alone() -> None:
+    step = torch.tensor([0, 1] * 32)
+    x, held_out = uneven(64, 6, 4, 4), uneven(64, 6, 4, 4, seed=1)
+    quantizer = fitted(x, step, 3, n_steps=2)
+    before = (quantizer(held_out) - held_out).square().mean()
+    quantizer.start_learning_()
+    assert torch.equal((quantizer(held_out) - held_out).square().mean(), before)
+    quantizer.context.current = Call(torch.tensor([1]), (4, 4))
+    untouched = quantizer.scale[0].clone(), quantizer.zero_point[0].clone()
+    assert quantizer.learnable is not None
+    optimizer = torch.optim.Adam(quantizer.learnable.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (quantizer(x) - x).square().mean().backward()
+        optimizer.step()
+    learned = quantizer(held_out)
+    quantizer.harden_()
+    assert (learned - held_out).square().mean() < 0.8 * before
+    torch.testing.assert_close(quantizer(held_out), learned)
+    assert torch.equal(quantizer.scale[0], untouched[0])
+    assert torch.equal(quantizer.zero_point[0], untouched[1])
+    assert quantizer.zero_point.dtype == torch.int32
+    assert not quantizer.learnable.active
+
+
+def test_learned_zero_points_of_padded_inputs_stay_among_the_codes() -> None:
+    x = uneven(8, 6, 4, 4)
+    quantizer = fitted(x, n_bits=4, padded=True)
+    quantizer.start_learning_()
+    assert quantizer.learnable is not None
+    quantizer.learnable.shift.data += 3
+    quantizer.harden_()
+    assert quantizer.zero_point.tolist() == [[15] * 6]
+
+
+def test_an_uncalibrated_quantizer_says_so() -> None:
+    context = QuantizationContext([0], (2, 2))
+    quantizer = ExponentQuantizer(ActivationSettings(8, "exponents"), context)
+    with pytest.raises(DGQError, match="no scales"):
+        quantizer(randn(1, 3, 2, 2))

@@ -1,0 +1,143 @@
+"""Files are written whole or not at all, and damaged ones are named."""
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgq.errors import DGQError
+from dgq.storage.files import (
+    check_writable,
+    read_json,
+    read_sealed_tensors,
+    read_tensors,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_sealed_tensors,
+    write_tensors,
+    written_beside,
+)
+
+
+def interrupted(path: Path) -> None:
+    with written_beside(path) as beside:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, old: str | None) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_text(old)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(path)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_a_finished_write_replaces_the_old_and_makes_folders(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.json"
+    for content in ({"a": 1}, {"b": [2, 3]}):
+        write_json(path, content)
+    assert json.loads(path.read_text()) == {"b": [2, 3]}
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.tensor(7, dtype=torch.uint8)}
+    write_tensors(path, tensors, {"format": "x"})
+    found, metadata = read_tensors(path)
+    assert metadata == {"format": "x"}
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, 0.5, 0.99])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.randn(300)}, {})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
+    with pytest.raises(DGQError, match=r"t\.safetensors is damaged"):
+        read_tensors(path)
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DGQError, match=r"none\.safetensors does not exist"):
+        read_tensors(tmp_path / "none.safetensors")
+
+
+def test_the_hash_is_that_of_the_whole_content(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 9000
+    (tmp_path / "f").write_bytes(content)
+    assert sha256_of(tmp_path / "f") == hashlib.sha256(content).hexdigest()
+
+
+def test_what_killed_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
+    own = f".f.{platform.node()}-{os.getpid()}-abcd.partial"
+    gone = f".f.{platform.node()}-{2**22 + 1}-abcd.partial"
+    elsewhere = ".f.elsewhere-1-abcd.partial"
+    for name in (own, gone, elsewhere, ".f.partial", "f.partial"):
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {own, elsewhere, ".f.partial", "f.partial"}
+    remove_leftovers(tmp_path, "f.*", locked=True)
+    assert {p.name for p in tmp_path.iterdir()} == {".f.partial", "f.partial"}
+    remove_leftovers(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", [".", "new/folder"])
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path, name: str) -> None:
+    check_writable(tmp_path / name, "--output")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["file", "file/folder", "x" * 300, "/proc/nowhere"])
+def test_a_folder_that_nothing_can_be_written_into_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DGQError, match=r"--output .* cannot be written into"):
+        check_writable(tmp_path / "new" / name if name[0] == "x" else tmp_path / name, "--output")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 10**6, "\ufeff1", b"\xff"])
+def test_what_is_no_json_is_one_line(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DGQError, match=r"a\.json cannot be read as JSON"):
+        read_json(path)
+
+
+def test_pipes_and_folders_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        for read in (read_json, read_tensors, read_sealed_tensors):
+            with pytest.raises(DGQError, match="cannot be read: it is"):
+                read(tmp_path / name)
+
+
+@given(data=st.data())
+def test_a_change_anywhere_in_a_sealed_file_is_noticed_or_means_nothing(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("sealed") / "t.safetensors"
+    tensors = {"a": torch.arange(4.0), "b": torch.tensor([1, 2], dtype=torch.int16)}
+    write_sealed_tensors(path, tensors, {"image": "7"})
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        found, metadata = read_sealed_tensors(path)
+    except DGQError:
+        return
+    assert metadata["image"] == "7"
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
