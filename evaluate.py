@@ -2,7 +2,7 @@
 
 import sys
 
-from lit.evaluation.command_line import main
+from evaluation.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -18,10 +18,10 @@ import torch
 import scenes
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
+from evaluation.drawing import Artist, Job, plan_batches
+from evaluation.generation import image_generator
+from evaluation.store import ImageStore
 from lit.console import quieten_libraries
-from lit.evaluation.drawing import Artist, Job, plan_batches
-from lit.evaluation.generation import image_generator
-from lit.evaluation.store import ImageStore
 
 GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 

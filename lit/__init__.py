@@ -1,1 +1,1 @@
-"""How DGQ is run: LightningModule, callbacks, command line, evaluation."""
+"""How a calibration is run: LightningModule, callbacks, strategies, command line."""

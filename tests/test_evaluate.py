@@ -12,8 +12,8 @@ import torch
 
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
-from lit.evaluation.generation import sample
-from lit.evaluation.images import read_image, to_tensor
+from evaluation.generation import sample
+from evaluation.images import read_image, to_tensor
 
 SCRIPT = Path(__file__).parents[1] / "evaluate.py"
 PROMPTS = [f"a picture of {i} red circles" for i in range(12)]

@@ -23,8 +23,8 @@ from dgq.storage.checkpoint import (
     save_quantized,
 )
 from dgq.storage.fingerprint import network_sha256
-from lit.evaluation.command_line import main as evaluate
-from lit.generation.command_line import main
+from evaluation.command_line import main as evaluate
+from evaluation.one_prompt.command_line import main
 from tests.quantized_models import SETTINGS, TIMESTEPS
 from tests.tiny_pipelines import calibrate_
 
@@ -274,7 +274,7 @@ def test_bad_input_is_one_line_before_anything_is_drawn(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr("lit.generation.generate.sample", refuse)
+    monkeypatch.setattr("evaluation.one_prompt.generate.sample", refuse)
     given = options(run)
     assert main(["a red circle", *given] if given is not None else []) == 2
     error = capsys.readouterr().err

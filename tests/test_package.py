@@ -19,7 +19,7 @@ from tests.tiny_pipelines import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FILES = [p.relative_to(ROOT) for p in (ROOT / "dgq").rglob("*") if p.suffix in (".py", ".cpp")]
 HEAVY = ("lightning", "datasets", "torchmetrics", "matplotlib", "pandas", "jsonargparse")
-REPOSITORY = ("lit", "data", "scenes", "benchmarks", "configs")
+REPOSITORY = ("lit", "data", "evaluation", "scenes", "benchmarks", "configs")
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "openvino", "peft"}
 """What ``dgq`` imports where it is asked for, with a word on how to get it."""
 
@@ -69,7 +69,7 @@ from diffusers import DiffusionPipeline
 torch.set_num_threads(1)
 environment, pipeline = sys.argv[1:]
 assert Path(dgq.__file__).is_relative_to(environment), dgq.__file__
-assert not [name for name in ("lit", "data", "scenes") if importlib.util.find_spec(name)]
+assert not [name for name in ("lit", "data", "evaluation", "scenes") if importlib.util.find_spec(name)]
 try:
     dgq.load_pipeline("scenes")
 except dgq.DGQError as error:
@@ -100,7 +100,7 @@ def test_a_wheel_in_an_empty_environment_calibrates_saves_loads_and_draws(
     source, wheels, environment = tmp_path / "source", tmp_path / "wheels", tmp_path / "env"
     source.mkdir()
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in (*("dgq", "lit", "data", "scenes", "benchmarks", "configs"), "tests"):
+    for name in (*("dgq", "lit", "data", "evaluation", "scenes", "benchmarks", "configs"), "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
     for name in ("pyproject.toml", "README.md", "LICENSE", "train.py", "evaluate.py"):
         shutil.copy(ROOT / name, source)

@@ -10,8 +10,8 @@ import pytest
 import dgq
 import scenes
 from data.calibration import CalibrationData
+from evaluation.command_line import parse_settings
 from lit.cli import main
-from lit.evaluation.command_line import parse_settings
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)

@@ -28,11 +28,11 @@ from benchmarks.damage.noise import (
 from benchmarks.damage.report import COLUMNS, PAIR_COLUMNS, write
 from benchmarks.scripts import ROOT, calibrate, call, exit_code
 from dgq.errors import SettingsError
-from lit.evaluation.command_line import parse_settings
-from lit.evaluation.gaussian import fit_gaussian
-from lit.evaluation.models import find_models, locate, run_folder
-from lit.evaluation.plan import Plan, prepare
-from lit.evaluation.references import render_references
+from evaluation.command_line import parse_settings
+from evaluation.gaussian import fit_gaussian
+from evaluation.models import find_models, locate, run_folder
+from evaluation.plan import Plan, prepare
+from evaluation.references import render_references
 
 RECIPES = ("rtn_w8a8", "rtn_w4a8", "rtn_w4a6", "rtn_w4a5", "rtn_w4a4")
 """From many bits to few."""

@@ -1,6 +1,6 @@
 """What chance does to metrics of images: other prompts, other seeds, other scenes.
 
-Prompts are drawn again as the bootstrap of lit.evaluation draws them, the same ones for every
+Prompts are drawn again as the bootstrap of evaluation draws them, the same ones for every
 model, so that a difference of two models has the deviation of pairs.
 """
 
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 import scenes
-from lit.evaluation.bootstrap import Weights, bootstrap_interval
-from lit.evaluation.estimate import Array, Ratio, mean, over_seeds
-from lit.evaluation.extractors import Extractors
-from lit.evaluation.fidelity import decibels, unet_sqnr
-from lit.evaluation.gaussian import Gaussian, fit_gaussian, frechet_distance
-from lit.evaluation.images import to_tensor
-from lit.evaluation.plan import Plan
-from lit.evaluation.prompts import Prompts
-from lit.evaluation.quality import judge_alone, judge_contents, texts_of
-from lit.evaluation.references import MIN_RENDERS, References, render_references
-from lit.evaluation.rows import METRICS
+from evaluation.bootstrap import Weights, bootstrap_interval
+from evaluation.estimate import Array, Ratio, mean, over_seeds
+from evaluation.extractors import Extractors
+from evaluation.fidelity import decibels, unet_sqnr
+from evaluation.gaussian import Gaussian, fit_gaussian, frechet_distance
+from evaluation.images import to_tensor
+from evaluation.plan import Plan
+from evaluation.prompts import Prompts
+from evaluation.quality import judge_alone, judge_contents, texts_of
+from evaluation.references import MIN_RENDERS, References, render_references
+from evaluation.rows import METRICS
 
 MEANS = ("clip_score", "oracle_mean", "oracle_all")
 """Metrics that are means over images."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.damage.noise import THRESHOLD
 from dgq.storage.files import write_json, written_beside
-from lit.evaluation.report.charts import COLOURS, DPI
+from evaluation.report.charts import COLOURS, DPI
 
 COLUMNS = {
     "fid": ("FID", ".2f"),

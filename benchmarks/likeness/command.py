@@ -21,8 +21,8 @@ from dgq.pipelines.loading import load_pipeline
 from dgq.settings import check_positive
 from dgq.storage.checkpoint import GenerationSettings
 from dgq.storage.files import write_json, written_beside
+from evaluation.progress import make_progress
 from lit.console import print_error, quieten_libraries
-from lit.evaluation.progress import make_progress
 
 ROOT = Path(__file__).parents[2]
 OWN = "pipeline"

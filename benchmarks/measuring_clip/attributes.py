@@ -6,7 +6,7 @@ from itertools import count, islice
 import scenes
 from benchmarks.measuring_clip.renders import Advance, embed_renders
 from benchmarks.measuring_clip.share import Share
-from lit.evaluation.clip_features import ClipFeatures
+from evaluation.clip_features import ClipFeatures
 from scenes.changes import change, changeable
 
 BAR = 0.95

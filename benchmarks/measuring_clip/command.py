@@ -17,12 +17,12 @@ from benchmarks.measuring_clip.snapshots import find_snapshots, last_step
 from benchmarks.measuring_clip.training import measure_training
 from dgq.errors import DGQError, SettingsError
 from dgq.storage.files import write_json, written_beside
+from evaluation.clip_features import ClipFeatures
+from evaluation.extractors import Extractors
+from evaluation.progress import make_progress
+from evaluation.protocol import Protocol
+from evaluation.report.charts import DPI
 from lit.console import print_error, quieten_libraries
-from lit.evaluation.clip_features import ClipFeatures
-from lit.evaluation.extractors import Extractors
-from lit.evaluation.progress import make_progress
-from lit.evaluation.protocol import Protocol
-from lit.evaluation.report.charts import DPI
 
 ROOT = Path(__file__).parents[2]
 NAME = "measuring_clip"

@@ -10,7 +10,7 @@ import scenes
 from benchmarks.measuring_clip.attributes import tell_changed
 from benchmarks.measuring_clip.renders import Advance, embed_renders
 from benchmarks.measuring_clip.retrieval import picture_key, retrieve
-from lit.evaluation.clip_features import ClipFeatures
+from evaluation.clip_features import ClipFeatures
 
 
 def measure_clip(

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.measuring_clip.points import Point, rises
 from benchmarks.measuring_clip.retrieval import DIRECTIONS
-from lit.evaluation.estimate import Estimate
+from evaluation.estimate import Estimate
 
 
 def page(report: dict[str, Any], points: Sequence[Point], command: str, picture: str) -> str:

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks.measuring_clip.points import Point
-from lit.evaluation.estimate import Estimate
-from lit.evaluation.report.charts import COLOURS
+from evaluation.estimate import Estimate
+from evaluation.report.charts import COLOURS
 
 
 def plot(points: Sequence[Point]) -> Figure:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import scenes
-from lit.evaluation.estimate import Estimate
+from evaluation.estimate import Estimate
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 import scenes
-from lit.evaluation.batching import batched
-from lit.evaluation.clip_features import ClipFeatures
-from lit.evaluation.images import to_images
+from evaluation.batching import batched
+from evaluation.clip_features import ClipFeatures
+from evaluation.images import to_images
 
 BATCH_SIZE = 64
 Advance = Callable[[int], None]

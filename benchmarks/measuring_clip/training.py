@@ -16,15 +16,15 @@ from benchmarks.measuring_clip.snapshots import load_in_turn_
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.files import read_tensors, write_tensors
 from dgq.storage.fingerprint import network_sha256
-from lit.evaluation.batching import batched
-from lit.evaluation.estimate import of_ratios
-from lit.evaluation.extractors import Extractors
-from lit.evaluation.images import to_images, to_tensor
-from lit.evaluation.oracle import ALL, read_scenes
-from lit.evaluation.prompts import load_prompts
-from lit.evaluation.quality import judge_alone
-from lit.evaluation.references import References, render_references
-from lit.evaluation.store import fingerprint
+from evaluation.batching import batched
+from evaluation.estimate import of_ratios
+from evaluation.extractors import Extractors
+from evaluation.images import to_images, to_tensor
+from evaluation.oracle import ALL, read_scenes
+from evaluation.prompts import load_prompts
+from evaluation.quality import judge_alone
+from evaluation.references import References, render_references
+from evaluation.store import fingerprint
 from scenes.training.measure import generate
 
 

@@ -14,14 +14,14 @@ from PIL import Image
 import scenes
 from benchmarks.damage import command as damage
 from benchmarks.damage import noise, report
-from lit.evaluation import bootstrap, command_line, references
-from lit.evaluation.bootstrap import bootstrap_interval
-from lit.evaluation.estimate import Ratio, mean
-from lit.evaluation.extractors import Seen
-from lit.evaluation.gaussian import fit_gaussian, frechet_distance
-from lit.evaluation.images import to_images, to_tensor
-from lit.evaluation.prompts import reference_captions
-from lit.evaluation.references import RENDER_BATCH
+from evaluation import bootstrap, command_line, references
+from evaluation.bootstrap import bootstrap_interval
+from evaluation.estimate import Ratio, mean
+from evaluation.extractors import Seen
+from evaluation.gaussian import fit_gaussian, frechet_distance
+from evaluation.images import to_images, to_tensor
+from evaluation.prompts import reference_captions
+from evaluation.references import RENDER_BATCH
 
 
 @pytest.fixture(autouse=True)

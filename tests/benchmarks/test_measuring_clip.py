@@ -29,9 +29,9 @@ from benchmarks.unet_weights import load_weights_
 from dgq.errors import DGQError
 from dgq.pipelines.loading import load_unet
 from dgq.storage.files import read_tensors, write_tensors
-from lit.evaluation import references
-from lit.evaluation.clip_features import ClipFeatures
-from lit.evaluation.estimate import over_seeds
+from evaluation import references
+from evaluation.clip_features import ClipFeatures
+from evaluation.estimate import over_seeds
 from scenes.changes import changeable
 from scenes.vocabulary import RELATIONS
 

@@ -48,7 +48,7 @@ def arm(name: str, number: int) -> None:
     armed = killing(function, number)
     setattr(owner, attribute, armed)
     for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").split(".")[0] in ("dgq", "lit", "data"):
+        if getattr(module, "__name__", "").split(".")[0] in ("dgq", "lit", "data", "evaluation"):
             for key, value in list(vars(module).items()):
                 if value is function:
                     setattr(module, key, armed)

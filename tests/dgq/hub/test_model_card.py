@@ -18,8 +18,8 @@ from dgq.command_line.main import main
 from dgq.storage.checkpoint import read_manifest
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import CONFIG_FILE
+from evaluation.command_line import main as evaluate
 from lit.cli import main as train
-from lit.evaluation.command_line import main as evaluate
 from tests.evaluated_runs import BASE, SECRET, evaluation, named, write_evaluation
 from tests.quantized_models import Calibrated
 

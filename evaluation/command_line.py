@@ -1,0 +1,157 @@
+"""The command line of ``evaluate.py``: options from the settings' fields, presets from YAML."""
+
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+
+from dgq.errors import DGQError
+from evaluation.protocol import Protocol
+from evaluation.run import evaluate
+from evaluation.settings import EvaluationSettings
+from lit.console import check_arguments, print_error, print_stop, quieten_libraries
+from lit.stopping import Stopped, stopping_on_signals
+
+PROTOCOLS = Path(__file__).parents[1] / "configs" / "protocols"
+PROTOCOL_OPTION = "--protocol"
+HOW_TO_RESUME = "the same command goes on from here"
+DEFAULT, CUSTOM = "default", "custom"
+"""Names of protocols without a preset."""
+
+FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
+"""Options that need no value to be switched on."""
+
+LISTS = {
+    "ckpt": "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
+    "exported models; none measures full precision alone",
+    "seeds": "of the noise, one set of images for each; the first also draws captions of scenes",
+}
+"""Options that take several values, which a class's own help cannot say."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run an evaluation; returns the exit code: 0, or 2 after one line about bad input."""
+    quieten_libraries()
+    try:
+        with stopping_on_signals():
+            check_arguments(argv)
+            settings = parse_settings(argv)
+            console = Console(emoji=False)
+            evaluate(settings, console, f"python evaluate.py {shlex.join(argv)}")
+    except (DGQError, ArgumentError) as error:
+        print_error(error)
+        return 2
+    except OSError as error:
+        print_error(DGQError(f"{error}: mend that, then call again; it goes on from here"))
+        return 2
+    except RecursionError:
+        print_error(DGQError("a protocol is nested too deeply: mend the file"))
+        return 2
+    except Stopped as stop:
+        print_stop(f"{stop.reason}: {HOW_TO_RESUME}")
+        return stop.status
+    except KeyboardInterrupt:
+        print_stop(f"interrupted: {HOW_TO_RESUME}")
+        return 130
+    return 0
+
+
+def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
+    """Typed and validated settings.
+
+    Raises:
+        DGQError: for a value outside its domain.
+        ArgumentError: for what cannot be parsed.
+    """
+    arguments, names = resolve_protocols(normalise(argv))
+    parsed = make_parser().parse_args(arguments)
+    protocol = Protocol(**_values(parsed, Protocol) | {"seeds": tuple(parsed.seeds)})
+    others = _values(parsed, EvaluationSettings) | {"ckpt": tuple(parsed.ckpt)}
+    name = "-".join(names) or (DEFAULT if protocol == Protocol() else CUSTOM)
+    return EvaluationSettings(**others, protocol=protocol, protocol_name=name)
+
+
+def make_parser() -> ArgumentParser:
+    """The command line; its destinations are the fields of the two settings."""
+    parser = ArgumentParser(
+        prog="evaluate.py",
+        description="Draw images in full precision and quantized, from the same seeds, and "
+        "measure the difference. An interrupted run continues when called again.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        PROTOCOL_OPTION,
+        action=ActionConfigFile,
+        help=f"preset, {', '.join(_presets())}, or a YAML file of options, which those of the "
+        "command line override",
+    )
+    parser.add_argument("--ckpt", type=Path, nargs="+", default=[], help=LISTS["ckpt"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=LISTS["seeds"])
+    settings = {"ckpt", "protocol", "protocol_name"}
+    parser.add_class_arguments(EvaluationSettings, None, skip=settings)
+    parser.add_class_arguments(Protocol, None, skip={"seeds"})
+    return parser
+
+
+def resolve_protocols(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Look bare names of presets up in ``configs/protocols``.
+
+    Returns:
+        The arguments, presets first as paths so that other options override them, and the presets'
+        names.
+
+    Raises:
+        DGQError: for a preset that is neither a file nor there.
+    """
+    paths: list[Path] = []
+    others: list[str] = []
+    for argument in argv:
+        option, separator, value = argument.partition("=")
+        if option == PROTOCOL_OPTION and separator:
+            paths.append(find_protocol(value))
+        elif others and others[-1] == PROTOCOL_OPTION:
+            others.pop()
+            paths.append(find_protocol(argument))
+        else:
+            others.append(argument)
+    presets = [f"{PROTOCOL_OPTION}={path}" for path in paths]
+    return [*presets, *others], [path.stem for path in paths]
+
+
+def find_protocol(name: str) -> Path:
+    """The file of a preset: a path as it is, else a name in ``configs/protocols``."""
+    for candidate in (Path(name), PROTOCOLS / name, PROTOCOLS / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise DGQError(
+        f"no protocol {name}: it is not a file, and configs/protocols has {', '.join(_presets())}"
+    )
+
+
+def _presets() -> list[str]:
+    return sorted(path.name for path in PROTOCOLS.glob("*.yaml"))
+
+
+def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
+    """``--num-images`` is ``--num_images``, and ``--overwrite`` alone is ``--overwrite=true``."""
+    arguments = [
+        re.sub(r"^--[\w-]+", lambda option: "--" + option[0][2:].replace("-", "_"), argument)
+        for argument in argv
+    ]
+    following = [*arguments, ""][1:]
+    return [
+        f"{argument}=true" if argument in flags and after not in ("true", "false") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
+def _values(parsed: Namespace, settings: type) -> dict[str, Any]:
+    """What was parsed for the fields of a dataclass."""
+    values = vars(parsed)
+    skipped = {"protocol", "protocol_name"}
+    return {f.name: values[f.name] for f in fields(settings) if f.name not in skipped}

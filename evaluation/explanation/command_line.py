@@ -1,0 +1,73 @@
+"""The command line of ``explain.py``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import scenes
+from dgq.command_line.console import print_line
+from dgq.errors import DGQError
+from dgq.pipelines.loading import EMBEDDED
+from dgq.storage.checkpoint import read_manifest
+from evaluation.explanation.explain import FOLDER, SEED, Request, explain
+from lit.console import print_error, quieten_libraries
+
+PROMPTS = (
+    "a photo of two dogs on a beach",
+    "a red bicycle in front of a blue door",
+    "a small wooden boat on a lake at sunset",
+    "a bowl of oranges on a kitchen table",
+)
+"""For models that are not the embedded ones."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code: 0, or 2 after one line about bad input."""
+    arguments = parse(argv)
+    quieten_libraries()
+    try:
+        prompts = arguments.prompts or default_prompts(arguments.run)
+        request = Request(
+            arguments.run,
+            prompts,
+            arguments.layers,
+            arguments.n_layers,
+            arguments.attention,
+            arguments.steps,
+        )
+        explain(request)
+    except DGQError as error:
+        print_error(error)
+        return 2
+    print_line(
+        f"{arguments.run / FOLDER}: pictures of ranges, scores, sensitivity and costs; the report "
+        f"of `python evaluate.py --ckpt {arguments.run}` shows them"
+    )
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python explain.py",
+        description="Draw what a quantized model does: ranges and scales of its activations, "
+        "attention scores, how much each part hurts, and what it costs.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run: outputs/w4a8")
+    parser.add_argument("--prompts", nargs="+", help="to look at the UNet with")
+    parser.add_argument("--layers", nargs="+", default=(), help="whose ranges are shown")
+    parser.add_argument(
+        "--n-layers", type=int, default=4, help="otherwise so many of the worst (default: 4)"
+    )
+    parser.add_argument("--attention", help="cross-attention whose scores are shown")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="of the sampler, for the sensitivity (default: 4)"
+    )
+    return parser.parse_args(argv)
+
+
+def default_prompts(run: Path) -> Sequence[str]:
+    """Captions of held-out scenes for the embedded models, else a few of everyday things."""
+    if read_manifest(run).pipeline in EMBEDDED:
+        return scenes.sample_captions(len(PROMPTS), SEED, "test")
+    return PROMPTS

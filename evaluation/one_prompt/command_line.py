@@ -1,0 +1,61 @@
+"""The command line of ``generate.py``: options from the settings' fields."""
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentError, ArgumentParser
+from rich.console import Console
+
+from dgq.errors import DGQError
+from evaluation.command_line import normalise
+from evaluation.one_prompt.generate import generate
+from evaluation.one_prompt.settings import PictureSettings
+from lit.console import check_arguments, print_error, print_stop, quieten_libraries
+from lit.stopping import Stopped, stopping_on_signals
+
+FLAGS = ("--compare", "--overwrite")
+"""Options that need no value to be switched on."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw; returns the exit code: 0, or 2 after one line about bad input."""
+    quieten_libraries()
+    try:
+        with stopping_on_signals():
+            check_arguments(argv)
+            generate(parse_settings(argv), Console(emoji=False))
+    except (DGQError, ArgumentError) as error:
+        print_error(error)
+        return 2
+    except OSError as error:
+        print_error(DGQError(f"{error}: mend that, then call again"))
+        return 2
+    except Stopped as stop:
+        print_stop(f"{stop.reason}: nothing was written")
+        return stop.status
+    except KeyboardInterrupt:
+        print_stop("interrupted: nothing was written")
+        return 130
+    return 0
+
+
+def parse_settings(argv: Sequence[str]) -> PictureSettings:
+    """Typed and validated settings.
+
+    Raises:
+        DGQError: for a value outside its domain.
+        ArgumentError: for what cannot be parsed.
+    """
+    parsed = make_parser().parse_args(normalise(argv, FLAGS))
+    return PictureSettings(**vars(parsed))
+
+
+def make_parser() -> ArgumentParser:
+    """The command line; its destinations are the fields of the settings."""
+    parser = ArgumentParser(
+        prog="generate.py",
+        description="Draw a picture of a prompt, with a quantized model or in full precision.",
+        exit_on_error=False,
+    )
+    parser.add_argument("prompt", type=str, help="what to draw")
+    parser.add_class_arguments(PictureSettings, None, skip={"prompt"})
+    return parser

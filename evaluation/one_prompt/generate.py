@@ -1,0 +1,174 @@
+"""From a prompt to a file: check, draw, compare, write, say what it took."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from dgq.errors import DGQError
+from dgq.inference.execution import Execution
+from dgq.math.reconstruction import sqnr_db
+from evaluation.generation import check_drawable, sample
+from evaluation.images import to_images, to_tensor
+from evaluation.one_prompt.files import check_output, write_pictures
+from evaluation.one_prompt.lora import find_lora, wearing
+from evaluation.one_prompt.memory import forget_peak, peak_bytes
+from evaluation.one_prompt.settings import PictureSettings
+from evaluation.one_prompt.sheet import side_by_side
+from evaluation.one_prompt.subjects import Subjects, find_subjects
+from evaluation.plan import find_devices
+from evaluation.progress import make_progress
+
+SAMPLING_OPTIONS = "--height, --width, --steps, --scheduler or --negative"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one UNet drew.
+
+    Args:
+        name: of the UNet.
+        pictures: one for each noise.
+        seconds: that the pipeline took for all.
+        peak_bytes: that the process, or the GPU, held meanwhile.
+        execution: how it ran; None in full precision.
+    """
+
+    name: str
+    pictures: list[Image.Image]
+    seconds: float
+    peak_bytes: int
+    execution: Execution | None
+
+
+def generate(settings: PictureSettings, console: Console) -> list[Path]:
+    """Draw a prompt, write the pictures, and print what it took.
+
+    Args:
+        settings: what to draw, and with what.
+        console: for progress and report.
+
+    Returns:
+        The files.
+
+    Raises:
+        DGQError: if an input is missing, damaged, or does not fit, before anything is drawn; or if
+            a picture is not finite.
+    """
+    check_output(settings)
+    device = find_devices(settings.device, 1)[0]
+    lora = None if settings.lora is None else find_lora(settings.lora)
+    found = find_subjects(settings, device)
+    pipeline, generation = found.pipeline, found.generation
+    if settings.scheduler is not None:
+        pipeline.scheduler = scheduler_of(pipeline, settings.scheduler)
+    scale = 1.0 if settings.lora_scale is None else settings.lora_scale
+    with torch.no_grad(), wearing(pipeline, lora, scale):
+        options = options_of(settings)
+        check_drawable(pipeline, settings.prompt, generation, SAMPLING_OPTIONS, **options)
+    drawn = []
+    for subject in found.subjects:
+        if len(found.subjects) > 1:
+            pipeline.unet = None  # one UNet at a time in memory
+            pipeline.unet = subject.load()
+        with wearing(pipeline, lora, scale), make_progress(console) as progress:
+            drawn.append(draw(found, subject.name, settings, device, progress))
+    files = write_pictures(pictures_of(drawn, settings), settings)
+    report(drawn, files, console)
+    return files
+
+
+@torch.no_grad()
+def draw(
+    found: Subjects, name: str, settings: PictureSettings, device: str, progress: Progress
+) -> Drawn:
+    """Draw all pictures one by one, so that none depends on how many there are.
+
+    Raises:
+        DGQError: if one is not finite.
+    """
+    pipeline, generation = found.pipeline, found.generation
+    n_steps = len(pipeline.scheduler.timesteps) * settings.number
+    task = progress.add_task(name, total=n_steps)
+    hook = pipeline.unet.register_forward_hook(lambda *_: progress.advance(task))
+    pictures = []
+    forget_peak(device)
+    start = perf_counter()
+    try:
+        for index in range(settings.index, settings.index + settings.number):
+            prompts, seed = {index: settings.prompt}, settings.seed
+            pixels = sample(pipeline, prompts, [index], generation, seed, **options_of(settings))
+            check_finite(pixels, name)
+            pictures += to_images(pixels)
+    finally:
+        hook.remove()
+    seconds = perf_counter() - start
+    execution = getattr(pipeline.unet, "execution", None)
+    return Drawn(name, pictures, seconds, peak_bytes(device), execution)
+
+
+def options_of(settings: PictureSettings) -> dict[str, Any]:
+    """Further arguments of the pipeline."""
+    return {} if settings.negative is None else {"negative_prompt": [settings.negative]}
+
+
+def check_finite(pixels: Tensor, name: str) -> None:
+    """Raise DGQError for a picture with values that are no numbers: saved, it would be black."""
+    if not bool(pixels.isfinite().all()):
+        raise DGQError(f"{name}: the picture is not finite: calibrate this model again")
+
+
+def scheduler_of(pipeline: DiffusionPipeline, name: str) -> Any:
+    """Another sampler with the settings of the pipeline's; raises DGQError if it is none."""
+    possible = {kind.__name__: kind for kind in pipeline.scheduler.compatibles}
+    if name not in possible:
+        raise DGQError(
+            f"--scheduler {name} does not go with this pipeline: expected one of "
+            f"{', '.join(sorted(possible))}"
+        )
+    try:
+        return possible[name].from_config(pipeline.scheduler.config)
+    except (ImportError, ValueError) as error:  # some need a package, or settings of their own
+        raise DGQError(f"--scheduler {name} cannot be used: {error}") from error
+
+
+def pictures_of(drawn: list[Drawn], settings: PictureSettings) -> list[Image.Image]:
+    """What is written: pictures as they are, or all in one where models are compared."""
+    if not settings.compare:
+        return drawn[0].pictures
+    return [side_by_side({each.name: each.pictures for each in drawn}, settings.prompt)]
+
+
+def report(drawn: list[Drawn], files: list[Path], console: Console) -> None:
+    """Print what each UNet took, how far apart two are, and where the pictures are."""
+    for each in drawn:
+        gigabytes = each.peak_bytes / 1e9
+        say(console, f"{each.name}: {each.seconds:.2f} s, peak memory {gigabytes:.2f} GB")
+        if each.execution is not None:
+            say(console, f"{each.name}: {each.execution}")
+    if len(drawn) > 1:
+        say(console, difference(*(to_tensor(each.pictures) for each in drawn)))
+    for file in files:
+        say(console, f"written: {file}")
+
+
+def difference(expected: Tensor, actual: Tensor) -> str:
+    """How far pictures ``[N, 3, H, W]`` with values in [0, 1] are from those expected."""
+    squared = (expected.double() - actual.double()).square().mean()
+    if squared == 0:
+        return "the pictures are the same, pixel by pixel"
+    sqnr = sqnr_db(actual.double(), expected.double())
+    psnr = -10 * squared.log10()
+    return f"quantized against full precision: SQNR {sqnr:.1f} dB, PSNR {psnr:.1f} dB"
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it stands."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,67 @@
+"""The prompts of an evaluation: captions of scenes, or whatever file or dataset is given."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import scenes
+from dgq.captions.reading import read_captions
+from dgq.errors import DGQError
+from dgq.storage.files import exists
+from evaluation.protocol import DEFAULT_NUM_IMAGES
+
+REFERENCE_SEED_OFFSET = 1_000_003
+"""References have a seed of their own, so that they are other scenes than the prompts'."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts and where they come from.
+
+    Args:
+        captions: one for each image.
+        source: for the report.
+        identity: of the list that these are the first of, for the names of folders.
+        notes: what was skipped.
+    """
+
+    captions: tuple[str, ...]
+    source: str
+    identity: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def are_scenes(self) -> bool:
+        """Whether each is a caption of a scene, so that oracle and renderer apply."""
+        return all(scenes.is_scene_caption(caption) for caption in self.captions)
+
+
+def load_prompts(source: str | None, num_images: int | None, seed: int) -> Prompts:
+    """The first ``num_images`` prompts of a source, or that many held-out captions of scenes.
+
+    Args:
+        source: whatever ``read_captions`` reads; None draws captions of scenes.
+        num_images: None is 256, or all prompts of a shorter source.
+        seed: of the captions that are drawn.
+
+    Raises:
+        DGQError: if the source is missing or malformed, or has too few prompts.
+    """
+    if source is None:
+        captions = scenes.sample_captions(num_images or DEFAULT_NUM_IMAGES, seed, "test")
+        name = f"captions of scenes, test split, seed {seed}"
+        return Prompts(tuple(captions), name, name)
+    notes: list[str] = []
+    captions = read_captions(source, notes)
+    if num_images is not None and len(captions) < num_images:
+        raise DGQError(f"--num-images is {num_images}, but {source} holds {len(captions)} prompts")
+    identity = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
+    chosen = tuple(captions[: num_images or DEFAULT_NUM_IMAGES])
+    name = Path(source).name if exists(Path(source)) else source
+    return Prompts(chosen, name, identity, tuple(notes))
+
+
+def reference_captions(n: int, seed: int) -> list[str]:
+    """Held-out captions of scenes, drawn apart from the prompts."""
+    return list(scenes.sample_captions(n, seed + REFERENCE_SEED_OFFSET, "test"))

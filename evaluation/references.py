@@ -1,0 +1,133 @@
+"""The real images that FID and KID compare with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+import scenes
+from dgq.errors import DGQError
+from evaluation.batching import batched
+from evaluation.extractors import Extractors
+from evaluation.gaussian import Gaussian, fit_gaussian, load_gaussian
+from evaluation.images import list_images, named, read_image, to_images
+from evaluation.prompts import Prompts, reference_captions
+
+MIN_RENDERS = 1024
+"""Scenes are cheap to draw: more of them than images make FID steadier."""
+
+RENDER_BATCH = 64
+"""Scenes drawn at once, with a seed for each batch."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What real images look like to the extractors.
+
+    Args:
+        gaussian: of their features.
+        features: [M, d]; None where only statistics are known, so that there is no KID.
+        n: how many; None where only statistics are known.
+    """
+
+    gaussian: Gaussian
+    features: Tensor | None = None
+    n: int | None = None
+
+
+def check_references(path: Path | None, dimensions: int) -> None:
+    """Raise DGQError if references cannot be used; images themselves are read later.
+
+    Args:
+        path: folder of images or npz file.
+        dimensions: features of the extractor.
+    """
+    if path is None:
+        return
+    if not _is_statistics(path):
+        list_images(path)
+        return
+    found = load_gaussian(path).dimensions
+    if found != dimensions:
+        raise DGQError(
+            f"{path} has statistics of {found} features, but the extractor gives {dimensions}: "
+            "they are of another network (pytorch-fid's go with --features inception)"
+        )
+
+
+def load_references(
+    path: Path | None, extractors: Extractors, batch_size: int, notes: list[str]
+) -> References:
+    """References from a folder of images, or from an npz file.
+
+    Images that cannot be read are left out, counted and named in ``notes``.
+
+    Raises:
+        DGQError: if fewer than two images can be read.
+    """
+    assert path is not None
+    if _is_statistics(path):
+        return References(load_gaussian(path))
+    unreadable: list[Path] = []
+    seen = extractors.look(_readable(list_images(path, notes), batch_size, unreadable), 0)
+    if unreadable:
+        notes.append(
+            f"references: {len(unreadable)} images of {path} cannot be read and were left "
+            f"out: {named(unreadable)}"
+        )
+    return of_features(seen.features)
+
+
+def render_references(
+    prompts: Prompts, seed: int, size: int, extractors: Extractors
+) -> References | None:
+    """Renders of other held-out scenes, at least as many as prompts; None for other prompts.
+
+    Args:
+        prompts: of the evaluation.
+        seed: of scenes and renders.
+        size: side of the images in pixels.
+        extractors: that look at them.
+    """
+    if not prompts.are_scenes:
+        return None
+    captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed)
+    batches = (
+        to_images(scenes.render(batch, size, seed + number))
+        for number, batch in enumerate(batched(captions, RENDER_BATCH))
+    )
+    return of_features(extractors.look(batches, 0).features)
+
+
+def of_features(features: Tensor) -> References:
+    """References from features [M, d], M at least 2."""
+    return References(fit_gaussian(features), features, len(features))
+
+
+def _is_statistics(path: Path) -> bool:
+    """Whether it is a file, or named like one; a folder is of images, whatever its name."""
+    return path.is_file() or (path.suffix.lower() == ".npz" and not path.is_dir())
+
+
+def _readable(
+    paths: list[Path], batch_size: int, unreadable: list[Path]
+) -> Iterator[list[Image.Image]]:
+    """Batches of the images that can be read; the others are appended."""
+    n_read = 0
+    for batch in batched(paths, batch_size):
+        images = []
+        for path in batch:
+            try:
+                images.append(read_image(path))
+            except DGQError:
+                unreadable.append(path)
+        n_read += len(images)
+        if images:
+            yield images
+    if n_read < 2:
+        raise DGQError(
+            f"{paths[0].parent} holds {n_read} readable images ({len(unreadable)} cannot be "
+            "read): references for FID need at least 2"
+        )

@@ -1,0 +1,58 @@
+"""Errors of the targets of a calibration, from the log of its run."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.models import Model
+
+LOG_FILE = "log.csv"
+TARGET, ERROR, NEAREST = "target", "error", "error_nearest"
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """Relative squared error of one target's output.
+
+    Args:
+        target: name.
+        error: of each model that has it, None where it has not.
+        nearest: of the same with nearest rounding, where the log has it.
+    """
+
+    target: str
+    error: list[float | None]
+    nearest: list[float | None]
+
+
+def block_errors(models: Sequence[Model]) -> tuple[list[str], list[BlockError]]:
+    """Names of the models whose runs have a log, and the errors of their targets in its order."""
+    logs = {m.name: _read(m.run / LOG_FILE) for m in models if m.run is not None}
+    logs = {name: log for name, log in logs.items() if log}
+    targets = dict.fromkeys(target for log in logs.values() for target in log)
+    errors = [
+        BlockError(
+            target,
+            [log.get(target, (None, None))[0] for log in logs.values()],
+            [log.get(target, (None, None))[1] for log in logs.values()],
+        )
+        for target in targets
+    ]
+    return list(logs), errors
+
+
+def _read(path: Path) -> dict[str, tuple[float | None, float | None]]:
+    """(error, error with nearest rounding) of each target; empty if there is no such log."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {row[TARGET]: (_number(row.get(ERROR)), _number(row.get(NEAREST))) for row in rows}
+    except (KeyError, ValueError, UnicodeDecodeError, csv.Error):
+        return {}
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,69 @@
+"""The page: everything that was found, in one file that needs no network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dgq.storage.files import written_beside
+from evaluation.models import Model
+from evaluation.plan import Plan
+from evaluation.report.blocks import block_errors
+from evaluation.report.charts import line_chart
+from evaluation.report.pictures import Shown, compared_pictures, explaining_pictures
+from evaluation.rows import make_rows
+
+TEMPLATE = "page.html.jinja"
+
+
+def write_report(path: Path, report: Mapping[str, Any], plan: Plan) -> None:
+    """Write ``report.html``, atomically.
+
+    Args:
+        path: of the file.
+        report: what ``metrics.json`` holds.
+        plan: of the evaluation, for images and logs.
+    """
+    page = render(report, plan.models, compared_pictures(plan))
+    with written_beside(path) as beside:
+        beside.write_text(page, encoding="utf-8")
+
+
+def render(
+    report: Mapping[str, Any], models: list[Model], pictures: list[tuple[str, list[Shown]]]
+) -> str:
+    """The page as HTML, everything that comes from outside escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    logged, blocks = block_errors(models)
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        models=report["models"],
+        rows=list(make_rows(dict(report))),
+        charts=sqnr_charts(report["models"]),
+        pictures=pictures,
+        explanations=explaining_pictures(models),
+        logged=logged,
+        blocks=blocks,
+        worst=max((e for b in blocks for e in b.error if e is not None), default=1.0) or 1.0,
+    )
+
+
+def sqnr_charts(models: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Title and picture of the SQNR over the steps, plain and after guidance."""
+    charts = []
+    for key, title in (("plain", "UNet output"), ("guided", "after guidance")):
+        lines = {
+            model["name"]: model["sqnr"][key]["per_step_db"]
+            for model in models
+            if model["sqnr"] is not None and model["sqnr"][key] is not None
+        }
+        if lines:
+            charts.append((title, line_chart(lines, "sampler step", "SQNR, dB")))
+    return charts

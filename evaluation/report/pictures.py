@@ -1,0 +1,72 @@
+"""Images of the same prompts side by side, small enough for a page."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from evaluation.images import read_image
+from evaluation.models import Model
+from evaluation.plan import Plan
+from evaluation.report.charts import data_uri
+
+N_PROMPTS = 12
+SIDE = 256
+"""Pixels that larger images are shown at."""
+
+PIXELATED_BELOW = 128
+"""Smaller images are enlarged by the browser, with hard pixels."""
+
+EXPLANATION = "explanation"
+"""Folder of a run with the pictures that ``explain.py`` draws, if there are any."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture.
+
+    Args:
+        label: of the model.
+        uri: the picture itself.
+        pixelated: whether to enlarge it with hard pixels.
+    """
+
+    label: str
+    uri: str
+    pixelated: bool
+
+
+def compared_pictures(plan: Plan) -> list[tuple[str, list[Shown]]]:
+    """The first prompts, each with its image in full precision and of every model."""
+    stores = [(model.name, plan.stores(number)[0]) for number, model in enumerate(plan.models)]
+    return [
+        (caption, [_shown(name, store.path(index)) for name, store in stores])
+        for index, caption in enumerate(plan.prompts.captions[:N_PROMPTS])
+    ]
+
+
+def explaining_pictures(models: list[Model]) -> list[Shown]:
+    """Pictures of ranges, scores, sensitivity and costs that lie in the models' runs."""
+    folders = [(m.name, m.run / EXPLANATION) for m in models if m.run is not None]
+    return [
+        Shown(f"{name}: {file.stem}", data_uri(file.read_bytes(), "image/png"), False)
+        for name, folder in folders
+        for file in sorted(folder.glob("*.png"))
+    ]
+
+
+def _shown(name: str, path: Path) -> Shown:
+    image = read_image(path)
+    pixelated = max(image.size) < PIXELATED_BELOW
+    image.thumbnail((SIDE, SIDE))
+    return Shown(name, _encoded(image), pixelated)
+
+
+def _encoded(image: Image.Image) -> str:
+    content = BytesIO()
+    if max(image.size) < PIXELATED_BELOW:
+        image.save(content, format="png")
+        return data_uri(content.getvalue(), "image/png")
+    image.save(content, format="jpeg", quality=90)
+    return data_uri(content.getvalue(), "image/jpeg")

@@ -1,0 +1,54 @@
+"""What the user asks of an evaluation, apart from the protocol."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dgq.errors import SettingsError
+from dgq.settings import check_positive
+from evaluation.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated, where, and on what machine; none of it changes the numbers.
+
+    Args:
+        ckpt: quantized models to compare: run folders, their Lightning checkpoints, or folders of
+            exported models; none measures full precision alone.
+        protocol: what determines the numbers.
+        protocol_name: names of the presets that the protocol came from.
+        pipeline: full-precision pipeline (an embedded model's name, a folder or a hub id); by
+            default the one that was calibrated, else `scenes`.
+        output: folder of the results; by default one for each protocol in <run>/evaluation, or in
+            outputs/evaluation where several models are compared.
+        images: folder that keeps generated images, which evaluations with the same settings share.
+        batch_size: images drawn at once.
+        devices: processes that draw, each on a device of its own.
+        device: torch device; by default a GPU where there is one, else the CPU.
+        latency_calls: timed calls of each UNet.
+        compile: time the full-precision UNet compiled by torch too, which takes minutes.
+        overwrite: replace results of another protocol in the output folder.
+
+    Raises:
+        SettingsError: if a number is outside its domain, or a model is named twice.
+    """
+
+    ckpt: tuple[Path, ...] = ()
+    protocol: Protocol = field(default_factory=Protocol)
+    protocol_name: str = "default"
+    pipeline: str | None = None
+    output: Path | None = None
+    images: Path = Path("outputs/images")
+    batch_size: int = 16
+    devices: int = 1
+    device: str | None = None
+    latency_calls: int = 5
+    compile: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("--batch-size", self.batch_size)
+        check_positive("--devices", self.devices)
+        check_positive("--latency-calls", self.latency_calls)
+        if len(set(self.ckpt)) < len(self.ckpt):
+            raise SettingsError("--ckpt names the same model twice")
