@@ -17,7 +17,7 @@ from dgq.pipelines.single_files import check_single_file, converted_folder, is_s
 from dgq.pipelines.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
 from dgq.storage.files import exists
 
-_SCENES = Path(__file__).parents[1] / "assets" / "scenes"
+_SCENES = Path(__file__).parents[2] / "assets" / "scenes"
 EMBEDDED = {
     "scenes": _SCENES / "pipeline",
     "scenes-xl": _SCENES / "xl",
