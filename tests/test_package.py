@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FILES = [p.relative_to(ROOT) for p in (ROOT / "dgq").rglob("*") if p.suffix in (".py", ".cpp")]
 HEAVY = ("lightning", "datasets", "torchmetrics", "matplotlib", "pandas", "jsonargparse")
 REPOSITORY = ("lit", "data", "evaluation", "scenes", "benchmarks", "configs")
-OPTIONAL = {"datasets", "onnx", "onnxruntime", "openvino", "peft"}
+OPTIONAL = {"datasets", "onnx", "onnxruntime", "openvino", "peft", "triton"}
 """What ``dgq`` imports where it is asked for, with a word on how to get it."""
 
 

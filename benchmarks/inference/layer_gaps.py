@@ -83,7 +83,7 @@ def measure_shape(
     shape.product_seconds = seconds_of(product(layer, codes), device)
     shape.bf16_seconds = seconds_of(stock(layer, args[0], codes), device)
     operations = 2.0 * output.numel() * layer.fan_in
-    weight = sum(t.numel() * t.element_size() for t in layer.weight.tensors)
+    weight = sum(t.numel() * t.element_size() for t in layer.kernel_weight.tensors)
     n_bytes = codes.codes.numel() + weight + output.numel() * output.element_size()
     shape.least_seconds = peaks.least_seconds(operations, n_bytes, integer=True)
 
@@ -97,17 +97,17 @@ def codes_of(layer: IntegerLayer, x: Tensor) -> QuantizedTensor:
 
 def product(layer: IntegerLayer, codes: QuantizedTensor) -> Callable[[], Tensor]:
     """The layer's product alone."""
-    return lambda: layer.weight.multiply(codes, layer.weight_scale, layer.folded_bias)
+    return lambda: layer.kernel_weight.multiply(codes, layer.weight_scale, layer.folded_bias)
 
 
 def is_exact(layer: IntegerLayer, codes: QuantizedTensor) -> bool:
     """Whether the sums are those of float64; of the first sample, which float32 holds."""
-    whole = layer.weight.whole_numbers().double()
+    whole = layer.kernel_weight.whole_numbers().double()
     first = codes.codes[:1]
     one = torch.ones_like(layer.weight_scale)
     zero = torch.zeros_like(layer.folded_bias[:1])
     plain = QuantizedTensor(first, codes.scale.new_ones(1), codes.step[:1] * 0, torch.float32)
-    found = layer.weight.multiply(plain, one, zero)
+    found = layer.kernel_weight.multiply(plain, one, zero)
     geometry = layer.geometry
     if isinstance(geometry, ConvGeometry):
         kernels = whole.view(geometry.weight_shape)

@@ -70,7 +70,7 @@ class IntegerLayer(KernelLayer):
 
     def product(self, quantized: QuantizedTensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
         """The integer product, scaled, with a bias for every row of the scales."""
-        return self.weight.multiply(quantized._replace(dtype=dtype), self.weight_scale, bias)
+        return self.kernel_weight.multiply(quantized._replace(dtype=dtype), self.weight_scale, bias)
 
     def _codes(self, x: Tensor, padding: tuple[int, ...] = ()) -> QuantizedTensor:
         assert isinstance(self.input_quantizer, ChannelInput)

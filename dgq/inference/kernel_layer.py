@@ -45,7 +45,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
             self.store(name, getattr(packed, name))
         scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
         self.register_buffer("weight_scale", scale.detach(), persistent=False)
-        self.weight = weight
+        self.kernel_weight = weight
         self._factor = factor
 
     @property
@@ -68,7 +68,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
 
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was made from."""
-        whole = self.weight.whole_numbers().to(torch.int32)
+        whole = self.kernel_weight.whole_numbers().to(torch.int32)
         exponent = None
         if self.exponent is not None:
             exponent = of_each(self.exponent, self.settings.group_size, self.fan_in)

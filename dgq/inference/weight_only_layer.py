@@ -38,9 +38,9 @@ class WeightOnlyLayer(KernelLayer[AloneWeight]):
             bias = None if bias is None else bias.to(x.dtype)
             return self.geometry.apply(x, weight.to(x.dtype), bias)
         if not isinstance(self.geometry, ConvGeometry):
-            return self.weight.multiply_float(x, self.weight_scale, self.float_bias)
+            return self.kernel_weight.multiply_float(x, self.weight_scale, self.float_bias)
         image = x.permute(0, 2, 3, 1)
-        output = self.weight.multiply_float(image, self.weight_scale, self.float_bias)
+        output = self.kernel_weight.multiply_float(image, self.weight_scale, self.float_bias)
         return output.permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:

@@ -82,7 +82,9 @@ def resident_bytes(unet: nn.Module) -> int:
     Packed codes count as they are, weights folded for a CPU with a byte each.
     """
     tensors = {id(t): t for t in (*unet.parameters(), *unet.buffers())}
-    folded = [t for m in unet.modules() if isinstance(m, KernelLayer) for t in m.weight.tensors]
+    folded = [
+        t for m in unet.modules() if isinstance(m, KernelLayer) for t in m.kernel_weight.tensors
+    ]
     return sum(t.numel() * t.element_size() for t in (*tensors.values(), *folded))
 
 

@@ -227,7 +227,7 @@ def test_the_command_resumes_and_fills_both_pages(
     monkeypatch.setattr(command, "model_of", lambda cell, _: Path(cell.name))
     monkeypatch.setattr(command, "held_out_calls", lambda *_: None)
     monkeypatch.setattr(command, "measure", measured)
-    monkeypatch.setattr("ablation.remaining.planned_seconds", lambda *_: 60.0)
+    monkeypatch.setattr("benchmarks.ablation.remaining.planned_seconds", lambda *_: 60.0)
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     options = ["--recipes", "dgq", "ours", "--models", "scenes", "--seeds", "0", "1"]

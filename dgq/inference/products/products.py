@@ -37,7 +37,9 @@ class ProductWeight(ABC):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a UNet that was prepared for a device is not pickled: load it there")
+        raise TypeError(
+            "a UNet that was prepared for a device is not pickled: load it where it runs"
+        )
 
 
 class Products(ABC):

@@ -8,7 +8,7 @@ import pytest
 from dgq.captions.reading import read_captions
 from dgq.errors import DGQError
 
-COCO = Path(__file__).parents[3] / "shared" / "data" / "captions_val2017.json"
+COCO = Path(__file__).parents[4] / "shared" / "data" / "captions_val2017.json"
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -10,7 +10,7 @@ from dgq.captions.hub import is_hub_id, read_dataset
 from dgq.captions.reading import read_captions
 from dgq.errors import DGQError
 
-PARTI = Path(__file__).parents[3] / "shared" / "data" / "PartiPrompts.tsv"
+PARTI = Path(__file__).parents[4] / "shared" / "data" / "PartiPrompts.tsv"
 
 
 def test_an_image_folder_with_metadata_as_bk_sdm_has_it(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_layer_equals_that_of_the_cpu_and_holds_its_codes(
     size = max(float(expected(x).norm()), float(expected.folded_bias.abs().max()), 1e-6)
     expected, state = expected(x), packed.state_dict()
     layer = integer_layer(packed, GPU)
-    assert isinstance(layer.weight, NibbleWeight if layer.weight_bits <= 4 else ByteWeight)
+    assert isinstance(layer.kernel_weight, NibbleWeight if layer.weight_bits <= 4 else ByteWeight)
     assert float((layer(x) - expected).norm()) < 1e-5 * size
     again = layer.state_dict()
     assert again.keys() == state.keys()
@@ -101,7 +101,7 @@ def test_a_unet_computes_what_it_does_on_a_cpu(
     model = calibrated_as(name)
     unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
     assert decibels(model.output, unet(**model.call)[0]) > 60
-    kinds = [type(m.weight) for m in unet.modules() if isinstance(m, IntegerLayer)]
+    kinds = [type(m.kernel_weight) for m in unet.modules() if isinstance(m, IntegerLayer)]
     assert len(kinds) == unet.execution.integer_layers > 0
     assert (unet.execution.device, unet.execution.attention) == ("GPU", "torch")
     assert (NibbleWeight in kinds, ByteWeight in kinds) == {

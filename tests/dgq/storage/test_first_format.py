@@ -14,7 +14,7 @@ from dgq.storage.checkpoint import load_quantized_unet, read_manifest, save_quan
 from tests.quantized_models import decibels
 from tests.tiny_pipelines import unet_call
 
-FOLDER = Path(__file__).parents[1] / "fixtures" / "dgq-1"
+FOLDER = Path(__file__).parents[2] / "fixtures" / "dgq-1"
 NAMES = ("w4a8", "rtn")
 
 
