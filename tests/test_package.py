@@ -69,7 +69,8 @@ from diffusers import DiffusionPipeline
 torch.set_num_threads(1)
 environment, pipeline = sys.argv[1:]
 assert Path(dgq.__file__).is_relative_to(environment), dgq.__file__
-assert not [name for name in ("lit", "data", "evaluation", "scenes") if importlib.util.find_spec(name)]
+rooms = ("lit", "data", "evaluation", "scenes")
+assert not [name for name in rooms if importlib.util.find_spec(name)]
 try:
     dgq.load_pipeline("scenes")
 except dgq.DGQError as error:
