@@ -22,7 +22,7 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
-# Every recipe at every number of bits and the parts of DGQ, into docs/results.md and README.md: all
+# Every recipe at every number of bits and the parts of DGQ, into docs/reference/results.md and README.md: all
 # tables after an hour of processor time, further seeds in a second one; killed, it resumes.
 # ARGUMENTS="--list" says what is left, "--minutes 60" stops, "--full" adds more.
 ablation: .venv/installed

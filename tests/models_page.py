@@ -1,4 +1,4 @@
-"""The lists in docs/models.md, made from what the tests calibrate and what they see refused.
+"""The lists of docs/reference/models.md: what the tests calibrate, and what they see refused.
 
 ``PYTHONPATH=.:tests python tests/models_page.py`` writes them again, between the page's marks.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from dgq.pipelines.kinds import why_refused
 from tests import model_zoo, unet_zoo
 
-PAGE = Path(__file__).parents[1] / "docs/models.md"
+PAGE = Path(__file__).parents[1] / "docs/reference/models.md"
 
 
 def renewed(page: str) -> str:

@@ -1,6 +1,6 @@
 """Each use of a UNet works on a quantized one or is refused: measured, and written into the docs.
 
-``python tests/on_top/test_compatibility.py`` writes ``docs/compatibility.md`` anew.
+``python tests/on_top/test_compatibility.py`` writes ``docs/reference/compatibility.md`` anew.
 """
 
 import copy
@@ -26,7 +26,7 @@ from tests.tiny_pipelines import save_micro
 
 pytest.importorskip("peft")
 
-PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/compatibility.md"
 COLUMNS = {
     "in integers": ("exponents", "auto"),
     "in floating point": ("exponents", "float"),
@@ -207,7 +207,7 @@ def test_refusals_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def page() -> str:
-    """``docs/compatibility.md``."""
+    """``docs/reference/compatibility.md``."""
     rows = [["", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
     for use in USES:
         rows.append([use, *(measured(use, *column) for column in COLUMNS.values())])
