@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test ablation clean
+.PHONY: demo test docs ablation clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,7 +20,12 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+# The documentation as a site in site/; broken links and docstrings are errors, here and in `make test`.
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 # Every recipe at every number of bits and the parts of DGQ, into docs/reference/results.md and README.md: all
 # tables after an hour of processor time, further seeds in a second one; killed, it resumes.
