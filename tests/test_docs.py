@@ -1,6 +1,7 @@
-"""The documentation names every public name, and no file that is not there."""
+"""Documentation agrees with the code: commands, public names, files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,39 @@ import pytest
 import dgq
 import dgq.ops
 import dgq.targets
+from data.calibration import CalibrationData
+from dgq.command_line.main import parser
+from evaluation.command_line import parse_settings
+from evaluation.one_prompt.command_line import parse_settings as parse_picture
+from lit.cli import main
+from tests.pages import PAGES, ROOT, commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
 ROOMS = "dgq|lit|data|evaluation|scenes|benchmarks|tests|configs|assets|docs"
+
+
+@pytest.mark.parametrize("arguments", commands("python train.py"), ids=" ".join)
+def test_every_calibration_parses(
+    arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([arguments[0], "--print_config", *arguments[1:]], CalibrationData)
+    assert exit_.value.code == 0
+    assert re.search("class_path:|--model.recipe", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", commands("python evaluate.py"), ids=" ".join)
+def test_every_evaluation_parses(arguments: Sequence[str]) -> None:
+    assert parse_settings(arguments)
+
+
+@pytest.mark.parametrize("arguments", commands("python generate.py"), ids=" ".join)
+def test_every_picture_parses(arguments: Sequence[str]) -> None:
+    assert parse_picture(arguments)
+
+
+@pytest.mark.parametrize("arguments", commands("python -m dgq"), ids=" ".join)
+def test_every_subcommand_parses(arguments: Sequence[str]) -> None:
+    assert parser().parse_args(arguments).command == arguments[0]
 
 
 def documented() -> set[str]:
