@@ -1,6 +1,6 @@
 """The lists of docs/reference/models.md: what the tests calibrate, and what they see refused.
 
-``PYTHONPATH=.:tests python tests/models_page.py`` writes them again, between the page's marks.
+``PYTHONPATH=. python tests/models_page.py`` rewrites them, between the marks of the page.
 """
 
 import re
@@ -31,7 +31,7 @@ def lists() -> dict[str, list[str]]:
     """Lines by the name of the list."""
     return {
         "pipelines that calibrate": table(
-            ("kind", "class", "what is special"),
+            ("kind", "class", "notes"),
             ((n, f"`{k.pipeline}`", k.note) for n, k in model_zoo.CALIBRATE.items()),
         ),
         "pipelines that are refused": table(
