@@ -272,7 +272,7 @@ def check_product(weights: WeightSettings, activations: ActivationSettings) -> N
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """Learning of the weight rounding, target by target (AdaRound, BRECQ; docs: method).
+    """Learning of the weight rounding, target by target (AdaRound, BRECQ; see docs/method.md).
 
     Args:
         iterations: steps that learn rounding, scales and biases together; 0 rounds to nearest.
