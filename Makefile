@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	touch $@
 
-# Calibrate the embedded model (a run cut short goes on where it stopped), then measure it.
+# Calibrate the embedded model (an interrupted run resumes), then measure it.
 outputs/w4a8/quantized/config.json: | .venv/installed
 	$(BIN)/python train.py fit --config w4a8.yaml $(if $(wildcard outputs/w4a8/last.ckpt),--ckpt_path last)
 

@@ -14,8 +14,9 @@ from dgq.command_line.main import parser
 from evaluation.command_line import parse_settings
 from evaluation.one_prompt.command_line import parse_settings as parse_picture
 from lit.cli import main
-from tests.pages import PAGES, ROOT, commands
+from tests.pages import PAGES, ROOT, blocks, commands
 
+of_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 ROOMS = "dgq|lit|data|evaluation|scenes|benchmarks|tests|configs|assets|docs"
 
 
@@ -63,7 +64,15 @@ def test_every_public_name_is_in_the_reference(names: set[str]) -> None:
     assert names - documented() == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@of_pages
+def test_python_compiles_and_uses_names_that_exist(page: Path) -> None:
+    python = blocks(page, "python")
+    compile(python, str(page), "exec")
+    used = set(re.findall(r"\bdgq\.(\w+)", python))
+    assert {name for name in used if not hasattr(dgq, name)} == set()
+
+
+@of_pages
 def test_every_file_it_names_exists(page: Path) -> None:
     named = re.findall(rf"`((?:{ROOMS})/[\w./-]+)`", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
