@@ -1,4 +1,4 @@
-"""What it matters where this project differs from a paper or its public code (docs/fidelity.md).
+"""What differences from a paper or its public code matter (docs/explanation/fidelity.md).
 
     python benchmarks/fidelity.py [--run outputs/dgq_w4a8]
 

@@ -4,7 +4,7 @@
 
 Draws held-out captions in full precision with other samplers, numbers of steps and sizes, gives
 every recorded call to the quantized UNets, and writes the SQNR of their outputs, pooled over all
-calls, into docs/settings.md. What settings.json holds already is not measured again.
+calls, into docs/reference/settings.md. What settings.json holds already is not measured again.
 """
 
 import argparse
@@ -214,7 +214,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt", nargs="+", default=["outputs/w4a8"], help="finished runs")
     parser.add_argument("--captions", type=int, default=16, help="held-out ones (default: 16)")
     parser.add_argument("--quick", action="store_true", help="the first three settings only")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page goes")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs/reference", help="where the page goes"
+    )
     arguments = parser.parse_args(argv)
     quieten_libraries()
     try:

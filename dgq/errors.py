@@ -2,7 +2,7 @@
 
 
 class DGQError(Exception):
-    """Something the user can mend: the message says what was wrong, expected, and to be done."""
+    """Something the user can fix: one line says what was wrong, what was expected, what to do."""
 
 
 class SettingsError(DGQError, ValueError):

@@ -153,7 +153,7 @@ CALIBRATE: dict[str, Kind] = {
         EulerDiscreteScheduler,
         encoders=("_2",),
         extra={"requires_aesthetics_score": True},
-        note=f"aesthetic score, one text encoder; {GREY} that are replaced altogether",
+        note=f"aesthetic score, one text encoder; {GREY} that are replaced entirely",
     ),
     "SSD-1B, Vega": Kind(
         "StableDiffusionXLPipeline",
@@ -176,7 +176,7 @@ CALIBRATE: dict[str, Kind] = {
         note="guidance as an embedding (`timestep_cond`)",
     ),
     "image to image": Kind(
-        "StableDiffusionImg2ImgPipeline", note=f"{GREY} that are replaced altogether"
+        "StableDiffusionImg2ImgPipeline", note=f"{GREY} that are replaced entirely"
     ),
     "inpainting": Kind(
         "StableDiffusionInpaintPipeline",
@@ -194,7 +194,7 @@ CALIBRATE: dict[str, Kind] = {
         "StableDiffusionInstructPix2PixPipeline",
         {"in_channels": 8},
         lambda: EulerAncestralDiscreteScheduler(timestep_spacing="trailing"),
-        note=f"8 channels, three halves with latents of their own; {GREY}",
+        note=f"8 channels, three halves with separate latents; {GREY}",
     ),
     "x4 upscaler": Kind(
         "StableDiffusionUpscalePipeline",

@@ -1,6 +1,6 @@
-"""The lists in docs/models.md, made from what the tests calibrate and what they see refused.
+"""The lists of docs/reference/models.md: what the tests calibrate, and what they see refused.
 
-``PYTHONPATH=.:tests python tests/models_page.py`` writes them again, between the page's marks.
+``PYTHONPATH=. python tests/models_page.py`` rewrites them, between the marks of the page.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from dgq.pipelines.kinds import why_refused
 from tests import model_zoo, unet_zoo
 
-PAGE = Path(__file__).parents[1] / "docs/models.md"
+PAGE = Path(__file__).parents[1] / "docs/reference/models.md"
 
 
 def renewed(page: str) -> str:
@@ -31,7 +31,7 @@ def lists() -> dict[str, list[str]]:
     """Lines by the name of the list."""
     return {
         "pipelines that calibrate": table(
-            ("kind", "class", "what is special"),
+            ("kind", "class", "notes"),
             ((n, f"`{k.pipeline}`", k.note) for n, k in model_zoo.CALIBRATE.items()),
         ),
         "pipelines that are refused": table(

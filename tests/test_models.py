@@ -93,7 +93,7 @@ def test_another_kind_is_refused_in_one_line_before_any_weight_is_read(
     assert line.startswith(f"error: {tmp_path / 'other'} is a")
     assert f" {kind}, which cannot be calibrated: " in line
     assert message in line
-    assert line.endswith("such as a StableDiffusionPipeline (docs/models.md lists all)")
+    assert line.endswith("such as a StableDiffusionPipeline (docs/reference/models.md lists all)")
 
 
 def test_a_unet_that_cannot_be_quantized_is_refused_before_its_calls_are_recorded(

@@ -1,4 +1,4 @@
-"""The examples of docs/python.md run, one after the other, on a tiny pipeline."""
+"""The examples of docs/how-to/python.md run, one after the other, on a tiny pipeline."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ import pytest
 import dgq
 from tests.tiny_pipelines import ROOT
 
-PAGE = (ROOT / "docs" / "python.md").read_text()
+PAGE = (ROOT / "docs/how-to/python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FAST = {
     '"models/stable-diffusion-v1-4"': "PIPELINE",
@@ -33,7 +33,7 @@ def test_the_examples_run_in_their_order(
     for slow, fast in FAST.items():
         assert slow in text
         text = text.replace(slow, fast)
-    exec(compile(text, "docs/python.md", "exec"), names)
+    exec(compile(text, "docs/how-to/python.md", "exec"), names)
     assert names["image"].size == (16, 16)
     assert names["a5"].unet is not names["result"].unet
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [

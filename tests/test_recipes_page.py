@@ -1,4 +1,4 @@
-"""The example of docs/recipes.md is a recipe that works."""
+"""The example of docs/reference/recipes.md is a recipe that works."""
 
 import re
 from typing import Any
@@ -9,14 +9,14 @@ import dgq
 from dgq.unet.layers import quantized_layers
 from tests.tiny_pipelines import ROOT, micro_unet, unet_call
 
-TEXT = (ROOT / "docs" / "recipes.md").read_text()
+TEXT = (ROOT / "docs/reference/recipes.md").read_text()
 EXAMPLE = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)[0]
 CONFIG = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.S)[0]
 
 
 def test_the_example_calibrates_as_it_says() -> None:
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(EXAMPLE, "docs/recipes.md", "exec", dont_inherit=True), names)
+    exec(compile(EXAMPLE, "docs/reference/recipes.md", "exec", dont_inherit=True), names)
     recipe = names["FewerInside"](**yaml.safe_load(CONFIG)["model"]["recipe"]["init_args"])
     learned = dgq.LearningSettings(iterations=1, polish_iterations=1)
     unet = micro_unet()

@@ -4,5 +4,5 @@
 
 Each cell of a table is a finished run folder and a line of cells.jsonl, both in outputs/ablation,
 so that a command that was killed resumes where it stopped. Tables are written after each cell, into
-docs/results.md, docs/results.json and between the marks in README.md.
+docs/reference/results.md, docs/reference/results.json and between the marks in README.md.
 """

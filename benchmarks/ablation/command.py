@@ -65,7 +65,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--minutes", type=float, help="begin no further cell after so many (default: no limit)")
     add("--list", action="store_true", help="print cells and estimated time only")
     add("--outputs", type=Path, default=Path("outputs/ablation"), help="where runs go")
-    add("--docs", type=Path, default=ROOT / "docs", help="where results.md and results.json go")
+    add(
+        "--docs",
+        type=Path,
+        default=ROOT / "docs/reference",
+        help="where results.md and results.json go",
+    )
     add("--readme", type=Path, default=ROOT / "README.md", help="whose tables are replaced")
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""docs/results.md and the tables between the marks of README.md."""
+"""docs/reference/results.md and the tables between the marks of README.md."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ IMAGES = {
 
 
 def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], how: str) -> str:
-    """The whole of docs/results.md.
+    """The whole of docs/reference/results.md.
 
     Args:
         lines: of the finished cells.

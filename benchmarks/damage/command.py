@@ -72,7 +72,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--outputs", type=Path, default=Path("outputs"), help="where runs go (default: outputs)"
     )
     parser.add_argument(
-        "--docs", type=Path, default=ROOT / "docs", help="where tables go (default: docs)"
+        "--docs",
+        type=Path,
+        default=ROOT / "docs/explanation/embedded-model",
+        help="where tables go",
     )
     parser.add_argument(
         "--rivals",

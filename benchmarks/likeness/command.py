@@ -83,7 +83,12 @@ def parser() -> argparse.ArgumentParser:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where it runs, as torch names it",
     )
-    add("--output", type=Path, default=ROOT / "docs", help="folder of the results")
+    add(
+        "--output",
+        type=Path,
+        default=ROOT / "docs/explanation/embedded-model",
+        help="folder of the results",
+    )
     return result
 
 

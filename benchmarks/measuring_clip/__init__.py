@@ -2,7 +2,7 @@
 
     python benchmarks/measuring_clip --snapshots outputs/scenes/diffusion [--check]
 
-Pictures are renders of held-out captions. Writes measuring_clip.md and .json into docs/ and, with
+Pictures are renders of held-out captions. Writes measuring_clip.md and .json and, with
 snapshots of the UNet, measuring_clip.png. Images of snapshots are kept: the same command goes on
 from where it was interrupted.
 """

@@ -63,7 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
     own, kept = scenes.PIPELINE_DIR, Path("outputs") / NAME
     add("--pipeline", type=Path, default=own, help="that snapshots are of (default: embedded)")
     add("--images", type=Path, default=kept, help=f"of snapshots, kept here (default: {kept})")
-    add("--docs", type=Path, default=ROOT / "docs", help="where results go (default: docs)")
+    add(
+        "--docs",
+        type=Path,
+        default=ROOT / "docs/explanation/embedded-model",
+        help="where results go",
+    )
     add("--check", action="store_true", help="exit with 1 if a bar is not met")
     return parser
 

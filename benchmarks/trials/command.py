@@ -60,7 +60,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--held-out", type=int, default=8, help="prompts compared with activations at 6 bits")
     add("--processes", type=int, default=2, help="that train a UNet together")
     add("--outputs", type=Path, default=Path("outputs") / NAME, help="where trainings go")
-    add("--docs", type=Path, default=ROOT / "docs", help="where tables go")
+    add(
+        "--docs",
+        type=Path,
+        default=ROOT / "docs/explanation/embedded-model",
+        help="where tables go",
+    )
     return parser
 
 

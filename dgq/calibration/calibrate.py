@@ -54,37 +54,37 @@ def calibrate(
 ) -> CalibrationResult:
     """Quantize a UNet, target by target. The UNet is changed in place.
 
-    It is in evaluation mode and without gradients afterwards, and of no use if this is interrupted
-    or fails once the targets have begun. What is given is checked before anything is changed.
+    Afterwards it is in evaluation mode and without gradients. If this is interrupted or fails once
+    learning has started, the UNet is unusable. Arguments are checked before anything is changed.
 
     Args:
         model: a text-to-image pipeline of Stable Diffusion or SDXL, or a UNet, in float32.
         samples: prompts for a pipeline to draw, a hundred or more for good ranges; or calls of the
             UNet, each a dict of its keyword arguments, as ``dgq.recording`` lists them.
-        recipe: a name (``dgq.RECIPES``), a ``Recipe``, or settings that are learned as by default.
-        num_inference_steps: of the sampler, as the pipeline will be used; for prompts.
-        guidance_scale: of the same; 1 or less switches guidance off.
-        height: of the images in pixels; the pipeline's own by default.
-        width: of the images in pixels; the pipeline's own by default.
+        recipe: a name (``dgq.RECIPES``), a ``Recipe``, or settings with default learning.
+        num_inference_steps: sampler steps, as the pipeline will be used; for prompts.
+        guidance_scale: guidance, likewise; 1 or less switches it off.
+        height: height of the images in pixels; the pipeline's default if None.
+        width: width of the images in pixels; the pipeline's default if None.
         held_out: calls to measure on; by default one in eight of the samples at each timestep is
             held out.
         n_held_out_prompts: how many of the prompts, the last ones, are held out to measure on.
         n_held_out: samples that the errors of the targets are measured on.
         n_samples: samples to learn on, evenly over the timesteps; all by default. A sample is a
             prompt (or a row of the calls) at a timestep.
-        batch_size: rows in one step of learning.
+        batch_size: rows per learning step.
         micro_batch_size: samples that run through the UNet at once; by default as many as have
             16,384 pixels of latents, at most 32.
-        record_batch_size: prompts drawn at once; the default is made likewise, at most 16.
-        seed: of noise, samples and batches.
-        waiting: where samples wait for their turn at a target; on the device by default.
-        progress: show a bar.
+        record_batch_size: prompts drawn at once; by default chosen likewise, at most 16.
+        seed: seed of noise, samples and batches.
+        waiting: where suspended samples are kept; on the device by default.
+        progress: show a progress bar.
 
     Returns:
-        The UNet with its figures.
+        The UNet with its report.
 
     Raises:
-        DGQError: for what cannot be calibrated, before any work.
+        DGQError: if the model or the samples cannot be calibrated, before any work.
     """
     chosen = find_recipe(recipe)
     sampling = Sampling(n_samples, n_held_out, batch_size, micro_batch_size, seed)

@@ -27,10 +27,10 @@ def recording(unet: nn.Module) -> Iterator[list[dict[str, Any]]]:
             pipe(prompts)
         dgq.calibrate(pipe.unet, calls)
 
-    What does not change from one call to the next, as the text, is kept once.
+    Tensors that do not change from one call to the next, such as the text, are stored once.
 
     Args:
-        unet: whose calls are recorded, by a pipeline or by hand.
+        unet: the UNet to record, called by a pipeline or directly.
 
     Yields:
         The list, which grows with each call.

@@ -13,10 +13,10 @@ class TargetError:
     """Relative squared error of one target's output on held-out samples.
 
     Args:
-        name: of the target.
-        error_nearest: with weights rounded to nearest.
-        error: with weights as they were learned.
-        error_quantized: with activations quantized too, where their ranges were learned.
+        name: name of the target.
+        error_nearest: error with weights rounded to nearest.
+        error: error with learned weights.
+        error_quantized: error with quantized activations too, where their ranges were learned.
     """
 
     name: str
@@ -30,14 +30,14 @@ class CalibrationReport:
     """Figures of one calibration; SQNR is that of the UNet's output on held-out samples.
 
     Args:
-        recipe: its name.
-        targets: in execution order.
-        sqnr_weights_db: with quantized weights.
-        sqnr_db: with everything quantized.
+        recipe: name of the recipe.
+        targets: errors of the targets, in execution order.
+        sqnr_weights_db: SQNR with quantized weights.
+        sqnr_db: SQNR with everything quantized.
         sqnr_by_step_db: the same by timestep.
-        seconds: by phase; of the CPU, or on the wall where an accelerator computed.
-        n_samples: that were learned on.
-        n_held_out: that errors of targets were measured on.
+        seconds: seconds by phase; CPU time, or wall time with an accelerator.
+        n_samples: number of samples to learn on.
+        n_held_out: number of samples to measure the targets' errors on.
     """
 
     recipe: str
@@ -50,7 +50,7 @@ class CalibrationReport:
     n_held_out: int
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
+        """The report as plain values for JSON."""
         steps = [{"timestep": t, "sqnr_db": db} for t, db in self.sqnr_by_step_db.items()]
         return asdict(self) | {
             "targets": [asdict(target) for target in self.targets],

@@ -19,15 +19,15 @@ from dgq.storage.checkpoint import Manifest
 class CalibrationResult:
     """A calibrated UNet and its figures.
 
-    The UNet computes in floating point as its quantized weights and activations let it, and keeps
-    its full-precision weights; ``dgq.save`` and ``dgq.load_quantized_unet`` lead to the one that
-    runs in integers, without them.
+    The UNet computes in floating point with quantized weights and activations, and keeps its
+    full-precision weights; ``dgq.save`` and ``dgq.load_quantized_unet`` give the one that runs in
+    integers, without them.
 
     Args:
-        unet: that was given, changed in place.
+        unet: the given UNet, changed in place.
         report: errors, SQNR and seconds; ``print(result.report)``.
-        manifest: what ``dgq.save`` describes the UNet by.
-        recipe: that it was calibrated by.
+        manifest: the description that ``dgq.save`` writes.
+        recipe: the recipe of the calibration.
         held_out: calls that errors were measured on.
         by_step: calls that the SQNR at each timestep was measured on.
     """
@@ -48,14 +48,14 @@ class CalibrationResult:
 
         Args:
             activations: bits and grouping.
-            scores: of attention scores; as before by default.
+            scores: settings of attention scores; unchanged by default.
 
         Returns:
-            A result with a UNet of its own that shares the weights with this one's.
+            A result with another UNet that shares the weights of this one.
 
         Raises:
-            DGQError: if ranges were learned for the old settings, something was not observed that
-                is to be quantized, or the settings do not fit the weights.
+            DGQError: if ranges were learned for the old settings, if something to be quantized was
+                not observed, or if the settings do not fit the weights.
         """
         if self.recipe.learning.learns_ranges:
             raise DGQError(

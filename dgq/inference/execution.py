@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Execution:
-    """What runs.
+    """How the layers of a UNet run.
 
     Args:
-        mode: that was asked for.
+        mode: the requested mode.
         integer_layers: layers that multiply integers.
-        float_layers: by reason, layers that compute in floating point.
-        dtype: of everything that is not quantized.
-        attention: which kernel computes it.
-        features: of the device, that matter.
+        float_layers: layers that compute in floating point, by reason.
+        dtype: dtype of the unquantized parts.
+        attention: which kernel computes attention.
+        features: relevant features of the device.
         device: CPU or GPU.
-        asked_dtype: that was asked for; empty for the device's choice.
+        asked_dtype: the requested dtype; empty for the device's default.
     """
 
     mode: Mode
@@ -86,17 +86,17 @@ class Execution:
 
 
 def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = None) -> Execution:
-    """Let a quantized UNet run as fast as its device can; weights are laid out layer by layer.
+    """Choose how a quantized UNet runs on its device, and lay its weights out, layer by layer.
 
     Args:
-        unet: of inference modules, where it will run.
+        unet: a loaded or frozen UNet, on the device where it will run.
         mode: ``integer``, ``float``, or ``auto``: integers where the device multiplies them
             exactly and fast.
-        dtype: of everything that is not quantized; by default bfloat16 with integers where the
-            device computes in it, else float32. Norms stay in float32.
+        dtype: dtype of the unquantized parts; by default bfloat16 with integers where the
+            device supports it, else float32. Norms stay in float32.
 
     Raises:
-        DGQError: if integers are asked for and no layer can use them.
+        DGQError: if integers were requested and no layer can use them.
     """
     if mode not in MODES:
         raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")

@@ -1,4 +1,4 @@
-"""Folding: the weight and the bias of one integer product (docs/method.md).
+"""Folding: the weight and the bias of one integer product (docs/explanation/method.md).
 
 With activations ``x = s[t] m[c] (q - z[t, c])``, whose multiples are ``m = a b``, and weights
 ``w = sw[o] 2^-e[o, c] v[o, c]``, whose largest exponent is ``E``::

@@ -26,14 +26,14 @@ def quantize(
     Args:
         x: ``[batch, height, width, channels]``, ``[batch, tokens, channels]`` or
             ``[batch, channels]``.
-        scale: ``[steps]``, the finest.
-        multiple: ``[channels]``, of the finest scale, that each channel has; whole numbers.
+        scale: ``[steps]``, the finest scale.
+        multiple: ``[channels]``, whole numbers: each channel's scale in units of the finest.
         zero_point: ``[steps, channels]``, whole numbers.
-        factor: ``[channels]``, whole numbers that the codes are multiplied with.
+        factor: ``[channels]``, whole numbers that the codes are multiplied by.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``zero_point`` of each sample.
-        largest: code before it is multiplied.
-        padding: of height and width, with the codes of zero; or empty.
-        offset: of int8 codes, which are written without a sign otherwise.
+        largest: largest code before the multiplication.
+        padding: padding of height and width, with the codes of zero; or empty.
+        offset: subtracted to get int8 codes; None for uint8 codes.
 
     Returns:
         Codes of the shape of ``x``, padded.
@@ -50,7 +50,7 @@ def quantize(
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest value of each channel of each sample, both float32 ``[batch, channels]``.
+    """Minimum and maximum of each channel of each sample, both float32 ``[batch, channels]``.
 
     Args:
         x: ``[batch, height, width, channels]`` or ``[batch, tokens, channels]``.
@@ -74,10 +74,10 @@ def int_linear(
         codes: uint8 or int8.
         weight: int8 ``[out, in]``.
         weight_scale: ``[out]``.
-        scale: ``[steps]``, of the activations.
-        bias: ``[steps, out]``, with what the zero points add.
+        scale: ``[steps]``, scale of the activations.
+        bias: ``[steps, out]``, including the contribution of the zero points.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``bias`` of each sample.
-        dtype: of the output.
+        dtype: dtype of the output.
 
     Returns:
         ``[batch, ..., out]``.
@@ -105,14 +105,14 @@ def int_conv2d(
         codes: uint8 or int8.
         weight: int8 ``[out, in / groups, *kernel]``.
         weight_scale: ``[out]``.
-        scale: ``[steps]``, of the activations.
-        bias: ``[steps, out]``, with what the zero points add.
+        scale: ``[steps]``, scale of the activations.
+        bias: ``[steps, out]``, including the contribution of the zero points.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``bias`` of each sample.
         kernel: height and width.
-        stride: of the convolution.
-        dilation: of the convolution.
-        groups: of the convolution.
-        dtype: of the output.
+        stride: stride of the convolution.
+        dilation: dilation of the convolution.
+        groups: groups of the convolution.
+        dtype: dtype of the output.
 
     Returns:
         ``[batch, height, width, out]``.
@@ -144,13 +144,13 @@ def int_conv2d_packed(
     """``int_conv2d`` with a weight of 4-bit codes.
 
     Args:
-        codes: as of ``int_conv2d``.
-        packed: codes of the weight as ``PackedWeight`` has them, as the next four.
-        zero_point: of each output channel.
-        factor: of each input channel.
-        shift: of groups of inputs.
-        group_size: inputs in a group.
-        weight_scale: as of ``int_conv2d``, as all others.
+        codes: as in ``int_conv2d``.
+        packed: codes of the weight, as in ``PackedWeight``, like the next four.
+        zero_point: zero point of each output channel.
+        factor: factor of each input channel.
+        shift: shift of each group of inputs.
+        group_size: inputs per group.
+        weight_scale: as in ``int_conv2d``, like all that follow.
     """
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     full = multiplied(weight, codes.shape[-1] // groups, groups).unflatten(2, kernel)
@@ -176,17 +176,17 @@ def conv2d_packed(
 
     Args:
         x: channels last.
-        packed: codes of the weight as ``PackedWeight`` has them, as the next three.
-        zero_point: of each output channel.
-        shift: of groups of inputs.
-        group_size: inputs in a group.
+        packed: codes of the weight, as in ``PackedWeight``, like the next three.
+        zero_point: zero point of each output channel.
+        shift: shift of each group of inputs.
+        group_size: inputs per group.
         weight_scale: ``[out]``.
         bias: ``[out]``.
-        kernel: height and width, as of all others.
-        stride: of the convolution.
-        padding: of zeros.
-        dilation: of the convolution.
-        groups: of the convolution.
+        kernel: height and width, like those that follow.
+        stride: stride of the convolution.
+        padding: padding with zeros.
+        dilation: dilation of the convolution.
+        groups: groups of the convolution.
 
     Returns:
         ``[batch, height, width, out]`` of the type of ``x``.
@@ -200,7 +200,7 @@ def conv2d_packed(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
-    """Softmax attention of ``[batch, tokens, heads * head_dim]``; the shape of ``query`` back."""
+    """Softmax attention of ``[batch, tokens, heads * head_dim]``; has the shape of ``query``."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 

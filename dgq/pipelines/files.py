@@ -74,7 +74,7 @@ def read_index(folder: Path, name: str | None = None) -> dict[str, Any]:
         raise DGQError(
             f"{name or folder} is {_article(kind)}, which cannot be calibrated: {reason}; "
             f"expected a pipeline with a {UNET} that draws what a prompt says, such as a "
-            f"StableDiffusionPipeline (docs/models.md lists all)"
+            f"StableDiffusionPipeline (docs/reference/models.md lists all)"
         )
     return dict(index)
 

@@ -42,10 +42,10 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
         source: the name of an embedded model (``EMBEDDED``), a folder as ``save_pretrained``
             writes it, a ``.safetensors`` file in the layout of the original code (see
             ``single_files``), or the id of a model on the hub.
-        unet: takes the place of the pipeline's own, whose weights are then not read.
+        unet: replaces the pipeline's own, whose weights are then not read.
 
     Raises:
-        DGQError: if it cannot be found or read, is of another kind, or not whole.
+        DGQError: if it cannot be found or read, is of an unsupported kind, or incomplete.
     """
     folder = resolve(source)
     networks = {

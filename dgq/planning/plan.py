@@ -48,22 +48,22 @@ class Plan:
     """What a calibration would do.
 
     Args:
-        pipeline: that is calibrated.
+        pipeline: the pipeline to calibrate.
         settings: what is quantized and how.
         learning: how weights and ranges are learned.
-        targets: weights of each target by name.
-        layers: what becomes of each quantized layer, by name.
-        kept: weights of layers in full precision, by name.
-        shares: parts of the layers' multiply-accumulates by how they are computed.
-        amount: of samples.
-        n_prompts: that the full-precision pipeline draws, held-out ones included.
-        n_calls: of the UNet for a prompt.
-        waiting: where samples wait.
-        n_bytes: of files and memory, by name.
-        seconds: estimated, by phase.
-        free_bytes: where samples wait.
-        machine: that the estimate is for.
-        shares_bits: each layer will have bits of its own, on average those of the settings.
+        targets: number of weights of each target, by name.
+        layers: how each quantized layer will compute, by name.
+        kept: number of weights of each layer in full precision, by name.
+        shares: shares of the layers' multiply-accumulates by how they are computed.
+        amount: numbers of samples.
+        n_prompts: prompts that the full-precision pipeline draws, including held-out ones.
+        n_calls: UNet calls per prompt.
+        waiting: where suspended samples are kept.
+        n_bytes: bytes of files and memory, by name.
+        seconds: estimated seconds, by phase.
+        free_bytes: free bytes where suspended samples are kept.
+        machine: the machine that the estimate is for.
+        shares_bits: bits are allocated by layer; the settings give their mean.
         visits_network: the UNet as a whole is learned after its targets.
     """
 
@@ -91,7 +91,7 @@ class Plan:
         return max(self.targets, key=lambda name: self.targets[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
+        """The plan as plain values for JSON."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         return found | {"amount": self.amount._asdict(), "largest_target": self.largest_target}
 
@@ -110,22 +110,22 @@ def plan(
     waiting: WaitingSettings = ON_DEVICE,
     device: str | torch.device = "cpu",
 ) -> Plan:
-    """Find out what a calibration would do and take.
+    """Estimate what a calibration would do and cost, without starting it.
 
-    Reads configurations, never weights, and runs one layer for a second to see how fast this
-    machine is. Memory and time are estimates: the time may be wrong by a factor of two.
+    Reads configurations, never weights, and runs one layer for a second to measure the speed of
+    this machine. Memory and time are estimates: the time may be off by a factor of two.
 
     Args:
-        pipeline: embedded model, folder, or id of a model that the hub's cache has.
-        recipe: a name (``dgq.RECIPES``), a ``Recipe``, or settings that are learned as by default.
+        pipeline: name of an embedded model, folder, or id of a model in the hub's cache.
+        recipe: a name (``dgq.RECIPES``), a ``Recipe``, or settings with default learning.
         generation: how the pipeline is run.
-        n_prompts: to learn on.
-        n_held_out_prompts: further ones.
-        n_samples: to learn on, evenly over the calls; all by default.
+        n_prompts: prompts to learn on.
+        n_held_out_prompts: further prompts, held out.
+        n_samples: samples to learn on, evenly over the calls; all by default.
         n_held_out: samples that errors are measured on.
-        batch_size: rows in a step of learning.
-        waiting: where samples wait.
-        device: that computes.
+        batch_size: rows per learning step.
+        waiting: where suspended samples are kept.
+        device: device that computes.
 
     Raises:
         DGQError: for what cannot be calibrated.

@@ -21,7 +21,7 @@ class ExponentQuantizer(ChannelQuantizer):
 
     ``scale`` is ``[steps]``, ``zero_point`` ``[steps, channels]`` and ``exponent`` ``[channels]``:
     one pattern for all steps, so that the weights can be shifted once and a layer is one integer
-    product (docs/method.md). 2-D inputs count as one channel.
+    product (docs/explanation/method.md). 2-D inputs count as one channel.
 
     Args:
         settings: bits, largest exponent, and whether each step has its own ranges.

@@ -10,13 +10,13 @@ DEFAULT = QuantizationSettings()
 
 @dataclass(frozen=True)
 class Custom(Recipe):
-    """Settings given one by one, learned block by block.
+    """Any settings, learned block by block.
 
     Args:
         quantization: what is quantized and how.
         learning: how weights and ranges are learned.
-        name: for reports.
-        network: how the UNet as a whole is learned after that; not at all if none.
+        name: name for reports.
+        network: how the UNet as a whole is learned after its targets; None skips this.
     """
 
     # A default that stands in the class, where it takes the place of the abstract property.

@@ -17,20 +17,20 @@ from dgq.settings import (
 
 @dataclass(frozen=True)
 class DGQ(Recipe):
-    """K-means groups of channels or pixels for each step, log scores that keep ``<start>``.
+    """K-means groups of channels or pixels per step, log scores that keep ``<start>``.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
         activation_bits: the same for layer inputs, q, k and v.
-        score_bits: the same for attention scores; as the activations by default.
+        score_bits: the same for attention scores; by default those of the activations.
         n_groups: groups of activations; 1 is per-tensor.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
         cross_attention: ``log`` (powers of two under the live maximum) or ``affine`` scores.
         self_attention: the same choice for self-attention, where affine is better above 4 bits.
         keep_start_token: keep the ``<start>`` token's key and scores in full precision.
-        maximum: that powers of two are taken of: each sample's own (``live``), or the largest of
-            the calibration samples at each step (``calibrated``).
-        range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
+        maximum: reference of the powers of two: the maximum of each sample (``live``), or the
+            largest of the calibration samples at each step (``calibrated``).
+        range_method: ranges of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ones.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned; as published with ``published.yaml``.
     """

@@ -20,16 +20,16 @@ ACTIVATION_BITS = (4, 8)
 
 @dataclass(frozen=True)
 class MixDQ(MixedRecipe):
-    """Nearest rounding, one range for each tensor; bits by sensitivity; the start token kept.
+    """Nearest rounding, one range per tensor; bits by sensitivity; the start token kept.
 
-    Sensitivity is the squared error of the UNet's output, as for ``Ours``, and not that of images.
+    Sensitivity is the squared error of the UNet's output, as for ``Ours``, not that of images.
 
     Args:
         weight_bits: mean over all weights.
         activation_bits: mean over the inputs of layers, weighted by multiply-accumulates.
         keep_start_token: the text's start token stays in full precision when ``to_k`` and ``to_v``
             read it.
-        mixed: bits of each layer by its sensitivity; otherwise the same for all.
+        mixed: allocate bits by sensitivity; otherwise all layers have the same.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
     """
 

@@ -36,24 +36,24 @@ LEARNED = 0.3
 
 @dataclass(frozen=True)
 class Ours(MixedRecipe):
-    """Scales of weight groups and of activations' channels in the spare bits of 8-bit integers.
+    """One integer product per layer: scales of groups and channels in the spare bits of 8.
 
     Weights have powers of two for groups of inputs, activations whole multiples for channels;
-    attention computes in floating point on the outputs of integer layers. With ``mixed`` each layer
-    has bits of its own, where they lower the noise of the output most, at the size and the bit
-    operations of the same bits everywhere.
+    attention computes in floating point on the outputs of integer layers. With ``mixed``, bits are
+    allocated by layer to minimize the noise of the output, at the size and bit operations of
+    uniform bits.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
         activation_bits: the same for the inputs of layers.
         group_size: inputs that share a scale of the weights.
-        range_method: of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ranges.
-        mixed: measure how much each layer adds to the noise of the output, and share the bits out.
-        ranges: of activations: ``observed`` at each step; ``live``, those of each sample itself; or
-            ``residual``, live ones of the difference to the call before.
+        range_method: ranges of the weights; ``minmax``, or ``mse`` for the best of 80 shrunk ones.
+        mixed: measure how much each layer adds to the noise of the output, and allocate bits by it.
+        ranges: ranges of activations: ``observed`` at each step; ``live``, per sample; or
+            ``residual``, live ranges of the difference to the previous call.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned.
-        network: how the UNet as a whole is learned after that; not at all if none.
+        network: how the UNet as a whole is learned after its targets; None skips this.
     """
 
     keeps_better: ClassVar[bool] = True

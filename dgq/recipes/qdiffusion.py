@@ -14,17 +14,17 @@ from dgq.settings import (
 
 @dataclass(frozen=True)
 class QDiffusion(Recipe):
-    """Learned rounding from MSE ranges; one range for each tensor over all steps.
+    """Learned rounding from MSE ranges; one range per tensor for all steps.
 
-    Where the way up joins a skip to what comes from below, values of both differ by far. The layers
-    that read them quantize each part by a range of its own, and the parts of their weights too.
+    Where the up path concatenates a skip with the features from below, their values differ widely.
+    The layers that read them quantize both parts, and the parts of their weights, separately.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
         activation_bits: the same for layer inputs, q, k and v.
-        score_bits: the same for attention scores, which are affine; as the activations by default.
-        split_skips: layers of resnets that quantize a skip apart: ``conv_shortcut``, which reads
-            the joined tensor itself, and ``conv1``, which reads it behind a norm.
+        score_bits: the same for attention scores (affine); by default those of the activations.
+        split_skips: layers of resnets that quantize a skip separately: ``conv_shortcut``, which
+            reads the concatenated tensor, and ``conv1``, which reads it after a norm.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned; as published with ``published.yaml``.
     """

@@ -14,9 +14,9 @@ KEPT = ("conv_in", "conv_out")
 
 
 class Recipe(ABC):
-    """All that a calibration does to a UNet, whatever it is calibrated on.
+    """Everything that a calibration does to a UNet, independent of the calibration data.
 
-    Recipes are frozen dataclasses, one in each file of this package, and are found by their name:
+    Recipes are frozen dataclasses, one per file of this package, and are found by their name:
     ``model.recipe: {class_path: DGQ, init_args: {activation_bits: 6}}`` in a configuration.
     """
 
@@ -31,25 +31,25 @@ class Recipe(ABC):
     @property
     @abstractmethod
     def quantization(self) -> QuantizationSettings:
-        """What is quantized and how, as far as it can be said without a UNet."""
+        """What is quantized and how, as far as it does not depend on the UNet."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """For reports."""
+        """Name for reports."""
 
     def settings(self, unet: nn.Module, calls: Any = None) -> QuantizationSettings:
         """What is quantized in this UNet and how.
 
         Args:
-            unet: stock.
+            unet: a stock UNet.
             calls: its recorded calls, for recipes that measure before they choose.
         """
         return self.quantization
 
     @property
     def measures(self) -> bool:
-        """Whether ``settings`` measures before it chooses bits for each layer."""
+        """Whether ``settings`` measures before it chooses bits per layer."""
         return False
 
     @property
@@ -61,7 +61,7 @@ class Recipe(ABC):
         """What is reconstructed, by name, in any order.
 
         Args:
-            unet: stock or quantized.
+            unet: a stock or quantized UNet.
         """
         return find_blocks(unet, self.quantization.keep)
 

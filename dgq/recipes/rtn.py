@@ -13,12 +13,12 @@ from dgq.settings import (
 
 @dataclass(frozen=True)
 class RTN(Recipe):
-    """Min-max weights rounded to nearest, one range for each tensor over all steps.
+    """Min-max weights rounded to nearest, one range per tensor for all steps.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
         activation_bits: the same for layer inputs, q, k and v.
-        score_bits: the same for attention scores, which are affine; as the activations by default.
+        score_bits: the same for attention scores (affine); by default those of the activations.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
     """
 

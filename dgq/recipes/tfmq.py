@@ -17,16 +17,16 @@ from dgq.targets import Target, find_blocks, find_time_path
 
 @dataclass(frozen=True)
 class TFMQ(Recipe):
-    """Learned rounding; one range for each tensor and step; the time path is one target.
+    """Learned rounding; one range per tensor and step; the time path is one target.
 
-    Errors of the time embedding reach every resnet. So embedding and projections are learned
-    together first, against the projections in full precision at the timesteps of the sampler; the
-    resnets are learned around them.
+    Errors of the time embedding reach every resnet. So the embedding and its projections are
+    learned first, as one target, against the full-precision projections at the sampler's timesteps;
+    the resnets are learned around them.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
         activation_bits: the same for layer inputs, q, k and v.
-        score_bits: the same for attention scores, which are affine; as the activations by default.
+        score_bits: the same for attention scores (affine); by default those of the activations.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
         learning: how weights and ranges are learned; as published with ``published.yaml``.
     """

@@ -126,16 +126,16 @@ def load_quantized_unet(
     Loading is strict and needs no calibration, no forward pass and no full-precision weights.
 
     Args:
-        path: of the folder.
-        execution: ``integer``, ``float``, or ``auto``, which takes integers where this machine
-            multiplies them exactly and fast; ``unet.execution`` says what runs.
-        dtype: of everything that is not quantized; by default bfloat16 with integers where the CPU
-            computes in it, else float32.
+        path: the folder.
+        execution: ``integer``, ``float``, or ``auto``, which uses integers where this machine
+            multiplies them exactly and fast; ``unet.execution`` says how layers run.
+        dtype: dtype of the unquantized parts; by default bfloat16 with integers where the CPU
+            supports it, else float32.
         device: where it runs; integers on a CPU, or on a GPU with Triton.
 
     Raises:
-        DGQError: if files are missing, damaged, or do not belong together, or integers are asked
-            for and cannot be used.
+        DGQError: if files are missing, damaged, or do not belong together, or integers were
+            requested and cannot be used.
     """
     files = find_model(path)
     manifest, state = files.read()

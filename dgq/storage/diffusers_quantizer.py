@@ -43,7 +43,7 @@ class Method(StrEnum):
 
 
 class DGQConfig(QuantizationConfigMixin):
-    """What ``config.json`` says of a quantized UNet; see ``dgq.storage.manifest.Manifest``.
+    """The ``quantization_config`` in ``config.json``; see ``dgq.storage.manifest.Manifest``.
 
     Args:
         quant_method: always ``dgq``.

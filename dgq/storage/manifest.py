@@ -56,8 +56,8 @@ class Manifest:
         generation: settings of the sampler it was calibrated for.
         timesteps: the scheduler's values that activation scales exist for.
         latent_size: height and width of the latents of the calibration.
-        unet_sha256: of the full-precision UNet's tensors; empty where nobody noted them.
-        sha256: of all of the model, its tensors included; empty before it is written.
+        unet_sha256: hash of the full-precision UNet's tensors; empty if it was not recorded.
+        sha256: hash of the whole model, including tensors; empty before it is written.
     """
 
     pipeline: str

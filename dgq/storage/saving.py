@@ -26,16 +26,16 @@ def save(
     Args:
         calibrated: the result of ``dgq.calibrate``, or its UNet. A result's report is written
             too, as ``calibration.json``.
-        folder: that is written into; made if need be.
-        pipeline: where the rest of the pipeline comes from (a folder or a hub id); by default what
-            the pipeline that was calibrated was loaded from.
+        folder: where to write; created if it does not exist.
+        pipeline: where the rest of the pipeline comes from (a folder or a hub id); by default the
+            source of the calibrated pipeline.
         overwrite: replace a quantized model in the folder.
 
     Returns:
         The folder.
 
     Raises:
-        DGQError: if the UNet was not calibrated, or the folder is in use or cannot be written into.
+        DGQError: if the UNet was not calibrated, or the folder is in use or not writable.
     """
     result = calibrated if isinstance(calibrated, CalibrationResult) else None
     unet = calibrated if result is None else result.unet

@@ -20,8 +20,8 @@ class Block(Target):
     """One module, reconstructed where it runs.
 
     Args:
-        module: a block, or a layer that lies in none.
-        others: names below it of layers that other targets learn.
+        module: a block, or a layer outside of blocks.
+        others: names within it of layers that other targets learn.
     """
 
     module: nn.Module
@@ -33,7 +33,7 @@ class Block(Target):
         return self.module
 
     def parts(self) -> Iterator[nn.Module]:
-        """All modules at or below it but the others'."""
+        """The module and its submodules, without those of other targets."""
         for name, module in self.module.named_modules():
             if not any(name == other or is_inside(name, other) for other in self.others):
                 yield module

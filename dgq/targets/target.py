@@ -10,26 +10,26 @@ from torch import Tensor, nn
 class Target(ABC):
     """A unit of reconstruction.
 
-    Passes of the UNet wait where ``entrance`` is called, whose arguments are the target's input.
+    Forward passes are suspended where ``entrance`` is called; its arguments are the target's input.
     """
 
     @property
     @abstractmethod
     def entrance(self) -> nn.Module:
-        """The module at whose call passes wait; the UNet itself to wait before it begins."""
+        """The module at whose call passes are suspended; the UNet to suspend them at its start."""
 
     @property
     def leaves_by_itself(self) -> bool:
-        """Whether the target is what ``entrance`` computes, so that a pass runs it on its way.
+        """Whether the target is what ``entrance`` computes, so that a resumed pass runs it.
 
-        Otherwise ``run`` is called for the output, and the pass goes on as if nothing had been.
+        Otherwise ``run`` is called for the output, and the pass resumes as if nothing had happened.
         """
         return True
 
     @abstractmethod
     def parts(self) -> Iterator[nn.Module]:
-        """All modules in which something is learned for this target, and for no other."""
+        """All modules that are learned with this target and with no other."""
 
     @abstractmethod
     def run(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What is reconstructed, for the arguments that ``entrance`` was called with."""
+        """The output to reconstruct, for the arguments that ``entrance`` was called with."""

@@ -18,12 +18,12 @@ PROJECTION = "time_emb_proj"
 
 @dataclass(frozen=True)
 class TimePath(Target):
-    """All that a UNet computes of the timestep, before it looks at the image.
+    """Everything that a UNet computes from the timestep alone.
 
-    Its output are the projections that all resnets read, side by side.
+    Its output is the concatenation of the projections that all resnets read.
 
     Args:
-        unet: that holds the modules.
+        unet: the UNet with these modules.
         projections: resnets with a projection, in the order of the output.
     """
 
@@ -32,12 +32,12 @@ class TimePath(Target):
 
     @property
     def entrance(self) -> nn.Module:
-        """The UNet: passes wait before they begin."""
+        """The UNet: passes are suspended before they start."""
         return self.unet
 
     @property
     def leaves_by_itself(self) -> bool:
-        """False: the projections lie apart in the UNet."""
+        """False: the projections are spread over the UNet."""
         return False
 
     def parts(self) -> Iterator[nn.Module]:

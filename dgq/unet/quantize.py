@@ -36,14 +36,14 @@ def quantize_(
     """Make a stock UNet quantizable, in place; nothing is calibrated yet.
 
     Args:
-        unet: of Stable Diffusion 1.x, SDXL, or alike.
+        unet: a UNet of Stable Diffusion 1.x, SDXL, or similar.
         settings: what is quantized and how.
         timesteps: the scheduler's values that activation scales are kept for.
-        latent_size: height and width of the latents it will be calibrated at.
+        latent_size: height and width of the calibration's latents.
 
     Raises:
-        DGQError: if the UNet is quantized already, is none that can be quantized (``unet_checks``
-            says why), or a pattern in ``settings.keep`` matches no layer.
+        DGQError: if the UNet is already quantized or not supported (see ``unet_checks``), or a
+            pattern in ``settings.keep`` matches no layer.
     """
     readers = skip_readers(unet, settings)
     names = names_of_parts(quantizable_layers(unet, settings.keep), readers)
@@ -160,7 +160,7 @@ def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
 
 
 def start_observing_(unet: nn.Module) -> None:
-    """Let every activation quantizer record ranges from now on."""
+    """Make every activation quantizer record ranges from now on."""
     for quantizer in activation_quantizers(unet).values():
         quantizer.start_observing_()
 

@@ -155,7 +155,7 @@ def sd_unet(channels: tuple[int, ...], layers: int = 1) -> dict[str, Any]:
         "block_out_channels": channels,
         "layers_per_block": layers,
         # What diffusers calls the dimension of heads is their number. With so few heads and groups
-        # of norms, each is nearly as wide as in Stable Diffusion: see docs/trials.md.
+        # of norms, each is nearly as wide as in Stable Diffusion: see trials.md in the docs.
         "attention_head_dim": 2,
         "norm_num_groups": 4,
     }

@@ -1,7 +1,7 @@
 """The published formulas once more, in plain Python and in double precision.
 
-Written from the papers and from ``docs/method.md``, one number at a time, without a look at how
-``dgq`` computes them. ``round`` of Python rounds halves to even, as the formulas want it.
+Written from the papers and from ``docs/explanation/method.md``, one number at a time, without a
+look at how ``dgq`` computes them. ``round`` of Python rounds halves to even, as formulas want it.
 """
 
 import math
@@ -63,7 +63,7 @@ def brecq_temperature(count: int, n_iterations: int, warmup: float) -> float | N
 
 
 def log_score(p: float, d: float, n_bits: int) -> float:
-    """DGQ's logarithmic score; zero stays zero (docs/fidelity.md)."""
+    """DGQ's logarithmic score; zero stays zero (docs/explanation/fidelity.md)."""
     if p == 0:
         return 0.0
     return d * 2.0 ** -min(max(round(-math.log2(p / d)), 0), 2**n_bits - 1)

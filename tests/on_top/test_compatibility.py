@@ -1,6 +1,6 @@
 """Each use of a UNet works on a quantized one or is refused: measured, and written into the docs.
 
-``python tests/on_top/test_compatibility.py`` writes ``docs/compatibility.md`` anew.
+``python tests/on_top/test_compatibility.py`` writes ``docs/reference/compatibility.md`` anew.
 """
 
 import copy
@@ -26,7 +26,7 @@ from tests.tiny_pipelines import save_micro
 
 pytest.importorskip("peft")
 
-PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/compatibility.md"
 COLUMNS = {
     "in integers": ("exponents", "auto"),
     "in floating point": ("exponents", "float"),
@@ -40,23 +40,24 @@ SLACK = 7.0
 
 HEAD = """# What works on top of a quantized UNet
 
-Measured by `tests/on_top/test_compatibility.py` on a micro Stable Diffusion. *Works* means: what a
-use makes of the picture of the quantized UNet is as close to what it makes of the full-precision
-one's as the two are without it (within {slack:.0f} dB), it has an effect where it has one, and
-all quantized layers are still in place. *Refused* means: one line says why before anything is
-drawn, and the UNet is as it was.
+Measured by `tests/on_top/test_compatibility.py` on a micro Stable Diffusion. *Works* means: with
+the add-on, the quantized UNet's picture is as close to the full-precision one's as without it
+(within {slack:.0f} dB), the add-on has an effect wherever it has one in full precision, and all
+quantized layers are still in place. *Refused* means: one line says why before anything is drawn,
+and the UNet is unchanged.
 
 *In integers* and *in floating point*: recipes whose attention scores are not quantized (`w4a8` and
-alike), on a CPU with VNNI and elsewhere. *Scores quantized*: the published ones (`dgq_*`, `rtn_*`).
+the like), on a CPU with VNNI and elsewhere. *Scores quantized*: the published ones (`dgq_*`,
+`rtn_*`).
 
 """
 NOTES = """
-An adapter reads the activation that was not quantized, and computes in the precision of what is not
-quantized; the layer that it is around is as without it. Attention processors that pipelines bring
-along compute on quantized projections. Ranges are those of the calibration: what a strong LoRA or
-IP-Adapter drives beyond them is clipped. Parts that are copied into other models (ControlNets,
-motion models) have the dequantized weights; in integers the rest of a UNet is bfloat16, which a
-motion model takes over: convert it to the pipeline's precision.
+An adapter reads the unquantized activation and computes in the precision of the unquantized parts;
+the layer it wraps is unchanged. Attention processors that a pipeline installs compute on quantized
+projections. Ranges are fixed by the calibration: values that a strong LoRA or IP-Adapter drives
+beyond them are clipped. Parts copied into other models (ControlNets, motion models) get
+dequantized weights. In integers the unquantized parts are bfloat16, which a motion model inherits:
+convert it to the pipeline's precision.
 """
 
 
@@ -207,7 +208,7 @@ def test_refusals_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def page() -> str:
-    """``docs/compatibility.md``."""
+    """``docs/reference/compatibility.md``."""
     rows = [["", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
     for use in USES:
         rows.append([use, *(measured(use, *column) for column in COLUMNS.values())])
