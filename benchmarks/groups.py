@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import scenes
-from data.calibration import SCENES_GENERATION
+from data.embedded import SCENES_GENERATION
 from dgq import (
     ActivationSettings,
     QuantizationSettings,

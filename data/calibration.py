@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-import scenes
+from data.embedded import DEFAULT, DEFAULT_PIPELINE, benchmark_of_pipeline
 from data.prompts import choose_prompts
 from data.sampler import count_calls
 from dgq.calibration.recording import record_calls
@@ -34,7 +34,7 @@ N_HELD_OUT_PROMPTS = 4
 N_MEASURED = 256
 """Pairs that recipes may measure on before they choose, the same in all processes."""
 
-SCENES_GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
+DEFAULT_GENERATION = DEFAULT.generation[DEFAULT_PIPELINE]
 
 
 class RowBatches(IterableDataset[Tensor]):
@@ -65,8 +65,8 @@ class CalibrationData(LightningDataModule):
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
         generation: how the full-precision pipeline is run.
-        captions: file of captions (COCO's JSON, or text with one a line); the embedded scenes'
-            captions by default.
+        captions: file of captions (COCO's JSON, or text with one a line); by default
+            prompts of the pipeline's own benchmark, else of the embedded one.
         n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
         n_samples: pairs of prompt and timestep to calibrate on, evenly over the timesteps; all by
             default. With guidance each pair is two rows.
@@ -82,8 +82,8 @@ class CalibrationData(LightningDataModule):
 
     def __init__(
         self,
-        pipeline: str = "scenes",
-        generation: GenerationSettings = SCENES_GENERATION,
+        pipeline: str = DEFAULT_PIPELINE,
+        generation: GenerationSettings = DEFAULT_GENERATION,
         captions: Path | None = None,
         n_prompts: int = 128,
         n_samples: int | None = None,
@@ -125,7 +125,9 @@ class CalibrationData(LightningDataModule):
         self.n_held_out = n_held_out
         self.n_prompts = n_prompts
         notes: list[str] = []
-        self.prompts = choose_prompts(captions, n_prompts + N_HELD_OUT_PROMPTS, seed, notes)
+        self.prompts = choose_prompts(
+            captions, n_prompts + N_HELD_OUT_PROMPTS, seed, notes, benchmark_of_pipeline(pipeline)
+        )
         for note in notes:
             say(note)
         self.calls: UNetCalls | None = None

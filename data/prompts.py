@@ -4,27 +4,33 @@ from pathlib import Path
 
 import torch
 
-import scenes
+from data.benchmark import Benchmark
+from data.embedded import DEFAULT
 from dgq.captions.reading import read_captions
 from dgq.errors import DGQError
 
 
 def choose_prompts(
-    captions: Path | None, n_prompts: int, seed: int, notes: list[str] | None = None
+    captions: Path | None,
+    n_prompts: int,
+    seed: int,
+    notes: list[str] | None = None,
+    benchmark: Benchmark | None = None,
 ) -> list[str]:
     """Draw distinct prompts.
 
     Args:
-        captions: file to draw from; captions of the embedded scenes by default.
+        captions: file to draw from; by default prompts of the benchmark.
         n_prompts: how many.
         seed: of the draw.
         notes: what the file has that is not used is appended.
+        benchmark: whose prompts are drawn without a file; the embedded one by default.
 
     Raises:
         DGQError: if the file holds fewer distinct captions.
     """
     if captions is None:
-        return scenes.sample_captions(n_prompts, seed, "train")
+        return (benchmark or DEFAULT).sample_prompts(n_prompts, seed, "train")
     distinct = sorted(set(read_captions(captions, notes)))
     if len(distinct) < n_prompts:
         raise DGQError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPProcessor
 
-import scenes
+from data.embedded import DEFAULT
 from dgq.errors import DGQError
 from dgq.pipelines.loading import first_line
 from evaluation.batching import batched
@@ -25,7 +25,7 @@ class ClipFeatures:
 
     Args:
         source: hub id or folder, loadable with ``CLIPModel`` and ``CLIPProcessor``; None is the
-            embedded model of scenes.
+            embedded benchmark's.
         device: where it runs; features are returned on the CPU.
 
     Raises:
@@ -33,7 +33,7 @@ class ClipFeatures:
     """
 
     def __init__(self, source: str | Path | None = None, device: str = "cpu") -> None:
-        location = str(source or scenes.CLIP_DIR)
+        location = str(source or DEFAULT.clip)
         check_available(location)
         try:
             self.processor = CLIPProcessor.from_pretrained(location)
@@ -45,7 +45,7 @@ class ClipFeatures:
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = device
         name = Path(location).name if Path(location).is_dir() else location
-        name = "the embedded scenes CLIP" if source is None else name
+        name = f"the embedded {DEFAULT.name} CLIP" if source is None else name
         self.name = f"{name} (sha256 {short_hash(model)})"
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import scenes
+from data.benchmark import Benchmark
 from evaluation.clip_features import ClipFeatures
 from evaluation.inception_features import InceptionFeatures
 from evaluation.open_clip_features import PREFIX, OpenClipFeatures
@@ -36,18 +36,18 @@ class Extractors:
 
     Args:
         protocol: which networks.
-        of_scenes: whether the prompts are captions of scenes.
+        benchmark: that the prompts are of, whose classes stand for Inception's.
         device: where they run.
     """
 
-    def __init__(self, protocol: Protocol, of_scenes: bool, device: str) -> None:
+    def __init__(self, protocol: Protocol, benchmark: Benchmark | None, device: str) -> None:
         self.inception: InceptionFeatures | None = None
         if protocol.features == "inception":
             self.inception = InceptionFeatures(protocol.inception, device)
-        # The embedded CLIP knows scenes only: beside Inception it would be a mixture.
+        # The embedded CLIP knows its own images only: beside Inception it would be a mixture.
         needed = self.inception is None or protocol.clip is not None
         self.clip = load_clip(protocol.clip, device) if needed else None
-        self.of_scenes = of_scenes
+        self.benchmark = benchmark
         self._classes = self._class_embeddings()
 
     @property
@@ -58,8 +58,8 @@ class Extractors:
             distribution = score = self.inception.name
         else:
             distribution, score = f"pooled image features of {clip}", None
-            if self.of_scenes:
-                score = f"zero-shot classes of scenes, {clip}"
+            if self.benchmark is not None:
+                score = f"zero-shot classes of {self.benchmark.name}, {clip}"
         return {"fid and kid": distribution, "inception score": score, "clip score": clip}
 
     def look(self, batches: Iterable[Sequence[Image.Image]], n_embedded: int) -> Seen:
@@ -85,9 +85,9 @@ class Extractors:
 
     def _class_embeddings(self) -> Tensor | None:
         """Texts whose cosines stand for class logits, where Inception's classes do not fit."""
-        if self.inception is not None or self.clip is None or not self.of_scenes:
+        if self.inception is not None or self.clip is None or self.benchmark is None:
             return None
-        return self.clip.texts(scenes.class_prompts())
+        return self.clip.texts(self.benchmark.class_prompts())
 
 
 def load_clip(source: str | None, device: str) -> Clip:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
+from data.embedded import DEFAULT
 from evaluation.costs import Cost, measure_costs
 from evaluation.estimate import Estimate, of_ratios, over_seeds
 from evaluation.extractors import Seen
@@ -21,7 +22,7 @@ METRICS = (
     *("fid", "kid", "inception_score", "clip_score", "image_reward"),
     *("fid_to_full_precision", "kid_to_full_precision", "psnr", "ssim", "lpips"),
 )
-"""Metrics of every model; those of the oracle come with captions of scenes."""
+"""Metrics of every model; those of the oracle come with prompts of a benchmark."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +184,12 @@ def _per_step(values: list[float]) -> dict[str, Any]:
 
 def _protocol_notes(plan: Plan) -> Iterator[str]:
     """What the protocol leaves out, or takes from where it does not fit."""
-    protocol, of_scenes = plan.settings.protocol, plan.prompts.are_scenes
-    if protocol.features == "clip" and not of_scenes:
-        yield "Inception score: its classes are those of scenes, and the prompts are not"
+    protocol, name = plan.settings.protocol, DEFAULT.name
+    if protocol.features == "clip" and plan.prompts.benchmark is None:
+        yield f"Inception score: its classes are those of {name}, and the prompts are not"
         if protocol.clip is None:
             yield (
-                "FID, KID and CLIP score: the embedded CLIP knows scenes only, so here they mean "
+                f"FID, KID and CLIP score: the embedded CLIP knows {name} only, so here they mean "
                 "little; give --features inception, and a CLIP model with --clip"
             )
     if plan.extractors.clip is None:

@@ -1,18 +1,20 @@
-"""What the oracle reads back from images of captioned scenes, batch after batch."""
+"""What a benchmark's scorer reads back from images, batch after batch."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image
 
-import scenes
+from data.benchmark import Answers, Benchmark
 from evaluation.estimate import Array, Ratio, mean
 from evaluation.images import to_tensor
 
 ALL = "all"
 
 
-def read_scenes(batches: Iterable[list[Image.Image]], captions: Sequence[str]) -> dict[str, Ratio]:
+def read_prompts(
+    batches: Iterable[list[Image.Image]], captions: Sequence[str], benchmark: Benchmark
+) -> dict[str, Ratio]:
     """Hits and questions of each attribute, and whether an image is faultless (``all``).
 
     Attributes that no caption asks for are left out.
@@ -20,23 +22,27 @@ def read_scenes(batches: Iterable[list[Image.Image]], captions: Sequence[str]) -
     Args:
         batches: of all images in order.
         captions: one for each image.
+        benchmark: that understands them.
 
     Raises:
         ValueError: if images are not square, or too small to be read.
     """
-    scores: list[scenes.OracleScore] = []
+    scores: list[Answers] = []
     start = 0
     for batch in batches:
-        scores.append(scenes.score(to_tensor(batch), captions[start : start + len(batch)]))
+        scores.append(benchmark.score(to_tensor(batch), captions[start : start + len(batch)]))
         start += len(batch)
     ratios = {}
-    for name in scenes.ATTRIBUTES:
+    for name in scores[0].asked:
         hits, asked = (
             _numbers([getattr(score, part)[name] for score in scores]) for part in ("hits", "asked")
         )
         if asked.any():
             ratios[name] = Ratio(hits, asked)
-    faultless = [torch.stack(list(score.correct.values())).all(0) for score in scores]
+    faultless = [
+        torch.stack([score.hits[name] == asked for name, asked in score.asked.items()]).all(0)
+        for score in scores
+    ]
     return {ALL: mean(_numbers(faultless)), **ratios}
 
 

@@ -10,7 +10,12 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import nn
 
-import scenes
+from data.embedded import (
+    DEFAULT,
+    DEFAULT_PIPELINE,
+    benchmark_of_pipeline,
+    default_generation,
+)
 from dgq.errors import DGQError
 from dgq.pipelines import loading
 from dgq.pipelines.files import pipeline_sha256
@@ -148,13 +153,14 @@ def prepare(settings: EvaluationSettings) -> Plan:
     """
     protocol = settings.protocol
     models = find_models(settings.ckpt)
-    prompts = load_prompts(protocol.prompts, protocol.num_images, protocol.seeds[0])
+    source = _source(settings, models)
+    benchmark = benchmark_of_pipeline(source) or DEFAULT
+    prompts = load_prompts(protocol.prompts, protocol.num_images, protocol.seeds[0], benchmark)
     devices = find_devices(settings.device, settings.devices)
-    extractors = Extractors(protocol, prompts.are_scenes, devices[0])
+    extractors = Extractors(protocol, prompts.benchmark, devices[0])
     dimensions = extractors.look([[PROBE]], 1).features.shape[1]
     check_references(protocol.references, dimensions)
     judges = find_judges(protocol, devices[0])
-    source = _source(settings, models)
     pipeline = loading.load_pipeline(source).to(devices[0])
     plan = Plan(
         settings=settings,
@@ -211,7 +217,7 @@ def _source(settings: EvaluationSettings, models: Sequence[Model]) -> str:
     if len(sources) > 1:
         pairs = ", ".join(f"{name} of {source}" for name, source in calibrated.items())
         raise DGQError(f"these models are of different pipelines ({pairs}): compare them apart")
-    return next(iter(sources), "scenes")
+    return next(iter(sources), DEFAULT_PIPELINE)
 
 
 def _generation(
@@ -231,11 +237,3 @@ def _generation(
                 "--height, --width)"
             )
     return replace(default, **asked)
-
-
-def default_generation(source: str) -> GenerationSettings:
-    if source == "scenes-few-step":
-        return GenerationSettings(scenes.FEW_STEPS, 0.0)
-    if source in loading.EMBEDDED:
-        return GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
-    return GenerationSettings()

@@ -1,18 +1,20 @@
-"""The prompts of an evaluation: captions of scenes, or whatever file or dataset is given."""
+"""The prompts of an evaluation: those of a benchmark, or whatever file or dataset is given."""
 
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import scenes
+from data.benchmark import Benchmark
+from data.embedded import DEFAULT, benchmark_of_prompts
 from dgq.captions.reading import read_captions
 from dgq.errors import DGQError
 from dgq.storage.files import exists
 from evaluation.protocol import DEFAULT_NUM_IMAGES
 
 REFERENCE_SEED_OFFSET = 1_000_003
-"""References have a seed of their own, so that they are other scenes than the prompts'."""
+"""References have a seed of their own, so that they are of other captions than the prompts."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +33,29 @@ class Prompts:
     identity: str
     notes: tuple[str, ...] = ()
 
-    @property
-    def are_scenes(self) -> bool:
-        """Whether each is a caption of a scene, so that oracle and renderer apply."""
-        return all(scenes.is_scene_caption(caption) for caption in self.captions)
+    @cached_property
+    def benchmark(self) -> Benchmark | None:
+        """The benchmark that understands all of them, so that its scorer and renderer apply."""
+        return benchmark_of_prompts(self.captions)
 
 
-def load_prompts(source: str | None, num_images: int | None, seed: int) -> Prompts:
-    """The first ``num_images`` prompts of a source, or that many held-out captions of scenes.
+def load_prompts(
+    source: str | None, num_images: int | None, seed: int, benchmark: Benchmark = DEFAULT
+) -> Prompts:
+    """The first ``num_images`` prompts of a source, or that many held-out ones of a benchmark.
 
     Args:
-        source: whatever ``read_captions`` reads; None draws captions of scenes.
+        source: whatever ``read_captions`` reads; None draws from the benchmark.
         num_images: None is 256, or all prompts of a shorter source.
         seed: of the captions that are drawn.
+        benchmark: to draw from.
 
     Raises:
         DGQError: if the source is missing or malformed, or has too few prompts.
     """
     if source is None:
-        captions = scenes.sample_captions(num_images or DEFAULT_NUM_IMAGES, seed, "test")
-        name = f"captions of scenes, test split, seed {seed}"
+        captions = benchmark.sample_prompts(num_images or DEFAULT_NUM_IMAGES, seed, "test")
+        name = f"captions of {benchmark.name}, test split, seed {seed}"
         return Prompts(tuple(captions), name, name)
     notes: list[str] = []
     captions = read_captions(source, notes)
@@ -62,6 +67,6 @@ def load_prompts(source: str | None, num_images: int | None, seed: int) -> Promp
     return Prompts(chosen, name, identity, tuple(notes))
 
 
-def reference_captions(n: int, seed: int) -> list[str]:
-    """Held-out captions of scenes, drawn apart from the prompts."""
-    return list(scenes.sample_captions(n, seed + REFERENCE_SEED_OFFSET, "test"))
+def reference_captions(n: int, seed: int, benchmark: Benchmark = DEFAULT) -> list[str]:
+    """Held-out captions of a benchmark, drawn apart from the prompts."""
+    return benchmark.sample_prompts(n, seed + REFERENCE_SEED_OFFSET, "test")

@@ -13,7 +13,7 @@ from evaluation.estimate import Ratio, mean
 from evaluation.extractors import Extractors, Seen
 from evaluation.gaussian import Gaussian, fit_gaussian, frechet_distance
 from evaluation.images import to_tensor
-from evaluation.oracle import ALL, read_scenes
+from evaluation.oracle import ALL, read_prompts
 from evaluation.perceptual import ImageReward, Judges
 from evaluation.prompts import Prompts
 from evaluation.references import References
@@ -72,9 +72,9 @@ def judge_contents(
 ) -> Quality:
     """Oracle and ImageReward: what images show of their prompts."""
     quality = Quality()
-    if prompts.are_scenes:
+    if prompts.benchmark is not None:
         try:
-            read = read_scenes(store.measured(batch_size), prompts.captions)
+            read = read_prompts(store.measured(batch_size), prompts.captions, prompts.benchmark)
         except ValueError as error:
             quality.notes.append(f"oracle: {error}")
         else:

@@ -83,7 +83,8 @@ def _references(plan: Plan) -> str | None:
     path = plan.settings.protocol.references
     if path is not None:
         return path.name
-    return "renders of other held-out scenes" if plan.prompts.are_scenes else None
+    benchmark = plan.prompts.benchmark
+    return None if benchmark is None else f"renders of other held-out {benchmark.name}"
 
 
 def _references_hash(path: Path | None) -> str | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-import scenes
 from dgq.errors import DGQError
 from evaluation.batching import batched
 from evaluation.extractors import Extractors
@@ -16,10 +15,10 @@ from evaluation.images import list_images, named, read_image, to_images
 from evaluation.prompts import Prompts, reference_captions
 
 MIN_RENDERS = 1024
-"""Scenes are cheap to draw: more of them than images make FID steadier."""
+"""Renders are cheap to draw: more of them than images make FID steadier."""
 
 RENDER_BATCH = 64
-"""Scenes drawn at once, with a seed for each batch."""
+"""Renders drawn at once, with a seed for each batch."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +82,20 @@ def load_references(
 def render_references(
     prompts: Prompts, seed: int, size: int, extractors: Extractors
 ) -> References | None:
-    """Renders of other held-out scenes, at least as many as prompts; None for other prompts.
+    """Renders of other held-out captions, at least as many as prompts; None without a benchmark.
 
     Args:
         prompts: of the evaluation.
-        seed: of scenes and renders.
+        seed: of captions and renders.
         size: side of the images in pixels.
         extractors: that look at them.
     """
-    if not prompts.are_scenes:
+    benchmark = prompts.benchmark
+    if benchmark is None:
         return None
-    captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed)
+    captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed, benchmark)
     batches = (
-        to_images(scenes.render(batch, size, seed + number))
+        to_images(benchmark.render(batch, size, seed + number))
         for number, batch in enumerate(batched(captions, RENDER_BATCH))
     )
     return of_features(extractors.look(batches, 0).features)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
 from dgq.errors import DGQError
+from dgq.pipelines.embedded import EMBEDDED
 from dgq.storage.described_settings import quantization_settings
 from dgq.storage.files import check_writable
 from lit.calibration import Calibration
@@ -88,7 +89,7 @@ class CalibrationCLI(LightningCLI):
             "--pipeline",
             type=str,
             default="scenes",
-            help="Embedded model ('scenes', 'scenes-xl', 'scenes-few-step'), folder, .safetensors "
+            help=f"Embedded model ({', '.join(map(repr, EMBEDDED))}), folder, .safetensors "
             "file in the original layout, or hub id.",
         )
         parser.add_argument(

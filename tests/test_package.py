@@ -129,7 +129,7 @@ def test_a_wheel_in_an_empty_environment_calibrates_saves_loads_and_draws(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "scenes comes with DGQ's repository" in done.stdout
+    assert "embedded models come with DGQ's repository" in done.stdout
     assert "24 targets" in done.stdout
     assert "3 calls" in done.stdout
     assert sorted(path.name for path in elsewhere.iterdir()) == ["model"]

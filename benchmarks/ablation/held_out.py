@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import scenes
-from data.calibration import SCENES_GENERATION
+from data.embedded import SCENES_GENERATION
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.pipelines.files import pipeline_sha256

@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.ablation.cells import Cell
 from benchmarks.ablation.runs import run_of
 from benchmarks.ablation.store import Store
-from data.calibration import SCENES_GENERATION
+from data.embedded import SCENES_GENERATION
 from dgq.planning.plan import plan
 from dgq.planning.table import minutes
 from dgq.recipes import Custom, Recipe

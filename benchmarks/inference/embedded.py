@@ -14,7 +14,7 @@ import scenes
 from benchmarks.inference.parts import Part
 from benchmarks.inference.request import Options
 from benchmarks.inference.subjects import Call, Subject
-from data.calibration import SCENES_GENERATION
+from data.embedded import SCENES_GENERATION
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError

@@ -14,7 +14,7 @@ import scenes
 from benchmarks.likeness.figures import rounded
 from benchmarks.likeness.measure import Drawing, measure
 from benchmarks.trials.training import UNET
-from data.calibration import SCENES_GENERATION
+from data.embedded import SCENES_GENERATION
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls

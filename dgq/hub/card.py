@@ -12,7 +12,7 @@ from dgq.hub.names import publishable, without_paths
 from dgq.hub.reproduction import commands, recipe_yaml
 from dgq.inspection.full_size import full_precision_bytes
 from dgq.inspection.layers import Kind, kept_layers, layer_kinds
-from dgq.pipelines.loading import EMBEDDED
+from dgq.pipelines.embedded import EMBEDDED
 from dgq.settings import LIVE, QuantizationSettings
 from dgq.storage.first_formats import FirstFiles
 from dgq.storage.manifest import Manifest

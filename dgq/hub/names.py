@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from dgq.errors import DGQError
-from dgq.pipelines.loading import EMBEDDED
+from dgq.pipelines.embedded import EMBEDDED
 from dgq.storage.files import exists
 from dgq.storage.manifest import QUANTIZATION
 

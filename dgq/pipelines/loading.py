@@ -12,18 +12,11 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_lo
 from torch import nn
 
 from dgq.errors import DGQError
+from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, read_index
 from dgq.pipelines.single_files import check_single_file, converted_folder, is_single_file
 from dgq.pipelines.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
 from dgq.storage.files import exists
-
-_SCENES = Path(__file__).parents[2] / "assets" / "scenes"
-EMBEDDED = {
-    "scenes": _SCENES / "pipeline",
-    "scenes-xl": _SCENES / "xl",
-    "scenes-few-step": _SCENES / "few-step",
-}
-"""Pipelines that come with this project, by name: Stable Diffusion 1's structure, then SDXL's."""
 
 HUB_TIMEOUT_S = 10
 PROBE = "a photo of two dogs on a beach"
@@ -153,10 +146,10 @@ def resolve(source: str) -> Path:
         DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
     folder = EMBEDDED.get(source, Path(source))
-    if source in EMBEDDED and not exists(folder):
+    if not EMBEDDED and "/" not in source and not exists(folder):
         raise DGQError(
-            f"the embedded model {source} comes with DGQ's repository, not with the installed "
-            "package: run in a clone of it, or name another pipeline"
+            f"{source} is not a folder; embedded models come with DGQ's repository, not with the "
+            "installed package: run in a clone of it, or name another pipeline"
         )
     if is_single_file(folder):
         check_single_file(folder)

@@ -12,8 +12,8 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from dgq.errors import DGQError
+from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import CONFIGS, INDEX, read_components
-from dgq.pipelines.loading import EMBEDDED
 from dgq.pipelines.single_files import configuration_beside, is_single_file
 from dgq.storage.files import exists, read_json
 

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import scenes
+from data.embedded import benchmark_of_pipeline
 from dgq.command_line.console import print_line
 from dgq.errors import DGQError
-from dgq.pipelines.loading import EMBEDDED
 from dgq.storage.checkpoint import read_manifest
 from evaluation.explanation.explain import FOLDER, SEED, Request, explain
 from lit.console import print_error, quieten_libraries
@@ -67,7 +66,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def default_prompts(run: Path) -> Sequence[str]:
-    """Captions of held-out scenes for the embedded models, else a few of everyday things."""
-    if read_manifest(run).pipeline in EMBEDDED:
-        return scenes.sample_captions(len(PROMPTS), SEED, "test")
-    return PROMPTS
+    """Held-out prompts of the model's benchmark, else a few of everyday things."""
+    benchmark = benchmark_of_pipeline(read_manifest(run).pipeline)
+    return PROMPTS if benchmark is None else benchmark.sample_prompts(len(PROMPTS), SEED, "test")

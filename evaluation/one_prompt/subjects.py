@@ -7,6 +7,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from data.embedded import DEFAULT_PIPELINE, default_generation
 from dgq.errors import DGQError
 from dgq.pipelines.files import INDEX
 from dgq.pipelines.loading import load_pipeline, load_unet
@@ -18,7 +19,6 @@ from evaluation.models import (
     find_models,
 )
 from evaluation.one_prompt.settings import PictureSettings
-from evaluation.plan import default_generation
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_subjects(settings: PictureSettings, device: str) -> Subjects:
     model = models[-1]
     generation = asked_for(settings, model.manifest)
     if model.checkpoint is None:
-        source = settings.pipeline or "scenes"
+        source = settings.pipeline or DEFAULT_PIPELINE
         pipeline = load_pipeline(source).to(device)
         unet = pipeline.unet
         return Subjects(pipeline, [Subject(FULL_PRECISION, lambda: unet)], generation)
@@ -102,7 +102,7 @@ def origin(manifest: Manifest | None, what: str) -> str:
 
 def asked_for(settings: PictureSettings, manifest: Manifest | None) -> GenerationSettings:
     """How to sample: as the user says, else as the model was calibrated for."""
-    default = default_generation(settings.pipeline or "scenes")
+    default = default_generation(settings.pipeline or DEFAULT_PIPELINE)
     if manifest is not None:
         default = manifest.generation
     given: dict[str, Any] = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.multimodal import CLIPScore
 
 import scenes
+from data.embedded import SCENES
 from dgq.errors import DGQError
 from evaluation.clip_features import ClipFeatures
 from evaluation.extractors import Extractors, load_clip
@@ -58,7 +59,7 @@ def test_clip_score_equals_torchmetrics(clip_folder: Path) -> None:
 
 
 def test_features_do_not_depend_on_the_batches(clip_folder: Path) -> None:
-    extractors = Extractors(Protocol(clip=str(clip_folder)), of_scenes=True, device="cpu")
+    extractors = Extractors(Protocol(clip=str(clip_folder)), benchmark=SCENES, device="cpu")
     images = random_images(3)
     whole, parts = (extractors.look(b, 2) for b in ([images], [images[:2], images[2:]]))
     torch.testing.assert_close(whole.features, parts.features)
@@ -69,14 +70,14 @@ def test_features_do_not_depend_on_the_batches(clip_folder: Path) -> None:
 
 
 def test_zero_shot_logits_of_scenes_are_those_of_the_model(clip_folder: Path) -> None:
-    extractors = Extractors(Protocol(clip=str(clip_folder)), of_scenes=True, device="cpu")
+    extractors = Extractors(Protocol(clip=str(clip_folder)), benchmark=SCENES, device="cpu")
     clip, images = ClipFeatures(clip_folder), random_images(2)
     inputs = clip.processor(
         text=scenes.class_prompts(), images=images, return_tensors="pt", padding=True
     )
     expected = clip.model(**inputs).logits_per_image
     torch.testing.assert_close(extractors.look([images], 2).logits, expected)
-    others = Extractors(Protocol(clip=str(clip_folder)), of_scenes=False, device="cpu")
+    others = Extractors(Protocol(clip=str(clip_folder)), benchmark=None, device="cpu")
     assert others.look([images], 2).logits is None
     assert others.names["inception score"] is None
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 import scenes
+from data.embedded import SCENES
 from evaluation.bootstrap import bootstrap_interval
 from evaluation.estimate import Ratio, mean, of_ratios, over_seeds
 from evaluation.images import to_images, to_tensor
-from evaluation.oracle import read_scenes
+from evaluation.oracle import read_prompts
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
@@ -74,7 +75,7 @@ def test_the_oracle_in_batches_says_what_it_says_at_once() -> None:
     batches = [images[:4], images[4:8], images[8:]]
     for asked in (captions, shuffled):
         summary = scenes.score(to_tensor(images), asked).summary()
-        read = read_scenes(batches, asked)
+        read = read_prompts(batches, asked, SCENES)
         assert {n: r.value() for n, r in read.items()} == pytest.approx(
             {n: v for n, v in summary.items() if n != "mean"}
         )
@@ -85,4 +86,4 @@ def test_the_oracle_in_batches_says_what_it_says_at_once() -> None:
 def test_images_that_the_oracle_cannot_read() -> None:
     captions = scenes.sample_captions(1, 0, "test")
     with pytest.raises(ValueError, match="expected pictures"):
-        read_scenes([to_images(torch.rand(1, 3, 32, 16))], captions)
+        read_prompts([to_images(torch.rand(1, 3, 32, 16))], captions, SCENES)

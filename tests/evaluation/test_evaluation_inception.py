@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.embedded import SCENES
 from dgq.errors import DGQError
 from dgq.storage.files import sha256_of
 from evaluation.extractors import Extractors
@@ -101,7 +102,7 @@ def test_averages_leave_padding_out_and_the_last_block_pools_the_maximum() -> No
 
 def test_features_and_logits_of_images(weights: Path) -> None:
     protocol = Protocol(features="inception", inception=weights)
-    extractors = Extractors(protocol, of_scenes=True, device="cpu")
+    extractors = Extractors(protocol, benchmark=SCENES, device="cpu")
     images = [*to_images(torch.rand(1, 3, 32, 32)), *to_images(torch.rand(1, 3, 40, 20))]
     seen = extractors.look([images], 2)
     assert seen.features.shape == (2, 2048)

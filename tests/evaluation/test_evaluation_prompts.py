@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import scenes
+from data.embedded import SCENES
 from dgq.errors import DGQError
 from evaluation.prompts import load_prompts, reference_captions
 
@@ -13,7 +14,7 @@ from evaluation.prompts import load_prompts, reference_captions
 def test_captions_of_held_out_scenes_by_default() -> None:
     prompts = load_prompts(None, 7, seed=3)
     assert list(prompts.captions) == scenes.sample_captions(7, 3, "test")
-    assert prompts.are_scenes
+    assert prompts.benchmark is SCENES
     assert len(load_prompts(None, None, seed=3).captions) == 256
 
 
@@ -26,7 +27,7 @@ def test_lines_of_a_text_file(tmp_path: Path) -> None:
     file.write_text("a red circle\n\n  zwölf Boxkämpfer \n", encoding="utf-8")
     prompts = load_prompts(str(file), None, 0)
     assert prompts.captions == ("a red circle", "zwölf Boxkämpfer")
-    assert not prompts.are_scenes
+    assert prompts.benchmark is None
     assert prompts.source == "prompts.txt"
     assert load_prompts(str(file), 1, 0).captions == ("a red circle",)
 
@@ -34,7 +35,7 @@ def test_lines_of_a_text_file(tmp_path: Path) -> None:
 def test_captions_in_a_file_are_recognised(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(scenes.sample_captions(3, 0, "train")))
-    assert load_prompts(str(file), None, 0).are_scenes
+    assert load_prompts(str(file), None, 0).benchmark is SCENES
 
 
 def test_the_first_caption_of_each_image_of_coco(tmp_path: Path) -> None:

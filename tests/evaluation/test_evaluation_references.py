@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import scenes
+from data.embedded import SCENES
 from dgq.errors import DGQError
 from evaluation.extractors import Extractors
 from evaluation.images import to_images
@@ -25,7 +26,7 @@ from evaluation.references import (
 @pytest.fixture(scope="module")
 def extractors(clip_folder: Path) -> Extractors:
     """Twelve features of a random CLIP."""
-    return Extractors(Protocol(clip=str(clip_folder)), of_scenes=True, device="cpu")
+    return Extractors(Protocol(clip=str(clip_folder)), benchmark=SCENES, device="cpu")
 
 
 @pytest.fixture

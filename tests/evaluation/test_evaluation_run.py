@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import scenes
+from data.embedded import SCENES
 from dgq.errors import DGQError
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
@@ -141,7 +142,7 @@ def test_images_are_those_of_the_two_unets(
 def test_fid_is_that_of_renders_of_other_scenes(
     finished: dict[str, Any], images: Path, clip_folder: Path
 ) -> None:
-    extractors = Extractors(Protocol(clip=str(clip_folder)), of_scenes=True, device="cpu")
+    extractors = Extractors(Protocol(clip=str(clip_folder)), benchmark=SCENES, device="cpu")
     captions = reference_captions(references.MIN_RENDERS, 0)
     renders = [
         to_images(scenes.render(captions[i : i + RENDER_BATCH], 32, i // RENDER_BATCH))
