@@ -1,12 +1,11 @@
 """Train a trial's UNet with the stages of scenes.training, sharing whatever it does not change."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import scenes
-from benchmarks.trials.variants import Variant
 from dgq.storage.files import sha256_of, write_json
+from scenes.studies.trial_settings import Trial
 from scenes.training.__main__ import parser
 from scenes.training.settings import Settings
 from scenes.training.stages import run_stage
@@ -19,8 +18,6 @@ SHIPPED = {
 PREPARED = ("clip", "autoencoder", "latents", "conditions")
 """The stages before the UNet's, in their order."""
 UNET = "diffusion"
-LAST_LINES = 10
-"""Of the log, whose mean is the final error."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,12 @@ def prepare_shared(settings: Settings, place: Place) -> None:
         _run(stage, settings, place.shared, place)
 
 
-def train(name: str, variant: Variant, settings: Settings, place: Place) -> Path:
-    """Train a trial, or go on with it, or do nothing if that is done; returns its folder."""
+def train(name: str, trial: Trial, settings: Settings, place: Place) -> Path:
+    """Train a trial, resume it, or do nothing if that is done; returns its folder."""
     work = place.work(name)
     work.mkdir(parents=True, exist_ok=True)
     for stage in PREPARED:
-        if stage not in variant.anew:
+        if stage not in trial.anew:
             link_(work / stage, place.shared / stage)
             continue
         if (work / stage).is_symlink():
@@ -83,10 +80,3 @@ def link_(link: Path, folder: Path) -> None:
 def _run(stage: str, settings: Settings, work: Path, place: Place) -> None:
     options = [stage, "--work", str(work), "--processes", str(place.processes), "--resume"]
     run_stage(stage, settings, parser().parse_args(options))
-
-
-def last_error(work: Path) -> float:
-    """Mean squared error of the UNet's last steps."""
-    lines = (work / UNET / "log.jsonl").read_text().splitlines()[-LAST_LINES:]
-    errors = [json.loads(line)["mse"] for line in lines]
-    return float(sum(errors) / len(errors))

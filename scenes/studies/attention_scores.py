@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.likeness import histogram
+from dgq.errors import DGQError
 from dgq.unet.attention import QuantizedAttention
 
 MAX_SCORES = 2**24
 """Scores held at once, 64 MiB; at 64x64 latents those of 512 queries of one sample, eight heads."""
+
+SMALL_SCORE = 2.0**-8
 
 
 class ScoreTally:
@@ -18,24 +20,18 @@ class ScoreTally:
     Args:
         is_cross: cross-attention, whose first key is the start token.
         n_steps: sampler steps.
-        n_heads: of the attention.
         n_halves: 2 with classifier-free guidance (empty prompt, prompt), else 1.
         device: of the scores.
     """
 
-    def __init__(
-        self, is_cross: bool, n_steps: int, n_heads: int, n_halves: int, device: torch.device
-    ) -> None:
+    def __init__(self, is_cross: bool, n_steps: int, n_halves: int, device: torch.device) -> None:
         self.is_cross = is_cross
-        self.n_steps = n_steps
         self.n_halves = n_halves
         self.n_keys = 0
-        self.start_mass = torch.zeros(
-            n_halves * n_steps, n_heads, dtype=torch.float64, device=device
-        )
-        self.n_queries = torch.zeros(n_halves * n_steps, dtype=torch.float64, device=device)
-        self.start_bins = torch.zeros(histogram.N_BINS, dtype=torch.long, device=device)
-        self.bins = torch.zeros_like(self.start_bins)
+        self.start_mass = torch.zeros(n_halves, n_steps, dtype=torch.float64, device=device)
+        self.n_start = torch.zeros_like(self.start_mass)
+        self.n_small = torch.zeros((), dtype=torch.long, device=device)
+        self.n_others = 0
 
     def update(self, scores: Tensor, step: Tensor, half: Tensor) -> None:
         """Count some scores in.
@@ -46,24 +42,26 @@ class ScoreTally:
             half: ``[rows]``, 0 or 1.
         """
         self.n_keys = scores.shape[-1]
-        if not self.is_cross:
-            self.bins += histogram.count(scores)
-            return
-        start = scores[..., 0]
-        self.start_bins += histogram.count(start)
-        self.bins += histogram.count(scores[..., 1:])
-        index = half * self.n_steps + step
-        self.start_mass.index_add_(0, index, start.double().sum(2))
-        queries = torch.full_like(index, start.shape[2], dtype=torch.float64)
-        self.n_queries.index_add_(0, index, queries)
+        if self.is_cross:
+            start, scores = scores[..., 0], scores[..., 1:]
+            mass, n = start.double().sum((1, 2)), torch.full_like(step, start[0].numel()).double()
+            self.start_mass.index_put_((half, step), mass, accumulate=True)
+            self.n_start.index_put_((half, step), n, accumulate=True)
+        self.n_small += (scores < SMALL_SCORE).sum()
+        self.n_others += scores.numel()
 
-    def mean_mass(self) -> Tensor:
-        """Mean mass on the start token by half, step and head, ``[halves, steps, heads]``.
+    def start_token(self) -> Tensor:
+        """Mean mass on the start token over that of uniform attention, by half, ``[halves]``.
 
-        Steps that were never seen are NaN.
+        Every sampler step weighs the same.
+
+        Raises:
+            DGQError: if scores are not finite.
         """
-        mean = self.start_mass / self.n_queries[:, None]
-        return mean.unflatten(0, (self.n_halves, self.n_steps)).cpu()
+        mean = (self.start_mass / self.n_start).mean(1) * self.n_keys
+        if not mean.isfinite().all():
+            raise DGQError("attention scores are not finite: the UNet's weights are damaged")
+        return mean.cpu()
 
 
 class MeasuringAttention(QuantizedAttention):
@@ -90,7 +88,7 @@ def measure_(attention: QuantizedAttention, n_halves: int) -> ScoreTally:
     attention.__class__ = MeasuringAttention
     assert isinstance(attention, MeasuringAttention)
     attention.tally = ScoreTally(
-        *(attention.is_cross_attention, attention.calls.n_steps, attention.heads, n_halves),
+        *(attention.is_cross_attention, attention.calls.n_steps, n_halves),
         attention.to_q.weight.device,
     )
     return attention.tally

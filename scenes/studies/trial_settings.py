@@ -24,7 +24,7 @@ WARMUP = 0.1
 
 
 @dataclass(frozen=True)
-class Variant:
+class Trial:
     """A trial.
 
     Args:
@@ -96,48 +96,48 @@ def larger_pictures(side: int) -> Change:
 TEXT = ("clip", "conditions")
 PICTURES = ("autoencoder", "latents", "conditions")
 
-VARIANTS: Mapping[str, Variant] = {
-    "base": Variant("none", lambda all_: all_),
-    "other-seed": Variant("another seed", fit(seed=17)),
-    "double-rate": Variant("learning rate 2e-3", times(2)),
-    "quadruple-rate": Variant("learning rate 4e-3", times(4)),
-    "half-rate": Variant("learning rate 5e-4", times(0.5)),
-    "slow-beta2": Variant("Adam's beta2 0.999", fit(beta2=0.999)),
-    "strong-decay": Variant("weight decay 1, norms and biases spared", fit(weight_decay=1.0)),
-    "norms-decay": Variant(
+TRIALS: Mapping[str, Trial] = {
+    "base": Trial("none", lambda all_: all_),
+    "other-seed": Trial("another seed", fit(seed=17)),
+    "double-rate": Trial("learning rate 2e-3", times(2)),
+    "quadruple-rate": Trial("learning rate 4e-3", times(4)),
+    "half-rate": Trial("learning rate 5e-4", times(0.5)),
+    "slow-beta2": Trial("Adam's beta2 0.999", fit(beta2=0.999)),
+    "strong-decay": Trial("weight decay 1, norms and biases spared", fit(weight_decay=1.0)),
+    "norms-decay": Trial(
         "weight decay 1, of norms and biases too", fit(weight_decay=1.0, decays_norms=True)
     ),
-    "wide-norm-groups": Variant(
+    "wide-norm-groups": Trial(
         "16 to 32 channels in a group of a norm (SD: 10 to 40) instead of 4 to 8",
         unet(norm_num_groups=4),
     ),
-    "wider": Variant("channels 96, 192, 192", unet(block_out_channels=(96, 192, 192))),
-    "deeper": Variant("two layers for each block", unet(layers_per_block=2)),
-    "few-heads": Variant("2 heads", unet(attention_head_dim=2)),
-    "many-heads": Variant("16 heads", unet(attention_head_dim=16)),
-    "together": Variant(
+    "wider": Trial("channels 96, 192, 192", unet(block_out_channels=(96, 192, 192))),
+    "deeper": Trial("two layers for each block", unet(layers_per_block=2)),
+    "few-heads": Trial("2 heads", unet(attention_head_dim=2)),
+    "many-heads": Trial("16 heads", unet(attention_head_dim=16)),
+    "together": Trial(
         "learning rate 2e-3, 16 to 32 channels in a group of a norm, 2 heads",
         together,
     ),
-    "together-again": Variant(
+    "together-again": Trial(
         "the same with another seed", lambda all_: fit(seed=17)(together(all_))
     ),
-    "noise": Variant(
+    "noise": Trial(
         "noise predicted, all errors alike, as SD 1", diffusion(prediction_type="epsilon")
     ),
-    "no-snr-clip": Variant("all errors of the velocity alike", diffusion(snr_clip=1e9)),
-    "short-text": Variant("text encoder trained a quarter as long", text_encoder(), TEXT),
-    "deep-text": Variant(
+    "no-snr-clip": Trial("all errors of the velocity alike", diffusion(snr_clip=1e9)),
+    "short-text": Trial("text encoder trained a quarter as long", text_encoder(), TEXT),
+    "deep-text": Trial(
         "text encoder of 6 layers instead of 3, trained a quarter as long",
         text_encoder(n_layers=6),
         TEXT,
     ),
-    "wide-text": Variant(
+    "wide-text": Trial(
         "text encoder of width 256 instead of 128, trained a quarter as long",
         text_encoder(width=256),
         TEXT,
     ),
-    "large-pictures": Variant(
+    "large-pictures": Trial(
         "64x64 pictures, 16x16 latents, a quarter of the captions, an autoencoder of 600 steps",
         larger_pictures(64),
         PICTURES,

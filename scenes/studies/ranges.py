@@ -9,11 +9,6 @@ LEAST_SHARE = 1e-6
 """Of the largest range, which a median counts as at least: dead channels give a finite ratio."""
 
 
-def widths(ranges: Ranges) -> Tensor:
-    """Largest minus least value of each member of an axis at each step, ``[steps, members]``."""
-    return ranges.high - ranges.low
-
-
 def outlier_ratios(width: Tensor) -> Tensor:
     """The largest width over the median width at each step, ``[steps, members] -> [steps]``."""
     largest = width.amax(1)
@@ -23,7 +18,7 @@ def outlier_ratios(width: Tensor) -> Tensor:
 
 def outliers(ranges: Ranges) -> float:
     """The outlier ratio of a layer: that of the median step."""
-    return float(torch.quantile(outlier_ratios(widths(ranges)), 0.5))
+    return float(torch.quantile(outlier_ratios(ranges.high - ranges.low), 0.5))
 
 
 def change_over_steps(ranges: Ranges) -> float:
