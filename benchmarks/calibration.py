@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.ablation.stages import PUBLISHED
 from benchmarks.outlier_unet import build_calls, build_unet
-from benchmarks.rivals import N_HELD_OUT_PROMPTS, N_PROMPTS, PUBLISHED, problems, solve_
+from benchmarks.single_targets import N_HELD_OUT_PROMPTS, N_PROMPTS, SAMPLING, single_targets
 from dgq import (
     ActivationSettings,
     LearningSettings,
@@ -33,7 +34,7 @@ from dgq import (
 )
 from dgq.calibration.calibrate import reconstruct_
 from dgq.calibration.calibrator import Calibrator
-from dgq.calibration.samples import Sampling, samples_of_prompts
+from dgq.calibration.samples import samples_of_prompts
 from dgq.recipes import Custom
 from dgq.storage.files import write_json
 from dgq.unet.context import context_of, quantization
@@ -43,7 +44,6 @@ from lit.console import quieten_libraries
 KEPT = ("conv_in", "conv_out")
 KEPT_WHEN_QUICK = (*KEPT, "time_embedding.*", "mid_block.*", "up_blocks.*", "down_blocks.[123].*")
 NEAREST = LearningSettings(iterations=0, polish_iterations=0)
-SEED = 0
 
 
 class CountingCalibrator(Calibrator):
@@ -78,14 +78,18 @@ def main() -> None:
     torch.set_num_threads(1)
     quieten_libraries()
     keep = KEPT_WHEN_QUICK if options.quick else KEPT
-    recipes = {"nearest": NEAREST, "published, 1000": PUBLISHED, "ours": LearningSettings()}
+    recipes = {
+        "nearest": NEAREST,
+        "published, 1000": replace(PUBLISHED, iterations=1000),
+        "ours": LearningSettings(),
+    }
     whole = {name: calibrate(keep, settings) for name, settings in recipes.items()}
     name = f"published, {options.published_iterations}"
     recipes[name] = replace(PUBLISHED, iterations=options.published_iterations)
     content = {
         "settings": {name: asdict(settings) for name, settings in recipes.items()},
         "whole": whole,
-        "single_targets": single_targets(recipes, keep),
+        "single_targets": compare_targets(recipes, keep),
         "ranges_of_one_step_cpu_s": ranges_of_one_step(),
         "peak_rss_gib": peak_rss_gib(),
     }
@@ -97,14 +101,11 @@ def calibrate(keep: tuple[str, ...], learning: LearningSettings) -> dict[str, An
     """A whole calibration by one recipe: seconds, SQNR and errors."""
     settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=8), keep=keep)
     unet = build_unet().requires_grad_(False)
-    sampling = Sampling(
-        n_held_out=4 * N_HELD_OUT_PROMPTS, batch_size=8, micro_batch_size=16, seed=SEED
-    )
     calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
-    samples = samples_of_prompts(calls, N_HELD_OUT_PROMPTS, sampling)
-    calibrator = CountingCalibrator(unet, Custom(settings, learning), sampling.batch_size)
+    samples = samples_of_prompts(calls, N_HELD_OUT_PROMPTS, SAMPLING)
+    calibrator = CountingCalibrator(unet, Custom(settings, learning), SAMPLING.batch_size)
     started = time.process_time()
-    reconstruct_(calibrator, samples, sampling, WaitingSettings(), progress=True)
+    reconstruct_(calibrator, samples, SAMPLING, WaitingSettings(), progress=True)
     n_rows = 4 * (N_PROMPTS + N_HELD_OUT_PROMPTS)
     n_targets = len(calibrator.targets)
     return {
@@ -117,17 +118,17 @@ def calibrate(keep: tuple[str, ...], learning: LearningSettings) -> dict[str, An
     }
 
 
-def single_targets(
+def compare_targets(
     recipes: Mapping[str, LearningSettings], keep: tuple[str, ...]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Held-out error and CPU seconds of each recipe on every fifth target alone."""
     figures: dict[str, dict[str, dict[str, float]]] = {}
-    for problem in problems(keep):
-        figures[problem.name] = {}
+    for target, learn in single_targets(keep):
+        figures[target] = {}
         for name, settings in recipes.items():
-            error, seconds = solve_(problem, settings)
-            figures[problem.name][name] = {"error": error, "cpu_s": seconds}
-            Console().print(f"{problem.name}: {name}: error {error:.4f}, {seconds:.1f} CPU s")
+            error, seconds = learn(settings)
+            figures[target][name] = {"error": error, "cpu_s": seconds}
+            Console().print(f"{target}: {name}: error {error:.4f}, {seconds:.1f} CPU s")
     return figures
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity_learning.py
 
-Learns every fifth target of the benchmark's UNet (``rivals.py``) by ours and with one difference
-undone at a time, all from the same inputs, and prints held-out errors relative to nearest rounding:
-the mean over the targets, and that over the transformer blocks, whose output has tokens. Seven
-CPU minutes.
+Learns every fifth target of the benchmark's UNet (``single_targets.py``) by ours and with one
+difference undone at a time, all from the same inputs, and prints held-out errors relative to
+nearest rounding: the mean over the targets, and that over the transformer blocks, whose output has
+tokens. Seven CPU minutes.
 """
 
 from collections import defaultdict
@@ -17,8 +17,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks import rivals
+from benchmarks.single_targets import single_targets
 from dgq import LearningSettings
+from dgq.calibration import calibrator
+from dgq.math.reconstruction import reconstruction_loss
 from dgq.settings import QuantizationSettings
 
 OURS = LearningSettings()
@@ -41,8 +43,8 @@ def summed_over_tokens(output: Tensor, reference: Tensor) -> Tensor:
 @contextmanager
 def loss_of(variant: str) -> Iterator[None]:
     """The loss that a variant learns with."""
-    loss = summed_over_tokens if variant == OF_TOKENS else rivals.reconstruction_loss
-    with patch.object(rivals, "reconstruction_loss", loss):
+    loss = summed_over_tokens if variant == OF_TOKENS else reconstruction_loss
+    with patch.object(calibrator, "reconstruction_loss", loss):
         yield
 
 
@@ -50,17 +52,17 @@ def main() -> None:
     """Print a Markdown table."""
     errors: dict[str, list[float]] = defaultdict(list)
     of_blocks: dict[str, list[float]] = defaultdict(list)
-    for problem in rivals.problems(QuantizationSettings().keep):
+    for target, learn in single_targets(QuantizationSettings().keep):
         nearest = 1.0
         for variant, settings in VARIANTS.items():
             torch.manual_seed(0)
             with loss_of(variant):
-                error, _ = rivals.solve_(problem, settings)
+                error, _ = learn(settings)
             nearest = error if variant == "nearest" else nearest
             errors[variant].append(error / nearest)
-            if "transformer_blocks" in problem.name:
+            if "transformer_blocks" in target:
                 of_blocks[variant].append(error / nearest)
-        print(f"{problem.name}: {errors['ours'][-1]:.3f}", flush=True)
+        print(f"{target}: {errors['ours'][-1]:.3f}", flush=True)
     print("| | error / nearest | of transformer blocks |\n|---|---|---|")
     for variant in VARIANTS:
         means = [sum(e[variant]) / max(1, len(e[variant])) for e in (errors, of_blocks)]

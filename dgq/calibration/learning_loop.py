@@ -25,14 +25,14 @@ def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress)
     for index, name in enumerate(calibrator.targets):
         bar.enter(name, calibrator.records)
         calibrator.enter(name)
-        _learn_target(calibrator, sampling, index, optimizer, schedule, bar)
+        learn_target_(calibrator, sampling, index, optimizer, schedule, bar)
         calibrator.harden_()
         optimizer.state.clear()
         calibrator.leave()
         bar.update(index + 1)
 
 
-def _learn_target(
+def learn_target_(
     calibrator: Calibrator,
     sampling: Sampling,
     index: int,

@@ -49,6 +49,9 @@ def test_the_quick_run_writes_every_figure(tmp_path: Path) -> None:
         > (content["whole"]["nearest"]["sqnr_db"]["weights"])
     )
     assert len(content["single_targets"]) == 2
+    for row in content["single_targets"].values():
+        assert row["ours"]["error"] < row["nearest"]["error"]
+        assert row["nearest"]["cpu_s"] < 0.1 * row["ours"]["cpu_s"]  # it learns nothing
     assert content["ranges_of_one_step_cpu_s"] > 0
     assert content["peak_rss_gib"] > 0
 
