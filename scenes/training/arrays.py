@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scenes.training.loop import DONE
+from scenes.training.checkpoints import DONE
 
 CHUNK = 1000
 """How many captions are computed at a time."""

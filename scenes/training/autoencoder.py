@@ -14,8 +14,9 @@ from torch import Tensor
 
 from scenes.captions import sample_captions
 from scenes.renderer import render
+from scenes.training.fit import fit
 from scenes.training.folders import replaced
-from scenes.training.loop import autocast, fit
+from scenes.training.module import Training
 from scenes.training.settings import Autoencoder
 
 LATENT_CHANNELS = 4
@@ -26,40 +27,61 @@ def train(settings: Autoencoder, image_size: int, folder: Path, device: str, res
     if resume and (folder / "model").is_dir():
         return
     torch.manual_seed(settings.fit.seed)
-    model = build(settings, image_size).to(device)
+    model = build(settings, image_size)
     captions = sample_captions(settings.n_pictures, settings.fit.seed, "train")
-    pictures = to_model(_render_in_parts(captions, image_size)).to(device)
-    fit(model, Objective(model, pictures, settings), settings.fit, folder, resume)
-    model.eval()
+    pictures = to_model(_render_in_parts(captions, image_size))
+    training = AutoencoderTraining(model, settings, pictures[:2000])
+    fit(training, PictureDraw(pictures, settings.fit.batch_size), folder, device, resume)
+    model.to(device).eval()
     # Pipelines divide by the factor before they decode: it gives latents unit variance.
-    model.register_to_config(scaling_factor=1 / float(encode(model, pictures[:2000]).std()))
+    model.register_to_config(
+        scaling_factor=1 / float(encode(model, pictures[:2000].to(device)).std())
+    )
     with replaced(folder / "model") as new:
         model.save_pretrained(new)
 
 
-class Objective:
-    """The loss of a batch drawn from pictures in [-1, 1]."""
+class PictureDraw:
+    """Draws pictures in [-1, 1], and a seed for the noise on their latents."""
 
-    def __init__(self, model: AutoencoderKL, pictures: Tensor, settings: Autoencoder) -> None:
-        self.model, self.pictures, self.settings = model, pictures, settings
+    def __init__(self, pictures: Tensor, batch_size: int) -> None:
+        self.pictures, self.batch_size = pictures, batch_size
+
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, torch.Generator]:
+        chosen = torch.randint(len(self.pictures), (self.batch_size,), generator=generator)
+        return self.pictures[chosen], generator
+
+
+class AutoencoderTraining(Training[AutoencoderKL]):
+    """The loss of pictures in [-1, 1].
+
+    Args:
+        model: the autoencoder.
+        settings: of the stage.
+        sample: pictures whose principal components it starts towards.
+    """
+
+    def __init__(self, model: AutoencoderKL, settings: Autoencoder, sample: Tensor) -> None:
+        super().__init__(model, settings.fit)
+        self.stage = settings
         self.patch = 2 ** (len(settings.block_out_channels) - 1)
-        self.components, self.mean = principal_components(pictures[:2000], self.patch)
+        components, mean = principal_components(sample, self.patch)
+        self.register_buffer("components", components, persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        device = self.pictures.device
-        size = (self.settings.fit.batch_size,)
-        chosen = torch.randint(len(self.pictures), size, generator=generator)
-        batch = self.pictures[chosen.to(device)]
-        with autocast(device):
-            posterior = self.model.encode(batch).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+    def loss(self, batch: tuple[Tensor, torch.Generator]) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruction, divergence, and at first the distance to principal components."""
+        pictures, generator = batch
+        with self.autocast():
+            posterior = self.network.encode(pictures).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
             latents = posterior.mean + posterior.std * noise
-            decoded = self.model.decode(latents).sample.float()
-        error = decoded - batch
+            decoded = self.network.decode(latents).sample.float()
+        error = decoded - pictures
         loss = error.square().mean() + 0.1 * error.abs().mean()
-        loss = loss + self.settings.kl_weight * posterior.kl().mean() / latents[0].numel()
-        if step < self.settings.pca_steps:
-            target = F.conv2d(batch - self.mean, self.components, stride=self.patch)
+        loss = loss + self.stage.kl_weight * posterior.kl().mean() / latents[0].numel()
+        if self.global_step < self.stage.pca_steps:
+            target = F.conv2d(pictures - self.mean, self.components, stride=self.patch)
             loss = loss + 0.3 * (posterior.mean.float() - target).square().mean()
         psnr = -10 * (error.detach() / 2).square().mean().log10()
         return loss, {"psnr": psnr.item(), "latent_std": latents.detach().float().std().item()}
@@ -100,7 +122,7 @@ def principal_components(pictures: Tensor, patch: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def encode(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) -> Tensor:
     """Means of the latents of pictures in [-1, 1], not scaled, [pictures, channels, h, w]."""
-    with autocast(pictures.device):
+    with torch.autocast(pictures.device.type, torch.bfloat16):
         parts = [model.encode(part).latent_dist.mean for part in pictures.split(batch_size)]
     return torch.cat(parts).float()
 

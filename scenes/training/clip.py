@@ -9,6 +9,7 @@ UNet sees those states too) and at each noun, so that all text states are inform
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,9 @@ from scenes.grammar import describe, parse_caption
 from scenes.renderer import render
 from scenes.training.attributes import ITEM_CLASSES, SCENE_CLASSES, noun_targets, scene_targets
 from scenes.training.autoencoder import to_model
+from scenes.training.fit import fit
 from scenes.training.folders import replaced
-from scenes.training.loop import autocast, fit
+from scenes.training.module import Training
 from scenes.training.settings import Clip
 from scenes.training.tokenizer import CONTEXT_LENGTH, build_tokenizer
 
@@ -54,30 +56,42 @@ def train(settings: Clip, image_size: int, folder: Path, device: str, resume: bo
         return
     torch.manual_seed(settings.fit.seed)
     tokenizer = build_tokenizer(folder / "tokenizer")
-    model = ClipWithAttributes(build(settings, image_size, tokenizer), settings.width).to(device)
-    fit(model, Objective(model, settings, image_size, tokenizer), settings.fit, folder, resume)
+    model = ClipWithAttributes(build(settings, image_size, tokenizer), settings.width)
+    draw = ClipDraw(settings, image_size, tokenizer)
+    fit(ClipTraining(model, settings), draw, folder, device, resume)
     with replaced(folder / "model") as new:
         save(model.clip.eval(), tokenizer, image_size, new)
 
 
-class Objective:
-    """The loss of a batch of captions, with pictures rendered for the occasion."""
+class ClipBatch(NamedTuple):
+    """Pictures, captions, and what captions say.
 
-    def __init__(
-        self,
-        model: ClipWithAttributes,
-        settings: Clip,
-        image_size: int,
-        tokenizer: CLIPTokenizer,
-    ) -> None:
-        self.model, self.settings, self.image_size = model, settings, image_size
-        self.tokenizer = tokenizer
+    Args:
+        pictures: [pictures, 3, side, side] in [0, 1].
+        ids: of tokens, [captions, length]; those after the pictures' are of changed captions.
+        scenes: classes of whole scenes, [pictures, attributes].
+        positions: of the nouns, [pictures, 2].
+        nouns: classes of the objects, [pictures, 2, attributes].
+    """
+
+    pictures: Tensor
+    ids: Tensor
+    scenes: Tensor
+    positions: Tensor
+    nouns: Tensor
+
+
+class ClipDraw:
+    """Draws captions, with pictures rendered for the occasion."""
+
+    def __init__(self, settings: Clip, image_size: int, tokenizer: CLIPTokenizer) -> None:
+        self.settings, self.image_size, self.tokenizer = settings, image_size, tokenizer
         self.captions = sample_captions(settings.n_captions, settings.fit.seed, "train")
         self.ids = tokenize(tokenizer, self.captions)
         self.scenes = scene_targets(self.captions)
-        self.noun_positions, self.nouns = noun_targets(self.captions)
+        self.positions, self.nouns = noun_targets(self.captions)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, generator: torch.Generator) -> ClipBatch:
         size = (self.settings.fit.batch_size,)
         chosen = torch.randint(len(self.captions), size, generator=generator)
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -88,11 +102,8 @@ class Objective:
         ids = self.ids[chosen, :length]
         if self.settings.with_changed and length < CONTEXT_LENGTH:
             ids = torch.cat([ids, self._changed(chosen, seed)[:, :length]])
-        losses, accuracy = self._losses(chosen, ids, pictures)
-        attributes = losses["picture"] + 2 * losses["text"] + losses["nouns"]
-        total = losses["contrast"] + self.settings.attribute_weight * attributes
-        numbers = {name: value.item() for name, value in losses.items()}
-        return total, {"retrieval": accuracy} | numbers
+        known = self.scenes[chosen], self.positions[chosen], self.nouns[chosen]
+        return ClipBatch(pictures, ids, *known)
 
     def _changed(self, chosen: Tensor, seed: int) -> Tensor:
         """Token ids of the chosen captions with one attribute changed, from the same split."""
@@ -100,27 +111,39 @@ class Objective:
         captions = [changed_caption(self.captions[i], generator) for i in chosen.tolist()]
         return tokenize(self.tokenizer, captions)
 
-    def _losses(
-        self, chosen: Tensor, ids: Tensor, pictures: Tensor
-    ) -> tuple[dict[str, Tensor], float]:
-        """The parts of the loss, and how often a picture finds its caption."""
-        model, device = self.model, self.model.picture_head.weight.device
-        with autocast(device):
-            states, pooled = model.clip.text_model(ids.to(device))[:2]
-            seen = model.clip.vision_model(to_model(pictures).to(device))[1]
+
+class ClipTraining(Training[ClipWithAttributes]):
+    """The contrastive loss, and those that ask for the attributes."""
+
+    def __init__(self, model: ClipWithAttributes, settings: Clip) -> None:
+        super().__init__(model, settings.fit)
+        self.attribute_weight = settings.attribute_weight
+
+    def loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+        """Their sum, its parts, and how often a picture finds its caption."""
+        losses, accuracy = self._losses(batch)
+        attributes = losses["picture"] + 2 * losses["text"] + losses["nouns"]
+        total = losses["contrast"] + self.attribute_weight * attributes
+        numbers = {name: value.item() for name, value in losses.items()}
+        return total, {"retrieval": accuracy} | numbers
+
+    def _losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], float]:
+        model, n = self.network, len(batch.pictures)
+        with self.autocast():
+            states, pooled = model.clip.text_model(batch.ids)[:2]
+            seen = model.clip.vision_model(to_model(batch.pictures))[1]
             contrast, accuracy = contrastive_loss(model.clip, pooled, seen)
             picture = model.picture_head(seen)
             # The changed captions, if any, follow the right ones: these alone name the attributes.
-            states, pooled = states[: len(chosen)], pooled[: len(chosen)]
+            states, pooled = states[:n], pooled[:n]
             text = model.text_head(torch.cat([pooled, states[:, -1]]))
-            at = self.noun_positions[chosen].to(device)[:, :, None]
+            at = batch.positions[:, :, None]
             nouns = model.noun_head(states.gather(1, at.expand(-1, -1, states.shape[-1])))
-        scenes = self.scenes[chosen].to(device)
-        items = self.nouns[chosen].to(device).flatten(0, 1)
+        items = batch.nouns.flatten(0, 1)
         return {
             "contrast": contrast,
-            "picture": attribute_loss(picture, scenes, SCENE_CLASSES),
-            "text": attribute_loss(text, scenes.repeat(2, 1), SCENE_CLASSES),
+            "picture": attribute_loss(picture, batch.scenes, SCENE_CLASSES),
+            "text": attribute_loss(text, batch.scenes.repeat(2, 1), SCENE_CLASSES),
             "nouns": attribute_loss(nouns.flatten(0, 1), items, ITEM_CLASSES),
         }, accuracy
 

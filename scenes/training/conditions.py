@@ -26,16 +26,16 @@ class Conditions:
     pooled: Tensor | None
     image_size: int
 
-    def of(self, rows: Tensor, device: torch.device) -> dict[str, Any]:
-        """Arguments of a UNet call for the given rows, in float32 on the device."""
-        states = self.states[rows].to(device).float()
+    def of(self, rows: Tensor) -> dict[str, Any]:
+        """Arguments of a UNet call for the given rows, in float32."""
+        states = self.states[rows].float()
         if self.pooled is None:
             return {"encoder_hidden_states": states}
         # Original size, crop and target size, as the pipeline gives them if nobody says otherwise.
         side = float(self.image_size)
         added = {
-            "text_embeds": self.pooled[rows].to(device).float(),
-            "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(rows), device=device),
+            "text_embeds": self.pooled[rows].float(),
+            "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(rows)),
         }
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}
 

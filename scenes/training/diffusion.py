@@ -1,7 +1,8 @@
 """The UNets: trained on cached latents and text states, with min-SNR weights, captions dropped."""
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -9,24 +10,32 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from scenes.training import conditions, latents
+from scenes.training.batches import rows_of_process
 from scenes.training.conditions import Conditions
-from scenes.training.loop import autocast, fit
+from scenes.training.fit import fit
+from scenes.training.module import Training
 from scenes.training.pipelines import pndm
-from scenes.training.processes import rows_of_process
 from scenes.training.settings import Diffusion
 
 
 def train(
-    settings: Diffusion, pictures: Path, texts: Path, folder: Path, device: str, resume: bool
+    settings: Diffusion,
+    pictures: Path,
+    texts: Path,
+    folder: Path,
+    device: str,
+    resume: bool,
+    processes: int,
 ) -> None:
     """Train a UNet in `folder` on the latents in `pictures` and the conditions in `texts`."""
-    data, known = latents.load(pictures), conditions.load(texts)
+    side, width = latents.load(pictures).shape[-1], conditions.load(texts).states.shape[-1]
     torch.manual_seed(settings.fit.seed)
-    unet = build(settings.unet, data.shape[-1], known.states.shape[-1]).to(device)
+    unet = build(settings.unet, side, width)
     if device == "cpu":
         # Attention over few tokens: plain matrix products beat the fused kernel on a CPU.
         unet.set_attn_processor(AttnProcessor())
-    fit(unet, Objective(unet, data, known, settings), settings.fit, folder, resume)
+    draw = NoisyDraw(settings, pictures, texts)
+    fit(DiffusionTraining(unet, settings), draw, folder, device, resume, processes)
 
 
 def build(arguments: dict[str, Any], sample_size: int, text_width: int) -> UNet2DConditionModel:
@@ -36,16 +45,37 @@ def build(arguments: dict[str, Any], sample_size: int, text_width: int) -> UNet2
     )
 
 
-class Objective:
-    """The loss of a batch drawn from a set of latents."""
+class Noisy(NamedTuple):
+    """Noisy latents and what the UNet is to make of them.
 
-    def __init__(
-        self, unet: UNet2DConditionModel, data: Tensor, known: Conditions, settings: Diffusion
-    ) -> None:
-        self.unet, self.data, self.known, self.settings = unet, data, known, settings
+    Args:
+        latents: [pictures, channels, h, w].
+        timesteps: [pictures].
+        conditions: further arguments of the UNet.
+        target: that it is to predict, as latents.
+        weight: of each picture's squared error, [pictures].
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    conditions: dict[str, Any]
+    target: Tensor
+    weight: Tensor
+
+
+class NoisyDraw:
+    """Draws latents, noise and timesteps; files are opened in the process that draws."""
+
+    def __init__(self, settings: Diffusion, pictures: Path, texts: Path) -> None:
+        self.settings, self.pictures, self.texts = settings, pictures, texts
         self.alphas = pndm().alphas_cumprod
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    @cached_property
+    def data(self) -> tuple[Tensor, Conditions]:
+        """All latents, and all conditions."""
+        return latents.load(self.pictures), conditions.load(self.texts)
+
+    def __call__(self, generator: torch.Generator) -> Noisy:
         drawn, rows = self._draw(generator)
         noise = torch.randn(drawn.shape, generator=generator)
         timesteps = stratified_timesteps(len(drawn), len(self.alphas), generator)
@@ -54,29 +84,34 @@ class Objective:
         drawn, rows, noise, timesteps = drawn[mine], rows[mine], noise[mine], timesteps[mine]
         alpha = self.alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * drawn + (1 - alpha).sqrt() * noise
-        target, weight = target_of(drawn, noise, alpha, self.settings)
-        error = (self._predict(noisy, timesteps, rows) - target.to(self.unet.device)).square()
-        error = error.mean((1, 2, 3))
-        loss = (weight.to(error.device) * error).mean()
-        return loss, {"mse": error.detach().mean().item()}
-
-    def _predict(self, noisy: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
-        device = self.unet.device
-        arguments = self.known.of(rows, device)
-        with autocast(device):
-            output = self.unet(
-                noisy.to(device), timesteps.to(device), **arguments, return_dict=False
-            )[0]
-        return output.float()
+        return Noisy(
+            noisy, timesteps, self.data[1].of(rows), *target_of(drawn, noise, alpha, self.settings)
+        )
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latents, and the rows of their text states; some rows are the empty caption's."""
-        n_captions, n_renders = self.data.shape[:2]
+        data = self.data[0]
+        n_captions, n_renders = data.shape[:2]
         size = (self.settings.fit.batch_size,)
         caption = torch.randint(n_captions, size, generator=generator)
         picture = torch.randint(n_renders, size, generator=generator)
         kept = torch.rand(size, generator=generator) >= self.settings.dropped_captions
-        return self.data[caption, picture].float(), (caption + 1) * kept
+        return data[caption, picture].float(), (caption + 1) * kept
+
+
+class DiffusionTraining(Training[UNet2DConditionModel]):
+    """The weighted squared error of a UNet's prediction."""
+
+    def __init__(self, unet: UNet2DConditionModel, settings: Diffusion) -> None:
+        super().__init__(unet, settings.fit)
+
+    def loss(self, batch: Noisy) -> tuple[Tensor, dict[str, float]]:
+        """Of noisy latents; logged without weights."""
+        with self.autocast():
+            inputs = batch.latents, batch.timesteps
+            output = self.network(*inputs, **batch.conditions, return_dict=False)[0]
+        error = (output.float() - batch.target).square().mean((1, 2, 3))
+        return (batch.weight * error).mean(), {"mse": error.detach().mean().item()}
 
 
 def stratified_timesteps(n: int, n_timesteps: int, generator: torch.Generator) -> Tensor:

@@ -4,8 +4,9 @@ Progressive distillation (Salimans & Ho 2022, sections 3 and 4) in one stage, wi
 guidance built in (Meng et al. 2023, section 3.1, for a single scale).
 """
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,11 +14,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from scenes.training import conditions, latents
+from scenes.training.batches import rows_of_process
+from scenes.training.checkpoints import CHECKPOINT, read_average
 from scenes.training.conditions import Conditions
 from scenes.training.diffusion import build
-from scenes.training.loop import CHECKPOINT, autocast, fit, read_average
+from scenes.training.fit import fit
+from scenes.training.module import Training
 from scenes.training.pipelines import pndm
-from scenes.training.processes import rows_of_process
 from scenes.training.settings import Distillation
 
 
@@ -30,89 +33,124 @@ def train(
     folder: Path,
     device: str,
     resume: bool,
+    processes: int,
 ) -> None:
     """Train the student in `folder`, starting as a copy of the teacher in `teacher_folder`."""
-    data, known = latents.load(pictures), conditions.load(texts)
-    student, teacher = (
-        build(unet, data.shape[-1], known.states.shape[-1]).to(device) for _ in range(2)
-    )
+    side, width = latents.load(pictures).shape[-1], conditions.load(texts).states.shape[-1]
+    student, teacher = (build(unet, side, width) for _ in range(2))
     for network in (student, teacher):
         read_average(teacher_folder / CHECKPOINT, network)
         if device == "cpu":
             network.set_attn_processor(AttnProcessor())
     teacher.requires_grad_(False).eval()
-    objective = Objective(student, teacher, data, known, settings)
-    fit(student, objective, settings.fit, folder, resume)
+    draw = StepDraw(settings, pictures, texts)
+    training = DistillationTraining(student, teacher.to(device), settings)
+    fit(training, draw, folder, device, resume, processes)
 
 
-class Objective:
-    """The loss of a batch: the student's velocities against those that lead to the teacher."""
+class Step(NamedTuple):
+    """Noisy latents at the start of a student's step.
+
+    Args:
+        noisy: [pictures, channels, h, w].
+        first: the teacher's step that it starts with, [pictures].
+        with_caption: further arguments of the student, and of the teacher.
+        without: the same of the empty caption.
+    """
+
+    noisy: Tensor
+    first: Tensor
+    with_caption: dict[str, Any]
+    without: dict[str, Any]
+
+
+class StepDraw:
+    """Draws latents, noise, and one of the student's steps, each equally often."""
+
+    def __init__(self, settings: Distillation, pictures: Path, texts: Path) -> None:
+        self.settings, self.pictures, self.texts = settings, pictures, texts
+        self.alphas = noise_levels(settings)
+
+    @cached_property
+    def data(self) -> tuple[Tensor, Conditions]:
+        """All latents, and all conditions; opened in the process that draws."""
+        return latents.load(self.pictures), conditions.load(self.texts)
+
+    def __call__(self, generator: torch.Generator) -> Step:
+        data, known = self.data
+        size = (self.settings.fit.batch_size,)
+        caption = torch.randint(len(data), size, generator=generator)
+        picture = torch.randint(data.shape[1], size, generator=generator)
+        noise = torch.randn((*size, *data.shape[2:]), generator=generator)
+        order = torch.randperm(size[0], generator=generator)
+        first = order % self.settings.student_steps * self.settings.teacher_steps
+        mine = rows_of_process(size[0])
+        caption, picture, noise, first = caption[mine], picture[mine], noise[mine], first[mine]
+        alpha = self.alphas[first][:, None, None, None]
+        noisy = alpha * data[caption, picture].float() + (1 - alpha**2).sqrt() * noise
+        # Sampling starts at pure noise, which the schedule never quite reaches.
+        noisy = torch.where(first[:, None, None, None] == 0, noise, noisy)
+        return Step(noisy, first, known.of(caption + 1), known.of(torch.zeros_like(caption)))
+
+
+class DistillationTraining(Training[UNet2DConditionModel]):
+    """The student's velocities against those that lead where the teacher ends."""
 
     def __init__(
         self,
         student: UNet2DConditionModel,
         teacher: UNet2DConditionModel,
-        data: Tensor,
-        known: Conditions,
         settings: Distillation,
     ) -> None:
-        self.student, self.teacher = student, teacher
-        self.data, self.known, self.settings = data, known, settings
+        super().__init__(student, settings.fit)
+        self.stage = settings
+        self._teacher = (teacher,)  # no part of what is trained, averaged and saved
         n = settings.student_steps * settings.teacher_steps
-        self.timesteps = trailing_timesteps(n)
-        # The noise levels on the way; the last step ends at the clean picture.
-        self.alphas = torch.cat([pndm().alphas_cumprod[self.timesteps], torch.ones(1)]).sqrt()
+        self.register_buffer("timesteps", trailing_timesteps(n), persistent=False)
+        self.register_buffer("alphas", noise_levels(settings), persistent=False)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        size = (self.settings.fit.batch_size,)
-        caption = torch.randint(len(self.data), size, generator=generator)
-        picture = torch.randint(self.data.shape[1], size, generator=generator)
-        noise = torch.randn((*size, *self.data.shape[2:]), generator=generator)
-        # Every step of the student's equally often.
-        order = torch.randperm(size[0], generator=generator)
-        first = order % self.settings.student_steps * self.settings.teacher_steps
-        mine = rows_of_process(size[0])
-        caption, picture, noise, first = caption[mine], picture[mine], noise[mine], first[mine]
-        alpha = self._level(first)
-        noisy = alpha * self.data[caption, picture].float() + (1 - alpha**2).sqrt() * noise
-        # Sampling starts at pure noise, which the schedule never quite reaches.
-        noisy = torch.where(first[:, None, None, None] == 0, noise, noisy)
-        target = self._target(noisy, first, caption)
-        device = self.student.device
-        known = self.known.of(caption + 1, device)
-        with autocast(device):
-            velocity = self.student(
-                noisy.to(device), self.timesteps[first].to(device), **known, return_dict=False
-            )[0]
-        loss = (velocity.float() - target.to(device)).square().mean()
-        return loss, {}
+    def loss(self, batch: Step) -> tuple[Tensor, dict[str, float]]:
+        """The squared distance of velocities."""
+        target = self._target(batch)
+        with self.autocast():
+            inputs = batch.noisy, self.timesteps[batch.first]
+            velocity = self.network(*inputs, **batch.with_caption, return_dict=False)[0]
+        return (velocity.float() - target).square().mean(), {}
 
     def _level(self, index: Tensor) -> Tensor:
         return self.alphas[index][:, None, None, None]
 
     @torch.no_grad()
-    def _target(self, noisy: Tensor, first: Tensor, caption: Tensor) -> Tensor:
+    def _target(self, batch: Step) -> Tensor:
         """The velocity with which one step ends where the teacher's several steps end."""
-        end = noisy
-        for i in range(self.settings.teacher_steps):
-            velocity = self._guided(end, self.timesteps[first + i], caption)
+        end, first = batch.noisy, batch.first
+        for i in range(self.stage.teacher_steps):
+            velocity = self._guided(end, self.timesteps[first + i], batch)
             end = step_to(end, velocity, self._level(first + i), self._level(first + i + 1))
-        last = first + self.settings.teacher_steps
-        return velocity_between(noisy, end, self._level(first), self._level(last))
+        last = first + self.stage.teacher_steps
+        return velocity_between(batch.noisy, end, self._level(first), self._level(last))
 
-    def _guided(self, noisy: Tensor, timesteps: Tensor, caption: Tensor) -> Tensor:
+    def _guided(self, noisy: Tensor, timesteps: Tensor, batch: Step) -> Tensor:
         """The teacher's velocity with guidance."""
-        device = self.teacher.device
-        known = self.known.of(torch.cat([torch.zeros_like(caption), caption + 1]), device)
-        with autocast(device):
-            both = self.teacher(
-                noisy.repeat(2, 1, 1, 1).to(device),
-                timesteps.repeat(2).to(device),
-                **known,
-                return_dict=False,
-            )[0]
-        without, with_caption = both.float().cpu().chunk(2)
-        return without + self.settings.guidance_scale * (with_caption - without)
+        known = joined(batch.without, batch.with_caption)
+        inputs = noisy.repeat(2, 1, 1, 1), timesteps.repeat(2)
+        with self.autocast():
+            both = self._teacher[0](*inputs, **known, return_dict=False)[0]
+        without, with_caption = both.float().chunk(2)
+        return without + self.stage.guidance_scale * (with_caption - without)
+
+
+def joined(first: Any, second: Any) -> Any:
+    """Arguments of two calls as those of one."""
+    if isinstance(first, dict):
+        return {name: joined(first[name], second[name]) for name in first}
+    return torch.cat([first, second])
+
+
+def noise_levels(settings: Distillation) -> Tensor:
+    """Shares of the picture on the teacher's way, [steps + 1]; the last is the clean picture."""
+    timesteps = trailing_timesteps(settings.student_steps * settings.teacher_steps)
+    return torch.cat([pndm().alphas_cumprod[timesteps], torch.ones(1)]).sqrt()
 
 
 def trailing_timesteps(n: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from scenes.training.arrays import is_done
+from scenes.training.checkpoints import CHECKPOINT, read_average
 from scenes.training.clip import save
 from scenes.training.diffusion import build
 from scenes.training.folders import replaced
-from scenes.training.loop import CHECKPOINT, LOG, read_average
+from scenes.training.log import LOG, read_log
 from scenes.training.pipelines import (
     euler,
     euler_trailing,
@@ -87,9 +87,10 @@ def _export_clip(model: Path, place: Path, image_size: int) -> None:
 def _export_logs(work: Path, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for log in sorted(work.glob(f"*/{LOG}")):
-        new = place / f".{log.parent.name}.new"
-        shutil.copy(log, new)
-        os.replace(new, place / f"{log.parent.name}.jsonl")
+        stage = log.parent
+        new = place / f".{stage.name}.new"
+        new.write_text("".join(f"{json.dumps(line)}\n" for line in read_log(stage)))
+        os.replace(new, place / f"{stage.name}.jsonl")
 
 
 def _forget_origin(config: Path) -> None:

@@ -20,8 +20,9 @@ from scenes.grammar import parse_caption
 from scenes.renderer import render
 from scenes.training.autoencoder import to_model
 from scenes.training.clip import changed_caption, contrastive_loss, save, tokenize
+from scenes.training.fit import fit
 from scenes.training.folders import replaced
-from scenes.training.loop import autocast, fit
+from scenes.training.module import Training
 from scenes.training.settings import Tuning
 
 _LONGEST_CAPTION = 28  # tokens, with some padding; the text tower is causal
@@ -33,26 +34,24 @@ def train(
     """Tune the CLIP in `source` and save it into `folder`/model."""
     if resume and (folder / "model").is_dir():
         return
-    clip = CLIPModel.from_pretrained(source).to(device)
+    clip = CLIPModel.from_pretrained(source)
     tokenizer = CLIPTokenizer.from_pretrained(source)
     clip.text_model.requires_grad_(False)
-    fit(clip, Objective(clip, settings, image_size, tokenizer), settings.fit, folder, resume)
+    draw = CaptionDraw(settings, image_size, tokenizer)
+    fit(Tuned(clip, settings.fit), draw, folder, device, resume)
     with replaced(folder / "model") as new:
         save(clip.eval(), tokenizer, image_size, new)
 
 
-class Objective:
-    """The contrastive loss of fresh pictures, their captions, and captions changed."""
+class CaptionDraw:
+    """Draws captions of all kinds, with fresh pictures, and the same captions changed."""
 
-    def __init__(
-        self, clip: CLIPModel, settings: Tuning, image_size: int, tokenizer: CLIPTokenizer
-    ) -> None:
-        self.clip, self.settings, self.image_size = clip, settings, image_size
-        self.tokenizer = tokenizer
+    def __init__(self, settings: Tuning, image_size: int, tokenizer: CLIPTokenizer) -> None:
+        self.settings, self.image_size, self.tokenizer = settings, image_size, tokenizer
         self.captions = sample_captions(settings.n_captions, settings.fit.seed, "train")
         self.weights = even_weights(self.captions)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         n = self.settings.fit.batch_size
         chosen = torch.multinomial(self.weights, n, generator=generator).tolist()
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -60,13 +59,20 @@ class Objective:
         own = [self.captions[i] for i in chosen]
         changed = [changed_caption(caption, draws) for caption in own]
         ids = tokenize(self.tokenizer, [*own, *changed])[:, :_LONGEST_CAPTION]
-        pictures = to_model(render(own, self.image_size, seed))
-        device = self.clip.device
-        with autocast(device):
+        return ids, to_model(render(own, self.image_size, seed))
+
+
+class Tuned(Training[CLIPModel]):
+    """The contrastive loss of a CLIP model whose text tower stays."""
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Of token ids and pictures in [-1, 1]."""
+        ids, pictures = batch
+        with self.autocast():
             with torch.no_grad():
-                texts = self.clip.text_model(ids.to(device))[1]
-            seen = self.clip.vision_model(pictures.to(device))[1]
-            loss, accuracy = contrastive_loss(self.clip, texts, seen)
+                texts = self.network.text_model(ids)[1]
+            seen = self.network.vision_model(pictures)[1]
+            loss, accuracy = contrastive_loss(self.network, texts, seen)
         return loss, {"retrieval": accuracy}
 
 

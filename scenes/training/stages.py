@@ -17,12 +17,11 @@ from scenes.training import (
     latents,
     measuring_clip,
 )
+from scenes.training.checkpoints import CHECKPOINT, DONE, refuse_existing
 from scenes.training.curves import draw_curves
 from scenes.training.export import export
-from scenes.training.loop import CHECKPOINT, DONE, refuse_existing
 from scenes.training.measure import measure
 from scenes.training.pipelines import VELOCITY, euler, pndm, stable_diffusion, stable_diffusion_xl
-from scenes.training.processes import run_in_processes
 from scenes.training.settings import Fit, Settings
 
 _SETTINGS = "settings.json"
@@ -177,7 +176,7 @@ def _train_shared(
     n = int(options.processes) if options.device == "cpu" else 1
     if fit.batch_size % n:
         raise ValueError(f"--processes {n} cannot share batches of {fit.batch_size} equally")
-    run_in_processes(n, folder, train, *inputs, folder, options.device, options.resume)
+    train(*inputs, folder, options.device, options.resume, n)
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> None:

@@ -1,0 +1,96 @@
+"""What happens beside the training: running average, snapshots, checkpoints, time."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer, WeightAveraging
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scenes.training.checkpoints import CHECKPOINT, snapshot_name
+
+TIME_BETWEEN_CHECKPOINTS = timedelta(seconds=90)
+
+
+class RunningAverage(WeightAveraging):
+    """An exponential average of the weights, which forgets the first steps sooner.
+
+    Args:
+        decay: of the average; less in the first steps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(mean: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
+            step = int(n_averaged) + 1
+            return mean.lerp(new, 1 - min(decay, (1 + step) / (10 + step)))
+
+        super().__init__(use_buffers=False, avg_fn=average)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The average, by name of the training's parameters."""
+        assert self._average_model is not None
+        return dict(self._average_model.module.named_parameters())
+
+
+class Snapshots(Callback):
+    """Keeps the network's weights of some steps, averaged where an average is kept.
+
+    Args:
+        steps: whose weights are kept.
+        folder: of the files.
+        average: if one is kept; it comes before this among the callbacks.
+    """
+
+    def __init__(
+        self, steps: tuple[int, ...], folder: Path, average: RunningAverage | None
+    ) -> None:
+        self.steps = steps
+        self.folder = folder
+        self.average = average
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_arguments: Any
+    ) -> None:
+        """Write the weights if this was such a step."""
+        if trainer.global_step not in self.steps or not trainer.is_global_zero:
+            return
+        weights = self.average.weights if self.average else dict(pl_module.named_parameters())
+        tensors = {
+            name.removeprefix("network."): weight.detach().half().contiguous()
+            for name, weight in weights.items()
+        }
+        save_file(tensors, self.folder / snapshot_name(trainer.global_step))
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """The last state, every now and then and at the end.
+
+    Args:
+        folder: of the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename=Path(CHECKPOINT).stem,
+            train_time_interval=TIME_BETWEEN_CHECKPOINTS,
+            enable_version_counter=False,
+        )
+        self.path = folder / CHECKPOINT
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The only epoch is the whole training."""
+        trainer.save_checkpoint(self.path)
+
+
+class LoggedTime(Timer):
+    """Logs the seconds of training, those before a resumption included."""
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any, **keywords: Any) -> None:
+        """Log them."""
+        assert trainer.lightning_module is not None
+        trainer.lightning_module.log("seconds", torch.tensor(self.time_elapsed()))
