@@ -1,6 +1,7 @@
 """What happens beside the training: running average, snapshots, checkpoints, time."""
 
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,26 @@ TIME_BETWEEN_CHECKPOINTS = timedelta(seconds=90)
 
 
 class RunningAverage(WeightAveraging):
-    """An exponential average of the weights, which forgets the first steps sooner.
+    """An exponential average of the weights.
 
     Args:
         decay: of the average; less in the first steps.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(mean: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
-            step = int(n_averaged) + 1
-            return mean.lerp(new, 1 - min(decay, (1 + step) / (10 + step)))
-
-        super().__init__(use_buffers=False, avg_fn=average)
+        super().__init__(use_buffers=False, avg_fn=partial(averaged, decay))
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """The average, by name of the training's parameters."""
         assert self._average_model is not None
         return dict(self._average_model.module.named_parameters())
+
+
+def averaged(decay: float, mean: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
+    """The average with new weights taken in, which forgets the first steps sooner."""
+    step = int(n_averaged) + 1
+    return mean.lerp(new, 1 - min(decay, (1 + step) / (10 + step)))
 
 
 class Snapshots(Callback):

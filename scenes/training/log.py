@@ -17,14 +17,18 @@ def logger(folder: Path) -> CSVLogger:
 
 def read_log(folder: Path) -> list[dict[str, float]]:
     """The lines of a training's log by step; those of steps that were taken again replaced."""
-    tables = sorted((folder / LOG).glob("version_*"), key=lambda table: int(table.name[8:]))
+    tables = (folder / LOG).glob("version_*/metrics.csv")
     lines: dict[int, dict[str, float]] = {}
-    for table in tables:
-        with (table / "metrics.csv").open(newline="") as file:
+    for table in sorted(tables, key=lambda table: int(table.parent.name[8:])):
+        with table.open(newline="") as file:
             for row in csv.DictReader(file):
-                # Lightning counts from 0.
-                step = int(row.pop("step")) + 1
-                numbers = {name: float(f"{float(v):.5g}") for name, v in row.items() if v}
-                lines[step] = {"step": step} | numbers
-                del lines[step]["epoch"]
+                if row["step"]:  # not cut short by a kill
+                    line = line_of(row)
+                    lines[int(line["step"])] = line
     return [lines[step] for step in sorted(lines)]
+
+
+def line_of(row: dict[str, str]) -> dict[str, float]:
+    """The numbers of a row, to five digits; Lightning counts steps from 0."""
+    numbers = {n: float(f"{float(v):.5g}") for n, v in row.items() if v and n != "epoch"}
+    return {"step": int(row["step"]) + 1} | {n: v for n, v in numbers.items() if n != "step"}
