@@ -87,7 +87,8 @@ class Unfolded(QuantConv2d):
         _, weight, bias = self.operands(input, input)
         output = F.linear(self.unfolded_quantizer(columns), weight.flatten(1), bias)
         width = (input.shape[3] + 2 * self.padding[1] - self.kernel_size[1]) // self.stride[1]
-        return output.transpose(1, 2).unflatten(2, (-1, width + 1))
+        folded: Tensor = output.transpose(1, 2).unflatten(2, (-1, width + 1))
+        return folded
 
 
 def unfold_(unet: nn.Module, batches: list[dict[str, Any]]) -> None:

@@ -178,7 +178,8 @@ def iteration_seconds(rows: list[dict[str, Any]], batch_share: float) -> list[fl
     seconds = torch.tensor([[rows[index]["iteration_s"]] for index in measured])
     scale = costs.amax(0)
     factors = torch.linalg.lstsq(costs[measured] / scale, seconds).solution.clamp(min=0)
-    return (costs / scale @ factors).flatten().tolist()
+    estimated: list[float] = (costs / scale @ factors).flatten().tolist()
+    return estimated
 
 
 def some_blocks(names: list[str], stop_after: int | None) -> set[str]:

@@ -144,7 +144,7 @@ def regrouped(
     manifest: Manifest, state: dict[str, Tensor], settings: QuantizationSettings
 ) -> torch.nn.Module:
     """The run's UNet with other settings of the activations."""
-    unet = load_unet(manifest.pipeline)
+    unet: torch.nn.Module = load_unet(manifest.pipeline)
     quantize_(unet, settings, manifest.timesteps, manifest.latent_size)
     start_observing_(unet)
     owners = {name for name, _ in unet.named_modules()}

@@ -5,6 +5,8 @@ than normal; a few channels stand out in the gains of norms and in GEGLU units, 
 token in the text context. It draws nothing, but it costs and errs as a trained UNet does.
 """
 
+import math
+
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
@@ -54,7 +56,7 @@ def student_t(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Student-t numbers of unit variance."""
     normal = torch.randn(shape, generator=generator)
     chi2 = sum(torch.randn(shape, generator=generator).square() for _ in range(DEGREES_OF_FREEDOM))
-    unit_variance = (DEGREES_OF_FREEDOM - 2) ** 0.5
+    unit_variance = math.sqrt(DEGREES_OF_FREEDOM - 2)
     return normal * torch.rsqrt(torch.as_tensor(chi2)) * unit_variance
 
 

@@ -107,7 +107,7 @@ def retrieval(clip: ClipFeatures, n: int) -> dict[str, float]:
 
 def share_nearest(cosines: Tensor, keys: Sequence[str]) -> float:
     """Rows of ``[N, N]`` whose largest entry is their own, or one with the same key."""
-    nearest = cosines.argmax(1).tolist()
+    nearest: list[int] = cosines.argmax(1).tolist()
     return sum(keys[i] == keys[best] for i, best in enumerate(nearest)) / len(keys)
 
 

@@ -61,6 +61,9 @@ class AutoencoderTraining(Training[AutoencoderKL]):
         sample: pictures whose principal components it starts towards.
     """
 
+    components: Tensor
+    mean: Tensor
+
     def __init__(self, model: AutoencoderKL, settings: Autoencoder, sample: Tensor) -> None:
         super().__init__(model, settings.fit)
         self.stage = settings

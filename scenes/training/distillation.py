@@ -96,6 +96,9 @@ class StepDraw:
 class DistillationTraining(Training[UNet2DConditionModel]):
     """The student's velocities against those that lead where the teacher ends."""
 
+    timesteps: Tensor
+    alphas: Tensor
+
     def __init__(
         self,
         student: UNet2DConditionModel,
@@ -137,7 +140,8 @@ class DistillationTraining(Training[UNet2DConditionModel]):
         with self.autocast():
             both = self._teacher[0](*inputs, **known, return_dict=False)[0]
         without, with_caption = both.float().chunk(2)
-        return without + self.stage.guidance_scale * (with_caption - without)
+        guided: Tensor = without + self.stage.guidance_scale * (with_caption - without)
+        return guided
 
 
 def joined(first: Any, second: Any) -> Any:

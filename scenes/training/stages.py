@@ -22,7 +22,7 @@ from scenes.training.curves import draw_curves
 from scenes.training.export import export
 from scenes.training.measure import measure
 from scenes.training.pipelines import VELOCITY, euler, pndm, stable_diffusion, stable_diffusion_xl
-from scenes.training.settings import Fit, Settings
+from scenes.training.settings import Clip, Diffusion, Fit, Settings
 
 _SETTINGS = "settings.json"
 _MODEL = "model"
@@ -95,9 +95,7 @@ def _xl_clip(settings: Settings, options: argparse.Namespace) -> None:
     _train_clip("xl-clip", settings.xl.clip, settings, options)
 
 
-def _train_clip(
-    stage: str, part: clip.Clip, settings: Settings, options: argparse.Namespace
-) -> None:
+def _train_clip(stage: str, part: Clip, settings: Settings, options: argparse.Namespace) -> None:
     folder = options.work / stage
     clip.train(part, settings.image_size, folder, options.device, options.resume)
 
@@ -148,9 +146,7 @@ def _xl(settings: Settings, options: argparse.Namespace) -> None:
     _train_unet("xl", "xl-conditions", settings.xl.diffusion, options)
 
 
-def _train_unet(
-    stage: str, texts: str, part: diffusion.Diffusion, options: argparse.Namespace
-) -> None:
+def _train_unet(stage: str, texts: str, part: Diffusion, options: argparse.Namespace) -> None:
     inputs = (part, options.work / "latents", options.work / texts)
     _train_shared(stage, diffusion.train, part.fit, inputs, options)
 
@@ -193,7 +189,8 @@ def _measure(settings: Settings, options: argparse.Namespace) -> None:
 
 def _assets(options: argparse.Namespace) -> Path:
     """Not the shipped models unless the user says so: tests and documents rest on them."""
-    return options.assets or options.work / "assets"
+    chosen: Path = options.assets or options.work / "assets"
+    return chosen
 
 
 STAGES: dict[str, Stage] = {
