@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dgq.errors import SettingsError
-from dgq.math.exponents import check_budget, spare_activation_bits, spare_weight_bits
+from dgq.math.exponents import (
+    OPERAND_BITS,
+    check_budget,
+    spare_activation_bits,
+    spare_weight_bits,
+)
 from dgq.unet.shared_inputs import input_owner
 
 FLOAT_BITS = 32
@@ -74,6 +79,8 @@ class WeightSettings:
         group_size: inputs (along ``in, kh, kw``) that share an exponent; 0 for none.
         max_exponent: scales of groups are those of their output channel times ``2^-e``, with ``e``
             from 0 to this.
+        absorbs: multiply the weights by the multiples of their input's channels before they are
+            quantized, so that these need none of the spare bits.
     """
 
     n_bits: int = 4
@@ -81,6 +88,7 @@ class WeightSettings:
     symmetric: bool = False
     group_size: int = 0
     max_exponent: int = 0
+    absorbs: bool = False
 
     def __post_init__(self) -> None:
         check_bits("weights.n_bits", self.n_bits)
@@ -89,6 +97,11 @@ class WeightSettings:
         check_whole("weights.max_exponent", self.max_exponent)
         if self.max_exponent > 0 and self.group_size == 0:
             raise SettingsError("weights.max_exponent needs groups: set weights.group_size, to 64")
+        if self.absorbs and (self.group_size > 0 or not self.symmetric):
+            raise SettingsError(
+                "weights.absorbs needs symmetric weights without groups: set weights.symmetric to "
+                "true and weights.group_size to 0"
+            )
 
     @property
     def has_exponents(self) -> bool:
@@ -207,6 +220,7 @@ class QuantizationSettings:
         for name in self.layers:
             try:
                 check_product(self.weights_of(name), self.activations_of(name))
+                check_alike(self.weights_of(name), self.weights_of(input_owner(name)))
             except SettingsError as error:
                 raise SettingsError(f"{name}: {error}") from error
 
@@ -253,6 +267,8 @@ def fitting(activations: ActivationSettings, weights: WeightSettings) -> Activat
     """Activations with no more room for exponents or multiples than weights leave."""
     if activations.grouping == "kmeans" or 16 in (weights.n_bits, activations.n_bits):
         return activations
+    if weights.absorbs:
+        return activations
     spare = (spare_weight_bits(weights.n_bits, weights.symmetric) or 0) - weights.max_exponent
     room = spare_activation_bits(activations.n_bits) + max(0, spare)
     return replace(activations, max_exponent=min(activations.max_exponent, room))
@@ -260,7 +276,9 @@ def fitting(activations: ActivationSettings, weights: WeightSettings) -> Activat
 
 def check_product(weights: WeightSettings, activations: ActivationSettings) -> None:
     """Raise SettingsError where operands are to multiply as integers and their bits do not fit."""
-    if activations.grouping != "kmeans" and 16 not in (weights.n_bits, activations.n_bits):
+    if weights.absorbs:
+        check_absorbed(activations)
+    elif activations.grouping != "kmeans" and 16 not in (weights.n_bits, activations.n_bits):
         check_budget(
             weights.n_bits,
             weights.symmetric,
@@ -268,6 +286,26 @@ def check_product(weights: WeightSettings, activations: ActivationSettings) -> N
             activations.n_bits,
             activations.max_exponent,
         )
+
+
+def check_absorbed(activations: ActivationSettings) -> None:
+    """Raise SettingsError unless an input has multiples that weights can absorb."""
+    if activations.n_bits == 16 or activations.grouping != "multiples":
+        raise SettingsError(
+            "weights.absorbs needs multiples to absorb: set activations.grouping to multiples, and "
+            "activations.n_bits to 8 or less"
+        )
+    if activations.max_exponent > OPERAND_BITS:
+        raise SettingsError(
+            f"activations.max_exponent {activations.max_exponent} is beyond {OPERAND_BITS}, the "
+            "bits of the weights that absorb the multiples"
+        )
+
+
+def check_alike(weights: WeightSettings, of_owner: WeightSettings) -> None:
+    """Raise SettingsError where layers that read one tensor differ in what they absorb."""
+    if weights.absorbs != of_owner.absorbs:
+        raise SettingsError("all layers that read one tensor absorb its multiples, or none does")
 
 
 @dataclass(frozen=True)

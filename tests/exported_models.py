@@ -24,6 +24,11 @@ RECIPES = {
     "one step": QuantizationSettings(
         FAST, ActivationSettings(8, n_groups=1, per_step=False, qkv=False), FLOAT_SCORES
     ),
+    "absorbed": QuantizationSettings(
+        WeightSettings(8, "minmax", symmetric=True, absorbs=True),
+        ActivationSettings(8, "multiples", max_exponent=4, qkv=False),
+        FLOAT_SCORES,
+    ),
 }
 
 IN_PARTS = {"kept": replace(RECIPES["w4a8"], keep=("conv_in", "conv_out", "*.to_k"))}

@@ -57,6 +57,11 @@ SETTINGS = {
         ActivationSettings(8, "exponents", max_exponent=0),
         FLOAT_SCORES,
     ),
+    "absorbed": QuantizationSettings(
+        WeightSettings(8, "minmax", symmetric=True, absorbs=True),
+        ActivationSettings(8, "multiples", max_exponent=4, qkv=False),
+        FLOAT_SCORES,
+    ),
     "per-tensor": QuantizationSettings(
         FAST, ActivationSettings(8, n_groups=1, per_step=False), FLOAT_SCORES
     ),
@@ -99,7 +104,7 @@ SETTINGS = {
 }
 INTEGER = (
     *("exponents", "exponents scores", "exponents a6", "multiples", "live", "residual"),
-    *("w8a8 symmetric", "nothing kept", "kept projections", "split skips", "mixed"),
+    *("w8a8 symmetric", "absorbed", "nothing kept", "kept projections", "split skips", "mixed"),
 )
 """Whose layers, or most of them, multiply integers."""
 

@@ -27,6 +27,7 @@ from dgq.streams.visit import Visit
 from dgq.streams.waiting import Waiting
 from dgq.streams.whole_calls import WholeCalls
 from dgq.targets import NETWORK, Network, Target, execution_order
+from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
@@ -181,8 +182,7 @@ class Calibrator:
 
     def enter_network(self, network: Network) -> None:
         """Fix all ranges, measure what all targets together have come to, and learn from there."""
-        if not self.learning.learns_ranges:
-            fit_activations_(self.unet)
+        self.fix_ranges()
         self.records.append({"target": self.name})
         self.records[-1]["error_nearest"] = self.error(activations=True)
         assert self.recipe.network is not None
@@ -289,12 +289,19 @@ class Calibrator:
 
     def finish(self) -> None:
         """Choose axes, groups and scales of the activations, and measure the whole UNet."""
-        if not (self.learning.learns_ranges or self.recipe.visits_network):
-            fit_activations_(self.unet)
+        if not self.recipe.visits_network:
+            self.fix_ranges()
         self.sqnr_db = {
             "weights": self.output_sqnr_db(activations=False),
             "all": self.output_sqnr_db(activations=True),
         }
+
+    def fix_ranges(self) -> None:
+        """Choose what is left to choose of the activations, and what of it weights absorb."""
+        if self.learning.learns_ranges:
+            absorb_multiples_(self.unet)
+        else:
+            fit_activations_(self.unet)
 
     def output_sqnr_db(self, activations: bool) -> float:
         """SQNR in decibel of the UNet's outputs for the held-out samples, weights quantized."""

@@ -22,7 +22,7 @@ from dgq.unet.quantize import (
     quantized_attentions,
     skip_readers,
 )
-from dgq.unet.shared_inputs import shares_input
+from dgq.unet.shared_inputs import input_quantizer_of, shares_input
 from dgq.unet.split_layer import names_of_parts, split_
 
 BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}
@@ -66,7 +66,11 @@ def empty_layer(
     n_bits = operand_bits(activations.n_bits)
     geometry = geometry_of(stock, name)
     shared = shares_input(name)
-    quantizer = None if shared else input_quantizer(activations, calls, geometry.in_channels)
+    quantizer = (
+        None
+        if shared
+        else input_quantizer(activations, calls, geometry.in_channels, absorbed=weights.absorbs)
+    )
     arguments = (geometry, quantizer, n_bits)
     has_bias = stock.bias is not None
     if operand_bits(weights.n_bits) == FLOAT_BITS:
@@ -77,14 +81,19 @@ def empty_layer(
 
 
 def input_quantizer(
-    activations: ActivationSettings, calls: SamplerCalls, channels: int, of_text: bool = False
+    activations: ActivationSettings,
+    calls: SamplerCalls,
+    channels: int,
+    of_text: bool = False,
+    absorbed: bool = False,
 ) -> InputQuantizer | None:
     """An empty quantizer of an activation; None where it stays in floating point."""
     if operand_bits(activations.n_bits) == FLOAT_BITS:
         return None
     if activations.grouping != "kmeans":
         kind = BY_CHANNEL.get(activations.grouping, ChannelInput)
-        return kind(activations.n_bits, calls, channels, of_text, activations.max_exponent)
+        room = activations.max_exponent
+        return kind(activations.n_bits, calls, channels, of_text, room, absorbed)
     grouped = ChannelInput if activations.n_groups == 1 else GroupedInput
     return grouped(activations.n_bits, calls, channels, of_text)
 
@@ -98,11 +107,12 @@ def equip_attention_(
 ) -> None:
     """Give an attention the empty quantizers of its inputs, q, k, v and scores."""
     activations = settings.activations_of(name)
+    absorbed = settings.weights_of(name).absorbs
     is_cross = owner.is_cross_attention
     keep_start = is_cross and settings.scores.keep_start_token
 
     def quantizer(exists: bool, channels: int, of_text: bool = False) -> nn.Module:
-        made = input_quantizer(activations, calls, channels, of_text) if exists else None
+        made = input_quantizer(activations, calls, channels, of_text, absorbed) if exists else None
         return nn.Identity() if made is None else made
 
     inside, width = activations.qkv, owner.inner_dim
@@ -164,6 +174,15 @@ def check_tensors_(unet: nn.Module) -> None:
             raise DGQError(f"{name}: {problem}")
         if isinstance(module, GroupedInput):
             module.settle_()
+        if isinstance(module, PackedLayer) and module.multiple is not None:
+            check_absorbed(unet, name, module.multiple)
+
+
+def check_absorbed(unet: nn.Module, name: str, multiple: Tensor) -> None:
+    """Raise DGQError unless a weight absorbed the multiples of its input's channels."""
+    quantizer = input_quantizer_of(unet, name)
+    if not isinstance(quantizer, ChannelInput) or bool((quantizer.multiple != multiple).any()):
+        raise DGQError(f"{name}: the weight absorbed other multiples than its input has")
 
 
 def problem_of_floats(module: nn.Module) -> str | None:

@@ -17,18 +17,6 @@ from dgq.inference.geometry import ConvGeometry, Geometry
 LARGEST_SUM = 2**31 - 1
 
 
-def weight_factors(factor: Tensor, geometry: Geometry) -> Tensor:
-    """The factor of each weight, ``[out or 1, n]``, from those of its input channels."""
-    if not isinstance(geometry, ConvGeometry):
-        return factor[None]
-    n_pixels = geometry.kernel[0] * geometry.kernel[1]
-    by_group = factor.view(geometry.groups, -1).repeat_interleave(n_pixels, 1)
-    if geometry.groups == 1:
-        return by_group
-    # Of a grouped convolution each output channel sees the inputs of its own group.
-    return by_group.repeat_interleave(geometry.out_channels // geometry.groups, 0)
-
-
 def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:
     """The factor of each weight for its group of inputs, by exponents ``[out, n]``."""
     return 1 if exponent is None else 1 << (largest - exponent.to(torch.int32))

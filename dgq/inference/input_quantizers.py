@@ -149,6 +149,7 @@ class ChannelInput(InputQuantizer):
         channels: of the activation.
         of_text: tokens are words.
         room: bits that multiples take from the budget of both operands.
+        absorbed: the weights of all layers that read it have absorbed the multiples.
     """
 
     multiple: Tensor
@@ -163,9 +164,11 @@ class ChannelInput(InputQuantizer):
         channels: int,
         of_text: bool = False,
         room: int = 0,
+        absorbed: bool = False,
     ) -> None:
         super().__init__(n_bits, calls, channels, of_text)
         self.room = room
+        self.absorbed = absorbed
         self.emits_codes = False
         self.products: MakesCodes | None = None
         self.offset: int | None = None
@@ -205,7 +208,11 @@ class ChannelInput(InputQuantizer):
         Args:
             channels: of the input.
         """
-        return shared_multiple(self.multiple.expand(channels), self.n_bits, self.room)
+        multiple = self.multiple.expand(channels)
+        if self.absorbed:
+            one = torch.ones_like(multiple, dtype=torch.int64)
+            return one, one
+        return shared_multiple(multiple, self.n_bits, self.room)
 
     def prepare_(self, channels: int, products: MakesCodes) -> None:
         """Make codes from now on for layers whose weights were multiplied by their factors.

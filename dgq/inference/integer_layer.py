@@ -7,7 +7,6 @@ from dgq.inference.folding import (
     fits,
     group_factors,
     largest_exponent,
-    weight_factors,
     zero_point_sums,
 )
 from dgq.inference.geometry import ConvGeometry
@@ -16,6 +15,7 @@ from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.math.multiples import of_weights
 
 FOLDED_AT_ONCE = 2**18
 """Weights that are folded at a time."""
@@ -90,7 +90,7 @@ def fold(packed: PackedLayer, factor: Tensor) -> Tensor | None:
     """
     n_rows, at_once = packed.geometry.out_channels, max(1, FOLDED_AT_ONCE // packed.fan_in)
     folded = packed.codes.new_empty((n_rows, packed.fan_in), dtype=torch.int8)
-    by_channel = weight_factors(factor, packed.geometry)
+    by_channel = of_weights(factor, packed.geometry.weight_shape)
     largest = largest_exponent(packed.exponent)
     # Some rows at a time: what is made on the way takes several bytes for each weight.
     for first in range(0, n_rows, at_once):

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.inference.folding import group_factors, largest_exponent, weight_factors
+from dgq.inference.folding import group_factors, largest_exponent
 from dgq.inference.geometry import HasGeometry
 from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
 from dgq.inference.products.products import ProductWeight
 from dgq.inference.stored_tensors import StoredTensors
+from dgq.math.multiples import of_weights
 from dgq.unet.devices import moves
 from dgq.unet.stock_state import LayerInPart, of_part
 
@@ -32,6 +33,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     scale: Tensor
     zero_point: Tensor
     exponent: Tensor | None
+    multiple: Tensor | None
     bias: Tensor | None
     weight_scale: Tensor
 
@@ -41,7 +43,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
         self.settings = packed.settings
         self.input_quantizer = packed.input_quantizer
         self.activation_bits = packed.activation_bits
-        for name in ("scale", "zero_point", "exponent", "bias"):
+        for name in ("scale", "zero_point", "exponent", "multiple", "bias"):
             self.store(name, getattr(packed, name))
         scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
         self.register_buffer("weight_scale", scale.detach(), persistent=False)
@@ -72,7 +74,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
         exponent = None
         if self.exponent is not None:
             exponent = of_each(self.exponent, self.settings.group_size, self.fan_in)
-        factor = weight_factors(self._factor, self.geometry)
+        factor = of_weights(self._factor, self.geometry.weight_shape)
         factor = factor * group_factors(exponent, largest_exponent(self.exponent))
         return packed_codes(whole // factor, self.zero_point, self.weight_bits)
 

@@ -10,12 +10,17 @@ from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.math.dequantization import dequantize
+from dgq.math.exponents import OPERAND_BITS
+from dgq.math.multiples import of_weights
 from dgq.math.packing import pack_codes, packed_width, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
 from dgq.unet.stock_state import LayerInPart
 
 ALL = slice(None)
 """All output channels."""
+
+STORED_AS = {"codes": torch.uint8, "exponent": torch.uint8, "multiple": torch.int16}
+"""Tensors of a packed layer that are not float32."""
 
 
 class FrozenLayer(HasGeometry, LayerInPart, StoredTensors):
@@ -92,7 +97,8 @@ class FloatLayer(FrozenLayer):
 class PackedLayer(FrozenLayer):
     """A layer whose weight is packed codes, dequantized at each call.
 
-    ``weight[o, i] = scale[o] 2^-exponent[o, group of i] (codes[o, i] - zero_point[o])``.
+    ``weight[o, i] = scale[o] 2^-exponent[o, group of i] (codes[o, i] - zero_point[o])``, divided by
+    the multiple of the input's channel where it was absorbed.
 
     Args:
         arguments: of ``FrozenLayer``.
@@ -104,15 +110,15 @@ class PackedLayer(FrozenLayer):
     scale: Tensor
     zero_point: Tensor
     exponent: Tensor | None
+    multiple: Tensor | None
     bias: Tensor | None
 
     def __init__(self, *arguments: Any, weights: WeightSettings, has_bias: bool) -> None:
         super().__init__(*arguments)
         self.settings = weights
         for name, shape in self.shapes(has_bias).items():
-            byte = name in ("codes", "exponent")
-            self.store(name, torch.empty(shape, dtype=torch.uint8 if byte else torch.float32))
-        for name in ("exponent", "bias"):
+            self.store(name, torch.empty(shape, dtype=STORED_AS.get(name, torch.float32)))
+        for name in ("exponent", "multiple", "bias"):
             if not hasattr(self, name):
                 self.store(name, None)
 
@@ -128,6 +134,8 @@ class PackedLayer(FrozenLayer):
         shapes["codes"] = (out, packed_width(self.fan_in, self.weight_bits))
         if self.settings.has_exponents:
             shapes["exponent"] = (out, -(-self.fan_in // self.settings.group_size))
+        if self.settings.absorbs:
+            shapes["multiple"] = (self.geometry.in_channels,)
         return shapes | ({"bias": (out,)} if has_bias else {})
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
@@ -163,6 +171,8 @@ class PackedLayer(FrozenLayer):
             return "exponents are not bytes"
         if self.exponent is not None and int(self.exponent.max()) > self.settings.max_exponent:
             return f"an exponent of the weight is beyond {self.settings.max_exponent}"
+        if self.multiple is not None and not is_multiple(self.multiple):
+            return "an absorbed multiple is not a whole number from 1 to 256"
         if self.bias is not None and not bool(self.bias.isfinite().all()):
             return "a bias is not finite"
         return None  # every byte is made of codes
@@ -178,13 +188,21 @@ class PackedLayer(FrozenLayer):
                 self.store("codes", pack_codes(codes, self.weight_bits))
 
 
+def is_multiple(multiple: Tensor) -> bool:
+    """Whether all values can be multiples that a weight absorbed."""
+    in_range = (multiple >= 1) & (multiple <= 2**OPERAND_BITS)
+    return multiple.dtype == torch.int16 and bool(in_range.all())
+
+
 def dequantized(layer: Any, codes: Tensor) -> Tensor:
     """The weight ``[out, ...]`` that codes stand for, in a layer that holds their scales."""
+    shape, multiple = layer.geometry.weight_shape, layer.multiple
     weight = dequantize(
         *(codes, layer.scale, layer.zero_point, layer.weight_bits, layer.fan_in),
         *(layer.exponent, layer.settings.group_size),
+        None if multiple is None else of_weights(multiple, shape),
     )
-    return weight.view(layer.geometry.weight_shape)
+    return weight.view(shape)
 
 
 def wrong_shape(module: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -68,6 +68,8 @@ def weights_line(found: Mapping[str, Any]) -> str:
         return "in floating point"
     kind = "symmetric" if weights["symmetric"] else "asymmetric"
     line = f"{widths(found['layers'])}, {kind}, ranges by {weights['range_method']}"
+    if weights.get("absorbs"):
+        line += ", multiplied by the multiples of their input's channels"
     if found["weight_exponents"]:
         line += f"; groups of {weights['group_size']} inputs by exponent: "
         line += shares(found["weight_exponents"])

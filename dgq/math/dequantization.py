@@ -30,8 +30,9 @@ def dequantize(
     n_inputs: int,
     exponent: Tensor | None = None,
     group_size: int = 0,
+    absorbed: Tensor | None = None,
 ) -> Tensor:
-    """``scale * 2^-exponent * (code - zero_point)`` as ``[out, n_inputs]``.
+    """``scale * 2^-exponent * (code - zero_point) / absorbed`` as ``[out, n_inputs]``.
 
     Args:
         packed: codes as ``pack_codes`` returned them.
@@ -41,6 +42,7 @@ def dequantize(
         n_inputs: weights of an output channel.
         exponent: ``[out, groups]``; ``None`` for none.
         group_size: inputs in a group.
+        absorbed: multiples that the weights absorbed, ``[1 or out, n_inputs]``; ``None`` for none.
     """
     weight = scale.new_empty(len(packed), n_inputs)
     n_rows = cached_rows(len(packed), n_inputs, packed.device)
@@ -52,4 +54,6 @@ def dequantize(
         block.mul_(scale[rows, None])
         if exponent is not None:
             block.mul_(input_factors(exponent[rows], group_size, n_inputs))
+        if absorbed is not None:
+            block.div_(absorbed[rows] if len(absorbed) > 1 else absorbed)
     return weight

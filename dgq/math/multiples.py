@@ -6,6 +6,9 @@ numbers too. With the room of ``K`` exponents a channel's scale can be any produ
 finest scale, ``a`` up to what the codes leave free in u8, ``a b`` up to ``2^K``.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -88,3 +91,17 @@ def finest_scale(width: Tensor, multiple: Tensor, n_bits: int) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale)).clamp(
         min=torch.finfo(scale.dtype).tiny
     )
+
+
+def of_weights(multiple: Tensor, shape: Sequence[int]) -> Tensor:
+    """For each weight the multiple of the channel that it meets: ``[1, n]``, or ``[out, n]``.
+
+    Args:
+        multiple: ``[channels]`` of the input.
+        shape: of the weight, ``[out, channels / groups, ...]``; each output channel of a grouped
+            convolution sees the inputs of its own group.
+    """
+    out, own_channels, *kernel = shape
+    groups = len(multiple) // own_channels
+    by_group = multiple.view(groups, -1).repeat_interleave(math.prod(kernel), 1)
+    return by_group if groups == 1 else by_group.repeat_interleave(out // groups, 0)

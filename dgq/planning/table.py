@@ -78,7 +78,9 @@ def spare_line(settings: QuantizationSettings) -> str:
     on_weights = spare_weight_bits(weights.n_bits, weights.symmetric)
     on_activations = spare_activation_bits(activations.n_bits)
     used = weights.max_exponent if weights.has_exponents else 0
-    if activations.grouping == "kmeans":
+    if weights.absorbs:
+        channels = f"weights absorb those of channels, up to {2**activations.max_exponent}"
+    elif activations.grouping == "kmeans":
         channels = "groups with free scales take none"
     else:
         channels = f"scales of channels take {activations.max_exponent}"

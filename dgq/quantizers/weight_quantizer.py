@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dgq.errors import DGQError
 from dgq.math.dequantization import dequantize, input_factors
 from dgq.math.exponent_search import group_exponents
+from dgq.math.multiples import of_weights
 from dgq.math.packing import pack_codes, unpack_codes
 from dgq.math.range_search import weight_parameters, weight_range
 from dgq.math.rounding import hard_rounding, rounding_logits, soft_rounding
@@ -42,9 +43,10 @@ class LearnableRounding(Learnable):
 class WeightQuantizer(SizedByCheckpoint):
     """Affine quantization of a weight ``[out, ...]``, per output channel or in groups of inputs.
 
-    A group's scale is that of its output channel times ``2^-exponent``. After ``harden_`` it holds
-    packed codes, scale, zero point, exponents if there are any, and bias, all that a packed
-    checkpoint needs.
+    A group's scale is that of its output channel times ``2^-exponent``; a weight that absorbed the
+    multiples of its input's channels is multiplied by them first. After ``harden_`` it holds
+    packed codes, scale, zero point, exponents and multiples if there are any, and bias, all that a
+    packed checkpoint needs.
 
     Args:
         settings: bits, groups and range search.
@@ -55,6 +57,7 @@ class WeightQuantizer(SizedByCheckpoint):
     scale: Tensor
     zero_point: Tensor
     exponent: Tensor
+    multiple: Tensor
     bias: Tensor
 
     def __init__(self, settings: WeightSettings, shape: torch.Size) -> None:
@@ -69,6 +72,8 @@ class WeightQuantizer(SizedByCheckpoint):
             self.register_buffer(name, torch.empty(0))
         if settings.has_exponents:
             self.register_buffer("exponent", torch.empty(0, dtype=torch.uint8))
+        if settings.absorbs:
+            self.register_buffer("multiple", torch.empty(0, dtype=torch.int16))
 
     def forward(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight and the bias that goes with it.
@@ -94,6 +99,7 @@ class WeightQuantizer(SizedByCheckpoint):
             self.n_inputs,
             exponent,
             self.settings.group_size,
+            self._absorbed,
         )
         return weight.view(self.shape), self.bias if self.bias.numel() else None
 
@@ -107,20 +113,41 @@ class WeightQuantizer(SizedByCheckpoint):
         if self.learnable is None:
             raise DGQError("a packed model holds no full-precision weights to learn from")
         rows, settings = weight.flatten(1), self.settings
+        if settings.absorbs and self.multiple.numel() == 0:
+            self.multiple = torch.ones(1, dtype=torch.int16, device=weight.device)
+        if self._absorbed is not None:
+            rows = rows * self._absorbed
         if settings.has_exponents:
             self.exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
             rows = rows / self._factor
-        bits = settings.n_bits
+        ratio = self._search_range_(rows, tuple(weight.shape))
+        self._floor = ratio.floor() + self.zero_point[:, None]
+        self.learnable.start_(ratio)
+
+    def _search_range_(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Set scale and zero point of weights ``[out, n]``; the weights in units of their scale."""
+        settings, bits = self.settings, self.settings.n_bits
         low, high = weight_range(rows, bits, settings.range_method, settings.symmetric)
         if not bool((high - low).isfinite().all()):
             raise DGQError(
-                f"a weight of shape {tuple(weight.shape)} has values that are not finite, or span "
+                f"a weight of shape {shape} has values that are not finite, or span "
                 "more than float32 holds: restore the model"
             )
         self.scale, self.zero_point = weight_parameters(low, high, bits, settings.symmetric)
-        ratio = rows / self.scale[:, None]
-        self._floor = ratio.floor() + self.zero_point[:, None]
-        self.learnable.start_(ratio)
+        return rows / self.scale[:, None]
+
+    @torch.no_grad()
+    def absorb_(self, weight: Tensor, multiple: Tensor) -> None:
+        """Multiply by multiples ``[channels]``; a weight that has codes is rounded to nearest."""
+        if torch.equal(self.multiple, multiple):
+            return
+        self.multiple = multiple.clone()
+        if self.codes.numel() == 0:
+            return
+        rows = weight.flatten(1) * of_weights(multiple, weight.shape)
+        ratio = self._search_range_(rows, tuple(weight.shape))
+        codes = (ratio.round() + self.zero_point[:, None]).clamp(0, 2**self.settings.n_bits - 1)
+        self.codes = pack_codes(codes, self.settings.n_bits)
 
     @torch.no_grad()
     def harden_(self, bias: Tensor | None) -> None:
@@ -187,10 +214,20 @@ class WeightQuantizer(SizedByCheckpoint):
         """``2^-exponent`` of every weight, ``[out, n]``."""
         return input_factors(self.exponent, self.settings.group_size, self.n_inputs)
 
+    @property
+    def _absorbed(self) -> Tensor | None:
+        """The multiple of every weight, ``[1 or out, n]``; None where all are 1."""
+        multiple = getattr(self, "multiple", None)
+        if multiple is None or multiple.numel() <= 1:
+            return None
+        return of_weights(multiple, self.shape)
+
     def _scales(self, scale: Tensor) -> Tensor:
         """Scales of all weights, ``[out, 1]`` or ``[out, n]``, from those of their channels."""
         columns = scale[:, None]
-        return columns * self._factor if self.settings.has_exponents else columns
+        if self.settings.has_exponents:
+            columns = columns * self._factor
+        return columns if self._absorbed is None else columns / self._absorbed
 
     def _clamped(self, rounding: Tensor) -> Tensor:
         """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""

@@ -21,6 +21,9 @@ from dgq.settings import (
 
 Ranges = Literal["observed", "live", "residual"]
 
+ABSORBED_ROOM = 4
+"""Of the multiples that weights of 8 bits absorb, which leave none (docs/experiments.md)."""
+
 MOST_ON_WEIGHTS = 2
 """Spare bits that scales of weight groups take at most (docs/experiments.md)."""
 
@@ -39,9 +42,9 @@ class Ours(MixedRecipe):
     """One integer product per layer: scales of groups and channels in the spare bits of 8.
 
     Weights have powers of two for groups of inputs, activations whole multiples for channels;
-    attention computes in floating point on the outputs of integer layers. With ``mixed``, bits are
-    allocated by layer to minimize the noise of the output, at the size and bit operations of
-    uniform bits.
+    attention computes in floating point on the outputs of integer layers. Weights of 8 bits absorb
+    the multiples before they are rounded. With ``mixed``, bits are allocated by layer to minimize
+    the noise of the output, at the size and bit operations of uniform bits.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
@@ -81,12 +84,27 @@ class Ours(MixedRecipe):
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
-        return QuantizationSettings(
-            symmetric_weights(self.weight_bits, self.group_size, self.range_method),
-            multiples(self.weight_bits, self.activation_bits, self.ranges),
-            ScoreSettings(16),
-            self.keep,
-        )
+        weights = symmetric_weights(self.weight_bits, self.group_size, self.range_method)
+        activations = multiples(self.weight_bits, self.activation_bits, self.ranges)
+        if self.absorbs:
+            weights = replace(weights, absorbs=True)
+            activations = replace(activations, max_exponent=ABSORBED_ROOM)
+        return QuantizationSettings(weights, activations, ScoreSettings(16), self.keep)
+
+    @property
+    def measures(self) -> bool:
+        """Whether bits are mixed: not where every operand has all that an integer product takes."""
+        return super().measures and not self.weight_bits == self.activation_bits == OPERAND_BITS
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether weights absorb multiples: with no spare bits, and more than inputs have to spare.
+
+        Where bits are mixed, layers with large inputs get fewer bits and so have spare ones.
+        """
+        spare = OPERAND_BITS - self.activation_bits
+        full = self.weight_bits == OPERAND_BITS and 0 <= spare < ABSORBED_ROOM
+        return full and self.ranges == "observed" and not self.measures
 
     @property
     def uniform(self) -> Choice:
@@ -110,7 +128,7 @@ class Ours(MixedRecipe):
 def symmetric_weights(
     n_bits: int, group_size: int, range_method: RangeMethod = "mse"
 ) -> WeightSettings:
-    """Symmetric weights with half of their spare bits on scales of groups."""
+    """Symmetric weights with half of their spare bits on scales of groups, if they have any."""
     exponent = weight_exponent(n_bits)
     return WeightSettings(
         n_bits,

@@ -14,6 +14,7 @@ from dgq.quantizers.activations import activation_quantizer
 from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.quantizers.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
 from dgq.unet.context import QuantizationContext
 from dgq.unet.layers import QuantConv2d, QuantLinear
@@ -169,3 +170,4 @@ def fit_activations_(unet: nn.Module) -> None:
     """Choose axes, groups and scales of all activation quantizers from their observed ranges."""
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.fit_(name)
+    absorb_multiples_(unet)

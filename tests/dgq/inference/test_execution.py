@@ -38,6 +38,7 @@ REASONS: dict[str, dict[str, int]] = {
     "live": {},
     "residual": {},
     "w8a8 symmetric": {},
+    "absorbed": {},
     "per-tensor": {},
     "split skips": {},
     "w4a16": {"activations in floating point": ALL},

@@ -93,7 +93,7 @@ def test_kernels_compute_what_the_cpu_does(n_bits: int, geometry: Geometry) -> N
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["exponents", "multiples", "w8a8 symmetric", "mixed"])
+@pytest.mark.parametrize("name", ["exponents", "multiples", "w8a8 symmetric", "absorbed", "mixed"])
 @torch.no_grad()
 def test_a_unet_computes_what_it_does_on_a_cpu(
     name: str, calibrated_as: Models, on_gpu: None
@@ -106,6 +106,7 @@ def test_a_unet_computes_what_it_does_on_a_cpu(
     assert (unet.execution.device, unet.execution.attention) == ("GPU", "torch")
     assert (NibbleWeight in kinds, ByteWeight in kinds) == {
         "w8a8 symmetric": (False, True),
+        "absorbed": (False, True),
         "mixed": (True, True),
     }.get(name, (True, False))
 
