@@ -18,9 +18,10 @@ import torch
 import scenes
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
-from evaluation.drawing import Artist, Job, plan_batches
-from evaluation.generation import image_generator
-from evaluation.store import ImageStore
+from evaluation.images.image_generator import ImageGenerator, plan_batches
+from evaluation.images.image_set import ImageSet
+from evaluation.images.sampling import image_generator
+from evaluation.images.store import ImageStore
 from lit.console import quieten_libraries
 
 GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
@@ -44,8 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = ImageStore(Path(folder), "full_precision", {}, prompts)
         store.open_()
-        jobs = [Job(0, "full precision", store, 0, arguments.recorded)]
-        with Artist(pipeline, lambda _: pipeline.unet, jobs, GENERATION) as artist:
+        jobs = [ImageSet(0, "full precision", store, 0, arguments.recorded)]
+        with ImageGenerator(pipeline, lambda _: pipeline.unet, jobs, GENERATION) as artist:
             for batch in plan_batches(jobs, arguments.batch_size):
                 chosen = [prompts[index] for index in batch.indices]
                 noise = [image_generator(0, index) for index in batch.indices]

@@ -15,15 +15,15 @@ from torch import Tensor
 from dgq.errors import DGQError
 from dgq.inference.execution import Execution
 from dgq.math.reconstruction import sqnr_db
-from evaluation.generation import check_drawable, sample
-from evaluation.images import to_images, to_tensor
+from evaluation.devices import find_devices
+from evaluation.images.files import to_images, to_tensor
+from evaluation.images.sampling import check_drawable, sample
 from evaluation.one_prompt.files import check_output, write_pictures
 from evaluation.one_prompt.lora import find_lora, wearing
 from evaluation.one_prompt.memory import forget_peak, peak_bytes
 from evaluation.one_prompt.settings import PictureSettings
 from evaluation.one_prompt.sheet import side_by_side
 from evaluation.one_prompt.subjects import Subjects, find_subjects
-from evaluation.plan import find_devices
 from evaluation.progress import make_progress
 
 SAMPLING_OPTIONS = "--height, --width, --steps, --scheduler or --negative"
