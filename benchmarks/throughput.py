@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 import scenes
+from dgq.command_line.console import quieten_libraries
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
 from evaluation.images.image_generator import ImageGenerator, plan_batches
 from evaluation.images.image_set import ImageSet
 from evaluation.images.sampling import image_generator
 from evaluation.images.store import ImageStore
-from lit.console import quieten_libraries
 
 GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
@@ -45,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = ImageStore(Path(folder), "full_precision", {}, prompts)
         store.open_()
-        jobs = [ImageSet(0, "full precision", store, 0, arguments.recorded)]
-        with ImageGenerator(pipeline, lambda _: pipeline.unet, jobs, GENERATION) as artist:
-            for batch in plan_batches(jobs, arguments.batch_size):
+        sets = [ImageSet(0, "full precision", store, 0, arguments.recorded)]
+        with ImageGenerator(pipeline, lambda _: pipeline.unet, sets, GENERATION) as generator:
+            for batch in plan_batches(sets, arguments.batch_size):
                 chosen = [prompts[index] for index in batch.indices]
                 noise = [image_generator(0, index) for index in batch.indices]
                 settings = {
@@ -56,7 +56,7 @@ def main() -> None:
                     "generator": noise,
                 }
                 bare.time(partial(pipeline, chosen, **settings))
-                ours.time(partial(artist.draw, batch))
+                ours.time(partial(generator.draw, batch))
             ours.time(artist.finish)
     for name, watch in (("bare loop", bare), ("evaluate.py", ours)):
         speed = arguments.num_images / watch.wall

@@ -10,13 +10,13 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 
+from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
+from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
 from evaluation.metrics.registry import choices
 from evaluation.protocol import Protocol
 from evaluation.run import evaluate
 from evaluation.settings import EvaluationSettings
-from lit.console import check_arguments, print_error, print_stop, quieten_libraries
-from lit.stopping import Stopped, stopping_on_signals
 
 PROTOCOLS = Path(__file__).parents[1] / "configs" / "protocols"
 PROTOCOL_OPTION = "--protocol"

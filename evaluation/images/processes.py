@@ -14,14 +14,14 @@ import torch
 from safetensors import SafetensorError
 from torch import multiprocessing, nn
 
+from dgq.command_line.console import quieten_libraries
+from dgq.command_line.stopping import SIGNALS
 from dgq.errors import DGQError
 from dgq.inference.execution import Mode
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings, load_quantized_unet
 from evaluation.images.image_generator import Batch, ImageGenerator
 from evaluation.images.image_set import ImageSet
-from lit.console import quieten_libraries
-from lit.stopping import SIGNALS
 
 POLL_SECONDS = 0.5
 

@@ -109,7 +109,7 @@ def test_a_second_evaluation_with_other_settings_replaces_nothing(
 
 
 def test_a_table_for_a_terminal_in_latin_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit.console import quieten_libraries
+    from dgq.command_line.console import quieten_libraries
 
     stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr("sys.stdout", stream)
