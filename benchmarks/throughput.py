@@ -57,7 +57,7 @@ def main() -> None:
                 }
                 bare.time(partial(pipeline, chosen, **settings))
                 ours.time(partial(generator.draw, batch))
-            ours.time(artist.finish)
+            ours.time(generator.finish)
     for name, watch in (("bare loop", bare), ("evaluate.py", ours)):
         speed = arguments.num_images / watch.wall
         print(f"{name}: {speed:.2f} images/s, {watch.wall:.1f} s, {watch.cpu:.1f} CPU s")
