@@ -1,6 +1,7 @@
 """SQNR of every model's UNet on the recorded calls of full precision."""
 
 import math
+from functools import partial
 from typing import Any
 
 from rich.markup import escape
@@ -41,7 +42,7 @@ def measure_sqnr(
             comparison.generation.guidance_scale,
             batch_size,
             comparison.device,
-            lambda n, task=task: progress.advance(task, n),
+            partial(progress.advance, task),
         )
         parts.append(as_dict(sqnr))
         notes += infinite_steps(sqnr, model.name)

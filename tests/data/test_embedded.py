@@ -1,4 +1,4 @@
-"""The one plug-in point of benchmarks: who imports the embedded models, and what a new one needs."""
+"""The one plug-in point of benchmarks: who imports embedded models, and what a new one needs."""
 
 import ast
 from collections.abc import Sequence
