@@ -1,6 +1,6 @@
 """The UNet calls of one full-precision image, recorded while it is drawn, replayed by others."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgq.calibration.recording import recording
+from dgq.calibration.unet_calls import flatten, unflatten
 from dgq.errors import DGQError
 from dgq.storage.files import read_sealed_tensors, write_sealed_tensors
 
@@ -46,13 +48,8 @@ class Trajectory:
 
     def calls(self, device: str | torch.device) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Keyword arguments and output [halves * prompts, ...] of each call, on a device."""
-        arguments: dict[str, Any] = {"return_dict": False}
-        for name, value in self.conditioning.items():
-            *parents, leaf = name.split(".")
-            place = arguments
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[leaf] = value.flatten(0, 1).to(device)
+        rows = {name: value.flatten(0, 1).to(device) for name, value in self.conditioning.items()}
+        arguments = {"return_dict": False, **unflatten(rows)}
         for sample, timestep, output in zip(
             self.samples, self.timesteps, self.outputs, strict=True
         ):
@@ -98,55 +95,45 @@ def is_recorded(path: Path, which: str) -> bool:
     return metadata.get(WHICH) == which
 
 
-class Recorder:
-    """Collects the calls that a UNet gets while a batch of prompts is drawn."""
+@contextmanager
+def recording_trajectory(unet: nn.Module, n_prompts: int) -> Iterator[Callable[[], Trajectory]]:
+    """Record the calls that a UNet gets in this block, and its outputs.
 
-    def __init__(self, n_prompts: int) -> None:
-        self.n_prompts = n_prompts
-        self._calls: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._conditioning: dict[str, Tensor] = {}
+    Args:
+        unet: of a pipeline that draws in the block.
+        n_prompts: that it draws at once.
 
-    def trajectory(self) -> Trajectory:
-        """What was collected, on the CPU."""
-        samples, timesteps, outputs = zip(*self._calls, strict=True)
-        return Trajectory(
-            torch.stack([self._by_prompt(sample) for sample in samples]),
-            torch.stack(timesteps),
-            torch.stack([self._by_prompt(output) for output in outputs]),
-            {name: self._by_prompt(value) for name, value in self._conditioning.items()},
-        )
+    Yields:
+        What gives the trajectory of all of them, on the CPU, once they are drawn.
+    """
+    outputs: list[Tensor] = []
 
-    @contextmanager
-    def recording(self, unet: nn.Module) -> Iterator[None]:
-        """Keep every call of the UNet meanwhile."""
-        handle = unet.register_forward_hook(self._keep, with_kwargs=True)
+    def keep(_unet: nn.Module, _args: Any, output: Any) -> None:
+        outputs.append(output[0].cpu())
+
+    with recording(unet) as calls:
+        hook = unet.register_forward_hook(keep)
         try:
-            yield
+            yield lambda: _arranged(calls, outputs, n_prompts)
         finally:
-            handle.remove()
-
-    def _keep(
-        self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        rest = dict(kwargs)
-        sample = args[0] if args else rest.pop("sample")
-        timestep = args[1] if len(args) > 1 else rest.pop("timestep")
-        self._calls.append((sample.cpu(), torch.as_tensor(timestep).cpu(), output[0].cpu()))
-        if not self._conditioning:
-            self._conditioning = {name: value.cpu() for name, value in _tensors(rest)}
-
-    def _by_prompt(self, rows: Tensor) -> Tensor:
-        """[halves * prompts, ...] -> [halves, prompts, ...]."""
-        return rows.unflatten(0, (-1, self.n_prompts))
+            hook.remove()
 
 
-def _tensors(arguments: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors among nested arguments, by dotted name."""
-    for name, value in arguments.items():
-        if isinstance(value, Tensor):
-            yield prefix + name, value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value, f"{prefix}{name}.")
+def _arranged(
+    calls: Sequence[Mapping[str, Any]], outputs: Sequence[Tensor], n_prompts: int
+) -> Trajectory:
+    """Calls of one batch of prompts as a trajectory; rows are [halves * prompts, ...]."""
+
+    def by_prompt(rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (-1, n_prompts))
+
+    rest = {name: value for name, value in calls[0].items() if name not in ("sample", "timestep")}
+    return Trajectory(
+        torch.stack([by_prompt(call["sample"]) for call in calls]),
+        torch.stack([torch.as_tensor(call["timestep"]) for call in calls]),
+        torch.stack([by_prompt(output) for output in outputs]),
+        {name: by_prompt(rows) for name, rows in flatten(rest).items()},
+    )
 
 
 def _load(path: Path) -> Trajectory:

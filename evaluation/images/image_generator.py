@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import GenerationSettings
-from evaluation.fidelity.trajectory import Recorder
+from evaluation.fidelity.trajectory import Trajectory, recording_trajectory
 from evaluation.images.files import to_images
 from evaluation.images.image_set import ImageSet
 from evaluation.images.sampling import sample, using_unet
@@ -99,16 +99,17 @@ class ImageGenerator:
             OSError: if an earlier image could not be written.
         """
         drawn = self.sets[batch.image_set]
-        recorded = batch.missing[0] < drawn.n_recorded
-        recorder = Recorder(len(batch.indices)) if recorded else None
         unet, prompts = self.unet_of(drawn.model), drawn.store.prompts
-        watched = recorder.recording(unet) if recorder else nullcontext()
-        with using_unet(self.pipeline, unet) as pipeline, watched:
+        recorded = batch.missing[0] < drawn.n_recorded
+        recorder: AbstractContextManager[Callable[[], Trajectory] | None] = nullcontext()
+        if recorded:
+            recorder = recording_trajectory(unet, len(batch.indices))
+        with using_unet(self.pipeline, unet) as pipeline, recorder as finished:
             pixels = sample(pipeline, prompts, batch.indices, self.generation, drawn.seed)
         check_finite(pixels, batch, drawn)
         images = to_images(pixels)
         self.finish()
-        trajectory = recorder.trajectory() if recorder else None
+        trajectory = None if finished is None else finished()
         store = drawn.store
         for index in batch.missing:
             row = batch.indices.index(index)

@@ -14,7 +14,12 @@ from dgq.inspection.cost import count_operations
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
 from evaluation.fidelity.sqnr import SqnrMeter, decibels, guide, unet_sqnr
-from evaluation.fidelity.trajectory import Recorder, Trajectory, is_recorded, load_trajectories
+from evaluation.fidelity.trajectory import (
+    Trajectory,
+    is_recorded,
+    load_trajectories,
+    recording_trajectory,
+)
 from evaluation.images.sampling import record_call, sample
 
 PROMPTS = ["a red circle", "a blue square", "two stars"]
@@ -32,10 +37,9 @@ def perturbed(pipeline: DiffusionPipeline) -> nn.Module:
 
 def record(pipeline: DiffusionPipeline, generation: GenerationSettings) -> Trajectory:
     """The calls of all prompts, drawn together."""
-    recorder = Recorder(len(PROMPTS))
-    with recorder.recording(pipeline.unet):
+    with recording_trajectory(pipeline.unet, len(PROMPTS)) as finished:
         sample(pipeline, PROMPTS, range(len(PROMPTS)), generation, SEED)
-    return recorder.trajectory()
+    return finished()
 
 
 def save(trajectory: Trajectory, folder: Path) -> list[Path]:

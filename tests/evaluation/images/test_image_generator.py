@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import GenerationSettings
-from evaluation.images import image_generator, processes, read_image, to_tensor
+from evaluation.images import image_generator, processes
+from evaluation.images.files import read_image, to_tensor
 from evaluation.images.image_generator import Batch, ImageGenerator, plan_batches
 from evaluation.images.image_set import ImageSet
 from evaluation.images.processes import WorkerSetup, draw_in_processes
