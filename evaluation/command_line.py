@@ -1,4 +1,8 @@
-"""The command line of ``evaluate.py``: options from the settings' fields, presets from YAML."""
+"""The command line of ``evaluate.py``: options from the settings' fields, presets from YAML.
+
+By jsonargparse, as ``train.py``. By hand is what it has no word for: presets by their bare name,
+``--num-images`` beside ``--num_images``, and flags that need no ``true``.
+"""
 
 import re
 import shlex

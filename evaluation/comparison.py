@@ -46,19 +46,22 @@ class Comparison:
     def unet(self, model: int) -> nn.Module:
         """The UNet of a model, on its device; quantized ones are loaded anew."""
         folder = self.models[model].checkpoint
-        if folder is None:
-            return self.pipeline.unet
-        return checkpoint.load_quantized_unet(folder, self.execution, device=self.device)
+        unet: nn.Module = (
+            self.pipeline.unet
+            if folder is None
+            else checkpoint.load_quantized_unet(folder, self.execution, device=self.device)
+        )
+        return unet
 
     def timesteps(self) -> Sequence[float]:
         """The scheduler's values that the sampler visits."""
         scheduler = self.pipeline.scheduler
         scheduler.set_timesteps(self.generation.num_inference_steps)
-        return scheduler.timesteps.tolist()
+        return list(map(float, scheduler.timesteps))
 
     def notes(self) -> list[str]:
         """Models that were calibrated for other sampler steps."""
-        visited = {float(timestep) for timestep in self.timesteps()}
+        visited = set(self.timesteps())
         return [
             f"{model.name} was not calibrated for these sampler steps: the scales of the "
             "nearest calibrated ones were used"

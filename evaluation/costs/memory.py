@@ -23,7 +23,8 @@ def peak_bytes(call: Callable[[], object], device: str | torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        most: int = torch.cuda.max_memory_allocated(device)
+        return int(most - before)
     with LiveBytes() as live:
         call()
     return live.peak
@@ -73,4 +74,5 @@ def has_storage(value: object) -> bool:
 
 def id_of(tensor: Tensor) -> int:
     """Identity of the memory behind a tensor."""
-    return tensor.untyped_storage()._cdata
+    identity: int = tensor.untyped_storage()._cdata
+    return identity

@@ -68,7 +68,7 @@ class ClipFeatures:
     @property
     def logit_scale(self) -> float:
         """What zero-shot logits multiply cosines with."""
-        return self.model.logit_scale.exp().item()
+        return float(self.model.logit_scale.exp())
 
     def _embedded(self, batch: list[str]) -> Tensor:
         length = self.model.config.text_config.max_position_embeddings

@@ -67,4 +67,4 @@ class OpenClipFeatures:
     @property
     def logit_scale(self) -> float:
         """What zero-shot logits multiply cosines with."""
-        return self.model.logit_scale.exp().item()
+        return float(self.model.logit_scale.exp())

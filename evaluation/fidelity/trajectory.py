@@ -125,7 +125,7 @@ def _arranged(
     """Calls of one batch of prompts as a trajectory; rows are [halves * prompts, ...]."""
 
     def by_prompt(rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (-1, n_prompts))
+        return rows.reshape(-1, n_prompts, *rows.shape[1:])
 
     rest = {name: value for name, value in calls[0].items() if name not in ("sample", "timestep")}
     return Trajectory(

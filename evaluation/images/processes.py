@@ -1,4 +1,8 @@
-"""Drawing on several devices: processes that take batch after batch from one queue."""
+"""Drawing on several devices: processes that take batch after batch from one queue.
+
+By hand, since accelerate and Lightning's ``predict`` deal batches out beforehand: here a process
+that is faster, or has a model already, takes more of them, and one that dies is noticed at once.
+"""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -122,14 +126,15 @@ def _work(setup: WorkerSetup, device: str, tasks: Any, results: Any) -> None:
 @torch.no_grad()
 def _draw(setup: WorkerSetup, device: str, tasks: Any, results: Any) -> None:
     pipeline = load_pipeline(setup.source).to(device)
-    own = pipeline.unet
+    own: nn.Module = pipeline.unet
 
     @lru_cache(maxsize=1)  # batches come model after model
     def unet_of(model: int) -> nn.Module:
         checkpoint = setup.checkpoints[model]
         if checkpoint is None:
             return own
-        return load_quantized_unet(checkpoint, setup.execution, device=device)
+        quantized: nn.Module = load_quantized_unet(checkpoint, setup.execution, device=device)
+        return quantized
 
     finished: Batch | None = None
     with ImageGenerator(pipeline, unet_of, setup.sets, setup.generation) as generator:

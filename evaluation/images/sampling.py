@@ -43,12 +43,13 @@ def sample(
         Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
         ``output_type`` is ``latent``.
     """
-    return pipeline(
+    images: Tensor = pipeline(
         **call_arguments(pipeline, [prompts[index] for index in indices], generation),
         generator=[image_generator(seed, index) for index in indices],
         output_type=output_type,
         **options,
     ).images
+    return images
 
 
 def record_call(

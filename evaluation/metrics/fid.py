@@ -81,7 +81,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def _symmetric_root(matrix: Tensor) -> Tensor:
     """The root of a symmetric positive semi-definite matrix."""
     eigenvalues, vectors = torch.linalg.eigh(matrix)
-    return (vectors * _clean(eigenvalues).sqrt()) @ vectors.T
+    root: Tensor = (vectors * _clean(eigenvalues).sqrt()) @ vectors.T
+    return root
 
 
 def _clean(eigenvalues: Tensor) -> Tensor:

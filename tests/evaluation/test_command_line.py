@@ -16,7 +16,7 @@ def test_options_become_settings() -> None:
         "some/model --clip c --output o --sqnr-prompts 5 --images i --device cpu --overwrite "
         "--devices 2 --latency-calls 3 --features inception --inception w.pth --clip-images 6 "
         "--jpeg-quality 80 --measured-size 256 --height 512 --width 512 --lpips false "
-        "--image-reward --inception-score-splits 10"
+        "--image-reward --inception-score-splits 10 --metrics fid psnr"
     )
     assert parse_settings(command.split()) == EvaluationSettings(
         ckpt=(Path("outputs/w4a8"), Path("outputs/w4a4")),
@@ -37,6 +37,7 @@ def test_options_become_settings() -> None:
             clip_images=6,
             inception_score_splits=10,
             sqnr_prompts=5,
+            metrics=("fid", "psnr"),
             lpips=False,
             image_reward=True,
         ),
@@ -91,12 +92,13 @@ def test_the_published_protocol() -> None:
 
 
 def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
-    (tmp_path / "more.yaml").write_text("guidance_scale: 4\nseeds: [1, 2]\n")
+    (tmp_path / "more.yaml").write_text("guidance_scale: 4\nseeds: [1, 2]\nmetrics: [kid]\n")
     arguments = ["--protocol", "quick", "--protocol", str(tmp_path / "more.yaml")]
     settings = parse_settings(arguments)
     assert settings.protocol_name == "quick-more"
     assert settings.protocol.guidance_scale == 4
     assert settings.protocol.seeds == (1, 2)
+    assert settings.protocol.metrics == ("kid",)
     assert settings.protocol.features == "inception"
 
 
@@ -120,6 +122,8 @@ def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
         ("--height 512", "--height and --width go together"),
         ("--inception w.pth", "goes with --features inception"),
         ("--features vgg", "features"),
+        ("--metrics vmaf", "invalid choice: 'vmaf' (choose from 'fid', 'kid'"),
+        ("--metrics lpips", "the package lpips is not installed: pip install"),
         ("--num-images 3.5", "num_images"),
         ("--nonsense", "nonsense"),
         ("--protocol nonsense", "no protocol nonsense: it is not a file"),
