@@ -35,11 +35,11 @@ from dgq import (
 from dgq.calibration.calibrate import reconstruct_
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.samples import samples_of_prompts
+from dgq.command_line.console import quieten_libraries
 from dgq.recipes import Custom
 from dgq.storage.files import write_json
 from dgq.unet.context import context_of, quantization
 from dgq.unet.quantize import start_observing_
-from lit.console import quieten_libraries
 
 KEPT = ("conv_in", "conv_out")
 KEPT_WHEN_QUICK = (*KEPT, "time_embedding.*", "mid_block.*", "up_blocks.*", "down_blocks.[123].*")

@@ -20,9 +20,9 @@ from benchmarks.inference.onnx_runtime import OnnxUNet
 from benchmarks.inference.peers import EXPORTED, OpenVINOUNet
 from benchmarks.inference.request import Options
 from benchmarks.inference.rows import is_installed
+from dgq.command_line.console import quieten_libraries
 from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
-from lit.console import quieten_libraries
 
 Run = Callable[..., Any]
 EVERY = 4

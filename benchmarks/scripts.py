@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from dgq.command_line.console import print_error, quieten_libraries
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import has_model
-from lit.console import print_error, quieten_libraries
 
 ROOT = Path(__file__).parents[1]
 

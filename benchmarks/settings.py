@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 import scenes
 from dgq.calibration.recording import by_name, generators
+from dgq.command_line.console import print_error, quieten_libraries
 from dgq.errors import DGQError
 from dgq.math.reconstruction import noise_and_signal
 from dgq.pipelines.inputs import call_arguments
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings, Manifest, load_quantized_unet, read_manifest
 from dgq.storage.files import read_json, write_json
-from lit.console import print_error, quieten_libraries
 
 ROOT = Path(__file__).parents[1]
 SEED = 1234

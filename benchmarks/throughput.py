@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 import scenes
+from dgq.command_line.console import quieten_libraries
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
-from evaluation.drawing import Artist, Job, plan_batches
-from evaluation.generation import image_generator
-from evaluation.store import ImageStore
-from lit.console import quieten_libraries
+from evaluation.images.image_generator import ImageGenerator, plan_batches
+from evaluation.images.image_set import ImageSet
+from evaluation.images.sampling import image_generator
+from evaluation.images.store import ImageStore
 
 GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 
@@ -44,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = ImageStore(Path(folder), "full_precision", {}, prompts)
         store.open_()
-        jobs = [Job(0, "full precision", store, 0, arguments.recorded)]
-        with Artist(pipeline, lambda _: pipeline.unet, jobs, GENERATION) as artist:
-            for batch in plan_batches(jobs, arguments.batch_size):
+        sets = [ImageSet(0, "full precision", store, 0, arguments.recorded)]
+        with ImageGenerator(pipeline, lambda _: pipeline.unet, sets, GENERATION) as generator:
+            for batch in plan_batches(sets, arguments.batch_size):
                 chosen = [prompts[index] for index in batch.indices]
                 noise = [image_generator(0, index) for index in batch.indices]
                 settings = {
@@ -55,8 +56,8 @@ def main() -> None:
                     "generator": noise,
                 }
                 bare.time(partial(pipeline, chosen, **settings))
-                ours.time(partial(artist.draw, batch))
-            ours.time(artist.finish)
+                ours.time(partial(generator.draw, batch))
+            ours.time(generator.finish)
     for name, watch in (("bare loop", bare), ("evaluate.py", ours)):
         speed = arguments.num_images / watch.wall
         print(f"{name}: {speed:.2f} images/s, {watch.wall:.1f} s, {watch.cpu:.1f} CPU s")

@@ -39,6 +39,7 @@ class Benchmark:
         render: real images of prompts, of a size in pixels and with a seed, [N, 3, size, size] in
             [0, 1].
         class_prompts: texts whose zero-shot probabilities stand for classes (Inception score).
+        attributes: names of what its scorer answers for.
         score: images [N, 3, side, side] in [0, 1] against N prompts; raises ValueError for images
             that it cannot read.
     """
@@ -50,4 +51,5 @@ class Benchmark:
     is_prompt: Callable[[str], bool]
     render: Callable[[Sequence[str], int, int], Tensor]
     class_prompts: Callable[[], list[str]]
+    attributes: tuple[str, ...]
     score: Callable[[Tensor, Sequence[str]], Answers]

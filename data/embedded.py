@@ -25,6 +25,7 @@ SCENES: Final = Benchmark(
     is_prompt=scenes.is_scene_caption,
     render=scenes.render,
     class_prompts=scenes.class_prompts,
+    attributes=scenes.ATTRIBUTES,
     score=scenes.score,
 )
 """Captioned scenes, their renderer, and the oracle that reads them."""

@@ -1,4 +1,8 @@
-"""The command line of ``evaluate.py``: options from the settings' fields, presets from YAML."""
+"""The command line of ``evaluate.py``: options from the settings' fields, presets from YAML.
+
+By jsonargparse, as ``train.py``. By hand is what it has no word for: presets by their bare name,
+``--num-images`` beside ``--num_images``, and flags that need no ``true``.
+"""
 
 import re
 import shlex
@@ -10,12 +14,13 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 
+from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
+from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
+from evaluation.metrics.registry import choices
 from evaluation.protocol import Protocol
 from evaluation.run import evaluate
 from evaluation.settings import EvaluationSettings
-from lit.console import check_arguments, print_error, print_stop, quieten_libraries
-from lit.stopping import Stopped, stopping_on_signals
 
 PROTOCOLS = Path(__file__).parents[1] / "configs" / "protocols"
 PROTOCOL_OPTION = "--protocol"
@@ -26,12 +31,11 @@ DEFAULT, CUSTOM = "default", "custom"
 FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
 """Options that need no value to be switched on."""
 
-LISTS = {
-    "ckpt": "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
-    "exported models; none measures full precision alone",
-    "seeds": "of the noise, one set of images for each; the first also draws captions of scenes",
-}
-"""Options that take several values, which a class's own help cannot say."""
+CKPT_HELP = (
+    "quantized models to compare: run folders, their Lightning checkpoints, or folders of exported "
+    "models; none measures full precision alone"
+)
+SEEDS_HELP = "of the noise, one set of images for each; the first also draws captions of scenes"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,8 +74,8 @@ def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
     """
     arguments, names = resolve_protocols(normalise(argv))
     parsed = make_parser().parse_args(arguments)
-    protocol = Protocol(**_values(parsed, Protocol) | {"seeds": tuple(parsed.seeds)})
-    others = _values(parsed, EvaluationSettings) | {"ckpt": tuple(parsed.ckpt)}
+    protocol = Protocol(**_values(parsed, Protocol))
+    others = _values(parsed, EvaluationSettings)
     name = "-".join(names) or (DEFAULT if protocol == Protocol() else CUSTOM)
     return EvaluationSettings(**others, protocol=protocol, protocol_name=name)
 
@@ -90,12 +94,21 @@ def make_parser() -> ArgumentParser:
         help=f"preset, {', '.join(_presets())}, or a YAML file of options, which those of the "
         "command line override",
     )
-    parser.add_argument("--ckpt", type=Path, nargs="+", default=[], help=LISTS["ckpt"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=LISTS["seeds"])
+    # Several values after one option: a class's own help has brackets for them.
+    parser.add_argument("--ckpt", type=Path, nargs="+", default=[], help=CKPT_HELP)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=SEEDS_HELP)
+    names, explained = list(choices()), metrics_help()
+    parser.add_argument("--metrics", nargs="+", choices=names, metavar="METRIC", help=explained)
     settings = {"ckpt", "protocol", "protocol_name"}
     parser.add_class_arguments(EvaluationSettings, None, skip=settings)
-    parser.add_class_arguments(Protocol, None, skip={"seeds"})
+    parser.add_class_arguments(Protocol, None, skip={"seeds", "metrics"})
     return parser
+
+
+def metrics_help() -> str:
+    """Each metric in its own words."""
+    each = "; ".join(f"{name}: {summary.rstrip('.')}" for name, summary in choices().items())
+    return f"to measure, these and no others; by default all that apply. {each}"
 
 
 def resolve_protocols(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -151,7 +164,7 @@ def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
 
 
 def _values(parsed: Namespace, settings: type) -> dict[str, Any]:
-    """What was parsed for the fields of a dataclass."""
-    values = vars(parsed)
+    """What was parsed for the fields of a dataclass, lists as tuples."""
     skipped = {"protocol", "protocol_name"}
-    return {f.name: values[f.name] for f in fields(settings) if f.name not in skipped}
+    values = {f.name: parsed[f.name] for f in fields(settings) if f.name not in skipped}
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}

@@ -1,34 +1,44 @@
-"""Packages that only some users want: there, or named in one clear line."""
+"""Optional packages: there, or named in one clear line."""
 
 import importlib
+from dataclasses import dataclass
 from importlib.util import find_spec
 from types import ModuleType
 
 from dgq.errors import DGQError
 
-EXTRAS = {"open_clip": "open_clip", "lpips": "lpips", "ImageReward": "image_reward"}
-"""Name of the module: name of the extra that installs it."""
 
+@dataclass(frozen=True)
+class Package:
+    """A package that only some users want.
 
-def is_installed(module: str) -> bool:
-    """Whether a package is there; it is not imported."""
-    return find_spec(module) is not None
-
-
-def import_extra(module: str) -> ModuleType:
-    """The package, imported.
-
-    Raises:
-        DGQError: if it is missing or broken.
+    Args:
+        module: that is imported.
+        extra: of this project that installs it.
     """
-    if not is_installed(module):
-        raise DGQError(
-            f"the package {module} is not installed: pip install 'dgq[{EXTRAS[module]}]'"
-        )
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # a broken dependency raises anything
-        raise DGQError(
-            f"the package {module} is installed but cannot be imported "
-            f"({type(error).__name__}: {error}): mend it, or do without"
-        ) from error
+
+    module: str
+    extra: str
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it is there; it is not imported."""
+        return find_spec(self.module) is not None
+
+    def load(self) -> ModuleType:
+        """The package, imported.
+
+        Raises:
+            DGQError: if it is missing or broken.
+        """
+        if not self.is_installed:
+            raise DGQError(
+                f"the package {self.module} is not installed: pip install 'dgq[{self.extra}]'"
+            )
+        try:
+            return importlib.import_module(self.module)
+        except Exception as error:  # a broken dependency raises anything
+            raise DGQError(
+                f"the package {self.module} is installed but cannot be imported "
+                f"({type(error).__name__}: {error}): mend it, or do without"
+            ) from error

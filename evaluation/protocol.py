@@ -45,6 +45,7 @@ class Protocol:
         clip_images: images that the CLIP score looks at, the first ones; by default all.
         inception_score_splits: parts whose Inception scores are averaged.
         sqnr_prompts: prompts on which the outputs of the UNets are compared.
+        metrics: names of those to measure, and nothing else; by default all that apply.
         lpips: perceptual distance to full precision; by default where the package is installed.
         image_reward: ImageReward of each image, which needs its package.
 
@@ -69,6 +70,7 @@ class Protocol:
     clip_images: int | None = None
     inception_score_splits: int = 1
     sqnr_prompts: int = 32
+    metrics: tuple[str, ...] | None = None
     lpips: bool | None = None
     image_reward: bool = False
 

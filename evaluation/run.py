@@ -1,36 +1,27 @@
-"""An evaluation from beginning to end: draw, measure, report."""
+"""An evaluation from beginning to end: generate, extract features, measure, report."""
 
-from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 from safetensors import SafetensorError
-from torch import nn
 
 from dgq.errors import DGQError
-from dgq.storage.files import check_writable, read_json, remove_leftovers, write_json
-from evaluation.drawing import Artist, Batch, plan_batches
-from evaluation.grid import write_grid
-from evaluation.measure import Measured, measure
-from evaluation.models import as_json
-from evaluation.plan import Plan, prepare
-from evaluation.processes import Workshop, draw_in_processes
+from dgq.storage.files import check_writable, remove_leftovers
+from evaluation.costs.costs import measure_costs
+from evaluation.features.extract import extract_features
+from evaluation.features.references import References, find_references
+from evaluation.fidelity.measure import measure_sqnr
+from evaluation.images.generate import generate
+from evaluation.inputs import Inputs, load_inputs
+from evaluation.metrics.measure import measure
+from evaluation.metrics.metric import Against
 from evaluation.progress import make_progress
-from evaluation.record import describe, describe_model, describe_versions, identity
-from evaluation.report.page import write_report
+from evaluation.report.output import check_output, default_output
+from evaluation.report.record import describe, describe_model, identity
+from evaluation.report.results import Results
+from evaluation.report.write import show, write_results
 from evaluation.settings import EvaluationSettings
-from evaluation.table import make_table
-
-METRICS_FILE = "metrics.json"
-GRID_FILE = "grid.png"
-REPORT_FILE = "report.html"
-SHARED_OUTPUT = Path("outputs/evaluation")
-"""Where comparisons go that belong to no single run."""
 
 
 def evaluate(settings: EvaluationSettings, console: Console, command: str = "") -> dict[str, Any]:
@@ -52,120 +43,62 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
         DGQError: if an input is missing, damaged, or does not fit, before anything is written; or
             if writing fails, and then what is there is kept.
     """
-    plan = prepare(settings)
-    protocol = describe(plan)
-    models = [describe_model(model) for model in plan.models]
-    output = settings.output or default_output(plan, identity(protocol, models))
-    check_output(output, identity(protocol, models), settings.overwrite)
+    inputs = load_inputs(settings)
+    protocol = describe(inputs)
+    models = [describe_model(model) for model in inputs.comparison.models]
+    name = identity(protocol, models)
+    output = settings.output or default_output(inputs, name)
+    check_output(output, name, settings.overwrite)
     check_writable(output, "--output")
     check_writable(settings.images, "--images")
-    for model in plan.models:
+    for model in inputs.comparison.models:
         if model.execution is not None:
             console.print(f"{model.name}: {model.execution}", highlight=False, markup=False)
     try:
         remove_leftovers(output)
-        for job in plan.jobs:
-            job.store.open_()
         with make_progress(console) as progress:
-            draw(plan, progress)
-            measured = measure(plan, progress)
-        report = make_report(protocol, models, measured, command)
-        write_json(output / METRICS_FILE, report)
-        write_grid(output / GRID_FILE, plan)
-        write_report(output / REPORT_FILE, report, plan)
+            results = run(inputs, progress)
+        report = write_results(output, results, protocol, models, inputs, command)
     except (OSError, SafetensorError) as error:
         raise DGQError(
             f"cannot write to {settings.images} or {output}: {error}; mend that and call again, "
             "it goes on from here"
         ) from error
-    console.print(make_table(report))
-    console.print(
-        f"written: {METRICS_FILE}, {GRID_FILE} and {REPORT_FILE} in {escape(str(output))}"
-    )
+    show(report, output, console)
     return report
 
 
-def default_output(plan: Plan, name: str) -> Path:
-    """Folder of the results: in the run, if there is a single one, else among comparisons."""
-    runs = [model.run for model in plan.models if model.run is not None]
-    parent = runs[0] / "evaluation" if len(runs) == 1 else SHARED_OUTPUT
-    return parent / f"{plan.settings.protocol_name}-{name}"
+def run(inputs: Inputs, progress: Progress) -> Results:
+    """The stages, each with what the one before it made."""
+    comparison, sets, batch_size = inputs.comparison, inputs.sets, inputs.batch_size
+    settings, captions = inputs.settings, inputs.prompts.captions
+    generate(comparison, sets, inputs.devices, batch_size, progress)
+    task = progress.add_task("metrics", total=len(sets) + len(comparison.models) + 1)
+    references, about_references = real_images(inputs)
+    progress.advance(task)
+    samples = extract_features(sets, inputs.extractors, references, inputs.n_embedded, batch_size)
+    names = [model.name for model in comparison.models]
+    metrics, about_metrics = measure(samples, inputs.metrics, names, lambda: progress.advance(task))
+    sqnr, about_sqnr = measure_sqnr(comparison, sets[0], batch_size, progress)
+    costs, about_costs = measure_costs(
+        comparison, captions[:batch_size], settings.latency_calls, settings.compile
+    )
+    notes = [*inputs.notes, *about_references, *about_metrics, *about_sqnr, *about_costs]
+    n_references = None if references is None else references.n
+    return Results(metrics, sqnr, costs, n_references, list(dict.fromkeys(notes)))
 
 
-def check_output(output: Path, name: str, overwrite: bool) -> None:
-    """Raise DGQError rather than replace results of another evaluation.
-
-    Args:
-        output: folder of the results.
-        name: identity of this evaluation.
-        overwrite: replace them all the same.
-    """
-    if output.exists() and not output.is_dir():
-        raise DGQError(f"--output {output} is not a folder")
-    files = [output / name for name in (METRICS_FILE, GRID_FILE, REPORT_FILE)]
-    if overwrite or not any(file.exists() for file in files):
-        return
-    try:
-        known = read_json(files[0])
-        other = identity(known["protocol"], known["models"])
-    except (DGQError, ValueError, KeyError, TypeError):
-        other = None
-    if other != name:
-        raise DGQError(
-            f"{output} holds results of another evaluation: choose another --output, or "
-            "--overwrite to replace them"
-        )
-
-
-@torch.no_grad()
-def draw(plan: Plan, progress: Progress) -> None:
-    """Draw what is missing, on one device or several."""
-    batches = plan_batches(plan.jobs, plan.batch_size)
-    advance = _bars(plan, batches, progress)
-    if len(plan.devices) > 1 and batches:
-        threads = max(1, torch.get_num_threads() // len(plan.devices))
-        checkpoints = tuple(model.checkpoint for model in plan.models)
-        workshop = Workshop(
-            *(plan.source, checkpoints, tuple(plan.jobs), plan.generation, threads),
-            plan.settings.protocol.execution,
-        )
-        draw_in_processes(workshop, plan.devices, batches, advance)
-        return
-
-    @lru_cache(maxsize=1)  # batches come model after model
-    def unet_of(model: int) -> nn.Module:
-        return plan.unet(model)
-
-    with Artist(plan.pipeline, unet_of, plan.jobs, plan.generation) as artist:
-        for batch in batches:
-            artist.draw(batch)
-            advance(batch)
-
-
-def _bars(plan: Plan, batches: list[Batch], progress: Progress) -> Callable[[Batch], None]:
-    """A bar for each job; the function that moves them."""
-    tasks: list[TaskID] = []
-    for number, job in enumerate(plan.jobs):
-        n = len(job.store.prompts)
-        missing = sum(len(batch.missing) for batch in batches if batch.job == number)
-        tasks.append(progress.add_task(escape(job.label), total=n, completed=n - missing))
-    return lambda batch: progress.advance(tasks[batch.job], len(batch.missing))
-
-
-def make_report(
-    protocol: dict[str, Any], models: list[dict[str, Any]], measured: Measured, command: str
-) -> dict[str, Any]:
-    """What ``metrics.json`` holds."""
-    parts = zip(models, measured.metrics, measured.sqnr, measured.costs, strict=True)
-    report = {
-        "protocol": protocol,
-        "models": [
-            {**model, "metrics": metrics, "sqnr": sqnr, "cost": cost}
-            for model, metrics, sqnr, cost in parts
-        ],
-        "n_references": measured.references,
-        "notes": measured.notes,
-        "versions": describe_versions(),
-        "command": command,
-    }
-    return as_json(report)
+def real_images(inputs: Inputs) -> tuple[References | None, list[str]]:
+    """The references, if a metric compares with them, and notes on what was left out."""
+    if not any(metric.against is Against.REAL_IMAGES for metric in inputs.metrics):
+        return None, []
+    side = next(inputs.sets[0].store.measured(1))[0].width
+    protocol = inputs.protocol
+    return find_references(
+        protocol.references,
+        inputs.prompts,
+        protocol.seeds[0],
+        side,
+        inputs.extractors,
+        inputs.settings.batch_size,
+    )

@@ -10,11 +10,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 
 from dgq.calibration.progress import CalibrationProgress
+from dgq.command_line.console import print_line
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import FOLDER, load_quantized_unet, save_quantized
 from dgq.storage.files import written_beside
 from lit.calibration import Calibration
-from lit.console import print_note
 from lit.run_folder import CONFIG, LOG
 
 
@@ -114,7 +114,7 @@ class RunFolder(Checkpoint):
         if not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
         if pl_module.complete:
-            print_note(self._summary(pl_module))
+            print_line(self._summary(pl_module))
 
     def _summary(self, module: Calibration) -> str:
         seconds = ", ".join(f"{phase} {s:.0f}" for phase, s in module.seconds.items())
@@ -131,12 +131,12 @@ class RunFolder(Checkpoint):
         if self._started or not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
         if self._is_whole():
-            print_note(f"{self.folder} was finished already: nothing was left to do")
+            print_line(f"{self.folder} was finished already: nothing was left to do")
             return
         self._write_config()
         self._write_log(pl_module)
         save_quantized(pl_module.unet, self.folder / FOLDER, pl_module.manifest())
-        print_note(f"{self.folder / FOLDER}: written again from the checkpoint")
+        print_line(f"{self.folder / FOLDER}: written again from the checkpoint")
 
     def _is_whole(self) -> bool:
         """Whether the finished model and its log are there, undamaged."""

@@ -12,6 +12,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
+from dgq.command_line.console import (
+    check_arguments,
+    print_error,
+    print_line,
+    print_stop,
+    quieten_libraries,
+)
+from dgq.command_line.stopping import Stopped, Stopper, stopping_on_signals
 from dgq.errors import DGQError
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.storage.described_settings import quantization_settings
@@ -19,13 +27,13 @@ from dgq.storage.files import check_writable
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.configs import resolve_configs
-from lit.console import check_arguments, print_error, print_note, print_stop, quieten_libraries
 from lit.dry_run import print_plan
 from lit.identity import check_identity
 from lit.limits import Limits, parse_time
+from lit.quiet import quieten_lightning
 from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
 from lit.sealed_checkpoint import SealedCheckpointIO, read_checkpoint
-from lit.stopping import Stopped, Stopper, end_processes, is_first_process, stopping_on_signals
+from lit.stopping import end_processes, is_first_process
 from lit.strategy import AveragingStrategy
 from lit.trainer_options import LINKED, check_trainer_options, identity_of_trainer
 
@@ -145,7 +153,7 @@ class CalibrationCLI(LightningCLI):
             first = is_first_process() or resume is not None
             self.checkpoint = checkpoint_to_resume(self.run, resume) if first else None
         if resume == LAST and self.checkpoint is None and is_first_process():
-            print_note(f"{self.run} has no checkpoint yet: starting from the beginning")
+            print_line(f"{self.run} has no checkpoint yet: starting from the beginning")
         self.saved = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
 
     def instantiate_classes(self) -> None:
@@ -182,7 +190,7 @@ class CalibrationCLI(LightningCLI):
             self.end_others(error)
             raise
         if self.is_trial and is_first_process():
-            print_note(f"tried {self.trainer.global_step} steps: nothing was kept")
+            print_line(f"tried {self.trainer.global_step} steps: nothing was kept")
 
     def end_others(self, error: BaseException) -> None:
         """End the other processes; raise what ended one of them in place of what followed."""
@@ -239,8 +247,9 @@ def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
         data: the DataModule class that feeds the calibration.
     """
     quieten_libraries()
+    quieten_lightning()
     try:
-        with stopping_on_signals() as stopper, ExitStack() as held:
+        with stopping_on_signals(is_first_process()) as stopper, ExitStack() as held:
             check_arguments(args)
             resolved, name = resolve_configs(args)
             CalibrationCLI(resolved, data, Path("outputs") / name, stopper, held)

@@ -8,8 +8,9 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from dgq.command_line.stopping import Stopped, Stopper
 from dgq.errors import DGQError
-from lit.stopping import LIMIT_REACHED, Stopped, Stopper
+from lit.stopping import LIMIT_REACHED
 
 CLOCK = re.compile(r"^(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})$")
 

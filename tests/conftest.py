@@ -13,7 +13,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
 
-from lit.stopping import SIGNALS
+from dgq.command_line.stopping import SIGNALS
 from tests.quantized_models import SETTINGS, Calibrated, calibrated
 from tests.tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl
 

@@ -12,8 +12,8 @@ import torch
 
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
-from evaluation.generation import sample
-from evaluation.images import read_image, to_tensor
+from evaluation.images.files import read_image, to_tensor
+from evaluation.images.sampling import sample
 
 SCRIPT = Path(__file__).parents[1] / "evaluate.py"
 PROMPTS = [f"a picture of {i} red circles" for i in range(12)]

@@ -14,7 +14,7 @@ from dgq.pipelines.loading import load_pipeline, load_unet
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.unet.layers import QuantizedLayer
 from dgq.unet.quantize import layers_to_quantize
-from evaluation.generation import sample, using_unet
+from evaluation.images.sampling import sample, using_unet
 from lit.cli import main
 from tests.model_zoo import CALIBRATE, REFUSED, Kind, save_index
 from tests.quantized_models import decibels

@@ -13,7 +13,7 @@ from rich.progress import track
 from benchmarks.ablation.held_out import HeldOut
 from dgq.inspection.cost import count_operations
 from dgq.storage.checkpoint import find_model, load_quantized_unet
-from evaluation.bootstrap import Weights, bootstrap_interval
+from evaluation.metrics.bootstrap import Weights, bootstrap_interval
 
 Energies = NDArray[np.float64]
 """``[calls, prompts]``."""

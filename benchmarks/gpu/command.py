@@ -13,9 +13,9 @@ from typing import Any
 from benchmarks.gpu.exactness import check
 from benchmarks.gpu.layers import measure_layers
 from benchmarks.gpu.steps import BENCHMARKS, Plan, Step, python
+from dgq.command_line.console import print_error
 from dgq.errors import DGQError
 from dgq.storage.files import write_json
-from lit.console import print_error
 
 SECONDS = 470
 SUMMARY = "steps.json"

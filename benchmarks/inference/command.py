@@ -18,9 +18,9 @@ from benchmarks.inference.request import Options
 from benchmarks.inference.rows import GPU_ROWS, INSTALL, ROWS, USUAL_ROWS, available, entrants
 from benchmarks.inference.run import Run
 from benchmarks.inference.subjects import Subject
+from dgq.command_line.console import print_error, quieten_libraries
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import check_positive
-from lit.console import print_error, quieten_libraries
 
 COMMAND = "python benchmarks/inference"
 USUAL_SUBJECTS = ("sd14", "embedded")

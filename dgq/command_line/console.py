@@ -1,10 +1,12 @@
-"""What subcommands show: one line for an error, parts of the work as they go on."""
+"""What commands show: one line for an error, parts of the work as they go on, no noise."""
 
 import argparse
+import io
 import logging
+import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging as transformers_logging
+
+from dgq.errors import DGQError
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,11 @@ def add_path(parser: argparse.ArgumentParser) -> None:
 def print_error(error: Exception) -> None:
     """Say on stderr, in one line, what was wrong."""
     print_marked("[bold red]error:[/]", str(error))
+
+
+def print_stop(text: str) -> None:
+    """Say on stderr, in one line, why a command ended early and how to resume."""
+    print_marked("[bold yellow]stopped[/]", text.removeprefix("stopped "))
 
 
 def print_marked(mark: str, text: str) -> None:
@@ -56,8 +65,18 @@ def phase(name: str) -> Iterator[None]:
     console.print(f"{escape(name)}: {time.perf_counter() - started:.1f} s")
 
 
+def check_arguments(args: Sequence[str]) -> None:
+    """Raise DGQError for an argument with bytes that are no text."""
+    for arg in args:
+        if printable(arg) != arg:
+            raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
+
+
 def quieten_libraries() -> None:
     """Hide bars and hints of libraries that concern their authors, not users of this project."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in Latin-1 has no arrows and bars
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -26,6 +26,7 @@ LABELS = {
     "oracle_all": ("oracle: all attributes of an image right", 3),
     "fid_to_full_precision": ("FID to full precision", 2),
     "psnr": ("PSNR to full precision, dB", 1),
+    "psnr_mean": ("PSNR to full precision, mean of images, dB", 1),
     "ssim": ("SSIM to full precision", 4),
     "lpips": ("LPIPS to full precision", 3),
 }

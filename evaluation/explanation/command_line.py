@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.embedded import benchmark_of_pipeline
-from dgq.command_line.console import print_line
+from dgq.command_line.console import print_error, print_line, quieten_libraries
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import read_manifest
 from evaluation.explanation.explain import FOLDER, SEED, Request, explain
-from lit.console import print_error, quieten_libraries
 
 PROMPTS = (
     "a photo of two dogs on a beach",

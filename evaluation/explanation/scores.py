@@ -105,7 +105,7 @@ def scores_of(attention: Any, query: Tensor, key: Tensor) -> Tensor:
         quantize = attention.key_quantizer
         query = attention.query_quantizer(query)
         key = but_start(quantize, key, 1) if attention.keep_start else quantize(key)
-    q, k = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key))
+    q, k = (x.reshape(*x.shape[:-1], attention.heads, -1).transpose(1, 2) for x in (query, key))
     scores: Tensor = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)
     if own and attention.score_quantizer is not None:
         scores = attention.score_quantizer(scores)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
+from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
+from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
 from evaluation.command_line import normalise
 from evaluation.one_prompt.generate import generate
 from evaluation.one_prompt.settings import PictureSettings
-from lit.console import check_arguments, print_error, print_stop, quieten_libraries
-from lit.stopping import Stopped, stopping_on_signals
 
 FLAGS = ("--compare", "--overwrite")
 """Options that need no value to be switched on."""

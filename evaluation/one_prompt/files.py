@@ -11,7 +11,7 @@ from PIL import Image
 
 from dgq.errors import DGQError
 from dgq.storage.files import check_writable, exists
-from evaluation.images import save_image
+from evaluation.images.files import save_image
 from evaluation.one_prompt.settings import PictureSettings
 
 FOLDER = Path("outputs/pictures")

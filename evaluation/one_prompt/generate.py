@@ -15,15 +15,15 @@ from torch import Tensor
 from dgq.errors import DGQError
 from dgq.inference.execution import Execution
 from dgq.math.reconstruction import sqnr_db
-from evaluation.generation import check_drawable, sample
-from evaluation.images import to_images, to_tensor
+from evaluation.devices import find_devices
+from evaluation.images.files import to_images, to_tensor
+from evaluation.images.sampling import check_drawable, sample
 from evaluation.one_prompt.files import check_output, write_pictures
-from evaluation.one_prompt.lora import find_lora, wearing
+from evaluation.one_prompt.lora import find_lora, with_lora
 from evaluation.one_prompt.memory import forget_peak, peak_bytes
 from evaluation.one_prompt.settings import PictureSettings
 from evaluation.one_prompt.sheet import side_by_side
 from evaluation.one_prompt.subjects import Subjects, find_subjects
-from evaluation.plan import find_devices
 from evaluation.progress import make_progress
 
 SAMPLING_OPTIONS = "--height, --width, --steps, --scheduler or --negative"
@@ -70,7 +70,7 @@ def generate(settings: PictureSettings, console: Console) -> list[Path]:
     if settings.scheduler is not None:
         pipeline.scheduler = scheduler_of(pipeline, settings.scheduler)
     scale = 1.0 if settings.lora_scale is None else settings.lora_scale
-    with torch.no_grad(), wearing(pipeline, lora, scale):
+    with torch.no_grad(), with_lora(pipeline, lora, scale):
         options = options_of(settings)
         check_drawable(pipeline, settings.prompt, generation, SAMPLING_OPTIONS, **options)
     drawn = []
@@ -78,7 +78,7 @@ def generate(settings: PictureSettings, console: Console) -> list[Path]:
         if len(found.subjects) > 1:
             pipeline.unet = None  # one UNet at a time in memory
             pipeline.unet = subject.load()
-        with wearing(pipeline, lora, scale), make_progress(console) as progress:
+        with with_lora(pipeline, lora, scale), make_progress(console) as progress:
             drawn.append(draw(found, subject.name, settings, device, progress))
     files = write_pictures(pictures_of(drawn, settings), settings)
     report(drawn, files, console)

@@ -32,7 +32,7 @@ def find_lora(path: Path) -> Path:
 
 
 @contextmanager
-def wearing(pipeline: DiffusionPipeline, file: Path | None, scale: float) -> Iterator[None]:
+def with_lora(pipeline: DiffusionPipeline, file: Path | None, scale: float) -> Iterator[None]:
     """Within the block a pipeline draws with a LoRA, if there is one.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluation.grid import BACKGROUND, FONT_SIZE, GAP, INK, LINE_HEIGHT, Font, wrap
+from evaluation.images.grid import BACKGROUND, FONT_SIZE, GAP, INK, LINE_HEIGHT, Font, wrap
 
 SMALLEST_SIDE = 256
 """Pixels from which on pictures are shown as they are; smaller ones are enlarged."""

@@ -7,25 +7,28 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dgq.storage.files import written_beside
+from evaluation.images.store import ImageStore
 from evaluation.models import Model
-from evaluation.plan import Plan
 from evaluation.report.blocks import block_errors
 from evaluation.report.charts import line_chart
 from evaluation.report.pictures import Shown, compared_pictures, explaining_pictures
-from evaluation.rows import make_rows
+from evaluation.report.rows import make_rows
 
 TEMPLATE = "page.html.jinja"
 
 
-def write_report(path: Path, report: Mapping[str, Any], plan: Plan) -> None:
+def write_page(
+    path: Path, report: Mapping[str, Any], models: list[Model], stores: Mapping[str, ImageStore]
+) -> None:
     """Write ``report.html``, atomically.
 
     Args:
         path: of the file.
         report: what ``metrics.json`` holds.
-        plan: of the evaluation, for images and logs.
+        models: full precision first.
+        stores: their images by name, with the first seed.
     """
-    page = render(report, plan.models, compared_pictures(plan))
+    page = render(report, models, compared_pictures(stores))
     with written_beside(path) as beside:
         beside.write_text(page, encoding="utf-8")
 

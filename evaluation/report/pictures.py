@@ -1,14 +1,15 @@
 """Images of the same prompts side by side, small enough for a page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
-from evaluation.images import read_image
+from evaluation.images.files import read_image
+from evaluation.images.store import ImageStore
 from evaluation.models import Model
-from evaluation.plan import Plan
 from evaluation.report.charts import data_uri
 
 N_PROMPTS = 12
@@ -37,12 +38,16 @@ class Shown:
     pixelated: bool
 
 
-def compared_pictures(plan: Plan) -> list[tuple[str, list[Shown]]]:
-    """The first prompts, each with its image in full precision and of every model."""
-    stores = [(model.name, plan.stores(number)[0]) for number, model in enumerate(plan.models)]
+def compared_pictures(stores: Mapping[str, ImageStore]) -> list[tuple[str, list[Shown]]]:
+    """The first prompts, each with its image in full precision and of every model.
+
+    Args:
+        stores: images of each model by its name, full precision first.
+    """
+    captions = next(iter(stores.values())).prompts[:N_PROMPTS]
     return [
-        (caption, [_shown(name, store.path(index)) for name, store in stores])
-        for index, caption in enumerate(plan.prompts.captions[:N_PROMPTS])
+        (caption, [_shown(name, store.path(index)) for name, store in stores.items()])
+        for index, caption in enumerate(captions)
     ]
 
 

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Callable
 
+from dgq.command_line.console import print_error, quieten_libraries
 from dgq.errors import DGQError
 from dgq.settings import check_positive
-from lit.console import print_error, quieten_libraries
 
 
 def exit_code(work: Callable[[], int | None]) -> int:

@@ -18,8 +18,8 @@ from torch import Tensor
 import scenes
 from dgq.errors import SettingsError
 from evaluation.batching import batched
-from evaluation.clip_features import ClipFeatures
-from evaluation.images import to_images
+from evaluation.features.clip_features import ClipFeatures
+from evaluation.images.files import to_images
 from scenes.changes import change, changeable
 from scenes.intervals import wilson_interval
 from scenes.studies.command import exit_code

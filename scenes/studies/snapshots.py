@@ -11,9 +11,10 @@ import scenes
 from dgq.errors import DGQError
 from dgq.pipelines.loading import load_pipeline
 from evaluation.batching import batched
-from evaluation.clip_features import ClipFeatures
-from evaluation.gaussian import fit_gaussian, frechet_distance
-from evaluation.images import to_images, to_tensor
+from evaluation.features.clip_features import ClipFeatures
+from evaluation.features.gaussian import fit_gaussian
+from evaluation.images.files import to_images, to_tensor
+from evaluation.metrics.fid import frechet_distance
 from scenes.studies.unet_weights import load_weights_
 from scenes.training.measure import generate
 

@@ -16,10 +16,10 @@ from data.benchmark import Benchmark, Split
 from data.prompts import choose_prompts
 from dgq.pipelines.embedded import EMBEDDED, find_embedded
 from dgq.storage.manifest import GenerationSettings
-from evaluation.images import to_images
-from evaluation.oracle import read_prompts
+from evaluation.features.features import Features
+from evaluation.features.references import render_references
+from evaluation.metrics.oracle import ratios_of
 from evaluation.prompts import load_prompts
-from evaluation.references import render_references
 from tests.tiny_pipelines import ROOT
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -55,6 +55,7 @@ PAINT = Benchmark(
     is_prompt=lambda text: text in COLOURS,
     render=paint,
     class_prompts=lambda: list(COLOURS),
+    attributes=("colour",),
     score=read,
 )
 """A benchmark of one file."""
@@ -108,12 +109,10 @@ def test_another_benchmark_is_one_object(monkeypatch: pytest.MonkeyPatch) -> Non
     assert prompts.captions == ("blue", "red", "blue", "red")
     assert "paint" in prompts.source
     assert prompts.benchmark is PAINT
-    images = [to_images(paint(prompts.captions, 8, 0))]
-    assert {n: r.value() for n, r in read_prompts(images, prompts.captions, PAINT).items()} == {
-        "all": 1.0,
-        "colour": 1.0,
-    }
-    half = read_prompts(images, ["red"] * 4, PAINT)
+    pixels = paint(prompts.captions, 8, 0)
+    right = ratios_of([PAINT.score(pixels, prompts.captions)])
+    assert {name: ratio.value() for name, ratio in right.items()} == {"all": 1.0, "colour": 1.0}
+    half = ratios_of([PAINT.score(pixels, ["red"] * 4)])
     assert half["colour"].value() == 0.5
 
 
@@ -122,10 +121,9 @@ def test_references_are_its_own_renders(monkeypatch: pytest.MonkeyPatch) -> None
     drawn: list[Image.Image] = []
 
     class Watcher:
-        def look(self, batches: Sequence[list[Image.Image]], n_embedded: int) -> "Watcher":
+        def extract(self, batches: Sequence[list[Image.Image]]) -> Features:
             drawn.extend(image for batch in batches for image in batch)
-            self.features = torch.rand(len(drawn), 3)
-            return self
+            return Features(torch.rand(len(drawn), 3))
 
     render_references(load_prompts(None, 4, 0, PAINT), 0, 8, Watcher())  # type: ignore[arg-type]
     assert len(drawn) == 1024

@@ -12,9 +12,9 @@ import pytest
 
 from data.calibration import CalibrationData
 from dgq.calibration.calibrator import Calibrator
+from dgq.command_line.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
 from lit.calibration import Calibration
 from lit.cli import main
-from lit.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
 from tests.tiny_pipelines import LEARNING, ROOT, fit_arguments
 
 pytestmark = pytest.mark.usefixtures("heard")

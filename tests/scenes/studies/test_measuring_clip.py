@@ -11,7 +11,7 @@ import scenes
 from dgq.errors import DGQError
 from dgq.pipelines.loading import load_unet
 from dgq.storage.files import write_tensors
-from evaluation.clip_features import ClipFeatures
+from evaluation.features.clip_features import ClipFeatures
 from scenes.changes import changeable
 from scenes.studies import measuring_clip, snapshots
 from scenes.studies.measuring_clip import (

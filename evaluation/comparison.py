@@ -1,0 +1,112 @@
+"""What is compared: a pipeline in full precision, and the quantized UNets that go into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from data.embedded import DEFAULT_PIPELINE
+from dgq.errors import DGQError
+from dgq.inference.execution import Mode
+from dgq.pipelines import loading
+from dgq.pipelines.files import pipeline_sha256
+from dgq.storage import checkpoint
+from dgq.storage.checkpoint import GenerationSettings
+from evaluation.generation_settings import chosen_generation
+from evaluation.images.sampling import check_drawable
+from evaluation.models import Model, check_same_architecture, check_same_weights
+from evaluation.settings import EvaluationSettings
+
+SAMPLING_OPTIONS = "--height, --width or --num-inference-steps"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pipeline, and UNets for it.
+
+    Args:
+        models: full precision first.
+        source: hub id or folder of the pipeline.
+        pipeline: in full precision.
+        pipeline_sha256: of all that it was loaded from.
+        generation: how images are sampled.
+        execution: how quantized UNets run.
+        device: of everything.
+    """
+
+    models: list[Model]
+    source: str
+    pipeline: DiffusionPipeline
+    pipeline_sha256: str
+    generation: GenerationSettings
+    execution: Mode
+    device: str
+
+    def unet(self, model: int) -> nn.Module:
+        """The UNet of a model, on its device; quantized ones are loaded anew."""
+        folder = self.models[model].checkpoint
+        unet: nn.Module = (
+            self.pipeline.unet
+            if folder is None
+            else checkpoint.load_quantized_unet(folder, self.execution, device=self.device)
+        )
+        return unet
+
+    def timesteps(self) -> Sequence[float]:
+        """The scheduler's values that the sampler visits."""
+        scheduler = self.pipeline.scheduler
+        scheduler.set_timesteps(self.generation.num_inference_steps)
+        return list(map(float, scheduler.timesteps))
+
+    def notes(self) -> list[str]:
+        """Models that were calibrated for other sampler steps."""
+        visited = set(self.timesteps())
+        return [
+            f"{model.name} was not calibrated for these sampler steps: the scales of the "
+            "nearest calibrated ones were used"
+            for model in self.models
+            if model.manifest is not None and not visited <= set(model.manifest.timesteps)
+        ]
+
+
+def load_comparison(
+    settings: EvaluationSettings, models: Sequence[Model], source: str, prompt: str, device: str
+) -> Comparison:
+    """Load the pipeline and every UNet, and check that they belong together.
+
+    Args:
+        settings: what the user asked.
+        models: full precision first.
+        source: hub id or folder of the pipeline.
+        prompt: any that will be drawn.
+        device: of everything.
+
+    Raises:
+        DGQError: if something is missing or damaged, does not fit, or cannot draw as it is asked.
+    """
+    generation = chosen_generation(settings.protocol, models, source)
+    pipeline = loading.load_pipeline(source).to(device)
+    sha256 = pipeline_sha256(loading.resolve(source))
+    execution = settings.protocol.execution
+    made = Comparison(list(models), source, pipeline, sha256, generation, execution, device)
+    for number, model in enumerate(models):
+        unet = made.unet(number)
+        check_same_architecture(pipeline.unet, unet, model.name, source)
+        if model.checkpoint is not None:
+            made.models[number] = replace(model, execution=getattr(unet, "execution", None))
+    check_same_weights(pipeline.unet, made.models, source)
+    check_drawable(pipeline, prompt, generation, SAMPLING_OPTIONS)
+    return made
+
+
+def chosen_source(settings: EvaluationSettings, models: Sequence[Model]) -> str:
+    """The pipeline that the user names, or that all models were calibrated on."""
+    if settings.pipeline is not None:
+        return settings.pipeline
+    calibrated = {m.name: m.manifest.pipeline for m in models if m.manifest is not None}
+    sources = set(calibrated.values())
+    if len(sources) > 1:
+        pairs = ", ".join(f"{name} of {source}" for name, source in calibrated.items())
+        raise DGQError(f"these models are of different pipelines ({pairs}): compare them apart")
+    return next(iter(sources), DEFAULT_PIPELINE)

@@ -1,0 +1,1 @@
+"""What a UNet costs: operations, bytes, seconds."""

@@ -1,0 +1,50 @@
+"""How long one UNet call takes."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from statistics import median
+
+import torch
+from torch import nn
+
+from evaluation.images.sampling import Call
+
+WARM_UP_CALLS = 1
+
+
+@torch.no_grad()
+def time_calls(
+    unets: Mapping[str, nn.Module], call: Call, n_calls: int, device: str | torch.device
+) -> dict[str, float]:
+    """Median seconds of one call of each UNet.
+
+    UNets take turns, so that a machine busy with something else slows them all.
+
+    Args:
+        unets: by name.
+        call: arguments of the call.
+        n_calls: timed calls of each, after one that is not.
+        device: of all.
+    """
+    args, kwargs = call
+    seconds: dict[str, list[float]] = {name: [] for name in unets}
+    for turn in range(WARM_UP_CALLS + n_calls):
+        for name, unet in unets.items():
+            elapsed = _seconds(partial(unet, *args, **kwargs), device)
+            if turn >= WARM_UP_CALLS:
+                seconds[name].append(elapsed)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _seconds(call: Callable[[], object], device: str | torch.device) -> float:
+    _finish(device)
+    start = time.perf_counter()
+    call()
+    _finish(device)
+    return time.perf_counter() - start
+
+
+def _finish(device: str | torch.device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

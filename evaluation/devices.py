@@ -1,0 +1,27 @@
+"""The devices that an evaluation runs on."""
+
+import torch
+
+from dgq.errors import DGQError
+
+
+def find_devices(name: str | None, n: int) -> list[str]:
+    """Devices of n processes: a GPU for each, or as many processes on the CPU.
+
+    Raises:
+        DGQError: if there is no such device, or not as many.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise DGQError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    if n == 1 or torch.device(name).type == "cpu":
+        return [name] * n
+    available = torch.cuda.device_count()
+    if torch.device(name).index is not None or n > available:
+        raise DGQError(
+            f"--devices {n} with --device {name}: there are {available} GPUs; give a number of at "
+            "most that, and --device without an index"
+        )
+    return [f"{name}:{index}" for index in range(n)]

@@ -1,0 +1,101 @@
+"""What a CLIP model sees in images and texts: any that transformers loads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPProcessor
+
+from data.embedded import DEFAULT
+from dgq.errors import DGQError
+from dgq.pipelines.loading import first_line
+from evaluation.batching import batched
+from evaluation.features.fingerprint import short_hash
+
+TEXT_BATCH = 256
+HUB_TIMEOUT_S = 10
+
+
+class ClipFeatures:
+    """Features of images and texts.
+
+    Args:
+        source: hub id or folder, loadable with ``CLIPModel`` and ``CLIPProcessor``; None is the
+            embedded benchmark's.
+        device: where it runs; features are returned on the CPU.
+
+    Raises:
+        DGQError: if the model cannot be loaded.
+    """
+
+    def __init__(self, source: str | Path | None = None, device: str = "cpu") -> None:
+        location = str(source or DEFAULT.clip)
+        check_available(location)
+        try:
+            self.processor = CLIPProcessor.from_pretrained(location)
+            model = CLIPModel.from_pretrained(location, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise DGQError(
+                f"no CLIP model can be loaded from {location}: {first_line(error)}"
+            ) from error
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.device = device
+        name = Path(location).name if Path(location).is_dir() else location
+        name = f"the embedded {DEFAULT.name} CLIP" if source is None else name
+        self.name = f"{name} (sha256 {short_hash(model)})"
+
+    @torch.no_grad()
+    def images(self, batch: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Features of images, resized and normalised as the model's processor says.
+
+        Returns:
+            Pooled output of the vision tower, [N, d], where FID is measured without Inception, and
+            embeddings in the space shared with texts, [N, p], of unit length.
+        """
+        pixels = self.processor(images=list(batch), return_tensors="pt")["pixel_values"]
+        pooled = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
+        return pooled.cpu(), F.normalize(self.model.visual_projection(pooled), dim=-1).cpu()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [N, p] of texts, of unit length; truncated to the model's context."""
+        return torch.cat([self._embedded(batch) for batch in batched(texts, TEXT_BATCH)]).cpu()
+
+    @property
+    def logit_scale(self) -> float:
+        """What zero-shot logits multiply cosines with."""
+        return float(self.model.logit_scale.exp())
+
+    def _embedded(self, batch: list[str]) -> Tensor:
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.processor(
+            text=batch, return_tensors="pt", padding=True, truncation=True, max_length=length
+        ).to(self.device)
+        features = self.model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )
+        return F.normalize(self.model.text_projection(features.pooler_output), dim=-1)
+
+
+def check_available(source: str) -> None:
+    """Fail at once, rather than after minutes of retries, if a hub model cannot be had.
+
+    Raises:
+        DGQError: if it is neither a folder, nor downloaded already, nor on a hub within reach.
+    """
+    if Path(source).is_dir():
+        return
+    try:
+        if isinstance(try_to_load_from_cache(source, "config.json"), str):
+            return
+        HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # no network, no such model, no permission: whatever it is
+        raise DGQError(
+            f"no CLIP model can be loaded from {source}: it is no folder and cannot be downloaded "
+            f"({type(error).__name__}); run `hf download {source} --local-dir models/clip` where "
+            "there is internet, then give --clip models/clip"
+        ) from error

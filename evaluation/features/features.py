@@ -1,0 +1,29 @@
+"""What networks extract from images."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+
+class Feature(Enum):
+    """The kinds of features; a metric declares those that it needs."""
+
+    POOLED = "features for distances of distributions"
+    LOGITS = "class logits"
+    EMBEDDINGS = "embeddings in a space shared with texts"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N images; None where nothing extracts them, or no metric needs them.
+
+    Args:
+        pooled: [N, d].
+        logits: [N, classes]; None too where the classes do not fit the images.
+        embeddings: [K, p] of the first K images, of unit length.
+    """
+
+    pooled: Tensor | None = None
+    logits: Tensor | None = None
+    embeddings: Tensor | None = None

@@ -1,0 +1,171 @@
+"""The real images that FID and KID compare with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from data.benchmark import Benchmark
+from dgq.errors import DGQError
+from evaluation.batching import batched
+from evaluation.features.extractors import Extractors
+from evaluation.features.gaussian import Gaussian, fit_gaussian, load_gaussian
+from evaluation.images.files import list_images, named, read_image, to_images
+from evaluation.prompts import Prompts, reference_captions
+
+MIN_RENDERS = 1024
+"""Renders are cheap to draw: more of them than images make FID steadier."""
+
+RENDER_BATCH = 64
+"""Renders drawn at once, with a seed for each batch."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Features of real images.
+
+    Args:
+        source: where they come from, for readers.
+        gaussian: of their features.
+        features: [M, d]; None where only statistics are known, so that there is no KID.
+        n: how many; None where only statistics are known.
+    """
+
+    source: str
+    gaussian: Gaussian
+    features: Tensor | None = None
+    n: int | None = None
+
+
+def check_references(path: Path | None, dimensions: int | None) -> None:
+    """Raise DGQError if references cannot be used; images themselves are read later.
+
+    Args:
+        path: folder of images or npz file.
+        dimensions: features of the network; None where no metric needs any.
+    """
+    if path is None or dimensions is None:
+        return
+    if not _is_statistics(path):
+        list_images(path)
+        return
+    found = load_gaussian(path).dimensions
+    if found != dimensions:
+        raise DGQError(
+            f"{path} has statistics of {found} features, but the extractor gives {dimensions}: "
+            "they are of another network (pytorch-fid's go with --features inception)"
+        )
+
+
+def find_references(
+    path: Path | None,
+    prompts: Prompts,
+    seed: int,
+    size: int,
+    extractors: Extractors,
+    batch_size: int,
+) -> tuple[References | None, list[str]]:
+    """The real images that a protocol names, else a benchmark's renders; None without either.
+
+    Args:
+        path: of images or statistics, if there are any.
+        prompts: of the evaluation.
+        seed: of renders.
+        size: side of renders in pixels.
+        extractors: of features.
+        batch_size: images at once.
+
+    Returns:
+        The references, and notes on what was left out.
+    """
+    if path is None:
+        return render_references(prompts, seed, size, extractors), []
+    notes: list[str] = []
+    return load_references(path, extractors, batch_size, notes), notes
+
+
+def load_references(
+    path: Path, extractors: Extractors, batch_size: int, notes: list[str]
+) -> References:
+    """References from a folder of images, or from an npz file.
+
+    Images that cannot be read are left out, counted and named in ``notes``.
+
+    Raises:
+        DGQError: if fewer than two images can be read.
+    """
+    if _is_statistics(path):
+        return References(path.name, load_gaussian(path))
+    unreadable: list[Path] = []
+    images = _readable(list_images(path, notes), batch_size, unreadable)
+    pooled = extractors.extract(images).pooled
+    if unreadable:
+        notes.append(
+            f"references: {len(unreadable)} images of {path} cannot be read and were left "
+            f"out: {named(unreadable)}"
+        )
+    assert pooled is not None
+    return of_features(path.name, pooled)
+
+
+def render_references(
+    prompts: Prompts, seed: int, size: int, extractors: Extractors
+) -> References | None:
+    """Renders of other held-out captions, at least as many as prompts; None without a benchmark.
+
+    Args:
+        prompts: of the evaluation.
+        seed: of captions and renders.
+        size: side of the images in pixels.
+        extractors: of features.
+    """
+    benchmark = prompts.benchmark
+    if benchmark is None:
+        return None
+    captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed, benchmark)
+    batches = (
+        to_images(benchmark.render(batch, size, seed + number))
+        for number, batch in enumerate(batched(captions, RENDER_BATCH))
+    )
+    pooled = extractors.extract(batches).pooled
+    assert pooled is not None
+    return of_features(renders_of(benchmark), pooled)
+
+
+def of_features(source: str, features: Tensor) -> References:
+    """References from features [M, d], M at least 2."""
+    return References(source, fit_gaussian(features), features, len(features))
+
+
+def renders_of(benchmark: Benchmark) -> str:
+    """What references that a benchmark renders are called."""
+    return f"renders of other held-out {benchmark.name}"
+
+
+def _is_statistics(path: Path) -> bool:
+    """Whether it is a file, or named like one; a folder is of images, whatever its name."""
+    return path.is_file() or (path.suffix.lower() == ".npz" and not path.is_dir())
+
+
+def _readable(
+    paths: list[Path], batch_size: int, unreadable: list[Path]
+) -> Iterator[list[Image.Image]]:
+    """Batches of the images that can be read; the others are appended."""
+    n_read = 0
+    for batch in batched(paths, batch_size):
+        images = []
+        for path in batch:
+            try:
+                images.append(read_image(path))
+            except DGQError:
+                unreadable.append(path)
+        n_read += len(images)
+        if images:
+            yield images
+    if n_read < 2:
+        raise DGQError(
+            f"{paths[0].parent} holds {n_read} readable images ({len(unreadable)} cannot be "
+            "read): references for FID need at least 2"
+        )

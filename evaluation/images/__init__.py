@@ -1,0 +1,1 @@
+"""Images: drawn in batches on one device or several, kept in folders that a later run continues."""

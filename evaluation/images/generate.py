@@ -1,0 +1,70 @@
+"""The first stage: drawing what is missing of all images, on one device or several."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from rich.markup import escape
+from rich.progress import Progress, TaskID
+from torch import nn
+
+from evaluation.comparison import Comparison
+from evaluation.images.image_generator import Batch, ImageGenerator, plan_batches
+from evaluation.images.image_set import ImageSet
+from evaluation.images.processes import WorkerSetup, draw_in_processes
+
+
+@torch.no_grad()
+def generate(
+    comparison: Comparison,
+    sets: Sequence[ImageSet],
+    devices: Sequence[str],
+    batch_size: int,
+    progress: Progress,
+) -> None:
+    """Draw the images that are not there yet, and record the UNet calls that are asked for.
+
+    Args:
+        comparison: the pipeline and the UNets that draw.
+        sets: of images, of each model with each seed.
+        devices: one process draws on each; with one device, this process.
+        batch_size: images drawn at once.
+        progress: shows a bar for each set.
+    """
+    for each in sets:
+        each.store.open_()
+    batches = plan_batches(sets, batch_size)
+    advance = _bars(sets, batches, progress)
+    if len(devices) > 1 and batches:
+        threads = max(1, torch.get_num_threads() // len(devices))
+        setup = WorkerSetup(
+            comparison.source,
+            tuple(model.checkpoint for model in comparison.models),
+            tuple(sets),
+            comparison.generation,
+            threads,
+            comparison.execution,
+        )
+        draw_in_processes(setup, devices, batches, advance)
+        return
+
+    @lru_cache(maxsize=1)  # batches come model after model
+    def unet_of(model: int) -> nn.Module:
+        return comparison.unet(model)
+
+    with ImageGenerator(comparison.pipeline, unet_of, sets, comparison.generation) as generator:
+        for batch in batches:
+            generator.draw(batch)
+            advance(batch)
+
+
+def _bars(
+    sets: Sequence[ImageSet], batches: Sequence[Batch], progress: Progress
+) -> Callable[[Batch], None]:
+    """A bar for each set of images; the function that moves them."""
+    tasks: list[TaskID] = []
+    for number, each in enumerate(sets):
+        n = len(each.store.prompts)
+        missing = sum(len(batch.missing) for batch in batches if batch.image_set == number)
+        tasks.append(progress.add_task(escape(each.label), total=n, completed=n - missing))
+    return lambda batch: progress.advance(tasks[batch.image_set], len(batch.missing))

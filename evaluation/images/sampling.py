@@ -1,0 +1,120 @@
+"""Images from a pipeline, each a function of its prompt, its index and the seed alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from dgq.errors import DGQError
+from dgq.pipelines.inputs import call_arguments
+from dgq.pipelines.loading import first_line
+from dgq.storage.checkpoint import GenerationSettings
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def image_generator(seed: int, index: int) -> torch.Generator:
+    """Noise source of image ``index``, the same on every device.
+
+    The pair is hashed, since torch's generator on the CPU keeps only 32 bits of its seed.
+    """
+    hashed = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]
+    return torch.Generator("cpu").manual_seed(int(hashed))
+
+
+def sample(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str] | Mapping[int, str],
+    indices: Sequence[int],
+    generation: GenerationSettings,
+    seed: int,
+    output_type: str = "pt",
+    **options: Any,
+) -> Tensor:
+    """Run the pipeline once, for ``prompts[i], i in indices``.
+
+    Further options are the pipeline's own.
+
+    Returns:
+        Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
+        ``output_type`` is ``latent``.
+    """
+    images: Tensor = pipeline(
+        **call_arguments(pipeline, [prompts[index] for index in indices], generation),
+        generator=[image_generator(seed, index) for index in indices],
+        output_type=output_type,
+        **options,
+    ).images
+    return images
+
+
+def record_call(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    generation: GenerationSettings,
+    **options: Any,
+) -> Call:
+    """Arguments of the first UNet call that the pipeline makes for some prompts."""
+    calls: list[Call] = []
+
+    def keep(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
+        raise _EnoughError
+
+    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        indices = range(len(prompts))
+        sample(pipeline, prompts, indices, generation, 0, output_type="latent", **options)
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
+    return calls[0]
+
+
+def check_drawable(
+    pipeline: DiffusionPipeline,
+    prompt: str,
+    generation: GenerationSettings,
+    named: str,
+    **options: Any,
+) -> None:
+    """Raise DGQError unless a pipeline begins to draw with these settings.
+
+    Args:
+        pipeline: whole.
+        prompt: any.
+        generation: how it is sampled.
+        named: what changes the settings, for the message.
+        options: of the pipeline.
+    """
+    n_steps = generation.num_inference_steps
+    try:
+        pipeline.scheduler.set_timesteps(n_steps)
+        distinct = set(pipeline.scheduler.timesteps.tolist())
+        if len(distinct) < n_steps:
+            raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
+        record_call(pipeline, [prompt], generation, **options)
+    except Exception as error:  # whatever a sampler or the pipeline's own checks raise
+        raise DGQError(
+            f"the pipeline cannot draw with these settings ({first_line(error)}): mend {named}"
+        ) from error
+
+
+class _EnoughError(Exception):
+    """Leaves a sampling loop whose first call is all that is wanted."""
+
+
+@contextmanager
+def using_unet(pipeline: DiffusionPipeline, unet: nn.Module) -> Iterator[DiffusionPipeline]:
+    """The pipeline with another UNet in place; everything else is shared."""
+    own = pipeline.unet
+    pipeline.unet = unet
+    try:
+        yield pipeline
+    finally:
+        pipeline.unet = own

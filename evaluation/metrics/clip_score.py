@@ -1,0 +1,37 @@
+"""CLIP score: how well images fit their prompts, as a CLIP model sees it."""
+
+import torch
+from torch import Tensor
+
+from evaluation.features.features import Feature
+from evaluation.features.sample import Sample
+from evaluation.metrics.line import Better, Line
+from evaluation.metrics.metric import Against, Metric, NotMeasuredError, Value, mean_of
+
+
+class ClipScore(Metric):
+    """CLIP score (Hessel et al., 2021): cosine of image and prompt, times 100, at least 0."""
+
+    key, name = "clip_score", "CLIP score"
+    against = Against.PROMPTS
+    lines = (Line("clip_score", "CLIP score", Better.HIGHER),)
+    features = frozenset({Feature.EMBEDDINGS})
+
+    def compute(self, sample: Sample) -> dict[str, Value]:
+        """The mean over the images that have embeddings."""
+        images, texts = sample.features.embeddings, sample.texts
+        if images is None or texts is None:
+            raise NotMeasuredError("no CLIP model beside Inception; give one with --clip")
+        return {"clip_score": mean_of(clip_scores(images, texts))}
+
+
+def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of image i with text i times 100, at least 0 (Hessel et al., 2021), [N].
+
+    ``torchmetrics.multimodal.CLIPScore`` is their mean, but cannot call transformers 5.
+
+    Args:
+        images: embeddings [N, p].
+        texts: embeddings [N, p].
+    """
+    return (100 * torch.cosine_similarity(images, texts)).clamp(min=0)

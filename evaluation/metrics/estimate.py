@@ -1,0 +1,87 @@
+"""A number with what is known about its error."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics.bootstrap import Weights, bootstrap_interval
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Sums over images that make a metric: ``sum(hits) / sum(asked)``.
+
+    Args:
+        hits: [n], what each image adds above.
+        asked: [n], what it adds below; ones for a mean.
+    """
+
+    hits: Array
+    asked: Array
+
+    def value(self, weights: Weights | float = 1.0) -> float:
+        """The metric, with each image counted as often as its weight says; NaN if none counts."""
+        asked = float((self.asked * weights).sum())
+        return float((self.hits * weights).sum()) / asked if asked else float("nan")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one model.
+
+    Args:
+        value: mean over the seeds.
+        std: standard deviation over the seeds (unbiased); None with a single seed.
+        interval: 95 % bootstrap interval over prompts; None where none is made.
+        seeds: the value for each seed.
+        difference: such an interval of the difference to full precision, image by image.
+    """
+
+    value: float
+    std: float | None
+    interval: tuple[float, float] | None
+    seeds: list[float]
+    difference: tuple[float, float] | None = None
+
+
+def mean(values: Array) -> Ratio:
+    """The mean of a number of each image."""
+    return Ratio(values, np.ones_like(values))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean and standard deviation over seeds."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Estimate(float(np.mean(values)), std, None, [float(v) for v in values])
+
+
+def of_ratios(
+    seeds: Sequence[Mapping[str, Ratio]], full_precision: Sequence[Mapping[str, Ratio]] | None
+) -> Estimate:
+    """A mean of ratios (of a single one, as a rule) for each seed, with bootstrap intervals.
+
+    Prompts are drawn again, each with its images of all seeds and of both models.
+
+    Args:
+        seeds: for each seed, the ratios whose mean is the metric.
+        full_precision: the same in full precision, to compare with.
+    """
+    n = len(next(iter(seeds[0].values())).hits)
+    estimate = over_seeds([_statistic([seed])(1.0) for seed in seeds])
+    ours = _statistic(seeds)
+    interval = bootstrap_interval(ours, n)
+    if full_precision is None:
+        return replace(estimate, interval=interval)
+    theirs = _statistic(full_precision)
+    difference = bootstrap_interval(lambda weights: ours(weights) - theirs(weights), n)
+    return replace(estimate, interval=interval, difference=difference)
+
+
+def _statistic(seeds: Sequence[Mapping[str, Ratio]]) -> Callable[[Weights | float], float]:
+    """The mean of the ratios of all seeds, as a function of the images' weights."""
+    ratios = [ratio for seed in seeds for ratio in seed.values()]
+    return lambda weights: float(np.mean([ratio.value(weights) for ratio in ratios]))

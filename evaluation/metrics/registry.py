@@ -1,0 +1,82 @@
+"""Which metrics there are, and which of them an evaluation measures."""
+
+import inspect
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+import evaluation.metrics
+from dgq.errors import DGQError
+from evaluation.metrics.metric import Metric
+from evaluation.prompts import Prompts
+from evaluation.protocol import Protocol
+
+
+@cache
+def all_metrics() -> tuple[type[Metric], ...]:
+    """Every metric in this package, in the order in which tables show them."""
+    package = evaluation.metrics
+    modules = [
+        import_module(f"{package.__name__}.{m.name}") for m in iter_modules(package.__path__)
+    ]
+    kinds = [
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, Metric) and kind.__module__ == module.__name__
+    ]
+    concrete = [kind for kind in kinds if not inspect.isabstract(kind)]
+    return tuple(sorted(concrete, key=lambda kind: (kind.against, kind.key)))
+
+
+def choices() -> dict[str, str]:
+    """What ``--metrics`` takes: the name of each metric, and the first line of its docstring."""
+    return {kind.key: (inspect.getdoc(kind) or "").partition("\n")[0] for kind in all_metrics()}
+
+
+def choose_metrics(
+    protocol: Protocol, prompts: Prompts, device: str
+) -> tuple[list[Metric], list[str]]:
+    """The metrics that a protocol asks for, ready to measure, and why others are left out.
+
+    Raises:
+        DGQError: if one that is asked for does not exist, or lacks what it needs.
+    """
+    unknown = sorted(set(protocol.metrics or ()) - choices().keys())
+    if unknown:
+        raise DGQError(
+            f"--metrics {' '.join(unknown)}: there is no such metric; expected some of "
+            f"{', '.join(choices())}"
+        )
+    metrics: list[Metric] = []
+    notes: list[str] = []
+    for kind in all_metrics():
+        asked = is_asked(kind, protocol)
+        if asked is False or not kind.applies(prompts):
+            continue
+        if not asked and kind.package is not None and not kind.package.is_installed:
+            package = kind.package
+            notes.append(
+                f"{kind.name} left out: the package {package.module} is not installed "
+                f"(extra {package.extra})"
+            )
+            continue
+        try:
+            metrics.append(kind.prepare(protocol, prompts, device))
+        except DGQError as error:
+            if asked:
+                raise
+            notes.append(f"{kind.name} left out: {error}")
+    return metrics, notes
+
+
+def is_asked(kind: type[Metric], protocol: Protocol) -> bool | None:
+    """Whether a protocol asks for a metric, by name or by its switch; None where it is silent."""
+    if protocol.metrics is not None and kind.key in protocol.metrics:
+        return True
+    switched = None if kind.switch is None else getattr(protocol, kind.switch)
+    if switched:
+        return True
+    if protocol.metrics is not None or switched is False or not kind.by_default:
+        return False
+    return None

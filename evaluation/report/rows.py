@@ -1,0 +1,123 @@
+"""The rows of a table of results: a number of each model, its change, and whether it is better."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from evaluation.costs.costs import LINES as COST_LINES
+from evaluation.fidelity.measure import LINES as SQNR_LINES
+from evaluation.metrics.line import Line
+from evaluation.metrics.registry import all_metrics
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of one model.
+
+    Args:
+        value: None where it was not measured.
+        std: over seeds.
+        interval: 95 % bootstrap interval.
+        difference: such an interval of the difference to full precision.
+    """
+
+    value: float | None
+    std: float | None = None
+    interval: tuple[float, float] | None = None
+    difference: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of all models, full precision first.
+
+    Args:
+        label: what is measured.
+        cells: of each model.
+        better: the sign of a change for the better; 0 where the change is shown as a ratio.
+        digits: decimal places.
+    """
+
+    label: str
+    cells: list[Cell]
+    better: int
+    digits: int = 2
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return {1: "↑", -1: "↓", 0: ""}[self.better]
+
+    def text(self, model: int) -> str:
+        """The number of a model, with its deviation over seeds."""
+        cell = self.cells[model]
+        if cell.value is None:
+            return MISSING
+        deviation = "" if cell.std is None else f" ± {cell.std:.{self.digits}f}"
+        return f"{cell.value:,.{self.digits}f}{deviation}"
+
+    def interval(self, model: int) -> str:
+        """The 95 % interval of a model's number, or nothing."""
+        interval = self.cells[model].interval
+        if interval is None:
+            return ""
+        return f"{interval[0]:,.{self.digits}f} to {interval[1]:,.{self.digits}f}"
+
+    def change(self, model: int) -> str:
+        """Difference to full precision, or the ratio of a cost; empty where there is none."""
+        full, value = self.cells[0].value, self.cells[model].value
+        if model == 0 or full is None or value is None:
+            return ""
+        if self.better == 0:
+            return f"÷ {full / value:.1f}" if value else ""
+        text = f"{value - full:+.{self.digits}f}"
+        return "=" if float(text) == 0 else text
+
+    def verdict(self, model: int) -> int:
+        """1 where a model is better than full precision, -1 where it is worse, else 0.
+
+        Also 0 where the difference may be chance, since its interval includes none.
+        """
+        change, difference = self.change(model), self.cells[model].difference
+        if change in ("", "=") or (difference and difference[0] <= 0 <= difference[1]):
+            return 0
+        full, value = self.cells[0].value, self.cells[model].value
+        assert full is not None
+        assert value is not None
+        sign = 1 if value > full else -1
+        # Costs fall for the better.
+        return sign * (self.better or -1)
+
+
+def make_rows(report: dict[str, Any]) -> Iterator[Row]:
+    """All lines of a report that at least one model has a number in."""
+    models = report["models"]
+    for line in (line for metric in all_metrics() for line in metric.lines):
+        estimates = [model["metrics"].get(line.key) for model in models]
+        yield from _known(line, [_cell(estimate, line.scale) for estimate in estimates])
+    for line in SQNR_LINES:
+        parts = [(model["sqnr"] or {}).get(line.key) or {} for model in models]
+        yield from _known(line, [Cell(part.get("mean_db")) for part in parts])
+    for line in COST_LINES:
+        values = [model["cost"].get(line.key) for model in models]
+        cells = [Cell(None if value is None else value * line.scale) for value in values]
+        yield from _known(line, cells)
+
+
+def _cell(estimate: dict[str, Any] | None, scale: float) -> Cell:
+    if estimate is None:
+        return Cell(None)
+    std = estimate["std"]
+    return Cell(
+        estimate["value"] * scale,
+        None if std is None else std * scale,
+        estimate["interval"],
+        estimate["difference"],
+    )
+
+
+def _known(line: Line, cells: list[Cell]) -> Iterator[Row]:
+    if any(cell.value is not None for cell in cells):
+        yield Row(line.title, cells, line.better, line.digits)

@@ -1,0 +1,9 @@
+"""Lists in sentences."""
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str]) -> str:
+    """Such as "FID, KID and CLIP score"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,20 @@
+"""Hints of Lightning that concern its authors, not users of this project."""
+
+import logging
+import warnings
+
+IRRELEVANT_WARNINGS = (
+    "in eval mode at the start",
+    "LeafSpec",
+    "args parameter",
+    "is not empty",
+    "returned `None`",
+)
+
+
+def quieten_lightning() -> None:
+    """Hide them."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", f".*{message}.*")

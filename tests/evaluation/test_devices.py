@@ -1,0 +1,18 @@
+"""Which devices processes draw on."""
+
+import pytest
+import torch
+
+from dgq.errors import DGQError
+from evaluation.devices import find_devices
+
+
+def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_devices("cpu", 3) == ["cpu"] * 3
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_devices("cuda", 2) == ["cuda:0", "cuda:1"]
+    assert find_devices("cuda:1", 1) == ["cuda:1"]
+    for name, n in (("cuda", 3), ("cuda:0", 2)):
+        with pytest.raises(DGQError, match="there are 2 GPUs"):
+            find_devices(name, n)
