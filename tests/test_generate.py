@@ -276,6 +276,7 @@ def test_bad_input_is_one_line_before_anything_is_drawn(
 
     monkeypatch.setattr("evaluation.one_prompt.generate.sample", refuse)
     given = options(run)
+    capsys.readouterr()  # what making the input showed
     assert main(["a red circle", *given] if given is not None else []) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
