@@ -1,4 +1,7 @@
-"""Configs by name: bare names are looked up in ``configs/``, and name the run."""
+"""Configs by name: recipes, bits and models are looked up in ``configs/``, and name the run.
+
+A short name joins a recipe and bits: ``dgq_w4a6`` is ``recipes/dgq.yaml`` with ``bits/w4a6.yaml``.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,36 +9,67 @@ from pathlib import Path
 from dgq.errors import DGQError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES, BITS, MODELS = (CONFIGS / folder for folder in ("recipes", "bits", "models"))
 CONFIG_OPTIONS = ("--config", "-c")
 
 
 def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """Look bare config names up in ``configs/``.
+    """Look bare config names up in ``configs/``; a short name becomes two options.
 
     Returns:
-        The arguments with paths in place of names, and the run's name: the configs' names joined.
+        The arguments with paths in place of names, and the run's name.
 
     Raises:
         DGQError: for a config that is neither a file nor in ``configs/``.
     """
-    resolved, names, expecting = [], [], False
-    for arg in args:
-        option, separator, value = arg.partition("=")
-        if expecting or (separator and option in CONFIG_OPTIONS):
-            path = find_config(arg if expecting else value)
-            names.append(path.stem)
-            resolved.append(str(path) if expecting else f"{option}={path}")
-            expecting = False
-        else:
-            resolved.append(arg)
-            expecting = arg in CONFIG_OPTIONS
-    return resolved, "-".join(names) or "run"
+    resolved: list[str] = []
+    found: list[Path] = []
+    rest = list(args)
+    while rest:
+        argument = rest.pop(0)
+        option, separator, name = argument.partition("=")
+        if option not in CONFIG_OPTIONS or not (separator or rest):
+            resolved.append(argument)
+            continue
+        files = find_configs(name if separator else rest.pop(0))
+        found += files
+        resolved += [f"{option}={file}" for file in files]
+    return resolved, run_name(found)
 
 
-def find_config(name: str) -> Path:
-    """The file of a config: a path as it is, else a name in ``configs/``."""
-    for candidate in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+def find_configs(name: str) -> list[Path]:
+    """The files of a config: a path as it is, a name in ``configs/``, or a recipe with bits.
+
+    Raises:
+        DGQError: if there is none.
+    """
+    stem = name.removesuffix(".yaml")
+    candidates = (folder / f"{stem}.yaml" for folder in (CONFIGS, RECIPES, BITS, MODELS))
+    for candidate in (Path(name), *candidates):
         if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
-    raise DGQError(f"no config {name}: it is not a file, and configs/ has {known}")
+            return [candidate]
+    first, _, second = (f"{part}.yaml" for part in stem.partition("_"))
+    for files in ([RECIPES / first, BITS / second], [BITS / first, RECIPES / second]):
+        if all(file.is_file() for file in files):
+            return files
+    raise DGQError(
+        f"no config {name}: it is not a file, and configs/ has {known_names()}; "
+        "a recipe and bits can be joined, as in dgq_w4a6"
+    )
+
+
+def known_names() -> str:
+    """What there is in ``configs/``, by folder."""
+    kinds = {"recipes": RECIPES, "bits": BITS, "models": MODELS, "others": CONFIGS}
+    names = {kind: sorted(f.stem for f in folder.glob("*.yaml")) for kind, folder in kinds.items()}
+    return ", ".join(f"{kind} ({', '.join(stems)})" for kind, stems in names.items())
+
+
+def run_name(files: Sequence[Path]) -> str:
+    """The names of configs joined by dashes; a recipe and its bits as in their short name."""
+    name, before = "", Path()
+    for file in files:
+        joint = "_" if {before.parent, file.parent} == {RECIPES, BITS} else "-"
+        name = f"{name}{joint}{file.stem}" if name else file.stem
+        before = file
+    return name or "run"

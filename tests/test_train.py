@@ -629,7 +629,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "unknown method": (["--model.recipe.range_method", "best"], "range_method"),
     "unknown option": (["--model.recipe.color", "red"], "color"),
     "unknown recipe": (["--model.recipe", "Magic"], "Magic"),
-    "unknown config": (["--config", "w5a5.yaml"], r"w5a5\.yaml.*w4a8\.yaml"),
+    "unknown config": (["--config", "w5a5.yaml"], r"w5a5\.yaml.*w4a8"),
     "config that looks like markup": (["--config", "[/red]"], r"\[/red\]"),
     "keep without a layer": (["--model.recipe.keep", "[nothing]"], "nothing"),
     "no prompts": (["--data.n_prompts", "0"], "n_prompts"),

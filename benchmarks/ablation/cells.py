@@ -1,6 +1,6 @@
 """What is calibrated and what is measured: one calibration may serve several cells of a table."""
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dgq.recipes import Recipe
@@ -84,13 +84,10 @@ class Cell:
 
 def described(recipe: Recipe) -> dict[str, Any]:
     """A recipe as a configuration names it: its class, and what is not its default."""
-    init_args = {}
+    default, init_args = type(recipe)(), {}
     for field in fields(recipe):  # type: ignore[arg-type]
         value = getattr(recipe, field.name)
-        default = field.default if field.default is not MISSING else None
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
-        if value != default:
+        if value != getattr(default, field.name):
             init_args[field.name] = plain(value)
     return {"class_path": type(recipe).__name__, "init_args": init_args}
 

@@ -153,7 +153,7 @@ def activation_lr(iteration: int, settings: LearningSettings) -> float:
     polished = iteration - settings.iterations
     if polished < 0:
         return 0.0
-    return settings.activation_lr * decay(polished, settings.polish_iterations, settings.decay)
+    return settings.range_lr * decay(polished, settings.polish_iterations, settings.decay)
 
 
 def decay(iteration: int, n_iterations: int, method: Decay) -> float:

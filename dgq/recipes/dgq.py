@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from dgq.recipes.recipe import KEPT, Recipe, of_bits
 from dgq.settings import (
+    FEW_BITS,
     ActivationSettings,
     LearningSettings,
     Maximum,
@@ -12,6 +13,7 @@ from dgq.settings import (
     ScoreMethod,
     ScoreSettings,
     WeightSettings,
+    check_bits,
 )
 
 
@@ -26,7 +28,8 @@ class DGQ(Recipe):
         n_groups: groups of activations; 1 is per-tensor.
         per_step: one set of ranges for each sampler step; otherwise one for all of them.
         cross_attention: ``log`` (powers of two under the live maximum) or ``affine`` scores.
-        self_attention: the same choice for self-attention, where affine is better above 4 bits.
+        self_attention: the same choice for self-attention; by default ``affine`` above 4 bits,
+            where it is better, and ``log`` for fewer.
         keep_start_token: keep the ``<start>`` token's key and scores in full precision.
         maximum: reference of the powers of two: the maximum of each sample (``live``), or the
             largest of the calibration samples at each step (``calibrated``).
@@ -41,12 +44,19 @@ class DGQ(Recipe):
     n_groups: int = 8
     per_step: bool = True
     cross_attention: ScoreMethod = "log"
-    self_attention: ScoreMethod = "affine"
+    self_attention: ScoreMethod | None = None
     keep_start_token: bool = True
     maximum: Maximum = "live"
     range_method: RangeMethod = "mse"
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
+
+    def __post_init__(self) -> None:
+        check_bits("scores.n_bits", self.bits_of_scores)
+        few = self.bits_of_scores <= FEW_BITS
+        self.choose_("self_attention", self.self_attention or ("log" if few else "affine"))
+        self.choose_("learning", self.learning.with_ranges(self.activation_bits))
+        super().__post_init__()
 
     @property
     def name(self) -> str:
@@ -56,15 +66,20 @@ class DGQ(Recipe):
     @property
     def quantization(self) -> QuantizationSettings:
         """The same for all layers."""
-        bits = self.activation_bits if self.score_bits is None else self.score_bits
+        assert self.self_attention is not None  # chosen when the recipe was made
         return QuantizationSettings(
             WeightSettings(self.weight_bits, self.range_method),
             ActivationSettings(
                 self.activation_bits, n_groups=self.n_groups, per_step=self.per_step
             ),
             ScoreSettings(
-                *(bits, self.cross_attention, self.self_attention),
+                *(self.bits_of_scores, self.cross_attention, self.self_attention),
                 *(self.keep_start_token, self.maximum),
             ),
             self.keep,
         )
+
+    @property
+    def bits_of_scores(self) -> int:
+        """Those of the activations unless said."""
+        return self.activation_bits if self.score_bits is None else self.score_bits

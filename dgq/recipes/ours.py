@@ -73,6 +73,9 @@ class Ours(MixedRecipe):
 
     def __post_init__(self) -> None:
         check_choice("ranges", self.ranges, get_args(Ranges))
+        # Of differences between calls few bits are enough: ranges stay as they were observed.
+        learned_for = 16 if self.ranges == "residual" else self.activation_bits
+        self.choose_("learning", self.learning.with_ranges(learned_for))
         super().__post_init__()
 
     @property

@@ -1,4 +1,7 @@
-"""Recipes by name, as the files of these names in the repository's ``configs/`` have them."""
+"""Recipes by name: those of this package at the bits that are measured.
+
+The repository's command line composes the same from ``configs/recipes`` and ``configs/bits``.
+"""
 
 from dgq.errors import SettingsError
 from dgq.recipes.custom import Custom
@@ -9,30 +12,22 @@ from dgq.recipes.qdiffusion import QDiffusion
 from dgq.recipes.recipe import Recipe
 from dgq.recipes.rtn import RTN
 from dgq.recipes.tfmq import TFMQ
-from dgq.settings import LearningSettings, QuantizationSettings
+from dgq.settings import QuantizationSettings
 
-LEARNED_RANGES = LearningSettings(activation_lr=0.05)
-"""At 4 bits and fewer ranges of activations are learned too."""
-
-BITS = ((8, 8), (4, 8), (4, 6), (4, 5))
+BITS = ((8, 8), (4, 8), (4, 6), (4, 5), (4, 4))
+"""Of weights and of activations."""
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        *(Ours(*bits) for bits in BITS),
-        Ours(4, 4, learning=LEARNED_RANGES),
-        *(Ours(4, bits, ranges="live") for bits in (8, 6)),
-        Ours(4, 4, ranges="live", learning=LEARNED_RANGES),
+        *(Ours(*bits) for bits in (*BITS, (4, 16))),
+        *(Ours(4, bits, ranges="live") for bits in (8, 6, 4)),
         *(Ours(4, bits, ranges="residual", mixed=False) for bits in (6, 4)),
-        Ours(4, 16),
         *(DGQ(*bits) for bits in BITS),
-        DGQ(4, 4, self_attention="log", learning=LEARNED_RANGES),
-        *(RTN(*bits) for bits in (*BITS, (4, 4))),
+        *(RTN(*bits) for bits in BITS),
         *(QDiffusion(*bits) for bits in BITS),
-        QDiffusion(4, 4, learning=LEARNED_RANGES),
         *(TFMQ(*bits) for bits in BITS),
-        TFMQ(4, 4, learning=LEARNED_RANGES),
-        *(MixDQ(*bits) for bits in ((8, 8), (4, 8))),
+        *(MixDQ(*bits) for bits in BITS[:2]),
     )
 }
 

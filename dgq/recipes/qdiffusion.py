@@ -36,6 +36,10 @@ class QDiffusion(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
+    def __post_init__(self) -> None:
+        self.choose_("learning", self.learning.with_ranges(self.activation_bits))
+        super().__post_init__()
+
     @property
     def name(self) -> str:
         """``qdiffusion_`` and the bits."""

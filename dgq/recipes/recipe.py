@@ -28,6 +28,10 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         assert self.quantization  # refuses impossible settings
 
+    def choose_(self, name: str, value: object) -> None:
+        """Set an option whose default depends on others, while the recipe is made."""
+        object.__setattr__(self, name, value)  # frozen from here on
+
     @property
     @abstractmethod
     def quantization(self) -> QuantizationSettings:

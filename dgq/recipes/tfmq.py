@@ -37,6 +37,10 @@ class TFMQ(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
+    def __post_init__(self) -> None:
+        self.choose_("learning", self.learning.with_ranges(self.activation_bits))
+        super().__post_init__()
+
     @property
     def name(self) -> str:
         """``tfmq_`` and the bits."""

@@ -5,24 +5,41 @@ from pathlib import Path
 import pytest
 
 from dgq.errors import DGQError
-from lit.configs import CONFIGS, find_config, resolve_configs
+from lit.configs import BITS, MODELS, RECIPES, find_configs, resolve_configs
 
 
-@pytest.mark.parametrize("name", ["w4a8.yaml", "w4a8", str(CONFIGS / "w4a8.yaml")])
+@pytest.mark.parametrize("name", ["w4a8.yaml", "w4a8", "bits/w4a8.yaml", str(BITS / "w4a8.yaml")])
 def test_a_config_is_found_by_name_stem_or_path(name: str) -> None:
-    assert find_config(name).samefile(CONFIGS / "w4a8.yaml")
+    assert find_configs(name) == [BITS / "w4a8.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("dgq_w4a6", [RECIPES / "dgq.yaml", BITS / "w4a6.yaml"]),
+        ("rtn_w4a16.yaml", [RECIPES / "rtn.yaml", BITS / "w4a16.yaml"]),
+        ("w4a8_live.yaml", [BITS / "w4a8.yaml", RECIPES / "live.yaml"]),
+        ("scenes_xl", [MODELS / "scenes_xl.yaml"]),
+    ],
+)
+def test_a_short_name_is_a_recipe_and_bits(name: str, files: list[Path]) -> None:
+    assert find_configs(name) == files
 
 
 def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w4a8.yaml").write_text("model: {}")
     monkeypatch.chdir(tmp_path)
-    assert find_config("w4a8.yaml").resolve() == tmp_path / "w4a8.yaml"
+    (found,) = find_configs("w4a8.yaml")
+    assert found.resolve() == tmp_path / "w4a8.yaml"
 
 
-@pytest.mark.parametrize("name", ["w5a5.yaml", "", "configs", "w4a8.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["w5a5.yaml", "", "configs", "w4a8.json", "dgq_", "dgq_rtn", "w4a8_w4a6", "dgq_w4a6_live"],
+)
 def test_an_unknown_config_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(DGQError, match=r"no config .*w4a8\.yaml"):
-        find_config(name)
+    with pytest.raises(DGQError, match=r"no config .*\bdgq\b.*\bw4a8\b.*\bsd14\b.*\bpublished\b"):
+        find_configs(name)
 
 
 @pytest.mark.parametrize(
@@ -32,14 +49,18 @@ def test_an_unknown_config_is_refused_with_the_known_ones(name: str) -> None:
         (["fit", "-c", "w4a8"], "w4a8"),
         (["fit", "--config=w4a8.yaml"], "w4a8"),
         (["fit", "--config", "w4a8.yaml", "--config", "sd14.yaml"], "w4a8-sd14"),
+        (["fit", "--config", "dgq_w4a6", "-c", "scenes_xl"], "dgq_w4a6-scenes_xl"),
+        (["fit", "--config", "dgq", "--config", "w4a6"], "dgq_w4a6"),
+        (["fit", "--config", "w4a6", "--config=live"], "w4a6_live"),
+        (["fit", "-c=w4a6_live.yaml", "--config", "published"], "w4a6_live-published"),
         (["fit"], "run"),
+        (["fit", "--config"], "run"),
     ],
 )
 def test_the_run_is_named_after_its_configs(args: list[str], run: str) -> None:
     resolved, name = resolve_configs(args)
     assert name == run
-    assert len(resolved) == len(args)
-    assert all(Path(a.rpartition("=")[2]).is_file() for a in resolved if a.endswith(".yaml"))
+    assert all(Path(a.partition("=")[2]).is_file() for a in resolved if a.endswith(".yaml"))
 
 
 def test_other_arguments_pass_unchanged() -> None:

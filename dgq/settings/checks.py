@@ -1,0 +1,27 @@
+"""Checks of values, each of which says in one line what was expected."""
+
+from dgq.errors import SettingsError
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise SettingsError unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_whole(name: str, value: int) -> None:
+    """Raise SettingsError unless ``value`` is a whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SettingsError(f"{name} must be a whole number of at least 0, got {value!r}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise SettingsError unless ``value`` is a number of at least 0."""
+    if not value >= 0:
+        raise SettingsError(f"{name} must be at least 0, got {value!r}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise SettingsError unless ``value`` is one of the choices."""
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,33 @@
+"""Where calibration samples wait."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from dgq.settings.checks import check_choice
+
+Place = Literal["device", "host", "disk"]
+WaitingType = Literal["same", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class WaitingSettings:
+    """Where calibration samples wait for their turn at a target.
+
+    SD 1.4 keeps up to 28 MB for each row and stream in float32, SDXL at 512 px up to 44 MB.
+
+    Args:
+        place: ``device`` (fastest), ``host`` memory for an accelerator with too little of its own,
+            or ``disk`` for a host with too little memory.
+        dtype: ``same`` keeps activations as they are; ``bfloat16`` or ``float16`` halve those in
+            float32.
+        folder: for the files of ``disk``; in the run's folder by default.
+    """
+
+    place: Place = "device"
+    dtype: WaitingType = "same"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("waiting.place", self.place, get_args(Place))
+        check_choice("waiting.dtype", self.dtype, get_args(WaitingType))
