@@ -86,6 +86,7 @@ def micro_unet() -> UNet2DConditionModel:
 
 def save_micro(folder: Path) -> Path:
     """The smallest Stable Diffusion pipeline, with ``micro_unet``."""
+    torch.manual_seed(0)  # of text encoder and VAE
     tokenizer = build_tokenizer(folder / "tokenizer-source")
     pipeline = StableDiffusionPipeline(
         vae=tiny_vae(),
