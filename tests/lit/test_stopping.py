@@ -15,6 +15,7 @@ from dgq.calibration.calibrator import Calibrator
 from dgq.command_line.stopping import SIGNALS, Stopped, Stopper, stopping_on_signals
 from lit.calibration import Calibration
 from lit.cli import main
+from tests.calibration_runs import rows
 from tests.tiny_pipelines import LEARNING, ROOT, fit_arguments
 
 pytestmark = pytest.mark.usefixtures("heard")
@@ -41,57 +42,41 @@ def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatc
     return lambda monkeypatch: monkeypatch.setattr(owner, method, patched)
 
 
-@pytest.mark.parametrize(
-    ("number", "method", "epoch"),
-    [
-        (signal.SIGTERM, "training_step", 5),
-        (signal.SIGINT, "leave", 3),
-        (signal.SIGHUP, "finish", 24),
-        (signal.SIGUSR1, "on_save_checkpoint", 0),
-    ],
-)
-def test_a_signal_ends_a_run_with_one_line_and_it_resumes_bit_identically(
-    number: signal.Signals,
-    method: str,
-    epoch: int,
+HOW_TO_RESUME = "the same command with --ckpt_path last goes on from the last finished target"
+EVENTS = [
+    (signal.SIGUSR1, "on_save_checkpoint", 2),
+    (signal.SIGINT, "leave", 3),
+    (signal.SIGTERM, "training_step", 5),
+    (signal.SIGHUP, "finish", 24),
+]
+LIMITS = [("--trainer.max_time", "00:00:00:00"), ("--trainer.max_steps", "13")]
+
+
+def test_signals_and_limits_end_a_run_with_one_line_and_it_resumes_bit_identically(
     finished_work: Path,
     micro_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """All of them end the same run, one after the other."""
+    run = finished_work / "stopped"
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    resume = [*arguments, "--ckpt_path", "last"]
     before = [signal.getsignal(each) for each in SIGNALS]
-    arguments = [*fit_arguments(micro_folder, finished_work, number.name), *LEARNING]
-    with monkeypatch.context() as patched:
-        sent_in(method, number, epoch)(patched)
-        assert main(arguments, CalibrationData) == 128 + number
-    lines = [line for line in capsys.readouterr().err.splitlines() if number.name in line]
-    assert lines == [
-        f"stopped by {number.name}: the same command with --ckpt_path last goes on from the last "
-        "finished target"
-    ]
-    assert [signal.getsignal(each) for each in SIGNALS] == before
-    run = finished_work / number.name
-    assert not (run / "quantized").exists()
-    assert main([*arguments, "--ckpt_path", "last"], CalibrationData) == 0
-    assert_same(run, finished_work / "run")
-
-
-@pytest.mark.parametrize(
-    "limit", [("--trainer.max_steps", "13"), ("--trainer.max_time", "00:00:00:00")]
-)
-def test_a_limit_ends_a_run_without_hardening_what_is_half_learned(
-    limit: tuple[str, str],
-    finished_work: Path,
-    micro_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    name = limit[0].rpartition(".")[2]
-    arguments = [*fit_arguments(micro_folder, finished_work, name), *LEARNING]
-    assert main([*arguments, *limit], CalibrationData) == 3
-    assert f"stopped by {limit[0]}" in capsys.readouterr().err
-    run = finished_work / name
-    assert not (run / "quantized").exists()
-    assert main([*arguments, "--ckpt_path", "last"], CalibrationData) == 0
+    for limit in LIMITS:
+        assert main([*resume, *limit], CalibrationData) == 3
+        assert f"stopped by {limit[0]}" in capsys.readouterr().err
+    # What is half learned is not hardened: 13 steps are two targets and three of the next.
+    assert len(rows(run)) == 2
+    for number, method, epoch in EVENTS:
+        with monkeypatch.context() as patched:
+            sent_in(method, number, epoch)(patched)
+            assert main(resume, CalibrationData) == 128 + number
+        lines = [line for line in capsys.readouterr().err.splitlines() if number.name in line]
+        assert lines == [f"stopped by {number.name}: {HOW_TO_RESUME}"]
+        assert [signal.getsignal(each) for each in SIGNALS] == before
+        assert not (run / "quantized").exists()
+    assert main(resume, CalibrationData) == 0
     assert_same(run, finished_work / "run")
 
 
