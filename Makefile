@@ -21,7 +21,7 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict
-	$(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
 # The documentation as a site in site/; broken links and docstrings are errors, here and in `make test`.
 docs: .venv/installed

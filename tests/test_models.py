@@ -29,6 +29,9 @@ SHORT = (
 )
 """A calibration that learns a step and a half of each target, gently."""
 
+MEASURED = ("x4 upscaler", "SDXL refiner")
+"""Kinds whose layers get bits by their sensitivity too: a UNet with classes, and one of SDXL's."""
+
 SIMILAR = ("Stable Diffusion 1.x", "SDXL", "SDXL-turbo", "image to image", "SDXL inpainting")
 """Kinds that differ little from others here, or that other tests calibrate."""
 
@@ -44,7 +47,8 @@ def kinds() -> list[object]:
 def test_a_kind_of_pipeline_calibrates_and_draws(name: str, tmp_path: Path) -> None:
     folder = CALIBRATE[name].save(tmp_path)
     arguments = fit_arguments(folder, tmp_path, "run", "--config", "w8a8.yaml")
-    assert main([*arguments, *SHORT], CalibrationData) == 0
+    mixed = ("--model.recipe.mixed", str(name in MEASURED).lower())
+    assert main([*arguments, *SHORT, *mixed], CalibrationData) == 0
     quantized = load_quantized_unet(tmp_path / "run", execution="float", dtype=torch.float32)
     stock = load_unet(str(folder))
     # What was calibrated on is reproduced: nothing is left out, and nothing is computed otherwise.

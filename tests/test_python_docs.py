@@ -27,7 +27,7 @@ def test_the_examples_run_in_their_order(
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("\n".join(f"{n} red circles" for n in range(7)))
     learning = dgq.LearningSettings(iterations=1, polish_iterations=1)
-    recipe = dgq.Ours(learning=learning)
+    recipe = dgq.Ours(learning=learning, range_method="minmax", mixed=False)
     names: dict[str, Any] = {"PIPELINE": str(micro_folder), "RECIPE": recipe}
     text = "\n".join(BLOCKS)
     for slow, fast in FAST.items():
