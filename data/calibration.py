@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -78,7 +78,7 @@ class CalibrationData(LightningDataModule):
         seed: of prompts, noise and batches.
     """
 
-    n_held_out_prompts = N_HELD_OUT_PROMPTS
+    n_held_out_prompts: ClassVar[int] = N_HELD_OUT_PROMPTS
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class CalibrationData(LightningDataModule):
         )
         for note in notes:
             say(note)
-        self.calls: UNetCalls | None = None
+        self._calls: UNetCalls | None = None
         self.micro_batches: list[dict[str, Any]] = []
         self.held_out: list[dict[str, Any]] = []
         self.measured: list[dict[str, Any]] = []
@@ -197,7 +197,7 @@ class CalibrationData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the calls and arrange the chosen pairs in micro-batches."""
-        self.calls = UNetCalls.load(self.recording)
+        self._calls = UNetCalls.load(self.recording)
         pairs = self.calls.sample_pairs(self.n_samples, self.seed, self.n_prompts)
         self.micro_batches = self.own_share(pairs)
         self.measured = [self.calls.batch(pairs[:N_MEASURED])]
@@ -218,12 +218,13 @@ class CalibrationData(LightningDataModule):
         """
         size = min(self.micro_batch_size, at_most or self.micro_batch_size)
         parts = pairs.split(size)[self.rank :: self.n_processes]
-        return [self.require_calls().batch(part) for part in parts]
+        return [self.calls.batch(part) for part in parts]
 
-    def require_calls(self) -> UNetCalls:
-        """The calls; there from ``setup`` on."""
-        assert self.calls is not None
-        return self.calls
+    @property
+    def calls(self) -> UNetCalls:
+        """All recorded calls of the UNet; there from ``setup`` on."""
+        assert self._calls is not None
+        return self._calls
 
     @property
     def n_processes(self) -> int:

@@ -22,6 +22,7 @@ from dgq.streams.waiting import waiting_rooms
 from dgq.targets import Target
 from dgq.unet.quantize import quantizable_layers
 from lit.identity import identity_of
+from lit.samples import Samples
 from lit.trainer_runtime import TrainerRuntime
 from lit.waiting_folder import clear_waiting_folders, waiting_folder
 
@@ -29,9 +30,8 @@ from lit.waiting_folder import clear_waiting_folders, waiting_folder
 class Calibration(LightningModule):
     """Drives a ``Calibrator`` through all targets, and keeps what a checkpoint needs.
 
-    The DataModule offers ``calls`` (timesteps, latent size), ``micro_batches`` (arguments of UNet
-    calls), ``measured`` (the same of some samples, alike in all processes) and batches of row
-    indices; everything else is streamed from target to target.
+    The DataModule offers ``Samples`` and batches of row indices; everything else is streamed from
+    target to target.
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
@@ -65,9 +65,10 @@ class Calibration(LightningModule):
         self.resumed_settings: QuantizationSettings | None = None
 
     @property
-    def data(self) -> Any:
-        """The DataModule, which this module knows only by what it offers."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    def data(self) -> Samples:
+        """The Trainer's DataModule."""
+        samples: Samples = self.trainer.datamodule  # type: ignore[attr-defined]
+        return samples
 
     # What is known so far
 

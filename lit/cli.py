@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentError
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
 from dgq.command_line.console import (
@@ -32,6 +32,7 @@ from lit.identity import check_identity
 from lit.limits import Limits, parse_time
 from lit.quiet import quieten_lightning
 from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
+from lit.samples import Samples
 from lit.sealed_checkpoint import SealedCheckpointIO, read_checkpoint
 from lit.stopping import end_processes, is_first_process
 from lit.strategy import AveragingStrategy
@@ -58,17 +59,18 @@ class CalibrationCLI(LightningCLI):
     def __init__(
         self,
         args: Sequence[str],
-        data: type[LightningDataModule],
+        data: type[Samples],
         run: Path,
         stopper: Stopper,
         held: ExitStack,
     ) -> None:
+        self.data = data
         self.default_run = run
         self.stopper = stopper
         self.held = held
         super().__init__(
             Calibration,
-            data,
+            cast(type[LightningDataModule], data),
             save_config_callback=None,
             parser_kwargs={"exit_on_error": False, "fit": FIT_PARSER},
             seed_everything_default=0,
@@ -126,7 +128,7 @@ class CalibrationCLI(LightningCLI):
     @property
     def run(self) -> Path:
         """The run's folder."""
-        return self._get(self.config, "run")
+        return Path(self._get(self.config, "run"))
 
     @property
     def is_trial(self) -> bool:
@@ -164,7 +166,7 @@ class CalibrationCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Calibrate, or say what that would take."""
         if self.is_dry_run:
-            print_plan(self.config[subcommand], self.datamodule_class)
+            print_plan(self.config[subcommand], self.data)
         else:
             super()._run_subcommand(subcommand)
 
@@ -236,10 +238,10 @@ class CalibrationCLI(LightningCLI):
         """The configuration as the run's folder keeps it."""
         subcommand = str(self.subcommand)
         parser = self._parser(subcommand)
-        return HEADER + parser.dump(self.config[subcommand], skip_none=False)
+        return f"{HEADER}{parser.dump(self.config[subcommand], skip_none=False)}"
 
 
-def main(args: Sequence[str], data: type[LightningDataModule]) -> int:
+def main(args: Sequence[str], data: type[Samples]) -> int:
     """Run the command line; the exit code.
 
     Args:

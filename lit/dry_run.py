@@ -11,9 +11,10 @@ from dgq.planning.table import make_table
 from dgq.recipes import Recipe
 from dgq.settings import WaitingSettings
 from dgq.storage.manifest import GenerationSettings
+from lit.samples import Samples
 
 
-def print_plan(config: Any, data: Any) -> None:
+def print_plan(config: Any, data: type[Samples]) -> None:
     """Print what a ``fit`` would do.
 
     Args:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 LIMIT_REACHED = 3
 """Exit status of a run that a limit of the Trainer stopped."""

@@ -42,7 +42,8 @@ class TakesAdapters(nn.Module):
     @property
     def peft_config(self) -> Adapters:
         """Configurations of the adapters, by name; empty without any."""
-        return self.__dict__.setdefault("_adapters", Adapters())
+        adapters: Adapters = self.__dict__.setdefault("_adapters", Adapters())
+        return adapters
 
     @peft_config.setter
     def peft_config(self, configs: Mapping[str, Any]) -> None:

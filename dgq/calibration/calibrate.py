@@ -150,7 +150,8 @@ def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: Waitin
 
 def one_row(call: Call, device: torch.device) -> Call:
     """The first row of a call, on a device."""
-    return to_device({**of_rows(dict(call), slice(1)), "return_dict": False}, device)
+    row: Call = to_device({**of_rows(dict(call), slice(1)), "return_dict": False}, device)
+    return row
 
 
 def reconstruct_(

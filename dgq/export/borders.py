@@ -47,5 +47,5 @@ def border_correction(missing: Tensor, taken_back: Tensor, y: Tensor) -> Tensor:
         taken_back: ``[1, taps, out]``, what each tap that sees no pixel takes back.
         y: output ``[batch, out, height, width]``.
     """
-    by_pixel = missing @ taken_back
-    return by_pixel.unflatten(1, (y.shape[2], y.shape[3])).permute(0, 3, 1, 2)
+    by_pixel: Tensor = (missing @ taken_back).unflatten(1, (y.shape[2], y.shape[3]))
+    return by_pixel.permute(0, 3, 1, 2)

@@ -134,7 +134,7 @@ def write_part(
     import openvino
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         script = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
     model = openvino.convert_model(script)
     named(model, list(inputs), outputs)

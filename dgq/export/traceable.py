@@ -1,7 +1,7 @@
 """A UNet as engines take it: tensors in, one tensor out, traced by a call of its own size."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,7 @@ def traced(unet: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule
     """The TorchScript of a UNet whose layers were converted; sizes of the inputs stay free."""
     module = Traceable(unet, tuple(inputs)).eval()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         # Not checked: a second trace numbers its modules in another way.
-        return torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
+        script = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
+    return cast(torch.jit.ScriptModule, script)

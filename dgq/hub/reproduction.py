@@ -38,7 +38,7 @@ def recipe_yaml(manifest: Manifest, config: Mapping[str, Any]) -> str:
     precision = section(config, "trainer").get("precision")
     if precision is not None:
         made["trainer"] = {"precision": precision}
-    return yaml.safe_dump(made, sort_keys=False)
+    return str(yaml.safe_dump(made, sort_keys=False))
 
 
 def commands(evidence: Evidence, pipeline: str, name: str) -> list[str]:

@@ -65,7 +65,7 @@ class InputQuantizer(InPart, StoredTensors):
     @property
     def largest(self) -> int:
         """The largest code."""
-        return 2**self.n_bits - 1
+        return (1 << self.n_bits) - 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and dequantize, in float32 whatever the precision of ``x``."""

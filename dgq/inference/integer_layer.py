@@ -13,7 +13,7 @@ from dgq.inference.geometry import ConvGeometry
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
-from dgq.inference.products.products import Products
+from dgq.inference.products.products import Products, ProductWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.math.multiples import of_weights
 
@@ -21,7 +21,7 @@ FOLDED_AT_ONCE = 2**18
 """Weights that are folded at a time."""
 
 
-class IntegerLayer(KernelLayer):
+class IntegerLayer(KernelLayer[ProductWeight]):
     """A linear or convolution layer on quantized tensors.
 
     Args:

@@ -39,7 +39,7 @@ class StoredTensors(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        return super()._apply(lambda tensor: exactly(fn, tensor), recurse)
+        return super()._apply(lambda tensor: exactly(fn, tensor), recurse)  # type: ignore[no-untyped-call]
 
 
 def is_scale(tensor: Tensor) -> bool:

@@ -21,7 +21,8 @@ class _StraightThrough(torch.autograd.Function):
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
     """``value``, which was made of ``x``, with the gradient of the identity (Bengio 2013)."""
-    return _StraightThrough.apply(x, value.detach())
+    result: Tensor = _StraightThrough.apply(x, value.detach())  # type: ignore[no-untyped-call]
+    return result
 
 
 def round_ste(x: Tensor) -> Tensor:

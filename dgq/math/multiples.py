@@ -30,7 +30,8 @@ def largest_factors(n_bits: int, max_exponent: int) -> tuple[int, int]:
 def possible_multiples(n_bits: int, max_exponent: int) -> Tensor:
     """All products of both factors, ascending from 1 to ``2^max_exponent``: ``[n]``, int64."""
     on_codes, on_weights = (torch.arange(1, n + 1) for n in largest_factors(n_bits, max_exponent))
-    return (on_codes[:, None] * on_weights).unique()
+    products: Tensor = (on_codes[:, None] * on_weights).unique()
+    return products
 
 
 def shared_multiple(multiple: Tensor, n_bits: int, max_exponent: int) -> tuple[Tensor, Tensor]:

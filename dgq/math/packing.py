@@ -23,7 +23,7 @@ def pack_codes(codes: Tensor, n_bits: int) -> Tensor:
     n = codes.shape[1]
     padded = F.pad(codes.to(torch.uint8), (0, -n % TOGETHER)).unflatten(1, (-1, TOGETHER)).long()
     words = (padded << _places(TOGETHER, n_bits, codes)).sum(-1, keepdim=True)
-    packed = (words >> _places(n_bits, 8, codes)).bitwise_and_(255).to(torch.uint8)
+    packed: Tensor = (words >> _places(n_bits, 8, codes)).bitwise_and_(255).to(torch.uint8)
     return packed.flatten(1)[:, : packed_width(n, n_bits)].contiguous()
 
 

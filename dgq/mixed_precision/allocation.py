@@ -67,7 +67,8 @@ def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor | None:
     unit = float(noise[noise.isfinite()].max().clamp(min=torch.finfo(torch.float64).tiny))
 
     def choice(exponent: float) -> Tensor:
-        return (noise / unit + weighted * 2.0**exponent).argmin(1)
+        multiplier: float = 2.0**exponent
+        return (noise / unit + weighted * multiplier).argmin(1)
 
     low, high = -LARGEST_EXPONENT, LARGEST_EXPONENT
     if not _fits(costs, choice(high)):

@@ -55,7 +55,8 @@ def features() -> tuple[str, ...]:
 
 def pack_linear(weight: Tensor) -> Tensor:
     """An int8 weight ``[out, in]`` in the layout that oneDNN wants; no copy of it is needed."""
-    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+    return packed
 
 
 def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: int) -> Tensor:
@@ -66,9 +67,10 @@ def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: 
     if is_linear(list(weight.shape[2:]), stride, groups):
         return pack_linear(weight.flatten(1))
     ones = torch.ones(weight.shape[0])
-    return torch.ops.onednn.qconv_prepack(
+    packed: Tensor = torch.ops.onednn.qconv_prepack(
         weight.contiguous(), ones, 1.0, 0, stride, [0, 0], dilation, groups
     )
+    return packed
 
 
 def is_linear(kernel: list[int], stride: list[int], groups: int) -> bool:
@@ -146,7 +148,7 @@ def int_conv2d(
     zeros = _zeros(weight_scale.shape[0])
 
     def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
-        return torch.ops.onednn.qconv2d_pointwise(
+        result: Tensor = torch.ops.onednn.qconv2d_pointwise(
             *(
                 codes.permute(0, 3, 1, 2),
                 factor,
@@ -160,7 +162,8 @@ def int_conv2d(
                 dilation,
             ),
             *(groups, 1.0, 0, output, "none", [], ""),
-        ).permute(0, 2, 3, 1)
+        )
+        return result.permute(0, 2, 3, 1)
 
     return _at_steps(product, codes, scale, bias, step, dtype).contiguous()
 
@@ -182,9 +185,10 @@ def _product(
     dtype: torch.dtype,
 ) -> Tensor:
     zeros = _zeros(weight_scale.shape[0])
-    return torch.ops.onednn.qlinear_pointwise(
+    output: Tensor = torch.ops.onednn.qlinear_pointwise(
         codes, scale, 0, weight, weight_scale, zeros, bias, 1.0, 0, dtype, "none", [], ""
     )
+    return output
 
 
 @cache

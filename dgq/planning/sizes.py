@@ -20,7 +20,7 @@ def model_bytes(unet: nn.Module, n_steps: int) -> int:
         unet: of inference modules without tensors.
         n_steps: distinct timesteps of the sampler.
     """
-    stored = sum(t.numel() * t.element_size() for t in unet.state_dict().values())
+    stored: int = sum(t.numel() * t.element_size() for t in unet.state_dict().values())
     return stored + sum(scale_bytes(q, n_steps) for q in input_quantizers(unet))
 
 

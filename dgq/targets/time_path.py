@@ -33,7 +33,8 @@ class TimePath(Target):
     @property
     def entrance(self) -> nn.Module:
         """The UNet: passes are suspended before they start."""
-        return self.unet
+        unet: nn.Module = self.unet
+        return unet
 
     @property
     def leaves_by_itself(self) -> bool:
@@ -99,7 +100,8 @@ def embedding_of(
     further = unet.get_aug_embed(embedding, encoder_hidden_states, added_cond_kwargs or {})
     if further is not None:
         embedding = embedding + further
-    return embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)
+    result: Tensor = embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)
+    return result
 
 
 def projected(resnet: ResnetBlock2D, embedding: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ class QuantizedAttention(TakesProcessors, Attention):
             out = out.transpose(1, 2).reshape(given.shape)
         if self.residual_connection:
             out = out + given
-        return out / self.rescale_output_factor
+        rescaled: Tensor = out / self.rescale_output_factor
+        return rescaled
 
     def project(self, name: str, x: Tensor) -> Tensor:
         """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet.
@@ -98,7 +99,9 @@ class QuantizedAttention(TakesProcessors, Attention):
         projected = read(getattr(self, name), x, quantized)
         if name == "to_k":
             return self._quantized_key(projected)
-        return (self.query_quantizer if name == "to_q" else self.value_quantizer)(projected)
+        quantizer = self.query_quantizer if name == "to_q" else self.value_quantizer
+        quantized_projection: Tensor = quantizer(projected)
+        return quantized_projection
 
     def _quantized_text(self, text: Tensor) -> Any:
         """Text ``[batch, tokens, channels]``, quantized, but for a ``<start>`` that is kept."""
@@ -156,7 +159,8 @@ class QuantizedAttention(TakesProcessors, Attention):
         logits = query @ key.transpose(-1, -2) * self.scale
         if mask is not None:
             logits = logits + mask
-        return self.score_quantizer(logits.softmax(-1)) @ value
+        scores: Tensor = self.score_quantizer(logits.softmax(-1))
+        return scores @ value
 
     # Bits of the operands, for counting
 

@@ -80,7 +80,8 @@ class QuantizedLayer(Reader, nn.Module):
         learnable = self.learnable_output
         if learnable is None or not learnable.active or not self.context.weights:
             return output
-        return learnable(output)
+        corrected: Tensor = learnable(output)
+        return corrected
 
     def start_learning_(self) -> None:
         """Begin learning the rounding of this layer's weight, from nearest rounding."""

@@ -36,7 +36,8 @@ class QuantAttnProcessor:
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Let the attention compute."""
-        return attn(hidden_states, *args, **kwargs)
+        output: Tensor = attn(hidden_states, *args, **kwargs)
+        return output
 
 
 class Projecting(Protocol):

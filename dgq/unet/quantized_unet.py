@@ -99,9 +99,9 @@ class QuantizedUNet(TakesAdapters, HasParts):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         execution = self.execution
         if execution is None or not moves(fn, next(self.parameters())):
-            return super()._apply(fn, recurse)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         execution.depart_(self)
-        result = super()._apply(fn, recurse)
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         execution.arrive_(self)
         return result
 
@@ -141,7 +141,7 @@ class QuantizedUNet(TakesAdapters, HasParts):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle and copy by the stock class, which has a name that can be looked up."""
-        return (_rebuild, (_stock(type(self)),), self.__getstate__())
+        return (_rebuild, (_stock(type(self)),), self.__getstate__())  # type: ignore[no-untyped-call]
 
 
 def become_quantized_(unet: nn.Module, calls: SamplerCalls) -> None:

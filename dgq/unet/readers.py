@@ -22,6 +22,6 @@ def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:
         quantized: the same, quantized: a tensor or ``QuantizedTensor``.
     """
     base = getattr(layer, "base_layer", None)
-    if isinstance(base, Reader):
-        return layer(x, quantized=quantized)
-    return layer(quantized)
+    output: Tensor
+    output = layer(x, quantized=quantized) if isinstance(base, Reader) else layer(quantized)
+    return output

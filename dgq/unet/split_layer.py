@@ -37,7 +37,7 @@ class SplitConv2d(HasGeometry, nn.Module):
         self.geometry = geometry
         self.first = first
         self.second = second
-        self.register_state_dict_post_hook(joined_in_part)
+        self.register_state_dict_post_hook(joined_in_part)  # type: ignore[no-untyped-call]
 
     @property
     def sizes(self) -> tuple[int, int]:

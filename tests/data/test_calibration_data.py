@@ -154,7 +154,7 @@ def test_more_processes_than_micro_batches_and_uneven_batches_are_refused(
 
 
 def test_held_out_samples_are_of_prompts_that_nothing_is_learned_on(ready: CalibrationData) -> None:
-    calls = ready.require_calls()
+    calls = ready.calls
     learned = {p for _, p in calls.sample_pairs(None, 0, ready.n_prompts).tolist()}
     held_out = calls.held_out_pairs(5, 4).tolist()
     assert len({tuple(pair) for pair in held_out}) == 5

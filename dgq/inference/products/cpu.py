@@ -84,7 +84,8 @@ class CpuProducts(Products):
         offset: int | None,
     ) -> Tensor:
         """In one pass."""
-        return quantize(x, *tables, step, largest, padding, offset)
+        codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
+        return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Folded."""
@@ -102,7 +103,10 @@ def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
 
 def multiply_whole(operands: tuple[Tensor, ...], geometry: Geometry, dtype: torch.dtype) -> Tensor:
     """The operator of a layer with a weight of bytes."""
-    if not isinstance(geometry, ConvGeometry):
-        return int_linear(*operands, dtype)
-    window = (geometry.kernel, geometry.stride, geometry.dilation, geometry.groups)
-    return int_conv2d(*operands, *window, dtype)
+    output: Tensor
+    if isinstance(geometry, ConvGeometry):
+        window = (geometry.kernel, geometry.stride, geometry.dilation, geometry.groups)
+        output = int_conv2d(*operands, *window, dtype)
+    else:
+        output = int_linear(*operands, dtype)
+    return output
