@@ -17,15 +17,13 @@ from dgq.calibration import learning as learn
 from dgq.calibration.measuring import decibels, summed
 from dgq.calibration.network_learning import harden_network_, start_learning_network_
 from dgq.calibration.phase_timer import PhaseTimer
-from dgq.calibration.runtime import Call, Reduction, Runtime, to_device
+from dgq.calibration.runtime import Call, Reduction, Runtime
+from dgq.calibration.samples_at_targets import SamplesAtTargets
 from dgq.errors import DGQError
-from dgq.math.reconstruction import noise_and_signal, reconstruction_loss
+from dgq.math.reconstruction import reconstruction_loss
 from dgq.recipes.recipe import Recipe
 from dgq.settings import QuantizationSettings
-from dgq.streams.paired_streams import PairedStreams
-from dgq.streams.visit import Visit
 from dgq.streams.waiting import Waiting
-from dgq.streams.whole_calls import WholeCalls
 from dgq.targets import NETWORK, Network, Target, execution_order
 from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.context import quantization
@@ -60,9 +58,7 @@ class Calibrator:
         self.sqnr_db: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.name = ""
-        self._streams: PairedStreams | None = None
-        self._held_out: PairedStreams | None = None
-        self._calls: tuple[Sequence[Call], Sequence[Call]] = ((), ())
+        self._samples: SamplesAtTargets | None = None
 
     # Before the first target
 
@@ -106,18 +102,13 @@ class Calibrator:
             rooms: where samples wait.
             n_finished: targets that were hardened before.
         """
-        self._calls = calls, held_out
         with self.phase("capture"):
-            self._streams = self._stream(calls, rooms)
-            self._held_out = self._stream(held_out, rooms)
+            self._samples = SamplesAtTargets(
+                self.unet, self.targets, calls, held_out, rooms, self.runtime.device
+            )
             for _ in range(n_finished):
-                self.refer()
-                self.advance()
-
-    def _stream(self, calls: Sequence[Call], rooms: Iterator[Waiting]) -> PairedStreams:
-        on_device = [to_device(call, self.runtime.device) for call in calls]
-        stops = {n: t for n, t in self.targets.items() if not isinstance(t, Network)}
-        return PairedStreams(self.unet, stops, on_device, rooms)
+                self.samples.refer()
+                self.samples.advance(self.observes_on_the_way)
 
     # One target
 
@@ -132,38 +123,15 @@ class Calibrator:
         return self.targets[self.name]
 
     @property
-    def streams(self) -> PairedStreams:
-        """The samples to learn on; there from ``start`` on."""
-        assert self._streams is not None
-        return self._streams
+    def samples(self) -> SamplesAtTargets:
+        """All samples; there from ``start`` on."""
+        assert self._samples is not None
+        return self._samples
 
     @property
-    def held_out(self) -> PairedStreams:
-        """Samples that nothing is learned from, on which errors are measured."""
-        assert self._held_out is not None
-        return self._held_out
-
-    def visit(self, held_out: bool = False) -> Visit:
-        """The samples at the current target: to learn on, or held out."""
-        streams = self.held_out if held_out else self.streams
-        if not isinstance(self.target, Network):
-            return Visit(self.target, streams)
-        outputs = [result[0] for result in streams.full_precision.results]
-        return Visit(self.target, WholeCalls(self.unet, self._calls[held_out], outputs))
-
-    def refer(self) -> None:
-        """Run the full-precision streams through the current target."""
-        self.streams.refer()
-        self.held_out.refer()
-
-    def advance(self) -> None:
-        """Run the quantized streams through the current target, and observe it on the way.
-
-        A resumed run passes the finished targets in the same way, since observed attention is
-        rounded differently from attention that is not.
-        """
-        self.streams.leave(observing=not self.learning.learns_ranges)
-        self.held_out.leave(observing=False)
+    def observes_on_the_way(self) -> bool:
+        """Whether activations are observed as the quantized streams advance, not for learning."""
+        return not self.learning.learns_ranges
 
     def enter(self, name: str) -> None:
         """Capture a target's references, start from nearest rounding, and measure that."""
@@ -172,7 +140,7 @@ class Calibrator:
             self.enter_network(self.target)
             return
         with self.phase("capture"):
-            self.refer()
+            self.samples.refer()
         with self.phase("range search"):
             learn.start_learning_(self.target)
         learn.set_soft_rounding_(self.target, False)
@@ -201,7 +169,9 @@ class Calibrator:
 
     def loss(self, rows: Tensor, iteration: int) -> Tensor:
         """Reconstruction error of the target on samples ``rows [n]``, plus a penalty."""
-        output = self.visit().output_and_reference(rows, learn.learns_ranges(self.target))
+        output = self.samples.visit(self.target).output_and_reference(
+            rows, learn.learns_ranges(self.target)
+        )
         return reconstruction_loss(*output) + learn.penalty(self.target, iteration, self.learning)
 
     def fix_rounding(self) -> None:
@@ -209,7 +179,7 @@ class Calibrator:
         learn.set_soft_rounding_(self.target, False)
         if self.learning.learns_ranges:
             with self.phase("observation"):
-                self.visit().observe(self.batch_size)
+                self.samples.visit(self.target).observe(self.batch_size)
                 self.share_ranges()
             learn.start_learning_ranges_(self.target)
 
@@ -254,7 +224,7 @@ class Calibrator:
         """Pass on to the next target; after the last one, finish."""
         if not isinstance(self.target, Network):
             with self.phase("observation"):
-                self.advance()
+                self.samples.advance(self.observes_on_the_way)
                 self.share_ranges()
         if self.complete:
             self.finish()
@@ -278,7 +248,8 @@ class Calibrator:
     def measured_error(self, activations: bool) -> float:
         """The same, whatever it is."""
         with self.phase("measuring"):
-            parts = self.visit(held_out=True).noise_and_signal(self.batch_size, activations)
+            held_out = self.samples.visit(self.target, held_out=True)
+            parts = held_out.noise_and_signal(self.batch_size, activations)
         noise, signal = summed(parts, self.runtime)
         return noise / signal
 
@@ -305,20 +276,14 @@ class Calibrator:
 
     def output_sqnr_db(self, activations: bool) -> float:
         """SQNR in decibel of the UNet's outputs for the held-out samples, weights quantized."""
-        references = self.held_out.full_precision.results
-        parts = torch.zeros(2)
-        mode = quantization(self.unet, weights=True, activations=activations)
-        with self.phase("measuring"), mode, torch.no_grad():
-            for call, reference in zip(self._calls[True], references, strict=True):
-                output = self.unet(**to_device(call, self.runtime.device))
-                parts += noise_and_signal(output[0], reference[0]).cpu()
+        with self.phase("measuring"):
+            parts = self.samples.output_noise_and_signal(activations)
         return decibels(*summed(parts, self.runtime))
 
     def close(self) -> None:
         """Drop all samples."""
-        for streams in (self._streams, self._held_out):
-            if streams is not None:
-                streams.close()
+        if self._samples is not None:
+            self._samples.close()
 
     @cached_property
     def timer(self) -> PhaseTimer:

@@ -43,7 +43,7 @@ def learn_target_(
     """All steps of learning at one target."""
     n_iterations = calibrator.learning.total_iterations
     seed = seed_of_target(sampling.seed, index)
-    batches = row_batches(calibrator.streams.n_rows, sampling.batch_size, seed)
+    batches = row_batches(calibrator.samples.n_rows, sampling.batch_size, seed)
     for iteration in range(n_iterations):
         calibrator.begin_step(iteration)
         with calibrator.phase("learning"):

@@ -17,7 +17,8 @@ from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.ops import cpu, gpu, triton
 from dgq.settings import WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
-from tests.dgq.inference.test_integer_layers import (
+from tests.quantized_models import Calibrated, decibels
+from tests.random_layers import (
     convolutions,
     formats,
     integer_layer,
@@ -25,7 +26,6 @@ from tests.dgq.inference.test_integer_layers import (
     packed_layer,
     random_input,
 )
-from tests.quantized_models import Calibrated, decibels
 from tests.triton_kernels import ProductsHere, Tile, kernels_for_cpu_tensors
 
 pytestmark = pytest.mark.skipif(

@@ -18,7 +18,8 @@ from dgq.inference.products.gpu import GpuProducts
 from dgq.ops import cpu
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.calls import SamplerCalls
-from tests.dgq.inference.test_integer_layers import (
+from tests.quantized_models import SETTINGS
+from tests.random_layers import (
     CPU,
     convolutions,
     formats,
@@ -26,7 +27,6 @@ from tests.dgq.inference.test_integer_layers import (
     packed_layer,
     random_input,
 )
-from tests.quantized_models import SETTINGS
 
 pytestmark = pytest.mark.skipif(
     not cpu.products_are_exact(), reason="this CPU does not multiply bytes exactly"

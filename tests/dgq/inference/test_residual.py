@@ -20,8 +20,8 @@ from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.calls import Call, SamplerCalls
 from dgq.unet.memory_of_calls import Memory
-from tests.dgq.inference.test_integer_layers import CPU, packed_layer
 from tests.quantized_models import decibels
+from tests.random_layers import CPU, packed_layer
 
 GEOMETRIES: dict[str, Geometry] = {
     "linear": LinearGeometry(12, 5),

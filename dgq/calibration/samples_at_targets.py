@@ -1,0 +1,93 @@
+"""Samples on their way from target to target: those that are learned on, and those held out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dgq.calibration.runtime import Call, to_device
+from dgq.math.reconstruction import noise_and_signal
+from dgq.streams.paired_streams import PairedStreams
+from dgq.streams.visit import Visit
+from dgq.streams.waiting import Waiting
+from dgq.streams.whole_calls import WholeCalls
+from dgq.targets import Network, Target
+from dgq.unet.context import quantization
+
+
+class SamplesAtTargets:
+    """All samples, which pass each target in full precision and as quantized so far.
+
+    Args:
+        unet: quantizable.
+        targets: by name, in execution order.
+        calls: one for each micro-batch to learn on.
+        held_out: the same of samples on which errors are measured and nothing is learned.
+        rooms: where samples wait.
+        device: that the UNet is on.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        targets: Mapping[str, Target],
+        calls: Sequence[Call],
+        held_out: Sequence[Call],
+        rooms: Iterator[Waiting],
+        device: torch.device,
+    ) -> None:
+        self._unet = unet
+        self._device = device
+        self._calls = calls, held_out
+        stops = {n: t for n, t in targets.items() if not isinstance(t, Network)}
+        self._learned, self._held_out = (
+            PairedStreams(unet, stops, [to_device(call, device) for call in each], rooms)
+            for each in self._calls
+        )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows to learn on."""
+        return self._learned.n_rows
+
+    def visit(self, target: Target, held_out: bool = False) -> Visit:
+        """The samples at the current target: to learn on, or held out."""
+        streams = self._held_out if held_out else self._learned
+        if not isinstance(target, Network):
+            return Visit(target, streams)
+        outputs = [result[0] for result in streams.full_precision.results]
+        return Visit(target, WholeCalls(self._unet, self._calls[held_out], outputs))
+
+    def refer(self) -> None:
+        """Run the full-precision streams through the current target."""
+        self._learned.refer()
+        self._held_out.refer()
+
+    def advance(self, observing: bool) -> None:
+        """Run the quantized streams through the current target, and observe it on the way.
+
+        A resumed run passes the finished targets in the same way, since observed attention is
+        rounded differently from attention that is not.
+        """
+        self._learned.leave(observing=observing)
+        self._held_out.leave(observing=False)
+
+    @torch.no_grad()
+    def output_noise_and_signal(self, activations: bool) -> Tensor:
+        """Squared errors of the UNet's outputs for the held-out samples, and squares, ``[2]``.
+
+        Args:
+            activations: whether they are quantized; weights are.
+        """
+        parts = torch.zeros(2)
+        references = self._held_out.full_precision.results
+        with quantization(self._unet, weights=True, activations=activations):
+            for call, reference in zip(self._calls[True], references, strict=True):
+                output = self._unet(**to_device(call, self._device))
+                parts += noise_and_signal(output[0], reference[0]).cpu()
+        return parts
+
+    def close(self) -> None:
+        """Drop all samples."""
+        self._learned.close()
+        self._held_out.close()
