@@ -11,7 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+)
 from rich.console import Console
 
 from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
