@@ -31,7 +31,7 @@ class Row:
     @property
     def sqnr_db(self) -> float:
         """Mean over the seeds."""
-        return mean(line["sqnr_db"] for line in self.lines)
+        return float(mean(line["sqnr_db"] for line in self.lines))
 
     @property
     def spread_db(self) -> float | None:

@@ -80,7 +80,8 @@ class Embedded(Subject):
         """A call in the middle of the sampler, of so many rows of held-out captions."""
         arguments, _ = self._held_out_call(len(self._calls.timesteps) // 2)
         rows = arguments["sample"].shape[0]
-        return _rows(arguments, torch.arange(batch) % rows)
+        some: Call = _rows(arguments, torch.arange(batch) % rows)
+        return some
 
     def calibration(self) -> Sequence[Call]:
         """Recorded calls of captions that are not held out: all steps of one after the other."""

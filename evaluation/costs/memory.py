@@ -23,9 +23,10 @@ def peak_bytes(call: Callable[[], object], device: str | torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        most: int = torch.cuda.max_memory_allocated(device)
-        return int(most - before)
-    with LiveBytes() as live:
+        most, least = int(torch.cuda.max_memory_allocated(device)), int(before)
+        return most - least
+    live = LiveBytes()
+    with live:
         call()
     return live.peak
 
@@ -37,7 +38,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.current = 0
         self.peak = 0
         self._alive: set[int] = set()
