@@ -22,7 +22,7 @@ from tests.tiny_pipelines import ROOT
 TEXT = (ROOT / "docs" / "reference" / "evaluation.md").read_text()
 SECTION = TEXT.partition("### Adding a metric\n")[2].partition("\n## ")[0]
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", SECTION, flags=re.S)
-(NAME,) = re.findall(r"Saved as `evaluation/metrics/(\w+)\.py`", SECTION)
+(NAME,) = re.findall(r"Saved in `evaluation/metrics/` as `(\w+)\.py`", SECTION)
 
 
 @pytest.fixture
