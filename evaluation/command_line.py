@@ -29,7 +29,7 @@ from evaluation.settings import EvaluationSettings
 
 PROTOCOLS = Path(__file__).parents[1] / "configs" / "protocols"
 PROTOCOL_OPTION = "--protocol"
-HOW_TO_RESUME = "the same command goes on from here"
+HOW_TO_RESUME = "the same command resumes from here"
 DEFAULT, CUSTOM = "default", "custom"
 """Names of protocols without a preset."""
 
@@ -37,8 +37,8 @@ FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
 """Options that need no value to be switched on."""
 
 CKPT_HELP = (
-    "quantized models to compare: run folders, their Lightning checkpoints, or folders of exported "
-    "models; none measures full precision alone"
+    "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
+    "quantized models; without any, full precision alone is measured"
 )
 SEEDS_HELP = "of the noise, one set of images for each; the first also draws captions of scenes"
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         print_error(error)
         return 2
     except OSError as error:
-        print_error(DGQError(f"{error}: mend that, then call again; it goes on from here"))
+        print_error(DGQError(f"{error}: correct that and repeat the command: it resumes"))
         return 2
     except RecursionError:
         print_error(DGQError("a protocol is nested too deeply: mend the file"))

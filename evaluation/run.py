@@ -62,7 +62,7 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
     except (OSError, SafetensorError) as error:
         raise DGQError(
             f"cannot write to {settings.images} or {output}: {error}; mend that and call again, "
-            "it goes on from here"
+            "it resumes from here"
         ) from error
     show(report, output, console)
     return report

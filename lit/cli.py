@@ -42,7 +42,7 @@ FIT_PARSER = {
     "description": "Calibrate a quantized UNet, target by target.",
     "exit_on_error": False,
 }
-HOW_TO_RESUME = "the same command with --ckpt_path last goes on from the last finished target"
+HOW_TO_RESUME = "the same command with --ckpt_path last resumes after the last finished target"
 
 
 class CalibrationCLI(LightningCLI):

@@ -48,10 +48,12 @@ def find_configs(name: str) -> list[Path]:
     for candidate in (Path(name), *candidates):
         if candidate.is_file():
             return [candidate]
-    first, _, second = (f"{part}.yaml" for part in stem.partition("_"))
-    for files in ([RECIPES / first, BITS / second], [BITS / first, RECIPES / second]):
-        if all(file.is_file() for file in files):
-            return files
+    parts = stem.split("_")
+    for cut in range(1, len(parts)):
+        first, second = ("_".join(part) + ".yaml" for part in (parts[:cut], parts[cut:]))
+        for files in ([RECIPES / first, BITS / second], [BITS / first, RECIPES / second]):
+            if all(file.is_file() for file in files):
+                return files
     raise DGQError(
         f"no config {name}: it is not a file, and configs/ has {known_names()}; "
         "a recipe and bits can be joined, as in dgq_w4a6"
@@ -69,7 +71,8 @@ def run_name(files: Sequence[Path]) -> str:
     """The names of configs joined by dashes; a recipe and its bits as in their short name."""
     name, before = "", Path()
     for file in files:
-        joint = "_" if {before.parent, file.parent} == {RECIPES, BITS} else "-"
+        folder = file.resolve().parent
+        joint = "_" if {before, folder} == {RECIPES.resolve(), BITS.resolve()} else "-"
         name = f"{name}{joint}{file.stem}" if name else file.stem
-        before = file
+        before = folder
     return name or "run"

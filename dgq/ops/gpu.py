@@ -53,6 +53,8 @@ def why_not(device: torch.device) -> str | None:
         return f"no integer kernels for {torch.cuda.get_device_name(device)}, older than Ampere"
     try:
         exact = products_are_exact(device)
+    except torch.OutOfMemoryError:
+        raise  # of this moment, not of this device
     except Exception as error:  # whatever Triton raises where it finds no compiler or driver
         log.warning("Triton's kernels do not run on %s: %s", device, error)
         reason = str(error).strip().splitlines() or [type(error).__name__]

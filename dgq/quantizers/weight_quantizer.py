@@ -137,7 +137,7 @@ class WeightQuantizer(SizedByCheckpoint):
         return rows / self.scale[:, None]
 
     @torch.no_grad()
-    def absorb_(self, weight: Tensor, multiple: Tensor) -> None:
+    def absorb_(self, weight: Tensor, multiple: Tensor, bias: Tensor | None = None) -> None:
         """Multiply by multiples ``[channels]``; a weight that has codes is rounded to nearest."""
         if torch.equal(self.multiple, multiple):
             return
@@ -148,6 +148,7 @@ class WeightQuantizer(SizedByCheckpoint):
         ratio = self._search_range_(rows, tuple(weight.shape))
         codes = (ratio.round() + self.zero_point[:, None]).clamp(0, 2**self.settings.n_bits - 1)
         self.codes = pack_codes(codes, self.settings.n_bits)
+        self.bias = torch.empty(0) if bias is None else bias.clone()  # not what other codes learned
 
     @torch.no_grad()
     def harden_(self, bias: Tensor | None) -> None:
@@ -218,7 +219,7 @@ class WeightQuantizer(SizedByCheckpoint):
     def _absorbed(self) -> Tensor | None:
         """The multiple of every weight, ``[1 or out, n]``; None where all are 1."""
         multiple = getattr(self, "multiple", None)
-        if multiple is None or multiple.numel() <= 1:
+        if multiple is None or multiple.numel() < self.shape[1]:
             return None
         return of_weights(multiple, self.shape)
 

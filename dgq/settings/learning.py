@@ -20,7 +20,9 @@ RANGE_LR = 0.05
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """Learning of the weight rounding, target by target (AdaRound, BRECQ; see docs/method.md).
+    """Learning of the rounding of weights, target by target (AdaRound, BRECQ).
+
+    Formulas: docs/explanation/method.md.
 
     Args:
         iterations: steps that learn rounding, scales and biases together; 0 rounds to nearest.

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from dgq.errors import SettingsError
 from dgq.settings.activations import ActivationSettings
 from dgq.settings.checks import check_choice
-from dgq.settings.integer_product import check_alike, check_product, fitting
+from dgq.settings.integer_product import check_product, fitting
 from dgq.settings.scores import ScoreSettings
 from dgq.settings.weights import WeightSettings
 from dgq.unet.shared_inputs import input_owner
@@ -57,7 +57,6 @@ class QuantizationSettings:
         for name in self.layers:
             try:
                 check_product(self.weights_of(name), self.activations_of(name))
-                check_alike(self.weights_of(name), self.weights_of(input_owner(name)))
             except SettingsError as error:
                 raise SettingsError(f"{name}: {error}") from error
 

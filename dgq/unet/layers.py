@@ -94,7 +94,7 @@ class QuantizedLayer(Reader, nn.Module):
             self.weight_quantizer.harden_(self._bias)
 
     def absorb_(self, multiple: Tensor) -> None:
-        """Multiply the weight by multiples of the input's channels, and round it to nearest.
+        """Multiply the weight by multiples of its input's channels; codes are rounded to nearest.
 
         Args:
             multiple: ``[channels]``, or ``[1]`` for all.
@@ -102,7 +102,7 @@ class QuantizedLayer(Reader, nn.Module):
         assert self.weight_quantizer is not None
         weight = cast(Tensor, self.weight).detach().float()
         channels = self.in_features if isinstance(self, nn.Linear) else self.in_channels
-        self.weight_quantizer.absorb_(weight, multiple.expand(cast(int, channels)))
+        self.weight_quantizer.absorb_(weight, multiple.expand(cast(int, channels)), self._bias)
 
     def start_learning_output_(self, moving_codes: bool) -> None:
         """Begin learning a gain and a shift of the output of a hardened layer.

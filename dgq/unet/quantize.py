@@ -9,18 +9,19 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, SettingsError
 from dgq.quantizers.activations import activation_quantizer
 from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.quantizers.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
+from dgq.settings.integer_product import check_alike
 from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
 from dgq.unet.context import QuantizationContext
 from dgq.unet.layers import QuantConv2d, QuantLinear
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_quantized_ as unet_becomes_quantized_
-from dgq.unet.shared_inputs import shares_input
+from dgq.unet.shared_inputs import input_owner, shares_input
 from dgq.unet.skips import channels_from_below
 from dgq.unet.split_layer import names_of_parts, split_
 from dgq.unet.unet_checks import check_not_read, check_unet, layers_in_float
@@ -97,10 +98,18 @@ def skip_readers(unet: nn.Module, settings: QuantizationSettings) -> dict[str, i
 
 
 def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSettings) -> None:
-    """Raise DGQError if settings of single layers are of layers that are not quantized."""
+    """Raise DGQError if settings of single layers are of none here, or not of all that share them.
+
+    Layers that read one tensor absorb its multiples all, or none does.
+    """
     unknown = settings.layers.keys() - {*names, *quantized_attentions(unet, names)}
     if unknown:
         raise DGQError(f"layers: {min(unknown)} is no layer or attention that is quantized here")
+    for name in names:
+        try:
+            check_alike(settings.weights_of(name), settings.weights_of(input_owner(name)))
+        except SettingsError as error:
+            raise DGQError(f"{name}: {error}") from error
 
 
 def note_float_layers(unet: nn.Module, names: Sequence[str]) -> None:
@@ -167,7 +176,10 @@ def start_observing_(unet: nn.Module) -> None:
 
 
 def fit_activations_(unet: nn.Module) -> None:
-    """Choose axes, groups and scales of all activation quantizers from their observed ranges."""
+    """Choose axes, groups and scales of all activations from their observed ranges.
+
+    Weights absorb the multiples of their inputs where their settings say so.
+    """
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.fit_(name)
     absorb_multiples_(unet)

@@ -52,7 +52,11 @@ def choose_metrics(
     notes: list[str] = []
     for kind in all_metrics():
         asked = is_asked(kind, protocol)
-        if asked is False or not kind.applies(prompts):
+        if asked is False:
+            continue
+        if not kind.applies(prompts):
+            if asked:
+                raise DGQError(f"--metrics {kind.key}: it does not apply to these prompts")
             continue
         if not asked and kind.package is not None and not kind.package.is_installed:
             package = kind.package

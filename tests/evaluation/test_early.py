@@ -129,7 +129,7 @@ def test_a_signal_ends_it_with_one_line(
 
     monkeypatch.setattr(command_line, "evaluate", stopped)
     assert main([]) == 128 + number
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes from here" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_the_next_call_goes_on(
@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(
         assert evaluate() == 2
     error = capsys.readouterr().err
     assert "No space left" in error
-    assert "it goes on from here" in error
+    assert "it resumes" in error
     assert evaluate() == 0
 
 

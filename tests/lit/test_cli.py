@@ -26,6 +26,19 @@ def test_a_short_name_is_a_recipe_and_bits(name: str, files: list[Path]) -> None
     assert find_configs(name) == files
 
 
+def test_recipes_with_underscores_join_bits_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fewer_inside.yaml").write_text("model: {}")
+    monkeypatch.setattr("lit.configs.RECIPES", tmp_path)
+    assert find_configs("fewer_inside_w4a6") == [tmp_path / "fewer_inside.yaml", BITS / "w4a6.yaml"]
+
+
+def test_paths_and_names_of_the_same_configs_name_the_same_run() -> None:
+    by_path = ["--config", str(RECIPES / "dgq.yaml"), "--config", f"{BITS.parent}/bits/w4a6.yaml"]
+    assert resolve_configs(by_path)[1] == resolve_configs(["--config", "dgq_w4a6"])[1] == "dgq_w4a6"
+
+
 def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w4a8.yaml").write_text("model: {}")
     monkeypatch.chdir(tmp_path)

@@ -19,4 +19,6 @@ def products_of(unet: nn.Module) -> tuple[Products, str | None]:
     if kinds == {"cuda"} and len(devices) == 1:
         products = GpuProducts(devices.pop())
         return products, products.obstacle()
+    if len(devices) > 1:
+        return CpuProducts(), "its tensors are on several devices"
     return CpuProducts(), f"no integer kernels for {', '.join(sorted(kinds - {'cpu'}))} yet"

@@ -148,7 +148,7 @@ def test_the_recipe_calibrates_such_a_model_again(
     (recipe,) = code(text, "yaml")
     (tmp_path / "recipe.yaml").write_text(recipe)
     settings = yaml.safe_load(recipe)
-    assert settings["model"]["learning"]["iterations"] == 3
+    assert settings["model"]["recipe"]["init_args"]["learning"]["iterations"] == 3
     assert "--run outputs/model --data.captions captions.txt" in text
     places = ("--pipeline", str(micro_folder), "--run", str(tmp_path / "again"))
     cache = ("--data.cache", str(tmp_path / "cache"), "--trainer.accelerator", "cpu")

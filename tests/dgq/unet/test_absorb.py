@@ -23,6 +23,7 @@ from dgq.settings import (
     WeightSettings,
 )
 from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.quantize import quantize_
 from tests.forging import State, forge_
 from tests.quantized_models import SETTINGS, Calibrated
 from tests.tiny_pipelines import calibrate_, micro_unet, unet_call
@@ -152,10 +153,32 @@ def test_it_needs_symmetric_weights_without_groups() -> None:
 
 
 def test_readers_of_one_tensor_absorb_alike() -> None:
-    layers = {"mid_block.attentions.0.transformer_blocks.0.attn1.to_k": LayerSettings(ABSORBING)}
-    alone = WeightSettings(4, symmetric=True)
-    with pytest.raises(SettingsError, match="or none does"):
-        QuantizationSettings(alone, MULTIPLES, ScoreSettings(16), layers=layers)
+    attention = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    for names in ([f"{attention}.to_k"], [attention], [attention, f"{attention}.to_q"]):
+        layers = {name: LayerSettings(ABSORBING, MULTIPLES) for name in names}
+        settings_ = QuantizationSettings(
+            WeightSettings(4, symmetric=True), MULTIPLES, ScoreSettings(16), layers=layers
+        )
+        with pytest.raises(DGQError, match="or none does"):
+            quantize_(micro_unet(), settings_, (1.0,), (8, 8))
+
+
+def test_what_was_learned_of_a_bias_goes_with_the_codes_it_was_learned_for() -> None:
+    weight, bias = torch.randn(3, 2), torch.tensor([1.0, 2.0, 3.0])
+    quantizer = WeightQuantizer(ABSORBING, weight.shape)
+    quantizer.start_learning_(weight)
+    assert quantizer.learnable is not None
+    quantizer.learnable.bias_shift.data += 0.5
+    quantizer.harden_(bias)
+    quantizer.absorb_(weight, torch.tensor([2, 3], dtype=torch.int16), bias)
+    assert torch.equal(quantizer.bias, bias)
+
+
+def test_a_single_channel_has_its_multiple_taken_out_again() -> None:
+    weight = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(2))
+    quantizer = absorbed(weight, torch.tensor([16], dtype=torch.int16))
+    found, _ = quantizer(None)
+    assert torch.allclose(found, weight, atol=0.02)
 
 
 def test_a_file_whose_weights_absorbed_something_else_is_refused(

@@ -45,6 +45,11 @@ def test_the_oracle_is_for_prompts_of_a_benchmark() -> None:
     assert keys(quiet, SCENES) - keys(quiet) == {"oracle"}
 
 
+def test_a_metric_that_is_named_is_never_left_out_silently() -> None:
+    with pytest.raises(DGQError, match="--metrics oracle: it does not apply to these prompts"):
+        choose_metrics(Protocol(metrics=("oracle",)), DOGS, "cpu")
+
+
 def test_naming_metrics_leaves_all_others_out() -> None:
     assert keys(Protocol(metrics=("kid", "psnr"))) == {"kid", "psnr"}
     chosen, notes = choose_metrics(Protocol(metrics=("clip_score",)), DOGS, "cpu")
