@@ -102,7 +102,7 @@ class QuantizedLayer(Reader, nn.Module):
         assert self.weight_quantizer is not None
         weight = cast(Tensor, self.weight).detach().float()
         channels = self.in_features if isinstance(self, nn.Linear) else self.in_channels
-        self.weight_quantizer.absorb_(weight, multiple.expand(cast(int, channels)), self._bias)
+        self.weight_quantizer.absorb_(weight, multiple.expand(cast(int, channels)))
 
     def start_learning_output_(self, moving_codes: bool) -> None:
         """Begin learning a gain and a shift of the output of a hardened layer.
