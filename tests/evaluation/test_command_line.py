@@ -168,7 +168,7 @@ def test_a_preset_that_is_wrong_is_one_line(
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
-    [(DGQError("no such thing"), 2, "no such thing"), (KeyboardInterrupt(), 130, "goes on")],
+    [(DGQError("no such thing"), 2, "no such thing"), (KeyboardInterrupt(), 130, "resumes")],
 )
 def test_exit_codes(
     error: BaseException,

@@ -42,7 +42,7 @@ def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatc
     return lambda monkeypatch: monkeypatch.setattr(owner, method, patched)
 
 
-HOW_TO_RESUME = "the same command with --ckpt_path last goes on from the last finished target"
+HOW_TO_RESUME = "the same command with --ckpt_path last resumes after the last finished target"
 EVENTS = [
     (signal.SIGUSR1, "on_save_checkpoint", 2),
     (signal.SIGINT, "leave", 3),
