@@ -1,6 +1,6 @@
 """Quantizers of activations that run: fixed tensors of scales, nothing that observes or learns."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -20,12 +20,17 @@ PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 """Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""
 
 
-class MakesCodes(Protocol):
-    """How a device quantizes (``dgq.inference.products``)."""
+class MakesCodes(ABC):
+    """How a device quantizes: what quantizers need of ``dgq.inference.products.Products``."""
 
+    @abstractmethod
     def offset(self, largest: int) -> int | None:
-        """What is taken from codes up to a largest one."""
+        """What is taken from codes up to a largest one, so that they fit into int8; None for uint8.
 
+        Where it is much larger than the codes, sums lose digits when biases take it back.
+        """
+
+    @abstractmethod
     def quantize(
         self,
         x: Tensor,
@@ -35,7 +40,16 @@ class MakesCodes(Protocol):
         padding: list[int],
         offset: int | None,
     ) -> Tensor:
-        """Codes of ``[batch, ..., channels]``, minus the offset."""
+        """Codes of ``[batch, ..., channels]``, minus the offset.
+
+        Args:
+            x: to quantize.
+            tables: scale, multiples, zero points and factors, as ``reference.quantize`` has them.
+            step: of each sample.
+            largest: code.
+            padding: of height and width.
+            offset: as ``offset`` tells.
+        """
 
 
 class InputQuantizer(InPart, StoredTensors):

@@ -8,15 +8,15 @@ from torch import Tensor
 from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
-from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.inference.products.whole_weight import WholeWeight
 from dgq.ops import attention as fused_attention
-from dgq.ops import cpu, int_conv2d, int_linear, native, quantize
+from dgq.ops import cpu, native, quantize
 from dgq.ops.reference import attention as reference_attention
 from dgq.ops.reference import dense
 
 
-class OneDNNWeight(ProductWeight):
-    """A byte for each weight.
+class OneDNNWeight(WholeWeight):
+    """A byte for each weight, in oneDNN's layout.
 
     Args:
         folded: int8 ``[out, n]``.
@@ -24,18 +24,7 @@ class OneDNNWeight(ProductWeight):
     """
 
     def __init__(self, folded: Tensor, geometry: Geometry) -> None:
-        self.geometry = geometry
-        self.tensor = laid_out(folded, geometry)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The weight."""
-        return (self.tensor,)
-
-    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By oneDNN."""
-        operands = (x.codes, self.tensor, weight_scale, x.scale, bias, x.step)
-        return multiply_whole(operands, self.geometry, x.dtype)
+        super().__init__(laid_out(folded, geometry), geometry)
 
     def whole_numbers(self) -> Tensor:
         """Out of oneDNN's layout."""
@@ -99,14 +88,3 @@ def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
         stride, dilation = list(geometry.stride), list(geometry.dilation)
         return cpu.pack_conv2d(weight, stride, dilation, geometry.groups)
     return cpu.pack_linear(folded)
-
-
-def multiply_whole(operands: tuple[Tensor, ...], geometry: Geometry, dtype: torch.dtype) -> Tensor:
-    """The operator of a layer with a weight of bytes."""
-    output: Tensor
-    if isinstance(geometry, ConvGeometry):
-        window = (geometry.kernel, geometry.stride, geometry.dilation, geometry.groups)
-        output = int_conv2d(*operands, *window, dtype)
-    else:
-        output = int_linear(*operands, dtype)
-    return output

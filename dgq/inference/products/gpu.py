@@ -8,8 +8,8 @@ from torch import Tensor
 from dgq.inference.folding import fits, group_factors, largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.layers import PackedLayer
-from dgq.inference.products.cpu import multiply_whole
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
+from dgq.inference.products.whole_weight import WholeWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import conv2d_packed, gpu, int_conv2d_packed, quantize, reference
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
@@ -23,7 +23,7 @@ WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
 """Kernel, stride, padding, dilation and groups of a linear layer."""
 
 
-class ByteWeight(ProductWeight):
+class ByteWeight(WholeWeight):
     """A byte for each weight, in the order in which kernels multiply them: channels last.
 
     Args:
@@ -32,21 +32,11 @@ class ByteWeight(ProductWeight):
     """
 
     def __init__(self, folded: Tensor, geometry: Geometry) -> None:
-        self.geometry = geometry
-        self.tensor = folded
+        tensor = folded
         if isinstance(geometry, ConvGeometry):
             images = folded.view(geometry.weight_shape)
-            self.tensor = images.contiguous(memory_format=torch.channels_last)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The weight."""
-        return (self.tensor,)
-
-    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernels of whole bytes."""
-        operands = (x.codes, self.tensor, weight_scale, x.scale, bias, x.step)
-        return multiply_whole(operands, self.geometry, x.dtype)
+            tensor = images.contiguous(memory_format=torch.channels_last)
+        super().__init__(tensor, geometry)
 
     def whole_numbers(self) -> Tensor:
         """In the order of the stored codes."""

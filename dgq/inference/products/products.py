@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgq.inference.input_quantizers import MakesCodes
 from dgq.inference.layers import PackedLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 
@@ -42,7 +43,7 @@ class ProductWeight(ABC):
         )
 
 
-class Products(ABC):
+class Products(MakesCodes):
     """How layers multiply on one kind of device."""
 
     device: str
@@ -63,34 +64,6 @@ class Products(ABC):
     @abstractmethod
     def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
         """Who computes attention, in one word or two, and how."""
-
-    @abstractmethod
-    def offset(self, largest: int) -> int | None:
-        """What is taken from codes up to a largest one, so that they fit into int8; None for uint8.
-
-        Where it is much larger than the codes, sums lose digits when biases take it back.
-        """
-
-    @abstractmethod
-    def quantize(
-        self,
-        x: Tensor,
-        tables: tuple[Tensor, Tensor, Tensor, Tensor],
-        step: Tensor,
-        largest: int,
-        padding: list[int],
-        offset: int | None,
-    ) -> Tensor:
-        """Codes of ``[batch, ..., channels]``, minus the offset.
-
-        Args:
-            x: to quantize.
-            tables: scale, multiples, zero points and factors, as ``reference.quantize`` has them.
-            step: of each sample.
-            largest: code.
-            padding: of height and width.
-            offset: as ``offset`` tells.
-        """
 
     @abstractmethod
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
