@@ -115,22 +115,23 @@ class WeightQuantizer(SizedByCheckpoint):
         rows, settings = weight.flatten(1), self.settings
         if settings.absorbs and self.multiple.numel() == 0:
             self.multiple = torch.ones(1, dtype=torch.int16, device=weight.device)
-        if self._absorbed is not None:
-            rows = rows * self._absorbed
+        absorbed = self._absorbed
+        if absorbed is not None:
+            rows = rows * absorbed
         if settings.has_exponents:
             self.exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
             rows = rows / self._factor
-        ratio = self._search_range_(rows, tuple(weight.shape))
+        ratio = self._search_range_(rows)
         self._floor = ratio.floor() + self.zero_point[:, None]
         self.learnable.start_(ratio)
 
-    def _search_range_(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _search_range_(self, rows: Tensor) -> Tensor:
         """Set scale and zero point of weights ``[out, n]``; the weights in units of their scale."""
         settings, bits = self.settings, self.settings.n_bits
         low, high = weight_range(rows, bits, settings.range_method, settings.symmetric)
         if not bool((high - low).isfinite().all()):
             raise DGQError(
-                f"a weight of shape {shape} has values that are not finite, or span "
+                f"a weight of shape {tuple(self.shape)} has values that are not finite, or span "
                 "more than float32 holds: restore the model"
             )
         self.scale, self.zero_point = weight_parameters(low, high, bits, settings.symmetric)
@@ -144,8 +145,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.multiple = multiple.clone()
         if self.codes.numel() == 0:
             return
-        rows = weight.flatten(1) * of_weights(multiple, weight.shape)
-        ratio = self._search_range_(rows, tuple(weight.shape))
+        ratio = self._search_range_(weight.flatten(1) * of_weights(multiple, self.shape))
         codes = (ratio.round() + self.zero_point[:, None]).clamp(0, 2**self.settings.n_bits - 1)
         self.codes = pack_codes(codes, self.settings.n_bits)
         # The bias stays as learned: closer than the stock one (docs/experiments.md, 19).
@@ -225,10 +225,10 @@ class WeightQuantizer(SizedByCheckpoint):
 
     def _scales(self, scale: Tensor) -> Tensor:
         """Scales of all weights, ``[out, 1]`` or ``[out, n]``, from those of their channels."""
-        columns = scale[:, None]
+        columns, absorbed = scale[:, None], self._absorbed
         if self.settings.has_exponents:
             columns = columns * self._factor
-        return columns if self._absorbed is None else columns / self._absorbed
+        return columns if absorbed is None else columns / absorbed
 
     def _clamped(self, rounding: Tensor) -> Tensor:
         """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""
