@@ -7,17 +7,21 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from benchmarks.gpu.exactness import check
 from benchmarks.gpu.layers import measure_layers
-from benchmarks.gpu.steps import BENCHMARKS, Plan, Step, python
+from benchmarks.gpu.steps import BENCHMARKS, TURNS, Plan, Step, python
+from benchmarks.inference.turns import Turns
 from dgq.command_line.console import print_error
 from dgq.errors import DGQError
 from dgq.storage.files import write_json
 
 SECONDS = 470
+JOBS = 4
 SUMMARY = "steps.json"
 LEAST_SECONDS = 20
 """A step is not begun with less."""
@@ -39,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
         if unknown:
             print_error(DGQError(f"--steps: no step {unknown[0]}, expected {', '.join(steps)}"))
             return 2
-        return run(plan, {name: steps[name] for name in names}, arguments.seconds)
+        chosen = {name: steps[name] for name in names}
+        return run(plan, chosen, arguments.seconds, arguments.jobs)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +57,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("out", type=Path, help="folder for the figures")
     add("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
     add("--steps", nargs="+", metavar="NAME", help="some of them, in this order (default: all)")
+    add(
+        "--jobs",
+        type=int,
+        default=JOBS,
+        metavar="N",
+        help="steps that prepare side by side; what they time, they time one at a time, the "
+        f"others stopped meanwhile (default: {JOBS})",
+    )
     add("--seconds", type=int, default=SECONDS, help=f"for all steps (default: {SECONDS})")
     add("--ckpt", default="", help="a quantized embedded model, for its SQNR (default: none)")
     add("--scratch", type=Path, help="folder for what is made on the way (default: a new one)")
@@ -59,20 +72,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(plan: Plan, steps: dict[str, Step], seconds: float) -> int:
+def run(plan: Plan, steps: dict[str, Step], seconds: float, jobs: int = 1) -> int:
     """All steps for which there is time; what became of each is written as it is known."""
     end = time.monotonic() + seconds
     became: dict[str, Any] = {}
-    for name, step in steps.items():
-        left = end - time.monotonic()
-        if left < LEAST_SECONDS:
-            became[name] = {"outcome": "no time was left"}
+    writing = Lock()
+
+    def one(name: str) -> None:
+        started = time.monotonic()
+        if end - started < LEAST_SECONDS:
+            result: dict[str, Any] = {"outcome": "no time was left"}
         else:
-            started = time.monotonic()
-            outcome = run_step(plan, name, step, min(left, step.seconds))
-            became[name] = {"outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
-        print(f"{name}: {became[name]}", flush=True)
-        write_json(plan.out / SUMMARY, became)
+            outcome = run_step(plan, name, steps[name], min(end - started, steps[name].seconds))
+            result = {"outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+        print(f"{name}: {result}", flush=True)
+        with writing:
+            became[name] = result
+            write_json(plan.out / SUMMARY, {n: became[n] for n in steps if n in became})
+
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(one, steps))
+    finally:
+        plan.turns.end()
     return 0 if all(one["outcome"] == "done" for one in became.values()) else 1
 
 
@@ -97,12 +119,15 @@ def run_step(plan: Plan, name: str, step: Step, seconds: float) -> str:
             )
             for command in step.commands
         ]
+        for one in children:
+            plan.turns.join(one.pid)
         try:
             codes = [c.wait(max(0.1, end - time.monotonic())) for c in children]
         except subprocess.TimeoutExpired:
             return f"stopped after {seconds:.0f} s"
         finally:
             for one in children:
+                plan.turns.leave(one.pid)
                 stop(one)
     return "done" if not any(codes) else f"exit codes {codes}, see {name}.log"
 
@@ -111,6 +136,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     """End a process, and those it has started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGCONT)  # which reads what it was sent while it was stopped
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
@@ -131,5 +157,6 @@ def child(arguments: argparse.Namespace) -> None:
         return
     model, batches, size = ("tiny", [1], 64) if rehearse else ("sd14", [2, 16], 8192)
     cache = arguments.scratch / "inference"
-    for figures in measure_layers(model, device, batches, cache, size):
+    turns = Turns(arguments.scratch / TURNS)
+    for figures in measure_layers(model, device, batches, cache, size, turns):
         write_json(arguments.out / "layers.json", figures)

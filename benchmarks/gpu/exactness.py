@@ -11,7 +11,12 @@ from torch import Tensor
 from dgq.math.packing import pack_codes
 from dgq.ops import triton
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
+from dgq.ops.triton.epilogue import Epilogue
+from dgq.ops.triton.products import has_copy_engine
 from dgq.ops.triton.tiles import CANDIDATES
+from dgq.ops.triton.tma import convolve_boxes, suits
+from dgq.ops.triton.tma_tiles import TILES
+from dgq.ops.triton.window import Window
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,37 @@ def check(name: str, device: str, channels: int) -> dict[str, Any]:
     if case.packed:
         found = function(codes, *operands, torch.float32, tile=tiles_first(), expanded_from=0)
         results["expanded"] = "exact" if torch.equal(found, sums) else "WRONG"
+    else:
+        results |= check_boxes(case, codes, operands, sums)
     return {"case": name, "tiles": results, "exact": set(results.values()) == {"exact"}}
+
+
+def check_boxes(
+    case: Case, codes: Tensor, operands: tuple[Any, ...], sums: Tensor
+) -> dict[str, str]:
+    """The tiles of the kernel that loads boxes, but those that a stride rules out."""
+    weight, *tables = operands[:5]
+    taps = weight.permute(0, 2, 3, 1).contiguous()
+    window = Window([case.kernel] * 2, [case.stride] * 2, [0, 0], [1, 1], 1)
+    results = {}
+    for tile in boxes(codes):
+        if suits(codes, taps, window, tile.inputs):
+            try:
+                epilogue = Epilogue(*tables)
+                found = convolve_boxes(codes, taps, epilogue, window, torch.float32, tile)
+                results[f"boxes {tile}"] = "exact" if torch.equal(found, sums) else "WRONG"
+            except Exception as error:  # whatever a compiler or a driver says
+                results[f"boxes {tile}"] = f"failed: {error}"[:300]
+    return results
+
+
+def boxes(x: Tensor) -> Iterator[triton.Tile]:
+    """Those that are used, alone and sharing; of an interpreter a small one."""
+    if not x.is_cuda:
+        yield triton.Tile(32, 32, 32)
+    elif has_copy_engine(x):
+        for tile in TILES:
+            yield from (replace(tile, parts=parts) for parts in PARTS)
 
 
 def tiles(device: str) -> Iterator[triton.Tile]:

@@ -13,13 +13,14 @@ from benchmarks.inference.layer_gaps import layer_gaps
 from benchmarks.inference.machine import machine
 from benchmarks.inference.peaks import measure_peaks
 from benchmarks.inference.request import Options
+from benchmarks.inference.turns import Turns
 from dgq.inspection.cost import resident_bytes
 from dgq.storage.checkpoint import load_quantized_unet
 
 
 @torch.no_grad()
 def measure_layers(
-    model: str, device: str, batches: list[int], cache: Path, size: int
+    model: str, device: str, batches: list[int], cache: Path, size: int, turns: Turns
 ) -> Iterator[dict[str, Any]]:
     """Everything known so far, after each batch size; as JSON holds it.
 
@@ -29,13 +30,18 @@ def measure_layers(
         batches: sizes.
         cache: for the quantized model.
         size: of the operands that peaks are measured on.
+        turns: of this process and others.
     """
     subject = SUBJECTS[model](Options(str(cache), (), 1, 1, 1, 1, device))
     part = subject.part("quantized", "w4a8")
     assert part is not None
     part.ensure()
-    peaks = measure_peaks(device, size)
     unet = load_quantized_unet(part.folder, "integer", device=device)
+    calls = {batch: on(device, subject.call(batch)) for batch in batches}
+    for call in calls.values():
+        unet(**call)  # compiles
+    with turns.alone():
+        peaks = measure_peaks(device, size)
     weights = sum(p.numel() for p in subject.stock().parameters())
     figures = {
         "machine": machine(),
@@ -46,9 +52,9 @@ def measure_layers(
         "shapes": {},
     }
     yield figures
-    for batch in batches:
-        call = on(device, subject.call(batch))
-        shapes = layer_gaps(unet, call, peaks, device)
+    for batch, call in calls.items():
+        with turns.alone():
+            shapes = layer_gaps(unet, call, peaks, device)
         names = ("seconds", "product_seconds", "bf16_seconds", "least_seconds")
         totals = {name: sum(s[name] * s["layers"] for s in shapes) for name in names}
         exact = all(shape["exact"] for shape in shapes)

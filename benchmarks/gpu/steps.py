@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpu.exactness import CASES
+from benchmarks.inference.turns import Turns
 
 BENCHMARKS = Path(__file__).parents[1]
-COMPILE_SECONDS = 150
+SECONDS = 470
+"""Of a step at most."""
+
+JOBS = "5"
+"""Processes of an inference benchmark."""
+
+TURNS = "turns"
+"""Folder of the processes that measure one at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,11 @@ class Plan:
     ckpt: str = ""
 
     @property
+    def turns(self) -> Turns:
+        """Of all processes of the steps."""
+        return Turns(self.scratch / TURNS)
+
+    @property
     def device(self) -> str:
         """That computes."""
         return "cpu" if self.rehearse else "cuda"
@@ -60,6 +73,7 @@ class Plan:
         return [
             *(str(BENCHMARKS / "inference"), "--device", self.device, "--models", model, *rest),
             *("--rows", *rows.split(), "--batch", *batches.split(), "--repeats", "1"),
+            *("--jobs", "1" if self.rehearse else JOBS, "--turns", str(self.scratch / TURNS)),
             *("--calls", "1" if self.rehearse else "5", "--threads", "1"),
             *("--captions", "2" if self.rehearse else "16", "--calibration-calls", "1"),
             *("--cache", str(self.scratch / "inference"), "--json", str(self.out / f"{name}.json")),
@@ -81,25 +95,23 @@ class Plan:
 
     def steps(self) -> Mapping[str, Step]:
         """By name."""
-        compiled = "integer-compiled bf16-compiled"
+        rows = "integer-compiled bf16-compiled bf16 integer"
         steps = {
-            "exact": Step(120, [self.child(f"exact:{name}") for name in CASES], self.rehearse),
-            "layers": Step(240, [self.child("layers")]),
-            "eager": Step(120, [self.inference("eager", "bf16 integer weight-only", "2 16")]),
-            "calibration": Step(120, [self.calibration()]),
-            "compiled-16": Step(
-                2 * COMPILE_SECONDS, [self.inference("compiled-16", compiled, "16")]
-            ),
-            "compiled-2": Step(2 * COMPILE_SECONDS, [self.inference("compiled-2", compiled, "2")]),
-            "sdxl": Step(200, [self.inference("sdxl", "bf16 integer", "2 16", "sdxl")]),
+            "sd14": Step(SECONDS, [self.inference("sd14", rows, "16 2")]),
+            "calibration": Step(SECONDS, [self.calibration()]),
+            "torchao": Step(SECONDS, [self.inference("torchao", "torchao", "16 2")]),
+            "sdxl": Step(SECONDS, [self.inference("sdxl", "bf16 integer", "2", "sdxl")]),
+            "layers": Step(SECONDS, [self.child("layers")]),
+            "exact": Step(SECONDS, [self.child(f"exact:{n}") for n in CASES], self.rehearse),
+            "weight-only": Step(SECONDS, [self.inference("weight-only", "weight-only", "2")]),
             "sdxl-compiled": Step(
-                3 * COMPILE_SECONDS, [self.inference("sdxl-compiled", compiled, "2", "sdxl")]
+                SECONDS,
+                [self.inference("sdxl-compiled", "bf16-compiled integer-compiled", "2", "sdxl")],
             ),
-            "torchao": Step(COMPILE_SECONDS, [self.inference("torchao", "torchao", "16")]),
         }
         if self.ckpt:
             command = self.inference("embedded", "bf16 integer", "2 32", "embedded")
-            steps["embedded"] = Step(120, [command])
+            steps["embedded"] = Step(SECONDS, [command])
         return steps
 
 

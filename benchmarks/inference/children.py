@@ -49,9 +49,15 @@ def ask(request: Request, options: Options, work: Path) -> dict[str, Any]:
             "OMP_NUM_THREADS": str(options.threads),
             "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         }
+        group = 0 if options.turns else None  # of its own, so that others can stop all of it
         try:
             ended = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=MAX_SECONDS
+                command,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=MAX_SECONDS,
+                process_group=group,
             )
         except subprocess.TimeoutExpired as error:
             raise DGQError(f"not finished after {MAX_SECONDS} s") from error

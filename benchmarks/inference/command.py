@@ -25,7 +25,7 @@ from dgq.settings import check_positive
 COMMAND = "python benchmarks/inference"
 USUAL_SUBJECTS = ("sd14", "embedded")
 GPU_BATCHES = (2, 16)
-POSITIVE = ("repeats", "calls", "threads", "captions", "calibration_calls")
+POSITIVE = ("repeats", "calls", "jobs", "threads", "captions", "calibration_calls")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
         cache = Path(arguments.cache)
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as work:
-            run.prepare(Path(work))
-            run.measure(Path(work))
+            run.run(Path(work))
         run.report(Console())
     except (DGQError, OSError) as error:
         print_error(error)
@@ -108,6 +107,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default=2,
         help="timed in each process and batch size, at least, after one that is not (default: 2)",
     )
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="rows that load and compile side by side, each batch size in a process of its own; "
+        "they are timed one at a time, the others stopped meanwhile (default: 1)",
+    )
     add("--threads", type=int, default=2, help="of every library (default: 2)")
     add(
         "--captions",
@@ -129,6 +136,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="for what is made once: random weights, recorded calls, models of OpenVINO "
         "(default: outputs/inference)",
     )
+    add("--turns", default="", help=argparse.SUPPRESS)  # with other commands' processes
     add("--json", type=Path, metavar="FILE", help="for all figures; written after every row")
     add("--markdown", type=Path, metavar="FILE", help="for tables to paste into docs")
     arguments = parser.parse_args(argv)
@@ -171,6 +179,7 @@ def plan(arguments: argparse.Namespace, command: str) -> Run:
         captions=arguments.captions,
         calibration_calls=arguments.calibration_calls,
         device=arguments.device,
+        turns=arguments.turns,
     )
     subjects: dict[str, Subject] = {name: SUBJECTS[name](options) for name in arguments.models}
     chosen = [e for name, one in subjects.items() for e in entrants(name, rows, one.ckpts())]
@@ -179,4 +188,5 @@ def plan(arguments: argparse.Namespace, command: str) -> Run:
         for name, subject in subjects.items()
     }
     files = (arguments.json, arguments.markdown)
-    return Run(command, options, subjects, chosen, batches, arguments.repeats, notes, files)
+    counts = (arguments.repeats, arguments.jobs)
+    return Run(command, options, subjects, chosen, batches, counts, notes, files)

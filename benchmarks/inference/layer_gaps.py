@@ -2,16 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.inference.device import is_gpu
 from benchmarks.inference.peaks import Peaks, seconds_of
 from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.unet.calls import SamplerCalls
+
+FP8_CAPABILITY = (8, 9)
+MOST_ELEMENTS = 10**9
+"""Of the windows of a convolution, laid out as a matrix to compare with."""
 
 
 @dataclass
@@ -25,6 +31,8 @@ class Shape:
         seconds: of one, with the quantization of its input where that is its own.
         product_seconds: of its product alone.
         bf16_seconds: of the stock layer.
+        fp8_seconds: of a product of matrices of its size in fp8, without what reads the windows of
+            a convolution; None where there is none.
         least_seconds: that the device needs for operations and bytes.
         exact: whether the accumulators agree with those of float64.
     """
@@ -35,6 +43,7 @@ class Shape:
     seconds: float = 0.0
     product_seconds: float = 0.0
     bf16_seconds: float = 0.0
+    fp8_seconds: float | None = None
     least_seconds: float = 0.0
     exact: bool = False
 
@@ -82,10 +91,25 @@ def measure_shape(
     shape.seconds = seconds_of(lambda: layer(*args), device)
     shape.product_seconds = seconds_of(product(layer, codes), device)
     shape.bf16_seconds = seconds_of(stock(layer, args[0], codes), device)
+    out = layer.geometry.out_channels
+    shape.fp8_seconds = fp8_seconds(output.numel() // out, layer.fan_in, out, device)
     operations = 2.0 * output.numel() * layer.fan_in
     weight = sum(t.numel() * t.element_size() for t in layer.kernel_weight.tensors)
     n_bytes = codes.codes.numel() + weight + output.numel() * output.element_size()
     shape.least_seconds = peaks.least_seconds(operations, n_bytes, integer=True)
+
+
+def fp8_seconds(rows: int, inputs: int, out: int, device: str) -> float | None:
+    """Of a product of matrices in fp8 by cuBLAS."""
+    if not is_gpu(device) or torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+        return None
+    if rows * inputs > MOST_ELEMENTS or inputs % 16 or out % 16:
+        return None
+    drawn = (torch.randn(n, inputs, device=device, dtype=torch.bfloat16) for n in (rows, out))
+    left, right = (values.to(torch.float8_e4m3fn) for values in drawn)
+    one = torch.ones((), device=device)
+    run = partial(torch._scaled_mm, left, right.t(), one, one, out_dtype=torch.bfloat16)
+    return seconds_of(run, device)
 
 
 def codes_of(layer: IntegerLayer, x: Tensor) -> QuantizedTensor:

@@ -1,24 +1,30 @@
 """One row in a process of its own: load, call, and tell what it took."""
 
+import atexit
 import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.inference.device import forget_peak, is_gpu, on, peak_gib, resident_gib, wait
+from benchmarks.inference.kernels import kernel_seconds
 from benchmarks.inference.machine import busy_seconds
 from benchmarks.inference.onnx_runtime import OnnxUNet
 from benchmarks.inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
 from benchmarks.inference.request import Request
 from benchmarks.inference.rows import ROWS, Row
 from benchmarks.inference.subjects import Call, Subject
+from benchmarks.inference.turns import Turns
 from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import find_model, load_quantized_unet
 from dgq.unet.quantized_unet import converted
+
+ALWAYS_ALONE = Turns(None)
 
 MIN_SECONDS = 1.0
 """Small models are called again until their timed calls last so long together."""
@@ -46,6 +52,9 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
     """Figures of one row for all batch sizes, as JSON holds them."""
     torch.set_num_threads(subject.options.threads)
     row, device = ROWS[request.row], subject.options.device
+    turns = Turns(Path(subject.options.turns) if subject.options.turns else None)
+    turns.join()
+    atexit.register(turns.leave)
     started = time.perf_counter()
     loaded = load(subject, row, request)
     load_s = time.perf_counter() - started
@@ -66,7 +75,7 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
             loaded.unet(**call)
             wait(device)
 
-        timed = timings(run, subject.options.calls, device)
+        timed = timings(run, subject.options.calls, device, turns)
         timed["compile_s"] = compile_s + max(0.0, timed.pop("first_s") - min(timed["wall_s"]))
         figures["batches"][str(batch)] = timed
         compile_s = 0.0
@@ -109,7 +118,9 @@ def _load_torchao(subject: Subject, row: Row) -> Loaded:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     unet = _stock(subject, row)
-    quantize_(unet, Int8DynamicActivationInt8WeightConfig())
+    # Torch multiplies bytes of more than 16 rows only; the embedding of the time step has fewer.
+    config = Int8DynamicActivationInt8WeightConfig()
+    quantize_(unet, config, lambda m, name: isinstance(m, nn.Linear) and "transformer" in name)
     return Loaded(_compiled(unet, row, subject), _bytes(unet), "torchao, linear layers alone")
 
 
@@ -145,7 +156,7 @@ def _compiled(unet: nn.Module, row: Row, subject: Subject) -> Callable[..., Any]
     if not row.compiled:
         return unet
     # On a GPU with graphs, without which launching takes longer than computing.
-    mode = "max-autotune" if is_gpu(subject.options.device) else None
+    mode = "reduce-overhead" if is_gpu(subject.options.device) else None
     return torch.compile(unet, fullgraph=True, dynamic=False, mode=mode)
 
 
@@ -161,20 +172,27 @@ def prepared(row: Row, call: Call) -> Call:
     return rounded | exact
 
 
-def timings(run: Callable[[], object], calls: int, device: str = "cpu") -> dict[str, Any]:
+def timings(
+    run: Callable[[], object], calls: int, device: str = "cpu", turns: Turns = ALWAYS_ALONE
+) -> dict[str, Any]:
     """Seconds of a first call and of timed ones, and the most memory meanwhile.
 
     Args:
         run: a call.
         calls: timed ones, at least.
         device: whose memory is counted.
+        turns: of this process and others; the first call, which compiles, waits for none.
     """
     gc.collect()
     forget_peak(device)
     first_s, _, _ = _stopwatch(run)
-    wall, cpu, others = map(list, zip(*_many(run, calls), strict=True))
+    with turns.alone():
+        run()  # again, since a GPU records its graph in the second call
+        wall, cpu, others = map(list, zip(*_many(run, calls), strict=True))
+        peak = peak_gib(device)
+        kernels = kernel_seconds(run) if is_gpu(device) else {}
     figures = {"first_s": first_s, "wall_s": wall, "cpu_s": cpu, "others_cpu_s": others}
-    return figures | {"peak_gib": peak_gib(device)}
+    return figures | {"peak_gib": peak, "kernels": kernels}
 
 
 def _many(run: Callable[[], object], calls: int) -> Iterator[tuple[float, float, float]]:

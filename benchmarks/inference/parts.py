@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from dgq.storage.files import write_json
 
 MADE = "made.json"
@@ -37,9 +39,15 @@ class Part:
         return bool(made == json.loads(json.dumps(self.settings)))
 
     def ensure(self) -> None:
-        """Make it unless it is there."""
+        """Make it unless it is there, or another process has just made it."""
         if self.is_ready:
             return
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_suffix(".lock")):
+            if not self.is_ready:
+                self._make()
+
+    def _make(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.make(self.folder)

@@ -16,6 +16,7 @@ class Options:
         captions: held-out ones, on whose calls the SQNR is measured.
         calibration_calls: that NNCF calibrates the embedded model on.
         device: that computes, in torch's words.
+        turns: folder of processes that measure one at a time; empty where one is alone anyway.
     """
 
     cache: str
@@ -25,6 +26,7 @@ class Options:
     captions: int
     calibration_calls: int
     device: str = "cpu"
+    turns: str = ""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,12 @@ GPU_ROWS = {
 
 ROWS = USUAL_ROWS | PRECISIONS | GPU_ROWS
 
-BASES = {"fp32": "x fp32", "bf16": "x bf16", "nncf": "x NNCF"}
+BASES = {
+    "fp32": "x fp32",
+    "bf16": "x bf16",
+    "bf16-compiled": "x bf16 compiled",
+    "nncf": "x NNCF",
+}
 """Rows that others are compared with, and the columns of the ratios."""
 
 

@@ -1,7 +1,10 @@
 """One run of the command: parts are made, rows take turns, figures are written as they come."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -27,7 +30,7 @@ class Run:
         subjects: by name.
         entrants: the rows, in the tables' order.
         batches: sizes for each subject.
-        repeats: processes of each row.
+        counts: processes of each row; rows that load and compile side by side.
         notes: on what was skipped.
         files: for JSON and Markdown, if asked for.
     """
@@ -39,7 +42,7 @@ class Run:
         subjects: Mapping[str, Subject],
         entrants: Sequence[Entrant],
         batches: Mapping[str, Sequence[int]],
-        repeats: int,
+        counts: tuple[int, int],
         notes: Sequence[str],
         files: tuple[Path | None, Path | None],
     ) -> None:
@@ -48,24 +51,53 @@ class Run:
         self.subjects = subjects
         self.entrants = entrants
         self.batches = batches
-        self.repeats = repeats
+        self.repeats, self.jobs = counts
         self.notes = notes
         self.files = files
         self.answers: dict[Entrant, list[dict[str, Any]]] = {entrant: [] for entrant in entrants}
         self.failures: dict[Entrant, str] = {}
+        self.writing = Lock()
 
-    def prepare(self, work: Path) -> None:
-        """Make what rows need and is not in the cache; a row fails whose part cannot be made."""
+    def run(self, work: Path) -> None:
+        """Make what rows need and is not in the cache, and let the rows take turns.
+
+        A row fails whose part cannot be made; those that have failed do not come again.
+        """
+        if self.jobs > 1 and not self.options.turns:
+            self.options = replace(self.options, turns=str(work / "turns"))
         missing = self.missing_parts()
-        with progress() as bar:
-            task = bar.add_task("", total=len(missing), visible=bool(missing))
-            for request, users in missing.items():
+        requests = [
+            (entrant, request)
+            for repeat, entrant in turns(self.entrants, self.repeats)
+            for request in self._requests(entrant, repeat)
+        ]
+        with progress() as bar, ThreadPoolExecutor(self.jobs) as pool:
+            task = bar.add_task("", total=len(missing) + len(requests))
+
+            def make(request: Request, before: Sequence[Future[None]]) -> None:
+                wait(before)  # of which it may be made
                 bar.update(task, description=f"making {request.model} {request.part}")
-                try:
-                    ask(request, self.options, work)
-                except DGQError as error:
-                    self.failures |= dict.fromkeys(users, f"{request.part}: {error}")
+                self._make(request, missing[request], work)
                 bar.advance(task)
+
+            def measure(entrant: Entrant, request: Request) -> None:
+                wait([made[part] for part, users in missing.items() if entrant in users])
+                bar.update(task, description=f"{entrant.model}, {entrant.title}")
+                if entrant not in self.failures:
+                    self._measure(entrant, request, work)
+                bar.advance(task)
+
+            made: dict[Request, Future[None]] = {}
+            for part in missing:
+                made[part] = pool.submit(make, part, list(made.values()))
+            for measured in [pool.submit(measure, *one) for one in requests]:
+                measured.result()
+
+    def _make(self, request: Request, users: Sequence[Entrant], work: Path) -> None:
+        try:
+            ask(request, self.options, work)
+        except DGQError as error:
+            self.failures |= dict.fromkeys(users, f"{request.part}: {error}")
 
     def missing_parts(self) -> dict[Request, list[Entrant]]:
         """What has to be made, in order, and the rows that need it."""
@@ -80,31 +112,27 @@ class Run:
                     missing.setdefault(request, []).append(entrant)
         return missing
 
-    def measure(self, work: Path) -> None:
-        """Let the rows take turns; those that have failed do not come again."""
-        with progress() as bar:
-            task = bar.add_task("", total=self.repeats * len(self.entrants))
-            for repeat, entrant in turns(self.entrants, self.repeats):
-                title = f"{entrant.model}, {entrant.title} ({repeat + 1}/{self.repeats})"
-                bar.update(task, description=title)
-                if entrant not in self.failures:
-                    self._measure(entrant, work, quality=repeat == 0)
-                bar.advance(task)
-
-    def _measure(self, entrant: Entrant, work: Path, quality: bool) -> None:
-        """One row in one process."""
-        request = Request(
-            entrant.model,
-            row=entrant.row,
-            ckpt=entrant.ckpt,
-            batches=self.batches[entrant.model],
-            quality=quality and entrant.model == "embedded",
+    def _requests(self, entrant: Entrant, repeat: int) -> list[Request]:
+        """To processes of their own: one for all batch sizes, or side by side one for each."""
+        batches = self.batches[entrant.model]
+        quality = repeat == 0 and entrant.model == "embedded"
+        whole = Request(
+            entrant.model, row=entrant.row, ckpt=entrant.ckpt, batches=batches, quality=quality
         )
+        if self.jobs == 1:
+            return [whole]
+        first = batches[0]
+        return [replace(whole, batches=(b,), quality=quality and b == first) for b in batches]
+
+    def _measure(self, entrant: Entrant, request: Request, work: Path) -> None:
         try:
-            self.answers[entrant].append(ask(request, self.options, work))
+            answer = ask(request, self.options, work)
         except DGQError as error:
             self.failures[entrant] = str(error)
-        self.write()
+        else:
+            self.answers[entrant].append(answer)
+        with self.writing:
+            self.write()
 
     def figures(self) -> dict[str, Any]:
         """Everything that is known so far, as JSON holds it."""
@@ -121,7 +149,11 @@ class Run:
 
     def _rounds(self) -> int:
         """How often all rows have had their turn, but for those that have failed."""
-        done = [len(a) for entrant, a in self.answers.items() if entrant not in self.failures]
+        done = [
+            len(answers) // len(self._requests(entrant, 0))
+            for entrant, answers in self.answers.items()
+            if entrant not in self.failures
+        ]
         return min(done, default=0)
 
     def write(self) -> None:

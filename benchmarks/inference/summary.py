@@ -31,6 +31,7 @@ def summarise(answers: Answers, failures: Mapping[Entrant, str]) -> list[dict[st
                 if entrant in failures
                 else row_of(entrant, given, batch)
                 for entrant, given in own.items()
+                if entrant in failures or any(batch in answer["batches"] for answer in given)
             ]
             tables.append({"model": model, "batch": int(batch), "rows": with_ratios(rows)})
     return tables
@@ -42,7 +43,7 @@ def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -
     Wall time is the least and the median of all calls. Compiling took as long as in the repeat
     where it took longest: later ones find the code in torch's cache.
     """
-    timed = [answer["batches"][batch] for answer in answers]
+    timed = [answer["batches"][batch] for answer in answers if batch in answer["batches"]]
     wall = [seconds for one in timed for seconds in one["wall_s"]]
     qualities = [answer["sqnr_db"] for answer in answers if "sqnr_db" in answer]
     return {
@@ -58,6 +59,7 @@ def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -
         "loading_peak_gib": max(answer["loading_peak_gib"] for answer in answers),
         "resident_gib": _number(max(answer["resident_gib"] for answer in answers)),
         "peak_gib": max(one["peak_gib"] for one in timed),
+        "kernels": timed[0].get("kernels", {}),
         "file_mb": answers[0]["file_mb"],
         "sqnr_db": qualities[0] if qualities else None,
         "execution": answers[0]["execution"],

@@ -10,18 +10,8 @@ from rich.table import Table
 
 from benchmarks.inference.rows import BASES
 
-HEADERS = (
-    "",
-    "wall s",
-    "median",
-    "CPU s",
-    *BASES.values(),
-    "peak GiB",
-    "resident GiB",
-    "file MB",
-    "compile s",
-    "SQNR dB",
-)
+BEFORE_RATIOS = ("", "wall s", "median", "CPU s")
+AFTER_RATIOS = ("peak GiB", "resident GiB", "file MB", "compile s", "SQNR dB")
 NONE = "-"
 DISTURBED = 0.2
 """Cores that others may keep busy before a remark is made."""
@@ -30,15 +20,31 @@ WIDTH = 150
 """Columns of a terminal that the tables need: a narrower one wraps their lines."""
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
+def headers(table: Mapping[str, Any]) -> list[str]:
+    """Of the columns, with ratios to the rows that were measured."""
+    return [*BEFORE_RATIOS, *(BASES[base] for base in bases(table)), *AFTER_RATIOS]
+
+
+def bases(table: Mapping[str, Any]) -> list[str]:
+    """Rows that others are compared with."""
+    ratios = [row["faster_than"] for row in table["rows"]]
+    return [base for base in BASES if any(one.get(base) is not None for one in ratios)]
+
+
+def rows_of(table: Mapping[str, Any]) -> list[list[str]]:
+    """The rows as text."""
+    return [cells(row, bases(table)) for row in table["rows"]]
+
+
+def cells(row: Mapping[str, Any], bases: Sequence[str]) -> list[str]:
     """One row as text; what there is no figure of is a dash."""
     if "failed" in row:
-        return [row["title"], "failed", *[NONE] * (len(HEADERS) - 2)]
-    ratios = [_text(row["faster_than"][base], ".2f") for base in BASES]
+        n_figures = len(BEFORE_RATIOS) + len(bases) + len(AFTER_RATIOS) - 2
+        return [row["title"], "failed", *[NONE] * n_figures]
     return [
         row["title"],
         *(seconds(row[name]) for name in ("wall_min_s", "wall_median_s", "cpu_s")),
-        *ratios,
+        *(_text(row["faster_than"].get(base), ".2f") for base in bases),
         _text(row["peak_gib"], ".2f"),
         _text(row["resident_gib"], ".2f"),
         _text(row["file_mb"], ".0f" if row["file_mb"] >= 100 else ".1f"),
@@ -62,10 +68,10 @@ def print_tables(figures: Mapping[str, Any], console: Console) -> None:
     console.width = max(console.width, WIDTH)
     for table in figures["tables"]:
         shown = Table(title=escape(heading(table, figures["titles"])), box=SIMPLE)
-        for header in HEADERS:
+        for header in headers(table):
             shown.add_column(header, justify="right" if header else "left", no_wrap=True)
-        for row in table["rows"]:
-            shown.add_row(*map(escape, cells(row)))
+        for row in rows_of(table):
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for line in (*conditions(figures), *remarks(figures)):
         console.print(escape(line), highlight=False, soft_wrap=True)
@@ -76,7 +82,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
     lines = [f"`{figures['command']}`: {' '.join(conditions(figures))}", ""]
     for table in figures["tables"]:
         lines += [f"### {heading(table, figures['titles'])}", ""]
-        lines += markdown_table(HEADERS, [cells(row) for row in table["rows"]])
+        lines += markdown_table(headers(table), rows_of(table))
         lines.append("")
     lines += [f"- {line}" for line in remarks(figures)]
     return "\n".join(lines).rstrip() + "\n"

@@ -54,7 +54,7 @@ def test_no_step_is_begun_without_time(tmp_path: Path) -> None:
 
 def test_an_unknown_step_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(tmp_path / "out"), "--steps", "all"]) == 2
-    assert "--steps: no step all, expected exact, layers" in capsys.readouterr().err
+    assert "--steps: no step all, expected sd14, calibration" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rehearse", [False, True])

@@ -121,13 +121,14 @@ def product(
                 )
                 mask = there[:, None] & inside[None, :] if PADS else there[:, None]
                 value = tl.load(x_at + part * depth, mask=mask, other=0)
-                sums = tl.dot(weight.to(x_ptr.dtype.element_ty), value, sums)
+                weight = weight.to(x_ptr.dtype.element_ty)
+                sums = tl.dot(weight, value, sums, out_dtype=SUMS)
         else:
             weights_at = weight_ptr + (column[None, :] * TAPS + tap) * depth + channel[:, None]
             weight = tl.load(weights_at, mask=known[:, None], other=0)
             mask = known[None, :] & inside[:, None] if PADS else known[None, :]
             value = tl.load(x_ptr + at[:, None] + channel[None, :], mask=mask, other=0)
-            sums = tl.dot(value, weight, sums)
+            sums = tl.dot(value, weight, sums, out_dtype=SUMS)
 
     if PACKED:
         sums = tl.trans(sums)

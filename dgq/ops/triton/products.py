@@ -13,7 +13,10 @@ from dgq.ops.packed_weight import PackedWeight
 from dgq.ops.triton.epilogue import Epilogue, accumulator
 from dgq.ops.triton.matmul import product, tuned_product
 from dgq.ops.triton.tiles import Tile, parts_for
+from dgq.ops.triton.tma import LEAST_CAPABILITY, convolve_boxes, suits
+from dgq.ops.triton.tma_tiles import Shape, tile_for
 from dgq.ops.triton.unpack import expanded
+from dgq.ops.triton.window import Window
 
 TILES_AT_ONCE = 8
 EXPANDED_FROM = 1024
@@ -21,25 +24,6 @@ EXPANDED_FROM = 1024
 
 A guess until it is measured: each of 16 tiles of rows would unpack the same weight.
 """
-
-
-class Window(NamedTuple):
-    """What of an image a pixel of the output sees."""
-
-    kernel: list[int]
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    groups: int
-
-    def output(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output."""
-        sizes = (height, width), self.kernel, self.stride, self.padding, self.dilation
-        down, right = (
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(*sizes, strict=True)
-        )
-        return down, right
 
 
 class Operand(NamedTuple):
@@ -132,7 +116,8 @@ def int_conv2d_packed(
     epilogue = Epilogue(weight_scale, scale, bias, step)
     window = Window(kernel, stride, [0, 0], dilation, groups)
     codes, operand = codes.contiguous(), Operand(*weight)
-    if n_rows(codes, window) >= expanded_from:
+    by_boxes = tile is None and has_copy_engine(codes)
+    if by_boxes or n_rows(codes, window) >= expanded_from:
         operand = Operand(expanded(weight, codes.shape[-1] // groups, groups, None, torch.int8))
     return convolve(codes, operand, epilogue, window, dtype, tile)
 
@@ -192,6 +177,9 @@ def convolve(
     rows, depth = output.numel() // out, weight.values.shape[-1]
     if rows == 0:
         return output
+    boxes = None if tile else _tile_of_boxes(x, weight, window)
+    if boxes is not None:
+        return convolve_boxes(x, weight.values, epilogue, window, dtype, boxes)
     parts = tile.parts if tile else _parts(x, rows, weight.values)
     sums = accumulator(x.dtype)
     written = output.view(rows, out)
@@ -233,6 +221,21 @@ def n_rows(x: Tensor, window: Window) -> int:
     """Pixels of the output, of all samples."""
     height, width = window.output(x.shape[1], x.shape[2])
     return x.shape[0] * height * width
+
+
+def has_copy_engine(x: Tensor) -> bool:
+    """Whether the device of a tensor copies whole boxes by itself."""
+    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= LEAST_CAPABILITY
+
+
+def _tile_of_boxes(x: Tensor, weight: Operand, window: Window) -> Tile | None:
+    """The tile to multiply boxes with; None where the copy engine cannot load them."""
+    bytes_alone = x.dtype == torch.int8 and weight.zero_point is None
+    if not (bytes_alone and has_copy_engine(x)):
+        return None
+    channels, taps = x.shape[-1], window.kernel[0] * window.kernel[1]
+    tile = tile_for(Shape(taps, n_rows(x, window), weight.values.shape[0], channels))
+    return tile if suits(x, weight.values, window, tile.inputs) else None
 
 
 def _parts(x: Tensor, rows: int, weight: Tensor) -> int:

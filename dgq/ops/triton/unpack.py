@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dgq.ops.packed_weight import PackedWeight
 
-ROWS, BYTES = 16, 128
-"""That one program unpacks."""
+ROWS, BYTES = 32, 64
+"""That one program unpacks, of one tap."""
 
 
 @triton.jit
@@ -30,15 +30,16 @@ def unpacked(
     ``channel`` and ``tap`` are those of each place, ``known`` is where there is one; ``factor_ptr``
     begins at the first channel of the convolution's group.
     """
-    value = code.to(tl.int8) - zero[:, None]
+    # In words of 32 bits: bytes would be moved into and out of them at every operation.
+    value = code.to(tl.int32) - zero.to(tl.int32)[:, None]
     if factor_ptr is not None:
         factor = tl.load(factor_ptr + channel, mask=known, other=0)
-        value = value * factor[None, :]
+        value = value * factor.to(tl.int32)[None, :]
     if shift_ptr is not None:
-        group = (channel * TAPS + tap) // GROUP_SIZE
+        group = (channel * TAPS + tap).to(tl.uint32) // GROUP_SIZE
         shifts = shift_ptr + row[:, None] * n_shifts + group[None, :]
-        value = value << tl.load(shifts, mask=known[None, :], other=0).to(tl.int8)
-    return value
+        value = value << tl.load(shifts, mask=known[None, :], other=0).to(tl.int32)
+    return value.to(tl.int8)
 
 
 def expanded(
@@ -55,7 +56,7 @@ def expanded(
     """
     out, taps, half = weight.codes.shape
     full = weight.codes.new_empty((out, taps, channels), dtype=dtype)
-    grid = (groups * triton.cdiv(out // groups, ROWS), triton.cdiv(taps * half, BYTES))
+    grid = (groups * triton.cdiv(out // groups, ROWS), taps, triton.cdiv(half, BYTES))
     _expand[grid](
         *(weight.codes, weight.zero_point, weight.factor, weight.shift, scale, full),
         *(out // groups, channels, half, 0 if weight.shift is None else weight.shift.shape[1]),
@@ -89,11 +90,11 @@ def _expand(
     row = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     exists = row < rows_of_group
     row = group * rows_of_group + tl.minimum(row, rows_of_group - 1)
-    place = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    known = place < TAPS * half
-    tap, low = place // half, place % half
-    bytes_at = codes_ptr + row[:, None] * (TAPS * half) + place[None, :]
-    byte = tl.load(bytes_at, mask=known[None, :], other=0)
+    tap = tl.program_id(1)
+    low = tl.program_id(2) * BLOCK_K + tl.arange(0, BLOCK_K)
+    known = low < half
+    bytes_at = codes_ptr + row[:, None] * (TAPS * half) + (tap * half + low)[None, :]
+    byte = tl.load(bytes_at, mask=known[None, :], other=0).to(tl.int32)
     zero = tl.load(zero_ptr + row)
     if factor_ptr is not None:
         factor_ptr += group * channels
@@ -119,5 +120,5 @@ def _expand(
         else:
             scaled = value.to(tl.float32) * tl.load(scale_ptr + row)[:, None]
             written = scaled.to(out_ptr.dtype.element_ty)
-        places = (row[:, None] * TAPS + tap[None, :]) * channels + channel[None, :]
+        places = row[:, None] * (TAPS * channels) + (tap * channels + channel)[None, :]
         tl.store(out_ptr + places, written, mask=exists[:, None] & there[None, :])

@@ -1,0 +1,224 @@
+"""The product of bytes where a copy engine loads whole boxes: Hopper's and later ones' TMA.
+
+What ``matmul.product`` computes, for whole padded images and one group of channels. A tile is a box
+of output pixels, so each tap of its window is a box of the input too, and no address is computed
+in a thread. Weights are the left operand: Triton reads both from shared memory only in this order.
+"""
+
+import math
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from dgq.ops.triton.epilogue import Epilogue, finished
+from dgq.ops.triton.tiles import Tile
+from dgq.ops.triton.window import Window
+
+LEAST_CAPABILITY = (9, 0)
+"""Of Hopper."""
+
+ALIGNMENT = 16
+"""Bytes that the strides of what the engine copies are multiples of."""
+
+MOST_PIXELS = 256
+"""Of a box, along each dimension."""
+
+TILES_AT_ONCE = 8
+
+
+SIZES = (
+    *("n_samples", "boxes_down", "boxes_right", "boxes_of_samples", "out_channels", "channels"),
+    *("scale_stride", "bias_stride"),
+)
+"""Whatever they are, one compiled kernel serves all: no address is computed from them."""
+
+
+class Box(NamedTuple):
+    """Output pixels of a tile."""
+
+    samples: int
+    height: int
+    width: int
+
+
+@triton.jit(do_not_specialize=SIZES)
+def product_of_boxes(
+    x_desc,
+    weight_desc,
+    out_desc,
+    weight_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    step_ptr,
+    n_samples,
+    boxes_down,
+    boxes_right,
+    boxes_of_samples,
+    out_channels,
+    channels,
+    scale_stride,
+    bias_stride,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    PARTS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TILES_AT_ONCE: tl.constexpr,
+):
+    BLOCK_M: tl.constexpr = SAMPLES * HEIGHT * WIDTH
+
+    # Tiles that run together share pixels and channels in the cache.
+    tiles_m = boxes_of_samples * boxes_down * boxes_right
+    tiles_n = tl.cdiv(out_channels, BLOCK_N)
+    band = tl.program_id(0) // (TILES_AT_ONCE * tiles_n)
+    in_band = tl.minimum(tiles_m - band * TILES_AT_ONCE, TILES_AT_ONCE)
+    inner = tl.program_id(0) % (TILES_AT_ONCE * tiles_n)
+    box = band * TILES_AT_ONCE + inner % in_band
+    first_column = inner // in_band * BLOCK_N
+    left = box % boxes_right * WIDTH
+    top = box // boxes_right % boxes_down * HEIGHT
+    first_sample = box // (boxes_right * boxes_down) * SAMPLES
+
+    blocks = tl.cdiv(channels, BLOCK_K)
+    each = tl.cdiv(KERNEL_H * KERNEL_W * blocks, PARTS)
+    first = tl.program_id(1) * each
+    sums = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
+    for block in range(first, tl.minimum(first + each, KERNEL_H * KERNEL_W * blocks)):
+        tap = block // blocks
+        down, right = tap // KERNEL_W, tap % KERNEL_W
+        channel = block % blocks * BLOCK_K
+        # Channels beyond the last are read as zeros, whatever weights they meet.
+        place = right % STRIDE * channels + channel
+        value = x_desc.load(
+            [first_sample, top + down // STRIDE, down % STRIDE, left + right // STRIDE, place]
+        )
+        weight = weight_desc.load([first_column, tap * channels + channel])
+        value = value.reshape(BLOCK_M, BLOCK_K)
+        sums = tl.dot(weight, value.T, sums, out_dtype=tl.int32)
+
+    column = first_column + tl.arange(0, BLOCK_N)
+    column = tl.minimum(column, out_channels - 1)
+    output = sums.T
+    if PARTS == 1:
+        sample = first_sample + tl.arange(0, BLOCK_M) // (HEIGHT * WIDTH)
+        sample = tl.minimum(sample, n_samples - 1)
+        output = finished(
+            output,
+            sample,
+            column,
+            1,
+            weight_scale_ptr,
+            scale_ptr,
+            bias_ptr,
+            step_ptr,
+            scale_stride,
+            bias_stride,
+            PER_SAMPLE,
+        )
+    output = output.to(out_desc.dtype).reshape(1, SAMPLES, HEIGHT, WIDTH, BLOCK_N)
+    out_desc.store([tl.program_id(1), first_sample, top, left, first_column], output)
+
+
+def suits(x: Tensor, weight: Tensor, window: Window, tile_inputs: int) -> bool:
+    """Whether the copy engine can load the boxes of a product.
+
+    Args:
+        x: int8 ``[batch, height, width, channels]``.
+        weight: int8 ``[out, ..., channels]``, taps in between.
+        window: of the convolution.
+        tile_inputs: channels that a tile loads at a time.
+    """
+    stride, channels = window.stride[0], x.shape[-1]
+    aligned = channels % ALIGNMENT == 0 and weight.shape[0] * 2 % ALIGNMENT == 0
+    plain = window.groups == 1 and {*window.dilation} == {1} and not any(window.padding)
+    whole = {*window.stride} == {stride} and not any(n % stride for n in x.shape[1:3])
+    # With a stride, channels beyond the last are those of the next pixel.
+    return aligned and plain and whole and (stride == 1 or channels % tile_inputs == 0)
+
+
+def convolve_boxes(
+    x: Tensor, weight: Tensor, epilogue: Epilogue, window: Window, dtype: torch.dtype, tile: Tile
+) -> Tensor:
+    """A convolution of ``[batch, height, width, channels]``, of what ``suits``.
+
+    Args:
+        x: int8.
+        weight: int8 ``[out, ..., channels]``, contiguous.
+        epilogue: what its sums stand for.
+        window: of the convolution.
+        dtype: of the output.
+        tile: to compute at a time.
+    """
+    shape = (x.shape[0], *window.output(*x.shape[1:3]), weight.shape[0])
+    if window.is_point and not epilogue.per_row:
+        x = x.view(1, 1, -1, x.shape[-1])  # whatever their sample, so that boxes are full
+    batch, height, width, channels = x.shape
+    down, right = window.output(height, width)
+    out, stride = weight.shape[0], window.stride[0]
+    output = x.new_empty((1, batch, down, right, out), dtype=dtype)
+    written = output
+    if tile.parts > 1:
+        written = x.new_empty((tile.parts, *output.shape[1:]), dtype=torch.int32)
+    box = box_of(tile.rows, batch, down, right)
+    boxes = [triton.cdiv(n, size) for n, size in zip(output.shape[1:4], box, strict=True)]
+    phases = x.view(batch, height // stride, stride, width // stride, stride * channels)
+    rows = weight.view(out, -1)
+    n_tiles = boxes[0] * boxes[1] * boxes[2] * triton.cdiv(out, tile.columns)
+    product_of_boxes[(n_tiles, tile.parts)](
+        described(phases, [box.samples, box.height, 1, box.width, tile.inputs]),
+        described(rows, [tile.columns, tile.inputs]),
+        described(written, [1, *box, tile.columns]),
+        *epilogue.tables,
+        *(batch, boxes[1], boxes[2], boxes[0], out, channels, *epilogue.strides),
+        **{"KERNEL_H": window.kernel[0], "KERNEL_W": window.kernel[1], "STRIDE": stride},
+        **{"SAMPLES": box.samples, "HEIGHT": box.height, "WIDTH": box.width},
+        **{"BLOCK_N": tile.columns, "BLOCK_K": tile.inputs},
+        **{"num_warps": tile.warps, "num_stages": tile.stages},
+        PER_SAMPLE=epilogue.per_row,
+        PARTS=tile.parts,
+        TILES_AT_ONCE=TILES_AT_ONCE,
+    )
+    if tile.parts > 1:
+        sums = written.view(tile.parts, -1, out)
+        epilogue.add_parts(sums, output.view(-1, out), down * right)
+    return output.view(shape)
+
+
+def described(tensor: Tensor, box: list[int]) -> TensorDescriptor:
+    """A contiguous tensor and the boxes that are copied of it."""
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box)
+
+
+@lru_cache
+def box_of(pixels: int, batch: int, height: int, width: int) -> Box:
+    """The box of so many pixels that leaves the least of an image's boxes empty.
+
+    Args:
+        pixels: of the box, a power of two.
+        batch: samples.
+        height: of the output.
+        width: of the output.
+    """
+    powers = [1 << n for n in range(MOST_PIXELS.bit_length())]
+    shapes = [
+        Box(pixels // (down * right), down, right)
+        for down, right in product(powers, powers)
+        if 0 < pixels // (down * right) <= MOST_PIXELS
+    ]
+    return min(shapes, key=lambda box: (_covered(box, batch, height, width), -box.width))
+
+
+def _covered(box: Box, *image: int) -> int:
+    """Pixels of all boxes that an image of so many samples, rows and columns needs."""
+    return math.prod(-(-n // size) * size for n, size in zip(image, box, strict=True))
