@@ -12,6 +12,8 @@ BENCHMARKS = Path(__file__).parents[1]
 SECONDS = 470
 """Of a step at most."""
 
+SMOKE_SECONDS = 120
+
 JOBS = "5"
 """Processes of an inference benchmark."""
 
@@ -27,11 +29,13 @@ class Step:
         seconds: until they are stopped.
         commands: each with the arguments after ``python``.
         interprets: whether a CPU interprets Triton's kernels in it.
+        is_required: whether nothing else is begun before it is done.
     """
 
     seconds: int
     commands: Sequence[Sequence[str]]
     interprets: bool = False
+    is_required: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ class Plan:
         """By name."""
         rows = "integer-compiled bf16-compiled bf16 integer"
         steps = {
+            "smoke": Step(SMOKE_SECONDS, [self.child("smoke")], is_required=True),
             "sd14": Step(SECONDS, [self.inference("sd14", rows, "16 2")]),
             "calibration": Step(SECONDS, [self.calibration()]),
             "torchao": Step(SECONDS, [self.inference("torchao", "torchao", "16 2")]),
             "sdxl": Step(SECONDS, [self.inference("sdxl", "bf16 integer", "2", "sdxl")]),
             "layers": Step(SECONDS, [self.child("layers")]),
+            "shapes": Step(SECONDS, [self.child("shapes")], self.rehearse),
             "exact": Step(SECONDS, [self.child(f"exact:{n}") for n in CASES], self.rehearse),
             "weight-only": Step(SECONDS, [self.inference("weight-only", "weight-only", "2")]),
             "sdxl-compiled": Step(

@@ -152,11 +152,13 @@ def _load_openvino(subject: Subject, row: Row, request: Request) -> Loaded:
 
 
 def _compiled(unet: nn.Module, row: Row, subject: Subject) -> Callable[..., Any]:
+    return compiled(unet, subject.options.device) if row.compiled else unet
+
+
+def compiled(unet: nn.Module, device: str) -> Callable[..., Any]:
     """For each batch size anew: shapes that may vary make slower code."""
-    if not row.compiled:
-        return unet
     # On a GPU with graphs, without which launching takes longer than computing.
-    mode = "reduce-overhead" if is_gpu(subject.options.device) else None
+    mode = "reduce-overhead" if is_gpu(device) else None
     return torch.compile(unet, fullgraph=True, dynamic=False, mode=mode)
 
 

@@ -64,6 +64,7 @@ class Execution:
     def leave_(self, unet: nn.Module) -> None:
         """Let a UNet run in floating point from now on, since its tensors are moved one by one."""
         n_layers = unfold_layers_(unet)
+        settle_norms_(unet, getattr(torch, self.dtype))
         reasons = self.float_layers | (
             {"tensors are moved one by one": n_layers} if n_layers else {}
         )
@@ -93,7 +94,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
         mode: ``integer``, ``float``, or ``auto``: integers where the device multiplies them
             exactly and fast.
         dtype: dtype of the unquantized parts; by default bfloat16 with integers where the
-            device supports it, else float32. Norms stay in float32.
+            device supports it, else float32. Norms stay in float32 on a CPU.
 
     Raises:
         DGQError: if integers were requested and no layer can use them.
@@ -147,4 +148,16 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
             module.to(dtype)
         if isinstance(module, QuantizedAttention):
             module.attend = attend
+    on_cpu = all(parameter.device.type == "cpu" for parameter in unet.parameters())
+    settle_norms_(unet, torch.float32 if on_cpu and products.mixes_dtypes else dtype)
     return name
+
+
+def settle_norms_(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the norms' weights, which only a CPU multiplies with inputs of another dtype.
+
+    What they add up is in float32 everywhere.
+    """
+    for module in unet.modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.to(dtype)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,28 @@ def test_no_step_is_begun_without_time(tmp_path: Path) -> None:
     assert became == {"late": {"outcome": "no time was left"}}
 
 
+def test_nothing_else_is_begun_where_a_required_step_fails(tmp_path: Path) -> None:
+    plan = steps.Plan(tmp_path, tmp_path, True)
+    smoke = replace(step(60, "raise SystemExit(1)"), is_required=True)
+    assert command.run(plan, {"long": step(60, "pass"), "smoke": smoke}, 100, 2) == 1
+    became = json.loads((tmp_path / command.SUMMARY).read_text())
+    assert became.keys() == {"smoke"}
+
+
+def test_steps_run_side_by_side(tmp_path: Path) -> None:
+    plan = steps.Plan(tmp_path, tmp_path, True)
+    waits = "import pathlib, time\nwhile not pathlib.Path(r'{}').exists(): time.sleep(0.02)"
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = {
+        "first": step(60, f"open(r'{first}', 'w')\n{waits.format(second)}"),
+        "second": step(60, f"open(r'{second}', 'w')\n{waits.format(first)}"),
+    }
+    assert command.run(plan, given, 100, 2) == 0
+
+
 def test_an_unknown_step_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(tmp_path / "out"), "--steps", "all"]) == 2
-    assert "--steps: no step all, expected sd14, calibration" in capsys.readouterr().err
+    assert "--steps: no step all, expected smoke, sd14" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rehearse", [False, True])

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from dgq.inference import execution
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
@@ -37,8 +38,21 @@ GPU = ProductsHere()
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """UNets are prepared as they would be on a GPU."""
+    """UNets are prepared as they would be on a GPU, and norms refuse what CUDA's refuse."""
     monkeypatch.setattr(execution, "products_of", lambda _: (GPU, None))
+    for name in ("group_norm", "layer_norm"):
+        monkeypatch.setattr(F, name, of_one_dtype(getattr(F, name)))
+
+
+def of_one_dtype(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A norm as CUDA has it."""
+
+    def refusing(x: Tensor, shape: Any, weight: Tensor | None = None, *rest: Any) -> Tensor:
+        if weight is not None and weight.dtype != x.dtype:
+            raise RuntimeError(f"expected scalar type {x.dtype} but found {weight.dtype}")
+        return norm(x, shape, weight, *rest)
+
+    return refusing
 
 
 @given(
@@ -193,6 +207,15 @@ def test_a_unet_is_prepared_where_it_arrives(
     unet.execution.arrive_(unet)
     assert unet.execution == on_cpu
     assert torch.equal(unet(**model.call)[0], before)
+
+
+@torch.no_grad()
+def test_norms_have_the_dtype_of_their_input(calibrated_as: Models, on_gpu: None) -> None:
+    model = calibrated_as("multiples")
+    unet: Any = load_quantized_unet(model.folder, "integer", torch.bfloat16)
+    assert decibels(model.output, unet(**model.call)[0]) > 20
+    unet.execution.leave_(unet)  # layers in floating point, on whatever device comes
+    assert decibels(model.output, unet(**model.call)[0]) > 20
 
 
 def test_a_unet_that_is_offloaded_stays_in_floating_point(calibrated_as: Models) -> None:

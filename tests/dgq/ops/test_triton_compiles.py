@@ -20,7 +20,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgq.ops.triton import epilogue, matmul, unpack
+from dgq.ops.triton import epilogue, matmul, tma, tma_tiles, unpack
 
 quantize = import_module("dgq.ops.triton.quantize")
 
@@ -79,6 +79,21 @@ for out, scale in (("*i8", {}), ("*bf16", {"scale_ptr": "*fp32"})):
 compiled(epilogue.add_parts, dict(parts_ptr="*i32", out_ptr="*bf16", weight_scale_ptr="*fp32",
                                   **TABLES), 90,
          PER_ROW=True, PARTS=4, BLOCK_M=epilogue.ROWS, BLOCK_N=epilogue.COLUMNS)
+for tile in tma_tiles.TILES:
+    samples, height, width = tma.box_of(tile.rows, 16, 32, 32)
+    sums = "bf16" if tile.parts == 1 else "i32"
+    boxes = dict(
+        x_desc=f"tensordesc<i8[{samples},{height},1,{width},{tile.inputs}]>",
+        weight_desc=f"tensordesc<i8[{tile.columns},{tile.inputs}]>",
+        out_desc=f"tensordesc<{sums}[1,{samples},{height},{width},{tile.columns}]>")
+    tables = dict(weight_scale_ptr="*fp32", scale_ptr="*fp32", bias_ptr="*fp32", step_ptr="*i64")
+    ptx = compiled(tma.product_of_boxes, boxes | tables, 90, tile.warps, tile.stages,
+                   KERNEL_H=3, KERNEL_W=3, STRIDE=1, PER_SAMPLE=False, PARTS=tile.parts,
+                   SAMPLES=samples, HEIGHT=height, WIDTH=width, BLOCK_N=tile.columns,
+                   BLOCK_K=tile.inputs, TILES_AT_ONCE=8)
+    assert "wgmma.mma_async" in ptx and "s32.s8.s8" in ptx, tile
+    assert "cp.async.bulk.tensor.5d" in ptx, tile
+    assert "ldmatrix" not in ptx, tile  # both operands are read from shared memory
 print("all compile")
 """
 

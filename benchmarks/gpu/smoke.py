@@ -1,0 +1,58 @@
+"""A tiny quantized UNet on the device, before anything that takes minutes: does it run at all?"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.inference.children import SUBJECTS
+from benchmarks.inference.device import on
+from benchmarks.inference.measure import compiled
+from benchmarks.inference.request import Options
+from benchmarks.inference.subjects import Call
+from dgq.errors import DGQError
+from dgq.inference.execution import Mode
+from dgq.math.reconstruction import noise_and_signal
+from dgq.storage.checkpoint import load_quantized_unet
+
+LEAST_DB = 25.0
+"""Of the integer UNet against the same one in floating point; both round to bfloat16."""
+
+
+@torch.no_grad()
+def check_tiny(device: str, cache: Path) -> dict[str, Any]:
+    """The SQNR of each way to run against floating point; as JSON holds it.
+
+    Raises:
+        DGQError: if one is too low.
+    """
+    subject = SUBJECTS["tiny"](Options(str(cache), (), 1, 1, 1, 1, device))
+    call = on(device, subject.call(2))
+    figures = {}
+    for name in ("quantized", "weight-only"):
+        part = subject.part(name, "w4a8")
+        assert part is not None
+        part.ensure()
+        reference = output_of(part.folder, "float", device, call)
+        mode: Mode = "integer" if name == "quantized" else "auto"
+        unet = load_quantized_unet(part.folder, mode, device=device)
+        for way, run in (("eager", unet), ("compiled", compiled(unet, device))):
+            figures[f"{name}, {way}"] = sqnr_db(run(**call)[0], reference)
+    too_low = {way: db for way, db in figures.items() if not db >= LEAST_DB}
+    if too_low:
+        raise DGQError(f"SQNR below {LEAST_DB} dB: {too_low}")
+    return figures
+
+
+def output_of(folder: Path, mode: Mode, device: str, call: Call) -> Tensor:
+    """Of the quantized UNet in a folder."""
+    unet: nn.Module = load_quantized_unet(folder, mode, device=device)
+    output: Tensor = unet(**call)[0]
+    return output
+
+
+def sqnr_db(output: Tensor, reference: Tensor) -> float:
+    """Of an output; nan where it is not finite."""
+    noise, signal = noise_and_signal(output.float().cpu(), reference.float().cpu()).tolist()
+    return 10 * float(torch.tensor(signal / max(noise, 1e-30)).log10())
