@@ -7,6 +7,8 @@ from benchmarks.ablation.summary import Row, find, gain, rows_of
 
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 BASELINE = "DGQ, weights learned our way"
+OURS = "ours"
+"""At the end of each number of bits."""
 PARTS = (
     "per-tensor, static",
     "per step",
@@ -95,7 +97,8 @@ def main_table(model: str, rows: Sequence[Row]) -> str:
     bits = sorted({row.bits for row in rows}, key=lambda b: [-int(n) for n in b[1:].split("a")])
     for each in bits:
         base = find(rows, row=BASELINE, bits=each)
-        for row in [r for r in rows if r.bits == each]:
+        of_bits = [row for row in rows if row.bits == each]
+        for row in sorted(of_bits, key=lambda row: row.row == OURS):
             table.append(cells(each.upper(), row.row, *figures_of(row, base)))
     return "\n".join(table)
 
