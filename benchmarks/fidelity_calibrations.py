@@ -1,6 +1,6 @@
 """What differences from a paper matter that need a calibration (docs/explanation/fidelity.md).
 
-    python benchmarks/fidelity_calibrations.py [--only WORD ...] [--seeds 0 1 2]
+    python benchmarks/fidelity_calibrations.py [--only WORD ...] [--bits W4A8] [--seeds 0 1 2]
 
 Calibrates embedded models by a recipe as it is and with one difference undone, measures both on 64
 held-out prompts, and prints the SQNR of the UNet's output and what our way brings. It uses finished
@@ -25,6 +25,7 @@ from dgq.settings.learning import RANGE_LR
 from dgq.targets import find_time_path
 
 MODELS = ("scenes", "scenes-xl")
+BITS = ("W4A8", "W4A6", "W4A4")
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,15 @@ def main(argv: Sequence[str]) -> int:
     """The exit code: 0, or 2 after one line about bad input."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", default=[""], help="words of the differences")
+    parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of calibrations")
     arguments = parser.parse_args(argv)
 
     def wanted(difference: Difference) -> bool:
         words = any(word in difference.label for word in arguments.only)
-        return words and difference.ours.calibration.model in arguments.models
+        model = difference.ours.calibration.model
+        return words and model in arguments.models and difference.bits in arguments.bits
 
     by_seed = [list(filter(wanted, differences(seed))) for seed in arguments.seeds]
     return exit_code(lambda: print_table(list(zip(*by_seed, strict=True))))
