@@ -42,7 +42,7 @@ def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
         "# Results",
         f"`{how}` makes this page; [results.json](results.json) has every number and the exact "
         "commands of each cell.",
-        explanation(lines),
+        f"{explanation(lines)} {SKIPS}",
     ]
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model]
@@ -53,6 +53,12 @@ def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
     if images:
         parts += ["## Images", images_table(images)]
     return "\n\n".join(parts) + "\n"
+
+
+SKIPS = (
+    "Q-Diffusion alone quantizes skips separately; [experiment 21](../experiments.md) says what "
+    "DGQ gains if it does so too."
+)
 
 
 def explanation(lines: Sequence[Mapping[str, Any]]) -> str:
