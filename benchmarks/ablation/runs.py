@@ -10,6 +10,7 @@ from benchmarks.ablation.cells import Calibration, Cell
 from benchmarks.groups import regrouped
 from benchmarks.scripts import calibrate
 from dgq.errors import DGQError
+from dgq.settings import QuantizationSettings
 from dgq.storage.checkpoint import has_model, read_manifest, save_quantized
 
 
@@ -34,10 +35,22 @@ def fit_arguments(calibration: Calibration, outputs: Path) -> list[str]:
 
 
 def calibrated(calibration: Calibration, outputs: Path) -> Path:
-    """The folder of a finished run; calibrated, or gone on with, if it is not there.
+    """The folder of a finished run; calibrated or resumed if it is not there.
 
     Raises:
         DGQError: if the folder has a run with other settings.
+    """
+    write_config(calibration, outputs)
+    run = run_of(calibration, outputs)
+    calibrate(run, *fit_arguments(calibration, outputs))
+    return run
+
+
+def write_config(calibration: Calibration, outputs: Path) -> None:
+    """Write the run's configuration.
+
+    Raises:
+        DGQError: if the run's folder was calibrated with another.
     """
     config, run = config_of(calibration, outputs), run_of(calibration, outputs)
     text = yaml.safe_dump(calibration.config, sort_keys=False)
@@ -48,8 +61,6 @@ def calibrated(calibration: Calibration, outputs: Path) -> Path:
         )
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(text, encoding="utf-8")
-    calibrate(run, *fit_arguments(calibration, outputs))
-    return run
 
 
 def model_of(cell: Cell, outputs: Path) -> Path:
@@ -57,8 +68,11 @@ def model_of(cell: Cell, outputs: Path) -> Path:
     run = run_of(cell.calibration, outputs)
     if cell.as_calibrated:
         return run / "quantized"
-    folder = outputs / "models" / cell.name
-    settings = cell.recipe.quantization
+    return regrouped_model(run, cell.recipe.quantization, outputs / "models" / cell.name)
+
+
+def regrouped_model(run: Path, settings: QuantizationSettings, folder: Path) -> Path:
+    """The folder of a run's model with other activations, which is made if it is not there."""
     if has_model(folder) and read_manifest(folder).quantization == settings:
         return folder
     manifest = read_manifest(run)

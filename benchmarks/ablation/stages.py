@@ -171,7 +171,7 @@ def component_recipes(bits: int) -> Iterator[tuple[str, str, Recipe]]:
     yield nearest, "live maximum", live
     yield f"dgq_w4a{bits}", "learned rounding", learned
     for n in GROUPS:
-        yield f"dgq_w4a{bits}", f"DGQ, {n} groups", replace(learned, n_groups=n)
+        yield f"dgq_w4a{bits}", f"DGQ, {n} group{'s' * (n > 1)}", replace(learned, n_groups=n)
 
 
 def scores(choice: Choice) -> Found:

@@ -1,0 +1,99 @@
+"""Models that differ in one thing: calibrated once, measured once, as in ``benchmarks/ablation``.
+
+Runs and models are kept in a folder, by default that of the ablation, whose finished runs are used.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation.cells import Calibration
+from benchmarks.ablation.held_out import held_out_calls
+from benchmarks.ablation.measure import measure
+from benchmarks.ablation.runs import (
+    calibrated,
+    fit_arguments,
+    regrouped_model,
+    run_of,
+    write_config,
+)
+from data.calibration import CalibrationData
+from dgq.errors import DGQError
+from dgq.settings import QuantizationSettings
+from dgq.storage.checkpoint import has_model
+from dgq.storage.files import read_json, write_json
+from lit.cli import main as train
+
+OUTPUTS = Path("outputs/ablation")
+N_PROMPTS = 64
+
+Patch = Callable[[], AbstractContextManager[None]]
+"""What is otherwise in the library while a model is calibrated."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model.
+
+    Args:
+        calibration: whose weights and ranges it has.
+        change: name of its activations, if they are not those of the calibration.
+        settings: of these.
+        patch: what else is otherwise during the calibration, which then has a label of its own.
+    """
+
+    calibration: Calibration
+    change: str = ""
+    settings: QuantizationSettings | None = None
+    patch: Patch = nullcontext
+
+    @property
+    def name(self) -> str:
+        """Of its model."""
+        return "--".join(part for part in (self.calibration.name, self.change) if part)
+
+
+def run_folder(trial: Trial, outputs: Path = OUTPUTS) -> Path:
+    """The folder of its finished run, which is calibrated if it is not there."""
+    run = run_of(trial.calibration, outputs)
+    if has_model(run / "quantized") or trial.patch is nullcontext:
+        return calibrated(trial.calibration, outputs)
+    write_config(trial.calibration, outputs)
+    resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
+    # In this process, where the patch is.
+    with trial.patch():
+        code = train(
+            ["fit", *fit_arguments(trial.calibration, outputs), "--run", str(run), *resume],
+            CalibrationData,
+        )
+    if code:
+        raise DGQError(f"{run} was not calibrated: see above")
+    return run
+
+
+def measured(trial: Trial, outputs: Path = OUTPUTS, n_prompts: int = N_PROMPTS) -> dict[str, Any]:
+    """Its figures on held-out prompts, as ``ablation.measure`` has them; measured once."""
+    file = outputs / "trials" / f"{trial.name}-{n_prompts}-prompts.json"
+    if file.is_file():
+        known: dict[str, Any] = read_json(file)
+        return known
+    run = run_folder(trial, outputs)
+    folder = run / "quantized"
+    if trial.settings is not None:
+        folder = regrouped_model(run, trial.settings, outputs / "models" / trial.name)
+    held_out = held_out_calls(trial.calibration.model, n_prompts, outputs / "held-out")
+    found = measure(folder, held_out, n_prompts)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, found)
+    return found
+
+
+def mean_and_spread(values: Sequence[float], digits: str = ".1f") -> str:
+    """``mean ± standard deviation (number)`` of some decibels; a single one as it is."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return format(mean, digits)
+    spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:{digits}} ± {spread:.1f} ({len(values)})"
