@@ -4,6 +4,7 @@ What ``dgq/ops/triton/tma_tiles.py`` knows was found this way.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,10 +94,8 @@ def measure(
     seconds = {}
     for tile in tiles:
         if suits(codes, weight, window, tile.inputs):
-            tables = (epilogue, window, torch.bfloat16, tile)
-            seconds[str(tile)] = seconds_of(
-                lambda tables=tables: convolve_boxes(codes, weight, *tables), device
-            )
+            run = partial(convolve_boxes, codes, weight, epilogue, window, torch.bfloat16, tile)
+            seconds[str(tile)] = seconds_of(run, device)
     best = min(seconds, key=lambda tile: seconds[tile])
     return {
         **shape._asdict(),
