@@ -1,4 +1,4 @@
-"""What differences from a paper matter that need a calibration (docs/explanation/fidelity.md).
+"""Which differences from the papers matter, of those that only a calibration shows.
 
     python benchmarks/fidelity_calibrations.py [--only WORD ...] [--bits W4A8] [--seeds 0 1 2]
 

@@ -3,8 +3,8 @@
     python benchmarks/split_skips.py [--models scenes scenes-xl] [--prompts 32]
 
 Takes DGQ's run at W4A8 and Q-Diffusion's, whose weights are learned alike but for the split skips:
-nothing of the activations is quantized meanwhile. From the ranges that both observed it shares the
-scales of the activations anew, from Q-Diffusion's way to DGQ's, and prints the SQNR of the UNet's
+nothing of the activations is quantized meanwhile. From the ranges that both observed it recomputes
+the scales of the activations, from Q-Diffusion's way to DGQ's, and prints the SQNR of the UNet's
 output on held-out prompts with quantized weights, with quantized activations, and with both. It
 uses finished runs of ``benchmarks/ablation``. The ``<start>`` token is kept in DGQ's run alone.
 """

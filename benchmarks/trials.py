@@ -75,6 +75,7 @@ def run_folder(trial: Trial, outputs: Path = OUTPUTS) -> Path:
 
 def measured(trial: Trial, outputs: Path = OUTPUTS, n_prompts: int = N_PROMPTS) -> dict[str, Any]:
     """Its figures on held-out prompts, as ``ablation.measure`` has them; measured once."""
+    write_config(trial.calibration, outputs)  # refuses figures of another recipe
     file = outputs / "trials" / f"{trial.name}-{n_prompts}-prompts.json"
     if file.is_file():
         known: dict[str, Any] = read_json(file)

@@ -61,6 +61,9 @@ def check(name: str, device: str, channels: int) -> dict[str, Any]:
     if case.packed:
         found = function(codes, *operands, torch.float32, tile=tiles_first(), expanded_from=0)
         results["expanded"] = "exact" if torch.equal(found, sums) else "WRONG"
+        if codes.is_cuda:  # with the tile that is used
+            found = function(codes, *operands, torch.float32)
+            results["as used"] = "exact" if torch.equal(found, sums) else "WRONG"
     else:
         results |= check_boxes(case, codes, operands, sums)
     return {"case": name, "tiles": results, "exact": set(results.values()) == {"exact"}}

@@ -11,22 +11,21 @@ from benchmarks.inference.device import on
 from benchmarks.inference.measure import compiled
 from benchmarks.inference.request import Options
 from benchmarks.inference.subjects import Call
-from dgq.errors import DGQError
 from dgq.inference.execution import Mode
 from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
 
 LEAST_DB = 25.0
-"""Of the integer UNet against the same one in floating point; both round to bfloat16."""
+"""Of the UNet in bfloat16 against the same one in floating point, in float32."""
+
+
+CALLS = 3
+"""A GPU records the graph of a compiled UNet in the second, and replays it in the third."""
 
 
 @torch.no_grad()
 def check_tiny(device: str, cache: Path) -> dict[str, Any]:
-    """The SQNR of each way to run against floating point; as JSON holds it.
-
-    Raises:
-        DGQError: if one is too low.
-    """
+    """The SQNR of each way to run against floating point; as JSON holds it."""
     subject = SUBJECTS["tiny"](Options(str(cache), (), 1, 1, 1, 1, device))
     call = on(device, subject.call(2))
     figures = {}
@@ -38,10 +37,8 @@ def check_tiny(device: str, cache: Path) -> dict[str, Any]:
         mode: Mode = "integer" if name == "quantized" else "auto"
         unet = load_quantized_unet(part.folder, mode, device=device)
         for way, run in (("eager", unet), ("compiled", compiled(unet, device))):
-            figures[f"{name}, {way}"] = sqnr_db(run(**call)[0], reference)
-    too_low = {way: db for way, db in figures.items() if not db >= LEAST_DB}
-    if too_low:
-        raise DGQError(f"SQNR below {LEAST_DB} dB: {too_low}")
+            outputs = [run(**call)[0].clone() for _ in range(CALLS)]
+            figures[f"{name}, {way}"] = sqnr_db(outputs[-1], reference)
     return figures
 
 

@@ -14,7 +14,7 @@ SECONDS = 470
 
 SMOKE_SECONDS = 120
 
-JOBS = "5"
+ROWS_AT_ONCE = 5
 """Processes of an inference benchmark."""
 
 TURNS = "turns"
@@ -77,7 +77,8 @@ class Plan:
         return [
             *(str(BENCHMARKS / "inference"), "--device", self.device, "--models", model, *rest),
             *("--rows", *rows.split(), "--batch", *batches.split(), "--repeats", "1"),
-            *("--jobs", "1" if self.rehearse else JOBS, "--turns", str(self.scratch / TURNS)),
+            *("--jobs", str(1 if self.rehearse else ROWS_AT_ONCE)),
+            *("--turns", str(self.scratch / TURNS)),
             *("--calls", "1" if self.rehearse else "5", "--threads", "1"),
             *("--captions", "2" if self.rehearse else "16", "--calibration-calls", "1"),
             *("--cache", str(self.scratch / "inference"), "--json", str(self.out / f"{name}.json")),

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from benchmarks.inference.full_size import FullSize, FullSizeXL, Tiny
 from benchmarks.inference.measure import measure
 from benchmarks.inference.request import Options, Request
 from benchmarks.inference.subjects import Subject
+from benchmarks.inference.turns import Turns
 from dgq.errors import DGQError
 from dgq.storage.files import write_json
 
@@ -27,6 +30,8 @@ SUBJECTS: dict[str, type[Subject]] = {
     kind.name: kind for kind in (FullSize, FullSizeXL, Tiny, Embedded)
 }
 MAX_SECONDS = 3600
+RUNNING: set["subprocess.Popen[str]"] = set()
+"""Children of all threads."""
 
 
 def ask(request: Request, options: Options, work: Path) -> dict[str, Any]:
@@ -49,22 +54,51 @@ def ask(request: Request, options: Options, work: Path) -> dict[str, Any]:
             "OMP_NUM_THREADS": str(options.threads),
             "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         }
-        group = 0 if options.turns else None  # of its own, so that others can stop all of it
-        try:
-            ended = subprocess.run(
-                command,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=MAX_SECONDS,
-                process_group=group,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DGQError(f"not finished after {MAX_SECONDS} s") from error
-        if ended.returncode or not answer.exists():
-            raise DGQError(reason(ended.returncode, ended.stderr))
+        code, said = run_child(command, environment, Turns.of(options.turns))
+        if code or not answer.exists():
+            raise DGQError(reason(code, said))
         content: dict[str, Any] = json.loads(answer.read_text())
         return content
+
+
+def run_child(
+    command: Sequence[str], environment: Mapping[str, str], turns: Turns
+) -> tuple[int, str]:
+    """The exit code of a child, and what it said on stderr; with others, in a group of its own.
+
+    Raises:
+        DGQError: if it does not end.
+    """
+    group = None if turns.folder is None else 0
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, process_group=group
+    ) as child:
+        turns.join(child.pid)
+        RUNNING.add(child)
+        try:
+            _, said = child.communicate(timeout=MAX_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise DGQError(f"not finished after {MAX_SECONDS} s") from error
+        finally:
+            RUNNING.discard(child)
+            turns.leave(child.pid)
+            kill(child)
+            turns.wake()
+    return child.returncode, said
+
+
+def kill(child: "subprocess.Popen[str]") -> None:
+    """End a child that runs, and all that it has started if its group is its own."""
+    if child.poll() is None:
+        is_leader = os.getpgid(child.pid) == child.pid
+        os.killpg(child.pid, signal.SIGKILL) if is_leader else child.kill()
+
+
+def stop_children() -> None:
+    """End those that run in other threads, which then go on."""
+    for child in list(RUNNING):
+        kill(child)
 
 
 def reason(code: int, said: str) -> str:

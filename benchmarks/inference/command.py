@@ -105,7 +105,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--calls",
         type=int,
         default=2,
-        help="timed in each process and batch size, at least, after one that is not (default: 2)",
+        help="timed in each process and batch size, at least, after two that are not (default: 2)",
     )
     add(
         "--jobs",

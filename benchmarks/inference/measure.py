@@ -1,11 +1,9 @@
 """One row in a process of its own: load, call, and tell what it took."""
 
-import atexit
 import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,9 +50,7 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
     """Figures of one row for all batch sizes, as JSON holds them."""
     torch.set_num_threads(subject.options.threads)
     row, device = ROWS[request.row], subject.options.device
-    turns = Turns(Path(subject.options.turns) if subject.options.turns else None)
-    turns.join()
-    atexit.register(turns.leave)
+    turns = Turns.of(subject.options.turns)
     started = time.perf_counter()
     loaded = load(subject, row, request)
     load_s = time.perf_counter() - started

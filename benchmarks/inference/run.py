@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.inference.children import ask
+from benchmarks.inference.children import ask, stop_children
 from benchmarks.inference.machine import machine
 from benchmarks.inference.request import Options, Request
 from benchmarks.inference.rows import ROWS, Entrant, turns
@@ -88,10 +88,15 @@ class Run:
                 bar.advance(task)
 
             made: dict[Request, Future[None]] = {}
-            for part in missing:
-                made[part] = pool.submit(make, part, list(made.values()))
-            for measured in [pool.submit(measure, *one) for one in requests]:
-                measured.result()
+            try:
+                for part in missing:
+                    made[part] = pool.submit(make, part, list(made.values()))
+                for measured in [pool.submit(measure, *one) for one in requests]:
+                    measured.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                stop_children()
+                raise
 
     def _make(self, request: Request, users: Sequence[Entrant], work: Path) -> None:
         try:

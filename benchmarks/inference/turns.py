@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 LOCK = "measuring.lock"
 SETTLING_S = 0.3
@@ -24,16 +24,21 @@ class Turns:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def join(self, group: int | None = None) -> None:
-        """Let others stop a group of processes while they measure; by default this one."""
+    @classmethod
+    def of(cls, folder: str) -> "Turns":
+        """Those of a folder; an empty name is none."""
+        return cls(Path(folder) if folder else None)
+
+    def join(self, group: int) -> None:
+        """Let others stop a group of processes while they measure."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / str(group or os.getpgid(0))).touch()
+            (self.folder / str(group)).touch()
 
-    def leave(self, group: int | None = None) -> None:
+    def leave(self, group: int) -> None:
         """What ``join`` has done is over: the number may soon be another's."""
         if self.folder is not None:
-            (self.folder / str(group or os.getpgid(0))).unlink(missing_ok=True)
+            (self.folder / str(group)).unlink(missing_ok=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -41,12 +46,20 @@ class Turns:
         if self.folder is None:
             yield
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / LOCK):
             self._tell_others(signal.SIGSTOP)
             try:
                 time.sleep(SETTLING_S)
                 yield
             finally:
+                self._tell_others(signal.SIGCONT)
+
+    def wake(self) -> None:
+        """Let all go on, unless one measures: whoever did may have ended without saying so."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout), FileLock(self.folder / LOCK).acquire(timeout=0):
                 self._tell_others(signal.SIGCONT)
 
     def end(self) -> None:
@@ -56,5 +69,5 @@ class Turns:
     def _tell_others(self, what: signal.Signals) -> None:
         for file in self.folder.glob("[0-9]*") if self.folder else ():
             if int(file.name) != os.getpgid(0):
-                with suppress(ProcessLookupError):
+                with suppress(ProcessLookupError, PermissionError):
                     os.killpg(int(file.name), what)

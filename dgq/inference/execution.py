@@ -79,6 +79,7 @@ class Execution:
     def arrive_(self, unet: nn.Module) -> None:
         """Let a UNet run as fast as the device can that it was moved to; nothing is refused."""
         if self.mode == "float":
+            settle_norms_(unet, norm_dtype(unet, getattr(torch, self.dtype)))
             return
         dtype = getattr(torch, self.asked_dtype) if self.asked_dtype else None
         execution = replace(prepare_(unet, "auto", dtype), mode=self.mode)
@@ -132,7 +133,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_last: bool) -> str:
-    """Convert what is not quantized, but for the norms; lay images out by pixels.
+    """Convert what is not quantized, on a CPU but for the norms; lay images out by pixels.
 
     Returns:
         Who computes attention.
@@ -148,9 +149,14 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
             module.to(dtype)
         if isinstance(module, QuantizedAttention):
             module.attend = attend
-    on_cpu = all(parameter.device.type == "cpu" for parameter in unet.parameters())
-    settle_norms_(unet, torch.float32 if on_cpu and products.mixes_dtypes else dtype)
+    settle_norms_(unet, norm_dtype(unet, dtype) if products.mixes_dtypes else dtype)
     return name
+
+
+def norm_dtype(unet: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Of the norms' weights, where the rest is in ``dtype``: float32 on a CPU."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in unet.parameters())
+    return torch.float32 if on_cpu else dtype
 
 
 def settle_norms_(unet: nn.Module, dtype: torch.dtype) -> None:

@@ -249,7 +249,7 @@ def config_of(model: ModelMixin) -> dict[str, Any]:
 
 
 def names_of_norms(model: nn.Module) -> list[str]:
-    """Last parts of the names of norms, which stay in float32."""
+    """Last parts of the names of norms, which are loaded in float32."""
     norms = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, NORMS)}
     return sorted(norms - {""})
 

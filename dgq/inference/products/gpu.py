@@ -44,7 +44,7 @@ class ByteWeight(WholeWeight):
 
 
 class NibbleWeight(AloneWeight):
-    """Two weights in a byte; kernels multiply them by their factors as they read them.
+    """Two weights in a byte; kernels multiply them by their factors as they unpack them.
 
     Args:
         layer: with codes of at most 4 bits.

@@ -1,16 +1,24 @@
 """The operators as Triton kernels, for GPUs; imported only where Triton is installed.
 
-Launchers take a ``Tile`` to run with; without one, candidates are timed on the device, once for
-each shape. With ``TRITON_INTERPRET=1`` Triton runs the same kernels on tensors of a CPU.
+Launchers take a ``Tile`` to run with; without one, they take a measured one where a copy engine
+loads the operands, else candidates are timed on the device, once for each shape. With
+``TRITON_INTERPRET=1`` Triton runs the same kernels on tensors of a CPU.
 """
 
-from dgq.ops.triton.products import conv2d_packed, int_conv2d, int_conv2d_packed, int_linear
+from dgq.ops.triton.products import (
+    conv2d_packed,
+    has_copy_engine,
+    int_conv2d,
+    int_conv2d_packed,
+    int_linear,
+)
 from dgq.ops.triton.quantize import quantize
 from dgq.ops.triton.tiles import Tile
 
 __all__ = [
     "Tile",
     "conv2d_packed",
+    "has_copy_engine",
     "int_conv2d",
     "int_conv2d_packed",
     "int_linear",

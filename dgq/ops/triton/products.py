@@ -12,13 +12,12 @@ from dgq.ops import reference
 from dgq.ops.packed_weight import PackedWeight
 from dgq.ops.triton.epilogue import Epilogue, accumulator
 from dgq.ops.triton.matmul import product, tuned_product
-from dgq.ops.triton.tiles import Tile, parts_for
-from dgq.ops.triton.tma import LEAST_CAPABILITY, convolve_boxes, suits
+from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, parts_for
+from dgq.ops.triton.tma import GENERATIONS, convolve_boxes, suits
 from dgq.ops.triton.tma_tiles import Shape, tile_for
 from dgq.ops.triton.unpack import expanded
 from dgq.ops.triton.window import Window
 
-TILES_AT_ONCE = 8
 EXPANDED_FROM = 1024
 """Rows from which a packed weight is unpacked once, rather than by every tile of rows.
 
@@ -168,18 +167,18 @@ def convolve(
         epilogue: what its sums stand for.
         window: of the convolution.
         dtype: of the output.
-        tile: to compute at a time; None for the fastest of the candidates.
+        tile: to compute at a time; None for the measured one of boxes, or the fastest candidate.
     """
-    batch, height, width, channels = x.shape
-    out_height, out_width = window.output(height, width)
-    out = weight.values.shape[0]
-    output = x.new_empty((batch, out_height, out_width, out), dtype=dtype)
-    rows, depth = output.numel() // out, weight.values.shape[-1]
-    if rows == 0:
-        return output
-    boxes = None if tile else _tile_of_boxes(x, weight, window)
+    rows = n_rows(x, window)
+    boxes = _tile_of_boxes(x, weight, window) if tile is None and rows else None
     if boxes is not None:
         return convolve_boxes(x, weight.values, epilogue, window, dtype, boxes)
+    batch, height, width, channels = x.shape
+    out_height, out_width = window.output(height, width)
+    out, depth = weight.values.shape[0], weight.values.shape[-1]
+    output = x.new_empty((batch, out_height, out_width, out), dtype=dtype)
+    if rows == 0:
+        return output
     parts = tile.parts if tile else _parts(x, rows, weight.values)
     sums = accumulator(x.dtype)
     written = output.view(rows, out)
@@ -225,7 +224,7 @@ def n_rows(x: Tensor, window: Window) -> int:
 
 def has_copy_engine(x: Tensor) -> bool:
     """Whether the device of a tensor copies whole boxes by itself."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= LEAST_CAPABILITY
+    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in GENERATIONS
 
 
 def _tile_of_boxes(x: Tensor, weight: Operand, window: Window) -> Tile | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import triton
 
+TILES_AT_ONCE = 8
+"""Rows of tiles that are computed together, since they share columns in the cache."""
 TUNED_ROWS = 64
 """Rows of a tile that the number of parts is computed for."""
 TUNED_COLUMNS = 128

@@ -17,11 +17,11 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dgq.ops.triton.epilogue import Epilogue, finished
-from dgq.ops.triton.tiles import Tile
+from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile
 from dgq.ops.triton.window import Window
 
-LEAST_CAPABILITY = (9, 0)
-"""Of Hopper."""
+GENERATIONS = (9, 10)
+"""Major capabilities: Hopper and Blackwell for data centres; others have no room for the tiles."""
 
 ALIGNMENT = 16
 """Bytes that the strides of what the engine copies are multiples of."""
@@ -29,14 +29,12 @@ ALIGNMENT = 16
 MOST_PIXELS = 256
 """Of a box, along each dimension."""
 
-TILES_AT_ONCE = 8
-
 
 SIZES = (
     *("n_samples", "boxes_down", "boxes_right", "boxes_of_samples", "out_channels", "channels"),
     *("scale_stride", "bias_stride"),
 )
-"""Whatever they are, one compiled kernel serves all: no address is computed from them."""
+"""Whatever they are, one compiled kernel serves all: no operand's address depends on them."""
 
 
 class Box(NamedTuple):

@@ -23,5 +23,5 @@ class Window(NamedTuple):
 
     @property
     def is_point(self) -> bool:
-        """Whether each pixel is multiplied by itself, as in a linear layer."""
+        """Whether each output pixel reads one input pixel, as in a linear layer."""
         return {*self.kernel, *self.stride} == {1}

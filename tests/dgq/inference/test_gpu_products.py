@@ -218,6 +218,20 @@ def test_norms_have_the_dtype_of_their_input(calibrated_as: Models, on_gpu: None
     assert decibels(model.output, unet(**model.call)[0]) > 20
 
 
+def test_norms_that_arrive_have_the_dtype_of_their_input(
+    calibrated_as: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet: Any = load_quantized_unet(calibrated_as("multiples").folder, "float", torch.bfloat16)
+    norms = [m for m in unet.modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)]
+    assert {norm.weight.dtype for norm in norms} == {torch.float32}
+    with monkeypatch.context() as patched:
+        patched.setattr(execution, "norm_dtype", lambda _, dtype: dtype)  # as on a GPU
+        unet.execution.arrive_(unet)
+    assert {norm.weight.dtype for norm in norms} == {torch.bfloat16}
+    unet.execution.arrive_(unet)
+    assert {norm.weight.dtype for norm in norms} == {torch.float32}
+
+
 def test_a_unet_that_is_offloaded_stays_in_floating_point(calibrated_as: Models) -> None:
     unet: Any = load_quantized_unet(calibrated_as("multiples").folder, "integer")
     n_layers = unet.execution.integer_layers
