@@ -146,6 +146,7 @@ class Run:
             "machine": machine(),
             "threads": self.options.threads,
             "repeats": self.repeats,
+            "jobs": self.jobs,
             "repeats_done": self._rounds(),
             "titles": {name: subject.title for name, subject in self.subjects.items()},
             "notes": list(self.notes),

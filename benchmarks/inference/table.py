@@ -110,6 +110,8 @@ def conditions(figures: Mapping[str, Any]) -> Iterator[str]:
 def remarks(figures: Mapping[str, Any]) -> Iterator[str]:
     """What was skipped, what has failed, and what runs in each row."""
     yield from figures["notes"]
+    if figures.get("jobs", 1) > 1:
+        yield "rows were prepared side by side: compiling waited while others were timed"
     disturbed = sorted({title for title, row in _rows(figures) if _is_disturbed(row)})
     if disturbed:
         yield (
