@@ -29,3 +29,15 @@ TINY: dict[str, Any] = {
     "norm_num_groups": 8,
 }
 """The structure of SD14 with a thousandth of the weights, to rehearse with."""
+
+SMALLEST: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+"""A layer of each kind, which compiles in seconds."""

@@ -9,20 +9,20 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from benchmarks.gpu.exactness import check
 from benchmarks.gpu.layers import measure_layers
 from benchmarks.gpu.shapes import measure_shapes
-from benchmarks.gpu.smoke import LEAST_DB, check_tiny
+from benchmarks.gpu.smoke import LEAST_DB, check_smallest
 from benchmarks.gpu.steps import BENCHMARKS, SECONDS, TURNS, Plan, Step, python
 from benchmarks.inference.turns import Turns
 from dgq.command_line.console import print_error
 from dgq.errors import DGQError
 from dgq.storage.files import write_json
 
-STEPS_AT_ONCE = 4
+STEPS_AT_ONCE = 5
 SUMMARY = "steps.json"
 LEAST_SECONDS = 20
 """A step is not begun with less."""
@@ -77,30 +77,29 @@ def run(plan: Plan, steps: dict[str, Step], seconds: float, jobs: int = 1) -> in
     """All steps for which there is time; what became of each is written as it is known."""
     end = time.monotonic() + seconds
     became: dict[str, Any] = {}
-    writing = Lock()
+    writing, hopeless = Lock(), Event()
 
     def one(name: str) -> None:
         started = time.monotonic()
-        if end - started < LEAST_SECONDS:
-            result: dict[str, Any] = {"outcome": "no time was left"}
+        if hopeless.is_set():
+            result: dict[str, Any] = {"outcome": "not begun: a required step has failed"}
+        elif end - started < LEAST_SECONDS:
+            result = {"outcome": "no time was left"}
         else:
             outcome = run_step(plan, name, steps[name], min(end - started, steps[name].seconds))
             result = {"outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+            if steps[name].is_required and outcome != "done":
+                hopeless.set()  # what the others would cost is kept for another try
+                plan.turns.end()
         print(f"{name}: {result}", flush=True)
         with writing:
             became[name] = result
             write_json(plan.out / SUMMARY, {n: became[n] for n in steps if n in became})
 
-    first = [name for name, step in steps.items() if step.is_required]
-    others = [name for name in steps if name not in first]
     try:
-        for name in first:
-            one(name)
-        if any(became[name]["outcome"] != "done" for name in first):
-            return 1  # what it would have cost is kept for another try
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                list(pool.map(one, others))
+                list(pool.map(one, steps))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 plan.turns.end()
@@ -165,7 +164,7 @@ def child(arguments: argparse.Namespace) -> None:
     turns = Turns(arguments.scratch / TURNS)
     cache = arguments.scratch / "inference"
     if kind == "smoke":
-        figures = check_tiny(device, cache)
+        figures = check_smallest(device, cache)
         write_json(arguments.out / "smoke.json", figures)
         if not all(db >= LEAST_DB for db in figures.values()):
             raise SystemExit(1)

@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parents[1]
 SECONDS = 470
 """Of a step at most."""
 
-SMOKE_SECONDS = 120
+SMOKE_SECONDS = 180
 
 ROWS_AT_ONCE = 5
 """Processes of an inference benchmark."""
@@ -29,7 +29,7 @@ class Step:
         seconds: until they are stopped.
         commands: each with the arguments after ``python``.
         interprets: whether a CPU interprets Triton's kernels in it.
-        is_required: whether nothing else is begun before it is done.
+        is_required: whether all others end if it fails.
     """
 
     seconds: int

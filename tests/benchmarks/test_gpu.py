@@ -53,12 +53,20 @@ def test_no_step_is_begun_without_time(tmp_path: Path) -> None:
     assert became == {"late": {"outcome": "no time was left"}}
 
 
-def test_nothing_else_is_begun_where_a_required_step_fails(tmp_path: Path) -> None:
+def test_all_end_where_a_required_step_fails(tmp_path: Path) -> None:
     plan = steps.Plan(tmp_path, tmp_path, True)
-    smoke = replace(step(60, "raise SystemExit(1)"), is_required=True)
-    assert command.run(plan, {"long": step(60, "pass"), "smoke": smoke}, 100, 2) == 1
+    begun = tmp_path / "begun"
+    waits = "import pathlib, time\nwhile not pathlib.Path(r'{}').exists(): time.sleep(0.02)"
+    given = {
+        "smoke": replace(step(60, f"{waits.format(begun)}\nraise SystemExit(1)"), is_required=True),
+        "long": step(60, f"open(r'{begun}', 'w')\nimport time; time.sleep(60)"),
+        "next": step(60, "pass"),
+    }
+    assert command.run(plan, given, 100, 2) == 1
     became = json.loads((tmp_path / command.SUMMARY).read_text())
-    assert became.keys() == {"smoke"}
+    assert became["smoke"]["outcome"] == "exit codes [1], see smoke.log"
+    assert became["long"]["seconds"] < 30
+    assert became["next"]["outcome"] == "not begun: a required step has failed"
 
 
 def test_steps_run_side_by_side(tmp_path: Path) -> None:
