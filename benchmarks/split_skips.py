@@ -22,6 +22,7 @@ from benchmarks.ablation.held_out import HeldOut, held_out_calls
 from benchmarks.groups import regrouped
 from benchmarks.scripts import exit_code
 from benchmarks.trials import OUTPUTS, Trial, run_folder
+from dgq.calibration.measuring import decibels
 from dgq.math.reconstruction import noise_and_signal
 from dgq.recipes import DGQ, QDiffusion
 from dgq.settings import QuantizationSettings
@@ -59,7 +60,7 @@ def sqnr_db(unet: nn.Module, held_out: HeldOut, n_prompts: int) -> float:
     for call, prompts, arguments in held_out.batches(n_prompts):
         reference = held_out.outputs[call, prompts].flatten(0, 1)
         total += noise_and_signal(unet(**arguments)[0], reference)
-    return float(10 * torch.log10(total[1] / total[0]))
+    return decibels(*total.tolist())
 
 
 def main(argv: Sequence[str]) -> int:

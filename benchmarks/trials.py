@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.ablation.cells import Calibration
 from benchmarks.ablation.held_out import held_out_calls
 from benchmarks.ablation.measure import measure
+from benchmarks.ablation.page import spread_text
 from benchmarks.ablation.runs import (
     calibrated,
     fit_arguments,
@@ -93,8 +95,6 @@ def measured(trial: Trial, outputs: Path = OUTPUTS, n_prompts: int = N_PROMPTS) 
 
 def mean_and_spread(values: Sequence[float], digits: str = ".1f") -> str:
     """``mean ± standard deviation (number)`` of some decibels; a single one as it is."""
-    mean = sum(values) / len(values)
     if len(values) == 1:
-        return format(mean, digits)
-    spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:{digits}} ± {spread:.1f} ({len(values)})"
+        return spread_text(values[0], None, digits)
+    return f"{spread_text(mean(values), stdev(values), digits)} ({len(values)})"

@@ -96,16 +96,12 @@ def run(plan: Plan, steps: dict[str, Step], seconds: float, jobs: int = 1) -> in
             became[name] = result
             write_json(plan.out / SUMMARY, {n: became[n] for n in steps if n in became})
 
-    try:
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                list(pool.map(one, steps))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                plan.turns.end()
-                raise
-    finally:
-        plan.turns.end()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(one, steps))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            plan.turns.end()
     return 0 if all(one["outcome"] == "done" for one in became.values()) else 1
 
 

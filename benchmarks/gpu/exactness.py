@@ -1,7 +1,8 @@
 """Every candidate of tiles, on shapes like Stable Diffusion's: are the sums those of float64?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,21 +53,25 @@ def check(name: str, device: str, channels: int) -> dict[str, Any]:
     function: Any = triton.int_conv2d_packed if case.packed else triton.int_conv2d
     options = {"expanded_from": 10**9} if case.packed else {}
     results = {}
+    run = partial(function, codes, *operands, torch.float32)
     for tile in tiles(device):
-        try:
-            found = function(codes, *operands, torch.float32, tile=tile, **options)
-            results[str(tile)] = "exact" if torch.equal(found, sums) else "WRONG"
-        except Exception as error:  # whatever a compiler or a driver says
-            results[str(tile)] = f"failed: {error}"[:300]
+        results[str(tile)] = outcome(partial(run, tile=tile, **options), sums)
     if case.packed:
-        found = function(codes, *operands, torch.float32, tile=tiles_first(), expanded_from=0)
-        results["expanded"] = "exact" if torch.equal(found, sums) else "WRONG"
+        first = partial(run, tile=tiles_first(), expanded_from=0)
+        results["expanded"] = outcome(first, sums)
         if codes.is_cuda:  # with the tile that is used
-            found = function(codes, *operands, torch.float32)
-            results["as used"] = "exact" if torch.equal(found, sums) else "WRONG"
+            results["as used"] = outcome(run, sums)
     else:
         results |= check_boxes(case, codes, operands, sums)
     return {"case": name, "tiles": results, "exact": set(results.values()) == {"exact"}}
+
+
+def outcome(run: Callable[[], Tensor], sums: Tensor) -> str:
+    """``exact``, or what else became of a product."""
+    try:
+        return "exact" if torch.equal(run(), sums) else "WRONG"
+    except Exception as error:  # whatever a compiler or a driver says
+        return f"failed: {error}"[:300]
 
 
 def check_boxes(
@@ -76,16 +81,12 @@ def check_boxes(
     weight, *tables = operands[:5]
     taps = weight.permute(0, 2, 3, 1).contiguous()
     window = Window([case.kernel] * 2, [case.stride] * 2, [0, 0], [1, 1], 1)
-    results = {}
-    for tile in boxes(codes):
-        if suits(codes, taps, window, tile.inputs):
-            try:
-                epilogue = Epilogue(*tables)
-                found = convolve_boxes(codes, taps, epilogue, window, torch.float32, tile)
-                results[f"boxes {tile}"] = "exact" if torch.equal(found, sums) else "WRONG"
-            except Exception as error:  # whatever a compiler or a driver says
-                results[f"boxes {tile}"] = f"failed: {error}"[:300]
-    return results
+    run = partial(convolve_boxes, codes, taps, Epilogue(*tables), window, torch.float32)
+    return {
+        f"boxes {tile}": outcome(partial(run, tile), sums)
+        for tile in boxes(codes)
+        if suits(codes, taps, window, tile.inputs)
+    }
 
 
 def boxes(x: Tensor) -> Iterator[triton.Tile]:

@@ -12,13 +12,13 @@ from benchmarks.inference.measure import compiled
 from benchmarks.inference.request import Options
 from benchmarks.inference.subjects import Call
 from benchmarks.unet_configs import SMALLEST
+from dgq.calibration.measuring import decibels
 from dgq.inference.execution import Mode
 from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
 
 LEAST_DB = 25.0
 """Of the UNet in bfloat16 against the same one in floating point, in float32."""
-
 
 CALLS = 3
 """A GPU records the graph of a compiled UNet in the second, and replays it in the third."""
@@ -62,5 +62,4 @@ def output_of(folder: Path, mode: Mode, device: str, call: Call) -> Tensor:
 
 def sqnr_db(output: Tensor, reference: Tensor) -> float:
     """Of an output; nan where it is not finite."""
-    noise, signal = noise_and_signal(output.float().cpu(), reference.float().cpu()).tolist()
-    return 10 * float(torch.tensor(signal / max(noise, 1e-30)).log10())
+    return decibels(*noise_and_signal(output, reference).tolist())

@@ -149,7 +149,7 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
             module.to(dtype)
         if isinstance(module, QuantizedAttention):
             module.attend = attend
-    settle_norms_(unet, norm_dtype(unet, dtype) if products.mixes_dtypes else dtype)
+    settle_norms_(unet, norm_dtype(unet, dtype))
     return name
 
 

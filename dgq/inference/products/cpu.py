@@ -35,7 +35,6 @@ class CpuProducts(Products):
     """By oneDNN, attention in bfloat16 by our kernel."""
 
     device = "CPU"
-    mixes_dtypes = True
 
     def obstacle(self) -> str | None:
         """None where the CPU multiplies bytes by instructions of their own."""

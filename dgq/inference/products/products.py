@@ -49,9 +49,6 @@ class Products(MakesCodes):
     device: str
     """Its name for people."""
 
-    mixes_dtypes = False
-    """Whether norms take weights in float32 with inputs of 16 bits."""
-
     @abstractmethod
     def obstacle(self) -> str | None:
         """Why no layer can multiply integers here, if so."""

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from dgq.ops.triton.epilogue import finished
-from dgq.ops.triton.tiles import configurations, worth_trying
+from dgq.ops.triton.tiles import configurations, place_of_tile, worth_trying
 from dgq.ops.triton.unpack import unpacked
 
 
@@ -59,15 +59,12 @@ def product(
     PACKED: tl.constexpr = zero_ptr is not None
     PADS: tl.constexpr = PAD_H + PAD_W > 0
 
-    # Tiles that run together share rows and columns in the cache.
     tiles_m, tiles_n = tl.cdiv(n_rows, BLOCK_M), tl.cdiv(out_channels, BLOCK_N)
     group = tl.program_id(0) // (tiles_m * tiles_n)
     tile = tl.program_id(0) % (tiles_m * tiles_n)
-    band = tile // (TILES_AT_ONCE * tiles_n)
-    in_band = tl.minimum(tiles_m - band * TILES_AT_ONCE, TILES_AT_ONCE)
-    inner = tile % (TILES_AT_ONCE * tiles_n)
-    row = (band * TILES_AT_ONCE + inner % in_band) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = inner // in_band * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile_m, tile_n = place_of_tile(tile, tiles_m, tiles_n, TILES_AT_ONCE)
+    row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     exists = (row < n_rows)[:, None] & (column < out_channels)[None, :]
     # Loads outside read the last row again, which is not written: no masks are needed.
     row = tl.minimum(row, n_rows - 1)

@@ -170,7 +170,7 @@ def convolve(
         tile: to compute at a time; None for the measured one of boxes, or the fastest candidate.
     """
     rows = n_rows(x, window)
-    boxes = _tile_of_boxes(x, weight, window) if tile is None and rows else None
+    boxes = _tile_of_boxes(x, weight, window, rows) if tile is None and rows else None
     if boxes is not None:
         return convolve_boxes(x, weight.values, epilogue, window, dtype, boxes)
     batch, height, width, channels = x.shape
@@ -227,13 +227,13 @@ def has_copy_engine(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in GENERATIONS
 
 
-def _tile_of_boxes(x: Tensor, weight: Operand, window: Window) -> Tile | None:
+def _tile_of_boxes(x: Tensor, weight: Operand, window: Window, rows: int) -> Tile | None:
     """The tile to multiply boxes with; None where the copy engine cannot load them."""
     bytes_alone = x.dtype == torch.int8 and weight.zero_point is None
     if not (bytes_alone and has_copy_engine(x)):
         return None
     channels, taps = x.shape[-1], window.kernel[0] * window.kernel[1]
-    tile = tile_for(Shape(taps, n_rows(x, window), weight.values.shape[0], channels))
+    tile = tile_for(Shape(taps, rows, weight.values.shape[0], channels))
     return tile if suits(x, weight.values, window, tile.inputs) else None
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import triton
+import triton.language as tl
 
 TILES_AT_ONCE = 8
 """Rows of tiles that are computed together, since they share columns in the cache."""
@@ -17,6 +18,15 @@ FEW_ROWS = 1024
 MOST_PARTS = 8
 LEAST_BLOCKS = 8
 """Blocks of inputs that a part sums up, at least."""
+
+
+@triton.jit
+def place_of_tile(tile, tiles_m, tiles_n, TILES_AT_ONCE: tl.constexpr):
+    """Row and column of a tile among all: some rows after each other go through all columns."""
+    band = tile // (TILES_AT_ONCE * tiles_n)
+    in_band = tl.minimum(tiles_m - band * TILES_AT_ONCE, TILES_AT_ONCE)
+    inner = tile % (TILES_AT_ONCE * tiles_n)
+    return band * TILES_AT_ONCE + inner % in_band, inner // in_band
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dgq.ops.triton.epilogue import Epilogue, finished
-from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile
+from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 from dgq.ops.triton.window import Window
 
 GENERATIONS = (9, 10)
@@ -76,14 +76,10 @@ def product_of_boxes(
 ):
     BLOCK_M: tl.constexpr = SAMPLES * HEIGHT * WIDTH
 
-    # Tiles that run together share pixels and channels in the cache.
     tiles_m = boxes_of_samples * boxes_down * boxes_right
     tiles_n = tl.cdiv(out_channels, BLOCK_N)
-    band = tl.program_id(0) // (TILES_AT_ONCE * tiles_n)
-    in_band = tl.minimum(tiles_m - band * TILES_AT_ONCE, TILES_AT_ONCE)
-    inner = tl.program_id(0) % (TILES_AT_ONCE * tiles_n)
-    box = band * TILES_AT_ONCE + inner % in_band
-    first_column = inner // in_band * BLOCK_N
+    box, tile_n = place_of_tile(tl.program_id(0), tiles_m, tiles_n, TILES_AT_ONCE)
+    first_column = tile_n * BLOCK_N
     left = box % boxes_right * WIDTH
     top = box // boxes_right % boxes_down * HEIGHT
     first_sample = box // (boxes_right * boxes_down) * SAMPLES

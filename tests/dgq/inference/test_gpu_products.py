@@ -40,6 +40,7 @@ GPU = ProductsHere()
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """UNets are prepared as they would be on a GPU, and norms refuse what CUDA's refuse."""
     monkeypatch.setattr(execution, "products_of", lambda _: (GPU, None))
+    monkeypatch.setattr(execution, "norm_dtype", lambda _, dtype: dtype)
     for name in ("group_norm", "layer_norm"):
         monkeypatch.setattr(F, name, of_one_dtype(getattr(F, name)))
 
