@@ -8,6 +8,7 @@ from dgq.ops.library import (
     int_conv2d,
     int_conv2d_packed,
     int_linear,
+    pad,
     quantize,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "int_conv2d",
     "int_conv2d_packed",
     "int_linear",
+    "pad",
     "quantize",
 ]

@@ -12,7 +12,10 @@ from torch import Tensor
 from dgq.ops.library import LIBRARY
 from dgq.ops.reference import int_linear
 
-LAUNCHED = ("quantize", "int_linear", "int_conv2d", "int_conv2d_packed", "conv2d_packed")
+LAUNCHED = (
+    *("quantize", "pad", "int_linear", "int_conv2d", "int_conv2d_packed"),
+    "conv2d_packed",
+)
 LEAST_CAPABILITY = (8, 0)
 """Of Ampere, from which on Triton multiplies bytes on tensor cores."""
 

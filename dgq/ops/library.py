@@ -24,6 +24,7 @@ LIBRARY.define(
     "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
     "Tensor step, int largest, int[] padding, int? offset=None) -> Tensor"
 )
+LIBRARY.define("pad(Tensor codes, Tensor of_zero, int[] padding) -> Tensor")
 LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
     "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
@@ -49,6 +50,7 @@ LIBRARY.define(
 )
 
 quantize = torch.ops.dgq.quantize
+pad = torch.ops.dgq.pad
 channel_ranges = torch.ops.dgq.channel_ranges
 int_linear = torch.ops.dgq.int_linear
 int_conv2d = torch.ops.dgq.int_conv2d
@@ -57,7 +59,7 @@ conv2d_packed = torch.ops.dgq.conv2d_packed
 attention = torch.ops.dgq.attention
 
 NAMES = (
-    *("quantize", "channel_ranges", "int_linear", "int_conv2d", "int_conv2d_packed"),
+    *("quantize", "pad", "channel_ranges", "int_linear", "int_conv2d", "int_conv2d_packed"),
     *("conv2d_packed", "attention"),
 )
 
@@ -77,10 +79,13 @@ def _quantize_shape(
     padding: list[int],
     offset: int | None = None,
 ) -> Tensor:
-    shape = list(x.shape)
-    for dim, pad in zip((1, 2), padding, strict=False):
-        shape[dim] += 2 * pad
-    return x.new_empty(shape, dtype=torch.uint8 if offset is None else torch.int8)
+    dtype = torch.uint8 if offset is None else torch.int8
+    return x.new_empty(reference.padded_shape(x, padding), dtype=dtype)
+
+
+@torch.library.register_fake("dgq::pad", lib=LIBRARY)
+def _pad_shape(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
+    return codes.new_empty(reference.padded_shape(codes, padding))
 
 
 @torch.library.register_fake("dgq::channel_ranges", lib=LIBRARY)
@@ -168,7 +173,12 @@ def convolved(
     padding: list[int],
     dilation: list[int],
 ) -> tuple[int, ...]:
-    """Batch, height and width of a convolution's output, from ``[batch, height, width, ...]``."""
+    """Batch, height and width of a convolution's output, from ``[batch, height, width, ...]``.
+
+    A linear layer's may have any number of dimensions, which it keeps.
+    """
+    if len(shape) != reference.IMAGE:
+        return tuple(shape[:-1])
     sizes = zip(shape[1:3], kernel, stride, padding, dilation, strict=True)
     return shape[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from dgq.ops.packed_weight import PackedWeight, multiplied
 
+IMAGE = 4
+"""Dimensions of an image's activation; linear layers read any number."""
+
 
 def quantize(
     x: Tensor,
@@ -47,6 +50,28 @@ def quantize(
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
     codes = (codes + zeros).clamp(0, largest) * factor
     return codes.to(torch.uint8) if offset is None else (codes - offset).to(torch.int8)
+
+
+def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
+    """Codes of an image with those of zero around it.
+
+    Args:
+        codes: ``[batch, height, width, channels]``.
+        of_zero: ``[1 or batch, channels]``.
+        padding: of height and width.
+    """
+    height, width = padding
+    padded = of_zero[:, None, None].expand(padded_shape(codes, padding)).clone()
+    padded[:, height : padded.shape[1] - height, width : padded.shape[2] - width] = codes
+    return padded
+
+
+def padded_shape(x: Tensor, padding: list[int]) -> list[int]:
+    """Of ``[batch, height, width, channels]`` with padding; of other tensors their own."""
+    shape = list(x.shape)
+    for dim, pad in zip((1, 2), padding, strict=False):
+        shape[dim] += 2 * pad
+    return shape
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,10 +166,10 @@ def int_conv2d_packed(
     groups: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """``int_conv2d`` with a weight of 4-bit codes.
+    """``int_conv2d``, or with a 1x1 kernel ``int_linear``, with a weight of 4-bit codes.
 
     Args:
-        codes: as in ``int_conv2d``.
+        codes: as in ``int_conv2d``, or ``[batch, ..., in]``.
         packed: codes of the weight, as in ``PackedWeight``, like the next four.
         zero_point: zero point of each output channel.
         factor: factor of each input channel.
@@ -153,9 +178,12 @@ def int_conv2d_packed(
         weight_scale: as in ``int_conv2d``, like all that follow.
     """
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
-    full = multiplied(weight, codes.shape[-1] // groups, groups).unflatten(2, kernel)
+    full = multiplied(weight, codes.shape[-1] // groups, groups)
+    tables = (weight_scale, scale, bias, step)
+    if codes.ndim != IMAGE:
+        return int_linear(codes, full.flatten(1), *tables, dtype)
     shape = (kernel, stride, dilation, groups)
-    return int_conv2d(codes, full, weight_scale, scale, bias, step, *shape, dtype)
+    return int_conv2d(codes, full.unflatten(2, kernel), *tables, *shape, dtype)
 
 
 def conv2d_packed(
@@ -172,10 +200,10 @@ def conv2d_packed(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """A convolution of ``[batch, height, width, in]`` in floating point, weights of 4-bit codes.
+    """A convolution or linear layer in floating point, with a weight of 4-bit codes.
 
     Args:
-        x: channels last.
+        x: ``[batch, height, width, in]``, or with a 1x1 kernel ``[batch, ..., in]``.
         packed: codes of the weight, as in ``PackedWeight``, like the next three.
         zero_point: zero point of each output channel.
         shift: shift of each group of inputs.
@@ -189,12 +217,14 @@ def conv2d_packed(
         groups: groups of the convolution.
 
     Returns:
-        ``[batch, height, width, out]`` of the type of ``x``.
+        ``[batch, height, width, out]``, or ``[batch, ..., out]``, of the type of ``x``.
     """
     weight = PackedWeight(packed, zero_point, None, shift, group_size)
-    full = multiplied(weight, x.shape[-1] // groups, groups).unflatten(2, kernel)
-    kernels = (full * weight_scale[:, None, None, None]).to(x.dtype)
-    planes = x.permute(0, 3, 1, 2)
+    full = multiplied(weight, x.shape[-1] // groups, groups)
+    full = (full * weight_scale[:, None, None]).to(x.dtype)
+    if x.ndim != IMAGE:
+        return F.linear(x, full.flatten(1), bias.to(x.dtype))
+    kernels, planes = full.unflatten(2, kernel), x.permute(0, 3, 1, 2)
     output = F.conv2d(planes, kernels, bias.to(x.dtype), stride, padding, dilation, groups)
     return output.permute(0, 2, 3, 1).contiguous()
 

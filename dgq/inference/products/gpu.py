@@ -11,7 +11,7 @@ from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
 from dgq.inference.products.whole_weight import WholeWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.ops import conv2d_packed, gpu, int_conv2d_packed, quantize, reference
+from dgq.ops import conv2d_packed, gpu, int_conv2d_packed, pad, quantize, reference
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
 
 PACKED_BITS = 4
@@ -93,29 +93,19 @@ class NibbleWeight(AloneWeight):
         kernel, stride, _, dilation, groups = self.window
         shape = (kernel, stride, dilation, groups)
         tables = (weight_scale, x.scale, bias, x.step)
-        output = int_conv2d_packed(self._image(x.codes), *self.packed, *tables, *shape, x.dtype)
-        return self._as_given(output, x.codes)
+        output: Tensor = int_conv2d_packed(x.codes, *self.packed, *tables, *shape, x.dtype)
+        return output
 
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights and activations in floating point."""
         codes, zero_point, _, shift, group_size = self.packed
         weight = (codes, zero_point, shift, group_size, weight_scale, bias)
-        return self._as_given(conv2d_packed(self._image(x), *weight, *self.window), x)
+        output: Tensor = conv2d_packed(x, *weight, *self.window)
+        return output
 
     def whole_numbers(self) -> Tensor:
         """Unpacked."""
         return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
-
-    def _image(self, x: Tensor) -> Tensor:
-        """What a linear layer reads, as a line of pixels for each sample."""
-        if isinstance(self.geometry, ConvGeometry):
-            return x
-        return x.reshape(x.shape[0], 1, x.shape[1:-1].numel(), x.shape[-1])
-
-    def _as_given(self, output: Tensor, x: Tensor) -> Tensor:
-        if isinstance(self.geometry, ConvGeometry):
-            return output
-        return output.reshape(*x.shape[:-1], output.shape[-1])
 
 
 class GpuProducts(Products):
@@ -159,11 +149,21 @@ class GpuProducts(Products):
         padding: list[int],
         offset: int | None,
     ) -> Tensor:
-        """In one pass; under ``torch.compile`` in plain torch, fused with what precedes it."""
-        compiling = torch.compiler.is_compiling()
-        function = reference.quantize if compiling else quantize
-        codes: Tensor = function(x, *tables, step, largest, padding, offset)
-        return codes
+        """In one pass; under ``torch.compile`` in plain torch, fused with what precedes it.
+
+        There padding is a pass of its own: a compiler would not fuse across it, and write and read
+        a float32 for each element instead.
+        """
+        if not torch.compiler.is_compiling():
+            codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
+            return codes
+        codes = reference.quantize(x, *tables, step, largest, [], offset)
+        if not any(padding):
+            return codes
+        nothing = x.new_zeros(step.shape[0], x.shape[-1])
+        of_zero = reference.quantize(nothing, *tables, step, largest, [], offset)
+        padded: Tensor = pad(codes, of_zero, padding)
+        return padded
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Packed up to 4 bits, else folded."""

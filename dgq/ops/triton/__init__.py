@@ -5,6 +5,7 @@ loads the operands, else candidates are timed on the device, once for each shape
 ``TRITON_INTERPRET=1`` Triton runs the same kernels on tensors of a CPU.
 """
 
+from dgq.ops.triton.padding import pad
 from dgq.ops.triton.products import (
     conv2d_packed,
     has_copy_engine,
@@ -22,5 +23,6 @@ __all__ = [
     "int_conv2d",
     "int_conv2d_packed",
     "int_linear",
+    "pad",
     "quantize",
 ]

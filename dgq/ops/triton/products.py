@@ -60,11 +60,9 @@ def int_linear(
     """As ``reference.int_linear``, of signed codes."""
     if codes.dtype != torch.int8:
         return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
-    lines = as_image(codes)
     plain = Operand(weight.contiguous())
     epilogue = Epilogue(weight_scale, scale, bias, step)
-    output = convolve(lines, plain, epilogue, POINT, dtype, tile)
-    return output.view(*codes.shape[:-1], weight_scale.shape[0])
+    return as_given(convolve(as_image(codes), plain, epilogue, POINT, dtype, tile), codes)
 
 
 def int_conv2d(
@@ -114,11 +112,11 @@ def int_conv2d_packed(
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     epilogue = Epilogue(weight_scale, scale, bias, step)
     window = Window(kernel, stride, [0, 0], dilation, groups)
-    codes, operand = codes.contiguous(), Operand(*weight)
-    by_boxes = tile is None and has_copy_engine(codes)
-    if by_boxes or n_rows(codes, window) >= expanded_from:
-        operand = Operand(expanded(weight, codes.shape[-1] // groups, groups, None, torch.int8))
-    return convolve(codes, operand, epilogue, window, dtype, tile)
+    image, operand = as_image(codes), Operand(*weight)
+    by_boxes = tile is None and has_copy_engine(image)
+    if by_boxes or n_rows(image, window) >= expanded_from:
+        operand = Operand(expanded(weight, image.shape[-1] // groups, groups, None, torch.int8))
+    return as_given(convolve(image, operand, epilogue, window, dtype, tile), codes)
 
 
 def conv2d_packed(
@@ -140,15 +138,15 @@ def conv2d_packed(
     """As ``reference.conv2d_packed``, of 16-bit activations."""
     weight = PackedWeight(packed, zero_point, None, shift, group_size)
     window = Window(kernel, stride, padding, dilation, groups)
-    x = x.contiguous()
-    if n_rows(x, window) < expanded_from:
+    image = as_image(x)
+    if n_rows(image, window) < expanded_from:
         epilogue = Epilogue(weight_scale, None, bias[None], None)
-        return convolve(x, Operand(*weight), epilogue, window, x.dtype, tile)
+        return as_given(convolve(image, Operand(*weight), epilogue, window, x.dtype, tile), x)
     full = expanded(weight, x.shape[-1] // groups, groups, weight_scale, x.dtype)
     kernels = full.unflatten(1, kernel).permute(0, 3, 1, 2)
-    planes = x.permute(0, 3, 1, 2)
+    planes = image.permute(0, 3, 1, 2)
     output = F.conv2d(planes, kernels, bias.to(x.dtype), stride, padding, dilation, groups)
-    return output.permute(0, 2, 3, 1)
+    return as_given(output.permute(0, 2, 3, 1), x)
 
 
 def convolve(
@@ -212,8 +210,17 @@ def convolve(
 
 
 def as_image(x: Tensor) -> Tensor:
-    """``[batch, ..., channels]`` as one line of pixels for each sample."""
-    return x.contiguous().view(x.shape[0], 1, x[0].numel() // x.shape[-1], x.shape[-1])
+    """``[batch, ..., channels]`` as one line of pixels for each sample, if it is no image."""
+    if x.ndim == reference.IMAGE:
+        return x.contiguous()
+    return x.contiguous().view(x.shape[0], 1, x.shape[1:-1].numel(), x.shape[-1])
+
+
+def as_given(output: Tensor, x: Tensor) -> Tensor:
+    """What was made of ``as_image(x)``, with the dimensions of ``x``."""
+    if x.ndim == reference.IMAGE:
+        return output
+    return output.reshape(*x.shape[:-1], output.shape[-1])
 
 
 def n_rows(x: Tensor, window: Window) -> int:

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgq.ops import reference
+from dgq.ops.triton.padding import unpadded
 
 ROUNDING = tl.constexpr(1.5 * 2**23)
 """Added to a float32 below 2^22 and subtracted again, it rounds half to even."""
@@ -35,10 +36,8 @@ def quantize(
     x = x.contiguous()
     height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // x.shape[-1])
     up, left = padding or (0, 0)
-    shape = list(x.shape)
-    if any(padding):
-        shape[1:3] = (height + 2 * up, width + 2 * left)
-    codes = x.new_empty(shape, dtype=torch.uint8 if offset is None else torch.int8)
+    dtype = torch.uint8 if offset is None else torch.int8
+    codes = x.new_empty(reference.padded_shape(x, padding), dtype=dtype)
     channels = x.shape[-1]
     n_pixels = codes.numel() // channels
     grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
@@ -81,16 +80,11 @@ def _quantize(
 ):
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    padded_h, padded_w = height + 2 * PAD_H, width + 2 * PAD_W
-    sample = pixel // (padded_h * padded_w)
-    y = pixel // padded_w % padded_h - PAD_H
-    x = pixel % padded_w - PAD_W
-    inside = (pixel < n_pixels) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    sample, place, inside = unpadded(pixel, n_pixels, height, width, PAD_H, PAD_W)
     known = channel < channels
 
-    place = ((sample.to(tl.int64) * height + y) * width + x) * channels
     value = tl.load(
-        x_ptr + place[:, None] + channel[None, :],
+        x_ptr + place[:, None] * channels + channel[None, :],
         mask=inside[:, None] & known[None, :],
         other=0.0,
     ).to(tl.float32)

@@ -126,6 +126,30 @@ def test_tables_of_other_sizes_are_an_error_and_never_read_beyond(channels: int)
         ops.quantize(torch.randn(2, 3, channels), *rest, [])
 
 
+@given(
+    shape=shapes.filter(lambda shape: len(shape) == 4),
+    n_steps=st.integers(1, 3),
+    per_row=st.booleans(),
+    pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    offset=st.sampled_from([None, 128]),
+)
+@settings(max_examples=60, deadline=None)
+def test_codes_may_be_padded_afterwards(
+    shape: tuple[int, ...], n_steps: int, per_row: bool, pads: tuple[int, int], offset: int | None
+) -> None:
+    x, *rest = arguments(shape, n_steps, per_row, 8, 0)
+    codes = reference.quantize(x, *rest, [], offset)
+    nothing = torch.zeros(shape[0] if per_row else 1, shape[-1])
+    of_zero = reference.quantize(nothing, *rest, [], offset)
+    expected = reference.quantize(x, *rest, list(pads), offset)
+    assert torch.equal(ops.pad(codes, of_zero, list(pads)), expected)
+
+
+def test_padding_is_a_good_citizen() -> None:
+    codes = torch.randint(0, 255, (2, 3, 4, 5)).to(torch.uint8)
+    torch.library.opcheck(torch.ops.dgq.pad.default, (codes, codes[:1, 0, 0], [1, 2]))
+
+
 @pytest.mark.parametrize("padding", [[], [1, 2]])
 def test_the_operator_is_a_good_citizen(padding: list[int]) -> None:
     given = arguments((2, 3, 4, 5), 2, True, 6, 0)

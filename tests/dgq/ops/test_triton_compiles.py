@@ -20,7 +20,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgq.ops.triton import epilogue, matmul, tma, tma_tiles, unpack
+from dgq.ops.triton import epilogue, matmul, padding, tma, tma_tiles, unpack
 
 quantize = import_module("dgq.ops.triton.quantize")
 
@@ -72,6 +72,8 @@ ptx = compiled(quantize._quantize,
                LARGEST=255.0, OFFSET=128, PAD_H=1, PAD_W=1, PER_STEP=True, PER_ROW=True,
                BLOCK_P=quantize.PIXELS, BLOCK_C=quantize.CHANNELS)
 assert "div.rn.f32" in ptx
+compiled(padding._pad, dict(codes_ptr="*i8", zero_ptr="*i8", out_ptr="*i8"), 90,
+         PAD_H=1, PAD_W=1, BLOCK_P=padding.PIXELS, BLOCK_C=padding.CHANNELS)
 for out, scale in (("*i8", {}), ("*bf16", {"scale_ptr": "*fp32"})):
     compiled(unpack._expand, dict(codes_ptr="*u8", zero_ptr="*i8", factor_ptr="*i8",
                                   shift_ptr="*u8", out_ptr=out, **scale), 90,

@@ -94,6 +94,21 @@ def test_codes_equal_the_reference_bit_for_bit(
     assert found.dtype == (torch.int8 if offset else torch.uint8)
 
 
+@given(
+    shape=st.tuples(*(st.integers(1, n) for n in (3, 4, 3, 140))),
+    pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    per_row=st.booleans(),
+)
+@settings(max_examples=20, deadline=None)
+def test_padding_equals_the_reference(
+    shape: tuple[int, ...], pads: tuple[int, int], per_row: bool
+) -> None:
+    draw = Draw(0)
+    codes, of_zero = draw.bytes(*shape), draw.bytes(shape[0] if per_row else 1, shape[-1])
+    found = triton.pad(*here(codes, of_zero), list(pads))
+    assert torch.equal(found.cpu(), reference.pad(codes, of_zero, list(pads)))
+
+
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e30, -1e30, 3e6, -3e6])
 def test_values_far_outside_are_clamped(value: float) -> None:
     x, ones = torch.full((1, 2, 5), value), torch.ones(5)
