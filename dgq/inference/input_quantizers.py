@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dgq.errors import DGQError
@@ -50,6 +51,18 @@ class MakesCodes(ABC):
             padding: of height and width.
             offset: as ``offset`` tells.
         """
+
+    def quantize_gated(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor, Tensor],
+        step: Tensor,
+        largest: int,
+        offset: int | None,
+    ) -> Tensor:
+        """Codes of ``value * gelu(gate)``, the halves of ``[batch, ..., 2 channels]``."""
+        value, gate = x.chunk(2, -1)
+        return self.quantize(value * F.gelu(gate), tables, step, largest, [], offset)
 
 
 class InputQuantizer(InPart, StoredTensors):
@@ -203,11 +216,28 @@ class ChannelInput(InputQuantizer):
             DGQError: where a gradient is wanted, which integers do not have.
         """
         self.check_no_gradient(x)
-        step = self.calls.step.to(x.device)  # it is elsewhere only outside of a call
-        tables = (self.scale, self.channel_multiple, self.channel_zero, self.code_factor)
+        step = self.step_on(x.device)
         assert self.products is not None
-        codes = self.products.quantize(x, tables, step, self.largest, list(padding), self.offset)
+        codes = self.products.quantize(
+            x, self.tables, step, self.largest, list(padding), self.offset
+        )
         return QuantizedTensor(codes, self.scale, step, x.dtype)
+
+    def gated_codes(self, x: Tensor) -> QuantizedTensor:
+        """Quantize ``value * gelu(gate)``, the halves of ``[batch, ..., 2 channels]``."""
+        step = self.step_on(x.device)
+        assert self.products is not None
+        codes = self.products.quantize_gated(x, self.tables, step, self.largest, self.offset)
+        return QuantizedTensor(codes, self.scale, step, x.dtype)
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scale, multiples, zero points and factors, as ``reference.quantize`` has them."""
+        return self.scale, self.channel_multiple, self.channel_zero, self.code_factor
+
+    def step_on(self, device: torch.device) -> Tensor:
+        """The step of each sample; it is on another device only outside of a call."""
+        return self.calls.step.to(device)
 
     def check_no_gradient(self, x: Tensor) -> None:
         """Raise DGQError where a gradient is wanted, which integers do not have."""

@@ -68,6 +68,17 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         """What the layer computes of a quantized tensor, ``[batch, ..., out]``."""
         return self.product(quantized, self.bias_of(quantized), quantized.dtype)
 
+    def gated(self, x: Tensor, reader: ChannelInput) -> QuantizedTensor:
+        """``value * gelu(gate)`` of the two halves of what the layer computes, quantized.
+
+        Args:
+            x: ``[batch, ..., in]``.
+            reader: the quantizer of the layer that reads it.
+        """
+        quantized = self._codes(x)
+        tables = (self.weight_scale, self.bias_of(quantized))
+        return self.kernel_weight.multiply_gated(quantized, *tables, reader)
+
     def product(self, quantized: QuantizedTensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
         """The integer product, scaled, with a bias for every row of the scales."""
         return self.kernel_weight.multiply(quantized._replace(dtype=dtype), self.weight_scale, bias)

@@ -4,6 +4,7 @@ from collections import Counter
 
 from torch import nn
 
+from dgq.inference.feed_forward import hand_over_codes_, hand_over_floats_
 from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.kernel_layer import KernelLayer
@@ -42,6 +43,7 @@ def fold_layers_(unet: nn.Module, products: Products) -> Counter[str]:
             assert isinstance(layer, FrozenLayer)
             reasons.update(fold_readers_(unet, products, layer.input_quantizer, [name]))
             del layer
+    hand_over_codes_(unet)
     return reasons
 
 
@@ -56,6 +58,7 @@ def unfold_layers_(unet: nn.Module) -> int:
     Returns:
         How many layers multiplied integers.
     """
+    hand_over_floats_(unet)
     names = [n for n, module in unet.named_modules() if isinstance(module, KernelLayer)]
     n_integer = 0
     for name in names:

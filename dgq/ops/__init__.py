@@ -10,6 +10,7 @@ from dgq.ops.library import (
     int_linear,
     pad,
     quantize,
+    quantize_gated,
 )
 
 cpu.register()
@@ -24,4 +25,5 @@ __all__ = [
     "int_linear",
     "pad",
     "quantize",
+    "quantize_gated",
 ]

@@ -18,7 +18,10 @@ OWN_PRODUCT = 2**16
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
-    for function in (quantize, channel_ranges, int_linear, int_conv2d, attention):
+    for function in (
+        *(quantize, quantize_gated, channel_ranges, int_linear, int_conv2d),
+        attention,
+    ):
         LIBRARY.impl(function.__name__, function, "CPU")
     for function in (int_linear, int_conv2d):
         # A weight in oneDNN's layout decides what the dispatcher chooses.
@@ -92,9 +95,29 @@ def quantize(
     """As ``reference.quantize``; codes without a sign, which oneDNN wants, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
-    if kernels is None or offset is not None or not native.can_quantize(x, *tables):
+    fits = offset is None and native.can_quantize(x, x.shape[-1], *tables)
+    if kernels is None or not fits:
         return reference.quantize(x, *tables, largest, padding, offset)
     return kernels.quantize(x, *tables, largest, padding)
+
+
+def quantize_gated(
+    x: Tensor,
+    scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    offset: int | None = None,
+) -> Tensor:
+    """As ``reference.quantize_gated``, in one pass."""
+    tables = (scale, multiple, zero_point, factor, step)
+    kernels = native.kernels()
+    fits = offset is None and native.can_quantize(x, x.shape[-1] // 2, *tables)
+    if kernels is None or not fits:
+        return reference.quantize_gated(x, *tables, largest, offset)
+    return kernels.quantize_gated(x, *tables, largest)
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:

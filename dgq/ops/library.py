@@ -24,6 +24,10 @@ LIBRARY.define(
     "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
     "Tensor step, int largest, int[] padding, int? offset=None) -> Tensor"
 )
+LIBRARY.define(
+    "quantize_gated(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
+    "Tensor step, int largest, int? offset=None) -> Tensor"
+)
 LIBRARY.define("pad(Tensor codes, Tensor of_zero, int[] padding) -> Tensor")
 LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
@@ -50,6 +54,7 @@ LIBRARY.define(
 )
 
 quantize = torch.ops.dgq.quantize
+quantize_gated = torch.ops.dgq.quantize_gated
 pad = torch.ops.dgq.pad
 channel_ranges = torch.ops.dgq.channel_ranges
 int_linear = torch.ops.dgq.int_linear
@@ -59,8 +64,8 @@ conv2d_packed = torch.ops.dgq.conv2d_packed
 attention = torch.ops.dgq.attention
 
 NAMES = (
-    *("quantize", "pad", "channel_ranges", "int_linear", "int_conv2d", "int_conv2d_packed"),
-    *("conv2d_packed", "attention"),
+    *("quantize", "quantize_gated", "pad", "channel_ranges", "int_linear", "int_conv2d"),
+    *("int_conv2d_packed", "conv2d_packed", "attention"),
 )
 
 for _name in NAMES:
@@ -79,8 +84,22 @@ def _quantize_shape(
     padding: list[int],
     offset: int | None = None,
 ) -> Tensor:
-    dtype = torch.uint8 if offset is None else torch.int8
-    return x.new_empty(reference.padded_shape(x, padding), dtype=dtype)
+    return x.new_empty(reference.padded_shape(x, padding), dtype=reference.code_dtype(offset))
+
+
+@torch.library.register_fake("dgq::quantize_gated", lib=LIBRARY)
+def _quantize_gated_shape(
+    x: Tensor,
+    scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    offset: int | None = None,
+) -> Tensor:
+    shape = (*x.shape[:-1], x.shape[-1] // 2)
+    return x.new_empty(shape, dtype=reference.code_dtype(offset))
 
 
 @torch.library.register_fake("dgq::pad", lib=LIBRARY)

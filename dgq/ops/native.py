@@ -78,6 +78,29 @@ class Kernels:
         )
         return codes
 
+    def quantize_gated(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        multiple: Tensor,
+        zero_point: Tensor,
+        factor: Tensor,
+        step: Tensor,
+        largest: int,
+    ) -> Tensor:
+        """As ``reference.quantize_gated``, to a code where it is the middle between two."""
+        x = x.contiguous()
+        step = step if scale.shape[0] > 1 else step.new_zeros(1)
+        batch, channels = x.shape[0], multiple.shape[0]
+        codes = torch.empty((*x.shape[:-1], channels), dtype=torch.uint8)
+        self._library.dgq_quantize_gated(
+            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
+            *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
+            *_sizes(step.shape[0], batch, x.shape[1:-1].numel(), channels),
+            *(ctypes.c_float(largest), _address(codes)),
+        )
+        return codes
+
     def channel_ranges(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As ``reference.channel_ranges``, for float32 and bfloat16."""
         x = x.contiguous()
@@ -107,13 +130,19 @@ class Kernels:
 
 
 def can_quantize(
-    x: Tensor, scale: Tensor, multiple: Tensor, zero_point: Tensor, factor: Tensor, step: Tensor
+    x: Tensor,
+    channels: int,
+    scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
 ) -> bool:
-    """Whether the compiled ``quantize`` takes tensors of these types and sizes.
+    """Whether the compiled kernels quantize tensors of these types and sizes, to so many channels.
 
-    It does not check what it reads: where sizes do not agree, torch raises the error.
+    They do not check what they read: where sizes do not agree, torch raises the error.
     """
-    by_channel = (x.shape[-1],)
+    by_channel = (channels,)
     return (
         x.dtype in (torch.float32, torch.bfloat16)
         and zero_point.dtype == torch.int16

@@ -48,8 +48,34 @@ def quantize(
         x = F.pad(x, (0, 0, width, width, height, height))
     codes = (x.float() / (scale[step].view(rows) * multiple)).round()
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
-    codes = (codes + zeros).clamp(0, largest) * factor
-    return codes.to(torch.uint8) if offset is None else (codes - offset).to(torch.int8)
+    codes = (codes + zeros).clamp(0, largest) * factor - (offset or 0)
+    return codes.to(code_dtype(offset))
+
+
+def code_dtype(offset: int | None) -> torch.dtype:
+    """Of codes that an offset is subtracted from."""
+    return torch.uint8 if offset is None else torch.int8
+
+
+def quantize_gated(
+    x: Tensor,
+    scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    offset: int | None = None,
+) -> Tensor:
+    """Codes of ``value * gelu(gate)`` (GEGLU, 2002.05202).
+
+    Args:
+        x: ``[batch, ..., 2 channels]``: values, then gates.
+        scale: as in ``quantize``, like all that follow.
+    """
+    value, gate = x.float().chunk(2, -1)
+    tables = (scale, multiple, zero_point, factor, step)
+    return quantize(value * F.gelu(gate), *tables, largest, [], offset)
 
 
 def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
 from dgq.inference.products.whole_weight import WholeWeight
 from dgq.ops import attention as fused_attention
-from dgq.ops import cpu, native, quantize
+from dgq.ops import cpu, native, quantize, quantize_gated
 from dgq.ops.reference import attention as reference_attention
 from dgq.ops.reference import dense
 
@@ -74,6 +74,18 @@ class CpuProducts(Products):
     ) -> Tensor:
         """In one pass."""
         codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
+        return codes
+
+    def quantize_gated(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor, Tensor],
+        step: Tensor,
+        largest: int,
+        offset: int | None,
+    ) -> Tensor:
+        """In one pass."""
+        codes: Tensor = quantize_gated(x, *tables, step, largest, offset)
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:

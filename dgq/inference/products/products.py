@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgq.inference.input_quantizers import MakesCodes
+from dgq.inference.input_quantizers import ChannelInput, MakesCodes
 from dgq.inference.layers import PackedLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 
@@ -29,6 +29,19 @@ class ProductWeight(ABC):
             weight_scale: ``[out]``.
             bias: ``[steps, out]``, with what zero points add.
         """
+
+    def multiply_gated(
+        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+    ) -> QuantizedTensor:
+        """``value * gelu(gate)`` of the halves of a linear layer's output, quantized.
+
+        Args:
+            x: ``[batch, ..., in]``.
+            weight_scale: ``[out]``.
+            bias: ``[steps, out]``, with what zero points add.
+            reader: the quantizer of the layer that reads it.
+        """
+        return reader.gated_codes(self.multiply(x, weight_scale, bias))
 
     @abstractmethod
     def whole_numbers(self) -> Tensor:

@@ -36,8 +36,8 @@ def quantize(
     x = x.contiguous()
     height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // x.shape[-1])
     up, left = padding or (0, 0)
-    dtype = torch.uint8 if offset is None else torch.int8
-    codes = x.new_empty(reference.padded_shape(x, padding), dtype=dtype)
+    shape, dtype = reference.padded_shape(x, padding), reference.code_dtype(offset)
+    codes = x.new_empty(shape, dtype=dtype)
     channels = x.shape[-1]
     n_pixels = codes.numel() // channels
     grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))

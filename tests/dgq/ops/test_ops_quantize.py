@@ -127,6 +127,47 @@ def test_tables_of_other_sizes_are_an_error_and_never_read_beyond(channels: int)
 
 
 @given(
+    shape=shapes,
+    n_steps=st.integers(1, 3),
+    per_row=st.booleans(),
+    n_bits=st.integers(2, 8),
+    bfloat16=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=100, deadline=None)
+def test_compiled_codes_of_gated_values_are_those_of_64_bits(
+    shape: tuple[int, ...], n_steps: int, per_row: bool, n_bits: int, bfloat16: bool, seed: int
+) -> None:
+    _, *rest = arguments(shape, n_steps, per_row, n_bits, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = 3 * torch.randn(*shape[:-1], 2 * shape[-1], generator=generator)
+    x = x.to(torch.bfloat16 if bfloat16 else torch.float32)
+    found = ops.quantize_gated(x, *rest)
+    value, gate = x.double().chunk(2, -1)
+    gated = value * 0.5 * gate * (1 + torch.erf(gate / 2**0.5))
+    # Where the quotient is not in the middle between two codes, both neighbours agree.
+    finest = 1e-5 * (1 + gated.abs())
+    low, high = (reference.quantize(gated + by, *rest, []) for by in (-finest, finest))
+    assert found.shape == low.shape
+    assert ((found == low) | (found == high)).all()
+    assert (low == high).double().mean() > 0.5
+
+
+def test_gates_far_outside_are_zero_or_one() -> None:
+    value, gate = torch.full((1, 2, 4), 3.0), torch.tensor([-200.0, -30.0, 30.0, 200.0])
+    x = torch.cat([value, gate.expand(1, 2, 4)], -1)
+    ones = torch.ones(4)
+    zeros = torch.zeros(1, 4, dtype=torch.int16)
+    found = ops.quantize_gated(x, ones[:1] * 30, ones, zeros, ones, torch.zeros(1).long(), 255)
+    assert found[0].tolist() == [[0, 0, 3, 20]] * 2
+
+
+def test_quantizing_gated_values_is_a_good_citizen() -> None:
+    _, *rest = arguments((2, 3, 5), 2, True, 6, 0)
+    torch.library.opcheck(torch.ops.dgq.quantize_gated.default, (torch.randn(2, 3, 10), *rest))
+
+
+@given(
     shape=shapes.filter(lambda shape: len(shape) == 4),
     n_steps=st.integers(1, 3),
     per_row=st.booleans(),
