@@ -16,16 +16,16 @@ N_MODULES = 3
 class GatedFeedForward(FeedForward):
     """A feed-forward block with a GEGLU whose product, gate and quantization are one step.
 
-    A stock block that ``hand_over_codes_`` gave this class. Where adapters are around a layer, or
-    in training, it computes as the stock one.
+    A stock block that ``hand_over_codes_`` gave this class. In training, and where adapters are
+    around a layer or hooks look at what is computed, it computes as the stock one.
     """
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``[batch, tokens, channels]``, the same shape back."""
-        gate, _, last = self.net
-        if self.training or not (multiplies(gate.proj) and multiplies(last)):
+        if self.training or not is_gated(self):
             stock: Tensor = super().forward(hidden_states, *args, **kwargs)
             return stock
+        gate, _, last = self.net
         output: Tensor = last(gate.proj.gated(hidden_states, last.input_quantizer))
         return output
 
@@ -45,10 +45,20 @@ def hand_over_floats_(unet: nn.Module) -> None:
 
 
 def is_gated(block: FeedForward) -> bool:
-    """Whether a block has a GEGLU and two layers that multiply integers."""
+    """Whether a block has a GEGLU and two layers that multiply integers, and no hooks."""
     if len(block.net) != N_MODULES or type(block.net[0]) is not GEGLU:
         return False
-    return multiplies(block.net[0].proj) and multiplies(block.net[2])
+    gate, dropout, last = block.net
+    return (
+        multiplies(gate.proj)
+        and multiplies(last)
+        and not any(map(is_hooked, (gate, gate.proj, dropout, last)))
+    )
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks see what a module reads or puts out."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def multiplies(layer: nn.Module) -> bool:

@@ -8,9 +8,11 @@ from dgq.ops.library import (
     int_conv2d,
     int_conv2d_packed,
     int_linear,
+    int_linear_gated,
     pad,
     quantize,
     quantize_gated,
+    unpack,
 )
 
 cpu.register()
@@ -23,7 +25,9 @@ __all__ = [
     "int_conv2d",
     "int_conv2d_packed",
     "int_linear",
+    "int_linear_gated",
     "pad",
     "quantize",
     "quantize_gated",
+    "unpack",
 ]

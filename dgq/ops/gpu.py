@@ -13,11 +13,14 @@ from dgq.ops.library import LIBRARY
 from dgq.ops.reference import int_linear
 
 LAUNCHED = (
-    *("quantize", "pad", "int_linear", "int_conv2d", "int_conv2d_packed"),
-    "conv2d_packed",
+    *("quantize", "pad", "unpack", "int_linear", "int_linear_gated", "int_conv2d"),
+    *("int_conv2d_packed", "conv2d_packed"),
 )
 LEAST_CAPABILITY = (8, 0)
 """Of Ampere, from which on Triton multiplies bytes on tensor cores."""
+
+COPIES_BOXES = (9, 10)
+"""Major capabilities: Hopper and Blackwell for data centres; others have no room for the tiles."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,11 @@ def register() -> None:
 def has_triton() -> bool:
     """Whether Triton is installed."""
     return find_spec("triton") is not None
+
+
+def has_copy_engine(device: torch.device) -> bool:
+    """Whether a GPU copies whole boxes by itself, of a size that our tiles need."""
+    return torch.cuda.get_device_capability(device)[0] in COPIES_BOXES
 
 
 def launcher(name: str) -> Callable[..., Tensor]:

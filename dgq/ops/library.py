@@ -35,6 +35,15 @@ LIBRARY.define(
     "Tensor step, ScalarType dtype) -> Tensor"
 )
 LIBRARY.define(
+    "int_linear_gated(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
+    "Tensor step, Tensor next_scale, Tensor multiple, Tensor zero_point, Tensor factor, "
+    "int largest, int? offset=None) -> Tensor"
+)
+LIBRARY.define(
+    "unpack(Tensor packed, Tensor zero_point, Tensor? factor, Tensor? shift, int group_size, "
+    "int channels) -> Tensor"
+)
+LIBRARY.define(
     "int_conv2d(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
     "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype)"
     " -> Tensor"
@@ -58,14 +67,16 @@ quantize_gated = torch.ops.dgq.quantize_gated
 pad = torch.ops.dgq.pad
 channel_ranges = torch.ops.dgq.channel_ranges
 int_linear = torch.ops.dgq.int_linear
+int_linear_gated = torch.ops.dgq.int_linear_gated
+unpack = torch.ops.dgq.unpack
 int_conv2d = torch.ops.dgq.int_conv2d
 int_conv2d_packed = torch.ops.dgq.int_conv2d_packed
 conv2d_packed = torch.ops.dgq.conv2d_packed
 attention = torch.ops.dgq.attention
 
 NAMES = (
-    *("quantize", "quantize_gated", "pad", "channel_ranges", "int_linear", "int_conv2d"),
-    *("int_conv2d_packed", "conv2d_packed", "attention"),
+    *("quantize", "quantize_gated", "pad", "channel_ranges", "int_linear", "int_linear_gated"),
+    *("unpack", "int_conv2d", "int_conv2d_packed", "conv2d_packed", "attention"),
 )
 
 for _name in NAMES:
@@ -124,6 +135,37 @@ def _int_linear_shape(
     dtype: torch.dtype,
 ) -> Tensor:
     return codes.new_empty((*codes.shape[:-1], weight_scale.shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("dgq::int_linear_gated", lib=LIBRARY)
+def _int_linear_gated_shape(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    next_scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    largest: int,
+    offset: int | None = None,
+) -> Tensor:
+    shape = (*codes.shape[:-1], multiple.shape[0])
+    return codes.new_empty(shape, dtype=reference.code_dtype(offset))
+
+
+@torch.library.register_fake("dgq::unpack", lib=LIBRARY)
+def _unpack_shape(
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    channels: int,
+) -> Tensor:
+    return packed.new_empty((*packed.shape[:2], channels), dtype=torch.int8)
 
 
 @torch.library.register_fake("dgq::int_conv2d", lib=LIBRARY)

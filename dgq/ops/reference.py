@@ -137,6 +137,50 @@ def int_linear(
     return scaled(sums, weight_scale, scale, bias, step).to(dtype)
 
 
+def int_linear_gated(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    next_scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    largest: int,
+    offset: int | None = None,
+) -> Tensor:
+    """``int_linear`` in float32, whose output is quantized as ``quantize_gated`` does.
+
+    Args:
+        codes: as in ``int_linear``, like the next five.
+        weight: int8 ``[2 out, in]``: of values, then of gates.
+        next_scale: ``scale`` of ``quantize_gated``, like all that follow.
+    """
+    output = int_linear(codes, weight, weight_scale, scale, bias, step, torch.float32)
+    tables = (next_scale, multiple, zero_point, factor, step)
+    return quantize_gated(output, *tables, largest, offset)
+
+
+def unpack(
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    channels: int,
+) -> Tensor:
+    """A weight of 4-bit codes as bytes: int8 ``[out, taps, channels]``.
+
+    Args:
+        packed: codes, as in ``PackedWeight``, like the next four.
+        channels: of the input.
+    """
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    return multiplied(weight, channels, 1).transpose(1, 2).contiguous()
+
+
 def int_conv2d(
     codes: Tensor,
     weight: Tensor,

@@ -7,11 +7,21 @@ from torch import Tensor
 
 from dgq.inference.folding import fits, group_factors, largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
 from dgq.inference.products.whole_weight import WholeWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.ops import conv2d_packed, gpu, int_conv2d_packed, pad, quantize, reference
+from dgq.ops import (
+    conv2d_packed,
+    gpu,
+    int_conv2d_packed,
+    int_linear_gated,
+    pad,
+    quantize,
+    reference,
+    unpack,
+)
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
 
 PACKED_BITS = 4
@@ -29,14 +39,24 @@ class ByteWeight(WholeWeight):
     Args:
         folded: int8 ``[out, n]``.
         geometry: of the layer.
+        gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
     """
 
-    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
+    def __init__(self, folded: Tensor, geometry: Geometry, gates: bool = False) -> None:
+        self.gates = gates
         tensor = folded
         if isinstance(geometry, ConvGeometry):
             images = folded.view(geometry.weight_shape)
             tensor = images.contiguous(memory_format=torch.channels_last)
         super().__init__(tensor, geometry)
+
+    def multiply_gated(
+        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+    ) -> QuantizedTensor:
+        """In one kernel, where the device has it and all samples are at one step."""
+        if not self.gates or x.step.shape[0] > 1:
+            return super().multiply_gated(x, weight_scale, bias, reader)
+        return gated(x, self.tensor, weight_scale, bias, reader)
 
     def whole_numbers(self) -> Tensor:
         """In the order of the stored codes."""
@@ -49,10 +69,11 @@ class NibbleWeight(AloneWeight):
     Args:
         layer: with codes of at most 4 bits.
         factor: of each input channel, or None for 1.
+        gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
     """
 
-    def __init__(self, layer: PackedLayer, factor: Tensor | None) -> None:
-        self.geometry = layer.geometry
+    def __init__(self, layer: PackedLayer, factor: Tensor | None, gates: bool = False) -> None:
+        self.geometry, self.gates = layer.geometry, gates
         exponent, largest = layer.exponent, largest_exponent(layer.exponent)
         shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
         self.packed = PackedWeight(
@@ -96,6 +117,15 @@ class NibbleWeight(AloneWeight):
         output: Tensor = int_conv2d_packed(x.codes, *self.packed, *tables, *shape, x.dtype)
         return output
 
+    def multiply_gated(
+        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+    ) -> QuantizedTensor:
+        """In one kernel once the weight is unpacked, where all samples are at one step."""
+        if not self.gates or x.step.shape[0] > 1:
+            return super().multiply_gated(x, weight_scale, bias, reader)
+        whole = unpack(*self.packed, self.channels).flatten(1)
+        return gated(x, whole, weight_scale, bias, reader)
+
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights and activations in floating point."""
         codes, zero_point, _, shift, group_size = self.packed
@@ -106,6 +136,15 @@ class NibbleWeight(AloneWeight):
     def whole_numbers(self) -> Tensor:
         """Unpacked."""
         return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
+
+
+def gated(
+    x: QuantizedTensor, weight: Tensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+) -> QuantizedTensor:
+    """``ProductWeight.multiply_gated`` in one kernel, with an int8 weight ``[2 out, in]``."""
+    operands = (x.codes, weight, weight_scale, x.scale, bias, x.step)
+    codes = int_linear_gated(*operands, *reader.tables, reader.largest, reader.offset)
+    return QuantizedTensor(codes, reader.scale, x.step, x.dtype)
 
 
 class GpuProducts(Products):
@@ -127,6 +166,11 @@ class GpuProducts(Products):
     def features(self) -> tuple[str, ...]:
         """Its name, and what it can."""
         return gpu.features(self.place)
+
+    @property
+    def gates(self) -> bool:
+        """Whether the product of a GEGLU, its gate and the quantization are one kernel."""
+        return self.place.type == "cuda" and gpu.has_copy_engine(self.place)
 
     def best_dtype(self) -> torch.dtype:
         """What tensor cores multiply, with the range of float32."""
@@ -168,8 +212,8 @@ class GpuProducts(Products):
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Packed up to 4 bits, else folded."""
         if layer.weight_bits <= PACKED_BITS:
-            return NibbleWeight(layer, factor)
-        return ByteWeight(folded, layer.geometry)
+            return NibbleWeight(layer, factor, self.gates)
+        return ByteWeight(folded, layer.geometry, self.gates)
 
     def weight_alone(self, layer: PackedLayer) -> AloneWeight | None:
         """Packed, where it has at most 4 bits and its exponents fit into bytes."""

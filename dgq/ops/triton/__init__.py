@@ -5,6 +5,7 @@ loads the operands, else candidates are timed on the device, once for each shape
 ``TRITON_INTERPRET=1`` Triton runs the same kernels on tensors of a CPU.
 """
 
+from dgq.ops.triton.gated import int_linear_gated
 from dgq.ops.triton.padding import pad
 from dgq.ops.triton.products import (
     conv2d_packed,
@@ -15,6 +16,7 @@ from dgq.ops.triton.products import (
 )
 from dgq.ops.triton.quantize import quantize
 from dgq.ops.triton.tiles import Tile
+from dgq.ops.triton.unpack import unpack
 
 __all__ = [
     "Tile",
@@ -23,6 +25,8 @@ __all__ = [
     "int_conv2d",
     "int_conv2d_packed",
     "int_linear",
+    "int_linear_gated",
     "pad",
     "quantize",
+    "unpack",
 ]

@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgq.ops import reference
+from dgq.ops import gpu, reference
 from dgq.ops.packed_weight import PackedWeight
 from dgq.ops.triton.epilogue import Epilogue, accumulator
 from dgq.ops.triton.matmul import product, tuned_product
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, parts_for
-from dgq.ops.triton.tma import GENERATIONS, convolve_boxes, suits
+from dgq.ops.triton.tma import convolve_boxes, suits
 from dgq.ops.triton.tma_tiles import Shape, tile_for
 from dgq.ops.triton.unpack import expanded
 from dgq.ops.triton.window import Window
@@ -231,7 +231,7 @@ def n_rows(x: Tensor, window: Window) -> int:
 
 def has_copy_engine(x: Tensor) -> bool:
     """Whether the device of a tensor copies whole boxes by itself."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in GENERATIONS
+    return x.is_cuda and gpu.has_copy_engine(x.device)
 
 
 def _tile_of_boxes(x: Tensor, weight: Operand, window: Window, rows: int) -> Tile | None:

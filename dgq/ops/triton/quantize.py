@@ -57,6 +57,15 @@ def quantize(
 
 
 @triton.jit
+def coded(value, divisor, zero, factor, LARGEST: tl.constexpr):
+    """``clamp(round(value / divisor) + zero, 0, LARGEST) * factor``, int32."""
+    quotient = tl.div_rn(value, tl.broadcast_to(divisor, value.shape))
+    quotient = tl.minimum(tl.maximum(quotient, -BEYOND), BEYOND)
+    code = quotient + ROUNDING - ROUNDING + zero
+    return (tl.minimum(tl.maximum(code, 0.0), LARGEST) * factor).to(tl.int32)
+
+
+@triton.jit
 def _quantize(
     x_ptr,
     scale_ptr,
@@ -101,11 +110,7 @@ def _quantize(
         zeros = zero_ptr + step * channels + channel
         zero = tl.load(zeros, mask=known, other=0).to(tl.float32)[None, :]
 
-    quotient = tl.div_rn(value, tl.broadcast_to(divisor, value.shape))
-    quotient = tl.minimum(tl.maximum(quotient, -BEYOND), BEYOND)
-    code = quotient + ROUNDING - ROUNDING + zero
-    code = tl.minimum(tl.maximum(code, 0.0), LARGEST) * factor[None, :]
-    whole = code.to(tl.int32) - OFFSET
+    whole = coded(value, divisor, zero, factor[None, :], LARGEST) - OFFSET
     places = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
     tl.store(
         out_ptr + places,

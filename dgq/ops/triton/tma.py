@@ -20,9 +20,6 @@ from dgq.ops.triton.epilogue import Epilogue, finished
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 from dgq.ops.triton.window import Window
 
-GENERATIONS = (9, 10)
-"""Major capabilities: Hopper and Blackwell for data centres; others have no room for the tiles."""
-
 ALIGNMENT = 16
 """Bytes that the strides of what the engine copies are multiples of."""
 

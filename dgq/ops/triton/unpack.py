@@ -68,6 +68,19 @@ def expanded(
     return full
 
 
+def unpack(
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    channels: int,
+) -> Tensor:
+    """As ``reference.unpack``."""
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    return expanded(weight, channels, 1, None, torch.int8)
+
+
 @triton.jit
 def _expand(
     codes_ptr,

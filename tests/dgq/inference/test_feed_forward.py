@@ -71,6 +71,22 @@ def test_blocks_are_stock_ones_in_floating_point(calibrated_as: Models) -> None:
     assert torch.equal(unet(**model.call)[0], expected)
 
 
+@torch.no_grad()
+def test_hooks_see_every_layer_put_out_floating_point(calibrated_as: Models) -> None:
+    unet: Any = load_quantized_unet(calibrated_as("multiples").folder, "integer", torch.float32)
+    block = blocks_of(unet)[0]
+    x = torch.randn(2, 5, block.net[0].proj.geometry.in_channels)
+    expected = block(x)
+    seen: list[torch.Tensor] = []
+    for layer in (block.net[0], block.net[0].proj, block.net[1], block.net[2]):
+        handle = layer.register_forward_hook(lambda _, x, output: seen.append(output))
+        found = block(x)
+        handle.remove()
+        assert decibels(expected, found) > 40
+    assert len(seen) == 4
+    assert all(output.is_floating_point() for output in seen)
+
+
 @pytest.mark.parametrize("name", ["live", "residual"])
 def test_ranges_of_a_sample_need_what_precedes_them(name: str, calibrated_as: Models) -> None:
     unet = load_quantized_unet(calibrated_as(name).folder, "integer", torch.float32)

@@ -20,9 +20,10 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgq.ops.triton import epilogue, matmul, padding, tma, tma_tiles, unpack
+from dgq.ops.triton import epilogue, gated, matmul, padding, tma, tma_tiles
 
 quantize = import_module("dgq.ops.triton.quantize")
+unpack = import_module("dgq.ops.triton.unpack")
 
 WINDOW = dict(KERNEL_H=3, KERNEL_W=3, STRIDE_H=1, STRIDE_W=1, PAD_H=0, PAD_W=0,
               DILATION_H=1, DILATION_W=1, TILES_AT_ONCE=8, PER_ROW=True)
@@ -96,6 +97,17 @@ for tile in tma_tiles.TILES:
     assert "wgmma.mma_async" in ptx and "s32.s8.s8" in ptx, tile
     assert "cp.async.bulk.tensor.5d" in ptx, tile
     assert "ldmatrix" not in ptx, tile  # both operands are read from shared memory
+tile = gated.TILE
+boxes = dict(x_desc=f"tensordesc<i8[{tile.rows},{tile.inputs}]>",
+             weight_desc=f"tensordesc<i8[{tile.columns},{tile.inputs}]>",
+             out_desc=f"tensordesc<i8[{tile.rows},{tile.columns}]>")
+tables = dict(weight_scale_ptr="*fp32", scale_ptr="*fp32", bias_ptr="*fp32", step_ptr="*i64",
+              next_scale_ptr="*fp32", multiple_ptr="*fp32", zero_ptr="*i16", factor_ptr="*fp32")
+ptx = compiled(gated.gated_product, boxes | tables, 90, tile.warps, tile.stages,
+               LARGEST=255.0, OFFSET=128, BLOCK_M=tile.rows, BLOCK_N=tile.columns,
+               BLOCK_K=tile.inputs, TILES_AT_ONCE=8)
+assert "s32.s8.s8" in ptx and "ldmatrix" not in ptx
+assert "st.local" not in ptx  # no register is spilled
 print("all compile")
 """
 

@@ -1,0 +1,153 @@
+"""A linear layer, its GEGLU and the quantization of what comes out as one kernel.
+
+What lies between is never written: four bytes of each code. For Hopper's copy engine, as in
+``tma``; a tile has the values of some channels and their gates.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dgq.ops import reference
+from dgq.ops.triton.epilogue import Epilogue, finished
+from dgq.ops.triton.quantize import coded
+from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
+from dgq.ops.triton.tma import ALIGNMENT, described
+
+TILE = Tile(128, 64, 64, warps=4, stages=4)
+"""Values as many as gates: together the tile that was fastest at all measured shapes of GEGLUs."""
+
+SIZES = ("n_rows", "out_channels", "channels", "scale_stride", "bias_stride", "next_stride")
+"""Whatever they are, one compiled kernel serves all."""
+
+SQRT_HALF = tl.constexpr(0.5**0.5)
+
+
+def int_linear_gated(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    next_scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    largest: int,
+    offset: int | None = None,
+    tile: Tile = TILE,
+) -> Tensor:
+    """As ``reference.int_linear_gated``, to a code where it is the middle between two."""
+    tables = (next_scale, multiple, zero_point, factor)
+    epilogue = Epilogue(weight_scale, scale, bias, step)
+    own_steps = step.shape[0] > 1 and (epilogue.per_row or next_scale.shape[0] > 1)
+    if own_steps or not _suits(codes, weight, zero_point, offset):
+        arguments = (codes, weight, weight_scale, scale, bias, step, *tables, largest, offset)
+        return reference.int_linear_gated(*arguments)
+    n_codes, channels = weight.shape[0] // 2, weight.shape[1]
+    rows = codes.contiguous().view(-1, channels)
+    output = rows.new_empty((rows.shape[0], n_codes))
+    tiles = triton.cdiv(rows.shape[0], tile.rows) * triton.cdiv(n_codes, tile.columns)
+    gated_product[(tiles,)](
+        described(rows, [tile.rows, tile.inputs]),
+        described(weight.contiguous(), [tile.columns, tile.inputs]),
+        described(output, [tile.rows, tile.columns]),
+        *(*epilogue.tables, *(table.contiguous() for table in tables)),
+        *(rows.shape[0], n_codes, channels, *epilogue.strides, int(next_scale.shape[0] > 1)),
+        LARGEST=float(largest),
+        OFFSET=offset,
+        BLOCK_M=tile.rows,
+        BLOCK_N=tile.columns,
+        BLOCK_K=tile.inputs,
+        TILES_AT_ONCE=TILES_AT_ONCE,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return output.view(*codes.shape[:-1], n_codes)
+
+
+def _suits(codes: Tensor, weight: Tensor, zero_point: Tensor, offset: int | None) -> bool:
+    """Whether the copy engine can load and store the boxes of a product."""
+    aligned = weight.shape[1] % ALIGNMENT == 0 and weight.shape[0] % (2 * ALIGNMENT) == 0
+    typed = codes.dtype == torch.int8 and zero_point.dtype == torch.int16 and offset is not None
+    return aligned and typed and codes.numel() > 0
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gated_product(
+    x_desc,
+    weight_desc,
+    out_desc,
+    weight_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    step_ptr,
+    next_scale_ptr,
+    multiple_ptr,
+    zero_ptr,
+    factor_ptr,
+    n_rows,
+    out_channels,
+    channels,
+    scale_stride,
+    bias_stride,
+    next_stride,
+    LARGEST: tl.constexpr,
+    OFFSET: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TILES_AT_ONCE: tl.constexpr,
+):
+    tiles_m, tiles_n = tl.cdiv(n_rows, BLOCK_M), tl.cdiv(out_channels, BLOCK_N)
+    tile_m, tile_n = place_of_tile(tl.program_id(0), tiles_m, tiles_n, TILES_AT_ONCE)
+    first_row, first_column = tile_m * BLOCK_M, tile_n * BLOCK_N
+    values = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
+    gates = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
+    for channel in range(0, channels, BLOCK_K):
+        # Weights are the left operand, as in product_of_boxes.
+        x = x_desc.load([first_row, channel])
+        of_values = weight_desc.load([first_column, channel])
+        of_gates = weight_desc.load([out_channels + first_column, channel])
+        values = tl.dot(of_values, x.T, values, out_dtype=tl.int32)
+        gates = tl.dot(of_gates, x.T, gates, out_dtype=tl.int32)
+
+    row = tl.zeros((BLOCK_M,), tl.int32)  # of the tables: one sample stands for all
+    column = first_column + tl.arange(0, BLOCK_N)
+    column = tl.minimum(column, out_channels - 1)
+    value = finished(
+        values.T,
+        row,
+        column,
+        1,
+        weight_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        step_ptr,
+        scale_stride,
+        bias_stride,
+        False,
+    )
+    gate = finished(
+        gates.T,
+        row,
+        out_channels + column,
+        1,
+        weight_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        step_ptr,
+        scale_stride,
+        bias_stride,
+        False,
+    )
+    value *= 0.5 * gate * (1 + tl.erf(gate * SQRT_HALF))
+
+    step = tl.load(step_ptr) * next_stride
+    divisor = tl.load(next_scale_ptr + step) * tl.load(multiple_ptr + column)
+    zero = tl.load(zero_ptr + step * out_channels + column).to(tl.float32)
+    factor = tl.load(factor_ptr + column)
+    whole = coded(value, divisor[None, :], zero[None, :], factor[None, :], LARGEST)
+    out_desc.store([first_row, first_column], (whole - OFFSET).to(tl.int8))
