@@ -136,8 +136,12 @@ def int_linear(
     bias: Tensor,
     step: Tensor,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.int_linear``, by oneDNN."""
+    if residual is not None:
+        output = int_linear(codes, weight, weight_scale, scale, bias, step, torch.float32)
+        return reference.with_residual(output, residual, dtype)
     if not weight.is_mkldnn:
         return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
 
@@ -159,8 +163,13 @@ def int_conv2d(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.int_conv2d``, by oneDNN."""
+    if residual is not None:
+        operands = (codes, weight, weight_scale, scale, bias, step)
+        output = int_conv2d(*operands, kernel, stride, dilation, groups, torch.float32)
+        return reference.with_residual(output, residual, dtype)
     if not weight.is_mkldnn:
         return reference.int_conv2d(
             *(codes, weight, weight_scale, scale, bias, step),

@@ -32,7 +32,7 @@ LIBRARY.define("pad(Tensor codes, Tensor of_zero, int[] padding) -> Tensor")
 LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
     "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
-    "Tensor step, ScalarType dtype) -> Tensor"
+    "Tensor step, ScalarType dtype, Tensor? residual=None) -> Tensor"
 )
 LIBRARY.define(
     "int_linear_gated(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
@@ -45,13 +45,14 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "int_conv2d(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
-    "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype)"
-    " -> Tensor"
+    "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype, "
+    "Tensor? residual=None) -> Tensor"
 )
 LIBRARY.define(
     "int_conv2d_packed(Tensor codes, Tensor packed, Tensor zero_point, Tensor? factor, "
     "Tensor? shift, int group_size, Tensor weight_scale, Tensor scale, Tensor bias, Tensor step, "
-    "int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype) -> Tensor"
+    "int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype, "
+    "Tensor? residual=None) -> Tensor"
 )
 LIBRARY.define(
     "conv2d_packed(Tensor x, Tensor packed, Tensor zero_point, Tensor? shift, int group_size, "
@@ -133,6 +134,7 @@ def _int_linear_shape(
     bias: Tensor,
     step: Tensor,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     return codes.new_empty((*codes.shape[:-1], weight_scale.shape[0]), dtype=dtype)
 
@@ -181,6 +183,7 @@ def _int_conv2d_shape(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
     return codes.new_empty((*size, weight_scale.shape[0]), dtype=dtype)
@@ -203,6 +206,7 @@ def _int_conv2d_packed_shape(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
     return codes.new_empty((*size, weight_scale.shape[0]), dtype=dtype)

@@ -118,6 +118,7 @@ def int_linear(
     bias: Tensor,
     step: Tensor,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """The product of codes ``[batch, ..., in]`` with a weight.
 
@@ -129,12 +130,13 @@ def int_linear(
         bias: ``[steps, out]``, including the contribution of the zero points.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``bias`` of each sample.
         dtype: dtype of the output.
+        residual: to be added, of the output's shape.
 
     Returns:
         ``[batch, ..., out]``.
     """
     sums = F.linear(codes.double(), dense(weight).double())
-    return scaled(sums, weight_scale, scale, bias, step).to(dtype)
+    return with_residual(scaled(sums, weight_scale, scale, bias, step), residual, dtype)
 
 
 def int_linear_gated(
@@ -193,6 +195,7 @@ def int_conv2d(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """The convolution of padded codes ``[batch, height, width, in]`` with a weight.
 
@@ -208,6 +211,7 @@ def int_conv2d(
         dilation: dilation of the convolution.
         groups: groups of the convolution.
         dtype: dtype of the output.
+        residual: to be added, of the output's shape.
 
     Returns:
         ``[batch, height, width, out]``.
@@ -216,7 +220,8 @@ def int_conv2d(
     # oneDNN's layout may be that of a linear layer, or have a dimension for the groups.
     kernels = dense(weight).reshape(weight_scale.shape[0], -1, *kernel).double()
     sums = F.conv2d(planes, kernels, None, stride, 0, dilation, groups)
-    return scaled(sums.permute(0, 2, 3, 1), weight_scale, scale, bias, step).to(dtype).contiguous()
+    output = scaled(sums.permute(0, 2, 3, 1), weight_scale, scale, bias, step)
+    return with_residual(output, residual, dtype).contiguous()
 
 
 def int_conv2d_packed(
@@ -235,6 +240,7 @@ def int_conv2d_packed(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """``int_conv2d``, or with a 1x1 kernel ``int_linear``, with a weight of 4-bit codes.
 
@@ -251,9 +257,9 @@ def int_conv2d_packed(
     full = multiplied(weight, codes.shape[-1] // groups, groups)
     tables = (weight_scale, scale, bias, step)
     if codes.ndim != IMAGE:
-        return int_linear(codes, full.flatten(1), *tables, dtype)
+        return int_linear(codes, full.flatten(1), *tables, dtype, residual)
     shape = (kernel, stride, dilation, groups)
-    return int_conv2d(codes, full.unflatten(2, kernel), *tables, *shape, dtype)
+    return int_conv2d(codes, full.unflatten(2, kernel), *tables, *shape, dtype, residual)
 
 
 def conv2d_packed(
@@ -312,6 +318,11 @@ def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step
     rows = [-1, *[1] * (sums.ndim - 2), 1]
     factor = scale[scale_row].view(rows) * weight_scale
     return sums * factor + bias[bias_row].view([*rows[:-1], bias.shape[1]])
+
+
+def with_residual(output: Tensor, residual: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The sum of both, rounded once."""
+    return (output if residual is None else output + residual).to(dtype)
 
 
 def dense(weight: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class QuantizedAttention(TakesProcessors, Attention):
             out = out.transpose(1, 2).reshape(given.shape)
         if self.residual_connection:
             out = out + given
-        rescaled: Tensor = out / self.rescale_output_factor
+        if self.rescale_output_factor != 1:
+            out = out / self.rescale_output_factor
+        rescaled: Tensor = out
         return rescaled
 
     def project(self, name: str, x: Tensor) -> Tensor:

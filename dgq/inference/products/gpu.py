@@ -20,6 +20,7 @@ from dgq.ops import (
     pad,
     quantize,
     reference,
+    residual_fusion,
     unpack,
 )
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
@@ -161,7 +162,10 @@ class GpuProducts(Products):
 
     def obstacle(self) -> str | None:
         """None where the kernels run and are exact."""
-        return gpu.why_not(self.place)
+        reason = gpu.why_not(self.place)
+        if reason is None:
+            residual_fusion.register()
+        return reason
 
     def features(self) -> tuple[str, ...]:
         """Its name, and what it can."""

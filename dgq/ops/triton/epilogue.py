@@ -44,6 +44,7 @@ def finished(
 @triton.jit
 def add_parts(
     parts_ptr,
+    residual_ptr,
     out_ptr,
     weight_scale_ptr,
     scale_ptr,
@@ -81,6 +82,8 @@ def add_parts(
         bias_stride,
         PER_ROW,
     )
+    if residual_ptr is not None:
+        value += tl.load(residual_ptr + places, mask=exists).to(tl.float32)
     tl.store(out_ptr + places, value.to(out_ptr.dtype.element_ty), mask=exists)
 
 
@@ -92,11 +95,18 @@ class Epilogue:
         scale: ``[steps]`` of the activations, or None where they are not quantized.
         bias: ``[steps, out]``.
         step: ``[1]`` or ``[batch]``, or None without a scale.
+        residual: to be added, of the output's shape.
     """
 
     def __init__(
-        self, weight_scale: Tensor, scale: Tensor | None, bias: Tensor, step: Tensor | None
+        self,
+        weight_scale: Tensor,
+        scale: Tensor | None,
+        bias: Tensor,
+        step: Tensor | None,
+        residual: Tensor | None = None,
     ) -> None:
+        self.residual = None if residual is None else residual.contiguous()
         self.tables = (weight_scale, scale, bias, step)
         in_steps = scale is not None and scale.shape[0] > 1
         self.strides = (int(in_steps), bias.shape[1] if bias.shape[0] > 1 else 0)
@@ -107,7 +117,16 @@ class Epilogue:
         n_parts, n_rows, n_columns = parts.shape
         grid = (triton.cdiv(n_rows, ROWS), triton.cdiv(n_columns, COLUMNS))
         add_parts[grid](
-            *(parts, output, *self.tables, n_rows, n_columns, rows_per_sample, *self.strides),
+            *(
+                parts,
+                self.residual,
+                output,
+                *self.tables,
+                n_rows,
+                n_columns,
+                rows_per_sample,
+                *self.strides,
+            ),
             PER_ROW=self.per_row,
             PARTS=n_parts,
             BLOCK_M=ROWS,

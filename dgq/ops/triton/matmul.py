@@ -23,6 +23,7 @@ def product(
     scale_ptr,
     bias_ptr,
     step_ptr,
+    residual_ptr,
     out_ptr,
     n_rows,
     out_channels,  # of one group, as all channels but the last two
@@ -147,6 +148,8 @@ def product(
             bias_stride,
             PER_ROW,
         )
+        if residual_ptr is not None:
+            value += tl.load(residual_ptr + places, mask=exists).to(tl.float32)
         tl.store(out_ptr + places, value.to(out_ptr.dtype.element_ty), mask=exists)
 
 

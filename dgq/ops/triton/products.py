@@ -55,13 +55,15 @@ def int_linear(
     bias: Tensor,
     step: Tensor,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """As ``reference.int_linear``, of signed codes."""
     if codes.dtype != torch.int8:
-        return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
+        tables = (weight_scale, scale, bias, step)
+        return reference.int_linear(codes, weight, *tables, dtype, residual)
     plain = Operand(weight.contiguous())
-    epilogue = Epilogue(weight_scale, scale, bias, step)
+    epilogue = Epilogue(weight_scale, scale, bias, step, residual)
     return as_given(convolve(as_image(codes), plain, epilogue, POINT, dtype, tile), codes)
 
 
@@ -77,14 +79,16 @@ def int_conv2d(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """As ``reference.int_conv2d``, of signed codes and a weight that is channels last."""
     if codes.dtype != torch.int8:
+        operands = (codes, weight, weight_scale, scale, bias, step)
         shape = (kernel, stride, dilation, groups)
-        return reference.int_conv2d(codes, weight, weight_scale, scale, bias, step, *shape, dtype)
+        return reference.int_conv2d(*operands, *shape, dtype, residual)
     plain = Operand(weight.permute(0, 2, 3, 1).contiguous())
-    epilogue = Epilogue(weight_scale, scale, bias, step)
+    epilogue = Epilogue(weight_scale, scale, bias, step, residual)
     window = Window(kernel, stride, [0, 0], dilation, groups)
     return convolve(codes.contiguous(), plain, epilogue, window, dtype, tile)
 
@@ -105,12 +109,13 @@ def int_conv2d_packed(
     dilation: list[int],
     groups: int,
     dtype: torch.dtype,
+    residual: Tensor | None = None,
     tile: Tile | None = None,
     expanded_from: int = EXPANDED_FROM,
 ) -> Tensor:
     """As ``reference.int_conv2d_packed``, of signed codes."""
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
-    epilogue = Epilogue(weight_scale, scale, bias, step)
+    epilogue = Epilogue(weight_scale, scale, bias, step, residual)
     window = Window(kernel, stride, [0, 0], dilation, groups)
     image, operand = as_image(codes), Operand(*weight)
     by_boxes = tile is None and has_copy_engine(image)
@@ -187,7 +192,7 @@ def convolve(
         tiles = triton.cdiv(rows, meta["BLOCK_M"])
         return window.groups * tiles * triton.cdiv(out // window.groups, meta["BLOCK_N"]), parts
 
-    operands = (x, *weight[:4], *epilogue.tables, written)
+    operands = (x, *weight[:4], *epilogue.tables, epilogue.residual, written)
     sizes = (rows, out // window.groups, channels // window.groups, depth, _columns(weight.shift))
     images = (height, width, out_height, out_width, channels, out)
     kernel, options = (product, tile.options()) if tile else (tuned_product, {})

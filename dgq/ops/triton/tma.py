@@ -46,6 +46,7 @@ class Box(NamedTuple):
 def product_of_boxes(
     x_desc,
     weight_desc,
+    residual_desc,
     out_desc,
     weight_scale_ptr,
     scale_ptr,
@@ -117,6 +118,9 @@ def product_of_boxes(
             bias_stride,
             PER_SAMPLE,
         )
+        if residual_desc is not None:
+            residual = residual_desc.load([0, first_sample, top, left, first_column])
+            output += residual.reshape(BLOCK_M, BLOCK_N).to(tl.float32)
     output = output.to(out_desc.dtype).reshape(1, SAMPLES, HEIGHT, WIDTH, BLOCK_N)
     out_desc.store([tl.program_id(1), first_sample, top, left, first_column], output)
 
@@ -165,10 +169,14 @@ def convolve_boxes(
     boxes = [triton.cdiv(n, size) for n, size in zip(output.shape[1:4], box, strict=True)]
     phases = x.view(batch, height // stride, stride, width // stride, stride * channels)
     rows = weight.view(out, -1)
+    residual = None
+    if epilogue.residual is not None and tile.parts == 1:
+        residual = described(epilogue.residual.view(output.shape), [1, *box, tile.columns])
     n_tiles = boxes[0] * boxes[1] * boxes[2] * triton.cdiv(out, tile.columns)
     product_of_boxes[(n_tiles, tile.parts)](
         described(phases, [box.samples, box.height, 1, box.width, tile.inputs]),
         described(rows, [tile.columns, tile.inputs]),
+        residual,
         described(written, [1, *box, tile.columns]),
         *epilogue.tables,
         *(batch, boxes[1], boxes[2], boxes[0], out, channels, *epilogue.strides),

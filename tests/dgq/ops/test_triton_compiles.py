@@ -39,7 +39,7 @@ def compiled(kernel, pointers, capability, warps=4, stages=3, **constants):
     for place, name in enumerate(names):
         if name in pointers:
             signature[name], aligned[(place,)] = pointers[name], [["tt.divisibility", 16]]
-        elif name in constants or name.endswith("_ptr"):
+        elif name in constants or name.endswith(("_ptr", "_desc")):
             signature[name], values[(place,)] = "constexpr", constants.get(name)
         else:
             signature[name] = "i32"
@@ -90,13 +90,17 @@ for tile in tma_tiles.TILES:
         weight_desc=f"tensordesc<i8[{tile.columns},{tile.inputs}]>",
         out_desc=f"tensordesc<{sums}[1,{samples},{height},{width},{tile.columns}]>")
     tables = dict(weight_scale_ptr="*fp32", scale_ptr="*fp32", bias_ptr="*fp32", step_ptr="*i64")
-    ptx = compiled(tma.product_of_boxes, boxes | tables, 90, tile.warps, tile.stages,
-                   KERNEL_H=3, KERNEL_W=3, STRIDE=1, PER_SAMPLE=False, PARTS=tile.parts,
-                   SAMPLES=samples, HEIGHT=height, WIDTH=width, BLOCK_N=tile.columns,
-                   BLOCK_K=tile.inputs, TILES_AT_ONCE=8)
-    assert "wgmma.mma_async" in ptx and "s32.s8.s8" in ptx, tile
-    assert "cp.async.bulk.tensor.5d" in ptx, tile
-    assert "ldmatrix" not in ptx, tile  # both operands are read from shared memory
+    residual = dict(residual_desc=boxes["out_desc"])
+    for adds in ({}, residual) if tile.parts == 1 else ({},):
+        ptx = compiled(tma.product_of_boxes, boxes | tables | adds, 90, tile.warps, tile.stages,
+                       KERNEL_H=3, KERNEL_W=3, STRIDE=1, PER_SAMPLE=False, PARTS=tile.parts,
+                       SAMPLES=samples, HEIGHT=height, WIDTH=width, BLOCK_N=tile.columns,
+                       BLOCK_K=tile.inputs, TILES_AT_ONCE=8)
+        assert "wgmma.mma_async" in ptx and "s32.s8.s8" in ptx, tile
+        assert "cp.async.bulk.tensor.5d" in ptx, tile
+        assert "st.local" not in ptx, tile
+        # Both operands are read from shared memory; a residual is loaded into registers.
+        assert adds or "ldmatrix" not in ptx, tile
 tile = gated.TILE
 boxes = dict(x_desc=f"tensordesc<i8[{tile.rows},{tile.inputs}]>",
              weight_desc=f"tensordesc<i8[{tile.columns},{tile.inputs}]>",

@@ -1,5 +1,6 @@
 """Triton's kernels against whole numbers of 64 bits, and against the references."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -168,7 +169,7 @@ def test_accumulators_of_convolutions_equal_64_bit_sums(window: dict[str, Any], 
     weight = draw.bytes(*of_weight)
     tile = triton.Tile(32, 32, 32, parts)
     given_ = (codes, weight, *units(of_weight[0]), *shape, torch.float32)
-    found = triton.int_conv2d(*here(*given_), tile)
+    found = triton.int_conv2d(*here(*given_), tile=tile)
     assert torch.equal(found.cpu().long(), sums_of(codes, weight, shape))
     assert found.is_contiguous()
 
@@ -188,14 +189,14 @@ def test_accumulators_of_linear_layers_equal_64_bit_sums(
     draw = Draw(seed)
     codes, weight = draw.bytes(batch, tokens, channels), draw.bytes(out, channels)
     given_ = (codes, weight, *units(out), torch.float32)
-    found = triton.int_linear(*here(*given_), triton.Tile(64, 32, 64, parts))
+    found = triton.int_linear(*here(*given_), tile=triton.Tile(64, 32, 64, parts))
     assert torch.equal(found.cpu().long(), codes.long() @ weight.long().t())
 
 
 def test_the_largest_products_do_not_saturate() -> None:
     codes = torch.full((1, 2, 1024), -128, dtype=torch.int8)
     weight = codes[0, 0].expand(16, -1)
-    found = triton.int_linear(*here(codes, weight, *units(16), torch.float32), SMALL)
+    found = triton.int_linear(*here(codes, weight, *units(16), torch.float32), tile=SMALL)
     assert (found == 2**14 * 1024).all()
 
 
@@ -207,8 +208,23 @@ def test_each_sample_is_scaled_at_its_own_step(
     draw, codes, of_weight, shape = case(window)
     tables = draw.epilogue(of_weight[0], codes.shape[0], n_steps, per_row)
     given_ = (codes, draw.bytes(*of_weight), *tables, *shape)
-    found = triton.int_conv2d(*here(*given_), torch.float32, triton.Tile(32, 32, 32, parts))
+    found = triton.int_conv2d(*here(*given_), torch.float32, tile=triton.Tile(32, 32, 32, parts))
     assert_near(found, reference.int_conv2d(*given_, torch.float32), 1e-6)
+
+
+@given(window=windows, parts=st.integers(1, 2), packs=st.booleans())
+@settings(max_examples=8, deadline=None)
+def test_a_residual_is_added_before_rounding(
+    window: dict[str, Any], parts: int, packs: bool
+) -> None:
+    draw, codes, of_weight, shape = case(window)
+    tables, tile = draw.epilogue(of_weight[0], codes.shape[0], 1, False), triton.Tile(32, 32, 32)
+    weight = packed(draw, of_weight, shape[-1], False, 0) if packs else (draw.bytes(*of_weight),)
+    name = "int_conv2d_packed" if packs else "int_conv2d"
+    given_ = (codes, *weight, *tables, *shape, torch.float32)
+    residual = 50 * draw.real(*getattr(reference, name)(*given_).shape)
+    found = getattr(triton, name)(*here(*given_, residual), tile=replace(tile, parts=parts))
+    assert_near(found, getattr(reference, name)(*given_, residual), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -217,7 +233,7 @@ def test_outputs_may_have_16_bits(dtype: torch.dtype) -> None:
     given_ = (draw.bytes(2, 5, 40), draw.bytes(9, 40), *draw.epilogue(9, 2, 3, True))
     tables = (given_[2] / 1000, *given_[3:])  # float16 ends at 65504
     given_ = (*given_[:2], *tables)
-    found = triton.int_linear(*here(*given_), dtype, SMALL)
+    found = triton.int_linear(*here(*given_), dtype, tile=SMALL)
     assert found.dtype == dtype
     # Triton's interpreter cuts bfloat16 off where a GPU rounds.
     assert_near(found.float(), reference.int_linear(*given_, torch.float32), 2**-7)
@@ -227,21 +243,25 @@ def test_inputs_of_two_dimensions_and_empty_ones_keep_their_shape() -> None:
     draw = Draw(1)
     weight, tables = draw.bytes(9, 40), draw.epilogue(9, 3, 2, True)
     codes = draw.bytes(3, 40)
-    found = triton.int_linear(*here(codes, weight, *tables, torch.float32), SMALL)
+    found = triton.int_linear(*here(codes, weight, *tables, torch.float32), tile=SMALL)
     assert_near(found, reference.int_linear(codes, weight, *tables, torch.float32), 1e-6)
     none = draw.bytes(3, 0, 40)
-    assert triton.int_linear(*here(none, weight, *tables, torch.float32), SMALL).shape == (3, 0, 9)
+    assert triton.int_linear(*here(none, weight, *tables, torch.float32), tile=SMALL).shape == (
+        3,
+        0,
+        9,
+    )
 
 
 def test_codes_without_a_sign_are_left_to_the_reference() -> None:
     draw = Draw(2)
     codes, weight = draw.whole(0, 255, 2, 3, 7).to(torch.uint8), draw.bytes(4, 7)
-    found = triton.int_linear(*here(codes, weight, *units(4), torch.float32), SMALL)
+    found = triton.int_linear(*here(codes, weight, *units(4), torch.float32), tile=SMALL)
     assert torch.equal(found.cpu().long(), codes.long() @ weight.long().t())
     images = codes[:, :, None]
     shape = ([1, 1], [1, 1], [1, 1], 1)
     given_ = (images, weight[..., None, None], *units(4), *shape, torch.float32)
-    assert torch.equal(triton.int_conv2d(*here(*given_), SMALL)[:, :, 0], found)
+    assert torch.equal(triton.int_conv2d(*here(*given_), tile=SMALL)[:, :, 0], found)
 
 
 # Packed weights
@@ -278,7 +298,9 @@ def test_packed_weights_are_multiplied_exactly(
     whole = multiplied(weight, of_weight[1], shape[-1]).view(of_weight)
     tile = triton.Tile(32, 32, 32, parts)
     given_ = (codes, *weight, *units(of_weight[0]), *shape, torch.float32)
-    found = triton.int_conv2d_packed(*here(*given_), tile, 0 if expands else 10**9)
+    found = triton.int_conv2d_packed(
+        *here(*given_), tile=tile, expanded_from=0 if expands else 10**9
+    )
     assert torch.equal(found.cpu().long(), sums_of(codes, whole, shape))
     assert torch.equal(found.cpu(), reference.int_conv2d_packed(*given_))
 

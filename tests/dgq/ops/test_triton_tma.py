@@ -43,6 +43,7 @@ def window(kernel: int, stride: int = 1) -> Window:
     stride=st.sampled_from([1, 2]),
     parts=st.sampled_from([1, 2]),
     per_sample=st.booleans(),
+    adds=st.booleans(),
     rows=st.sampled_from([16, 32]),
 )
 @settings(max_examples=25, deadline=None)
@@ -56,6 +57,7 @@ def test_sums_equal_those_of_64_bits(
     stride: int,
     parts: int,
     per_sample: bool,
+    adds: bool,
     rows: int,
 ) -> None:
     grown = (stride * (height - 1) + kernel, stride * (width - 1) + kernel)
@@ -67,11 +69,14 @@ def test_sums_equal_those_of_64_bits(
     scale = torch.arange(1.0, n_steps + 1, device=DEVICE)
     bias = torch.arange(float(n_steps * out), device=DEVICE).view(n_steps, out)
     step = torch.arange(n_steps, device=DEVICE)
-    epilogue = Epilogue(torch.ones(out, device=DEVICE), scale, bias, step)
+    residual = torch.randint(0, 9, (batch, height, width, out)).float() if adds else None
+    of_kernel = None if residual is None else residual.to(DEVICE)
+    epilogue = Epilogue(torch.ones(out, device=DEVICE), scale, bias, step, of_kernel)
     found = convolve_boxes(codes, weight, epilogue, window(kernel, stride), torch.float32, tile)
     planes, kernels = codes.permute(0, 3, 1, 2).cpu().double(), weight.permute(0, 3, 1, 2)
     sums = F.conv2d(planes, kernels.cpu().double(), stride=stride).permute(0, 2, 3, 1)
     expected = sums * scale.cpu()[:, None, None, None] + bias.cpu()[:, None, None]
+    expected = expected + (0 if residual is None else residual)
     assert torch.equal(found.cpu(), expected.float())
 
 
