@@ -12,11 +12,13 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from benchmarks.gpu.attention import measure_attention
 from benchmarks.gpu.exactness import check
+from benchmarks.gpu.gates import check_gates
 from benchmarks.gpu.layers import measure_layers
 from benchmarks.gpu.shapes import measure_shapes
 from benchmarks.gpu.smoke import LEAST_DB, check_smallest
-from benchmarks.gpu.steps import BENCHMARKS, SECONDS, TURNS, Plan, Step, python
+from benchmarks.gpu.steps import BENCHMARKS, GATES, SECONDS, TURNS, Plan, Step, python
 from benchmarks.inference.turns import Turns
 from dgq.command_line.console import print_error
 from dgq.errors import DGQError
@@ -169,8 +171,14 @@ def child(arguments: argparse.Namespace) -> None:
         for figures in measure_shapes(device, turns, rehearse):
             write_json(arguments.out / "shapes.json", figures)
         return
+    if kind == "attention":
+        for figures in measure_attention(device, turns, rehearse):
+            write_json(arguments.out / "attention.json", figures)
+        return
     if kind == "exact":
-        figures = check(name, device, 32 if rehearse else 320)
+        channels = 32 if rehearse else 320
+        gates = name == GATES
+        figures = check_gates(device, channels) if gates else check(name, device, channels)
         write_json(arguments.out / f"exact-{name}.json", figures)
         if not figures["exact"]:
             raise SystemExit(1)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.gpu.gates import is_of_gates, seconds_of_gates
 from benchmarks.inference.layer_gaps import fp8_seconds
 from benchmarks.inference.peaks import seconds_of
 from benchmarks.inference.turns import Turns
@@ -41,7 +42,7 @@ CANDIDATES = (
 )
 """Beside those that are used."""
 
-SMALL = (Shape(9, 128, 32, 32), Shape(1, 50, 32, 64))
+SMALL = (Shape(9, 128, 32, 32), Shape(1, 50, 32, 64), Shape(1, 50, 256, 32))
 """To rehearse with."""
 
 
@@ -99,6 +100,7 @@ def measure(
     best = min(seconds, key=lambda tile: seconds[tile])
     return {
         **shape._asdict(),
+        "gated": seconds_of_gates(shape, device) if is_of_gates(shape) else {},
         "tile": best,
         "seconds": seconds[best],
         "bf16_seconds": stock_seconds(codes, weight, window, device),

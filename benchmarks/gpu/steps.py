@@ -17,6 +17,9 @@ SMOKE_SECONDS = 180
 ROWS_AT_ONCE = 5
 """Processes of an inference benchmark."""
 
+GATES = "gated"
+"""What is checked beside the cases of products."""
+
 TURNS = "turns"
 """Folder of the processes that measure one at a time."""
 
@@ -107,9 +110,12 @@ class Plan:
             "calibration": Step(SECONDS, [self.calibration()]),
             "torchao": Step(SECONDS, [self.inference("torchao", "torchao", "16 2")]),
             "sdxl": Step(SECONDS, [self.inference("sdxl", "bf16 integer", "2", "sdxl")]),
+            "attention": Step(SECONDS, [self.child("attention")]),
             "layers": Step(SECONDS, [self.child("layers")]),
             "shapes": Step(SECONDS, [self.child("shapes")], self.rehearse),
-            "exact": Step(SECONDS, [self.child(f"exact:{n}") for n in CASES], self.rehearse),
+            "exact": Step(
+                SECONDS, [self.child(f"exact:{n}") for n in (*CASES, GATES)], self.rehearse
+            ),
             "weight-only": Step(SECONDS, [self.inference("weight-only", "weight-only", "2")]),
             "sdxl-compiled": Step(
                 SECONDS,

@@ -12,6 +12,7 @@ REST = "norms and the rest"
 KINDS: Mapping[str, str] = {
     "attention": r"sdpa|flash|fmha|attention",
     "unpacking of weights": r"^_expand",
+    "padding of codes": r"^_pad",
     "sums of parts": r"^add_parts",
     "quantization alone": r"^_quantize",
     "products": r"product|nvjet|gemm|fprop|cutlass|triton_mm|convolution2d|xmma",
