@@ -173,6 +173,7 @@ class CalibrationCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
         learning = self.model.recipe.learning.total_iterations > 0
+        self.datamodule.check_processes(self.trainer.world_size)  # before any is started
         trainer = identity_of_trainer(self.trainer, learning)
         self.model.trainer_identity = trainer
         if self.saved is not None:
@@ -194,10 +195,15 @@ class CalibrationCLI(LightningCLI):
         if self.is_trial and is_first_process():
             print_line(f"tried {self.trainer.global_step} steps: nothing was kept")
 
+    @property
+    def how_to_resume(self) -> str:
+        """What is left after a stop; a trial leaves nothing."""
+        return "nothing was kept" if self.is_trial else HOW_TO_RESUME
+
     def end_others(self, error: BaseException) -> None:
         """End the other processes; raise what ended one of them in place of what followed."""
         if isinstance(error, Stopped) and is_first_process():
-            print_stop(f"{error.reason}: {HOW_TO_RESUME}")
+            print_stop(f"{error.reason}: {self.how_to_resume}")
             error.said = True
         ended = end_processes(self.trainer)
         if ended and not isinstance(error, Stopped | DGQError):

@@ -53,6 +53,12 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     ),
     "no text": (["--run", os.fsdecode(b"run\xff")], "not encoded in UTF-8"),
     "empty checkpoint": (["--ckpt_path", ""], "--ckpt_path '' does not exist"),
+    "idle folder": (["--model.waiting.folder", "elsewhere"], "goes with waiting.place disk"),
+    "processes": (["--trainer.devices", "99999"], "99999 processes cannot share 1 micro-batches"),
+    "uneven processes": (
+        ["--trainer.devices", "3", "--data.micro_batch_size", "1"],
+        "multiple of the 3 processes",
+    ),
     "strategy": (
         ["--trainer.devices", "2", "--trainer.strategy", "fsdp"],
         "--trainer.strategy fsdp",
