@@ -108,6 +108,8 @@ def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
         ("--num-images 0", "--num-images must be a whole number of at least 1, got 0"),
         ("--batch-size -1", "--batch-size"),
         ("--devices 0", "--devices"),
+        ("--measured-size 1000000000", "--measured-size must be at most 4096"),
+        ("--clip=", "--clip is empty"),
         ("--latency-calls 0", "--latency-calls"),
         ("--num-inference-steps 0", "--num-inference-steps"),
         ("--sqnr-prompts 0", "--sqnr-prompts"),
