@@ -20,6 +20,7 @@ from rich.console import Console
 
 from dgq.command_line.console import check_arguments
 from dgq.command_line.ending import exit_code
+from dgq.command_line.options_file import check_options_file
 from dgq.errors import DGQError
 from evaluation.metrics.registry import choices
 from evaluation.protocol import Protocol
@@ -128,6 +129,7 @@ def find_protocol(name: str) -> Path:
     """The file of a preset: a path as it is, else a name in ``configs/protocols``."""
     for candidate in (Path(name), PROTOCOLS / name, PROTOCOLS / f"{name}.yaml"):
         if candidate.is_file():
+            check_options_file(candidate)
             return candidate
     raise DGQError(
         f"no protocol {name}: it is not a file, and configs/protocols has {', '.join(_presets())}"

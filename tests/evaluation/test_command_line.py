@@ -168,6 +168,17 @@ def test_a_preset_that_is_wrong_is_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [b"caf\xe9", b"- fid", b"", b"num_images: [1"])
+def test_a_protocol_without_options_is_named(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_bytes(content)
+    assert main(["--protocol", str(tmp_path / "own.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "own.yaml" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [(DGQError("no such thing"), 2, "no such thing"), (KeyboardInterrupt(), 130, "resumes")],
