@@ -2,7 +2,10 @@
 
 import sys
 
-from evaluation.one_prompt.command_line import main
+from starting import end_quietly
 
 if __name__ == "__main__":
+    end_quietly()
+    from evaluation.one_prompt.command_line import main
+
     sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,11 @@
 
 import sys
 
-from data.calibration import CalibrationData
-from lit.cli import main
+from starting import end_quietly
 
 if __name__ == "__main__":
+    end_quietly()
+    from data.calibration import CalibrationData
+    from lit.cli import main
+
     sys.exit(main(sys.argv[1:], CalibrationData))

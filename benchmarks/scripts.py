@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dgq.command_line.console import print_error, quieten_libraries
-from dgq.errors import DGQError
+from dgq.command_line import ending
 from dgq.storage.checkpoint import has_model
 
 ROOT = Path(__file__).parents[1]
@@ -21,15 +20,10 @@ def call(script: str, *arguments: str) -> None:
 
 def exit_code(work: Callable[[], None]) -> int:
     """That of a command: 0, 2 after one line about bad input, or that of a script that failed."""
-    quieten_libraries()
     try:
-        work()
-    except DGQError as error:
-        print_error(error)
-        return 2
+        return ending.exit_code(work)
     except subprocess.CalledProcessError as error:  # the script has said why
         return error.returncode
-    return 0
 
 
 def calibrate(run: Path, *arguments: str) -> None:

@@ -104,8 +104,6 @@ class CalibrationData(LightningDataModule):
         ):
             check_positive(name, value)
         check_seed("data.seed", seed)
-        if not math.isfinite(generation.guidance_scale):
-            raise SettingsError(f"guidance_scale must be finite, got {generation.guidance_scale}")
         n_calls = count_calls(resolve(pipeline), generation.num_inference_steps)
         if n_samples is not None and not n_calls <= n_samples <= n_prompts * n_calls:
             raise SettingsError(
@@ -160,6 +158,20 @@ class CalibrationData(LightningDataModule):
             "seed": self.seed,
         }
 
+    def check_processes(self, n: int) -> None:
+        """Raise DGQError unless so many processes can share the samples."""
+        n_micro_batches = math.ceil(self.n_pairs / self.micro_batch_size)
+        if n > n_micro_batches:
+            raise DGQError(
+                f"{n} processes cannot share {n_micro_batches} micro-batches: lower "
+                "trainer.devices or data.micro_batch_size, or raise data.n_samples"
+            )
+        if self.batch_size % n:
+            raise DGQError(
+                f"data.batch_size must be a multiple of the {n} processes that share it, got "
+                f"{self.batch_size}"
+            )
+
     def prepare_data(self) -> None:
         """Record the calls, unless a file of the same ones is there."""
         if self.recording.is_file():
@@ -197,15 +209,11 @@ class CalibrationData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the calls and arrange the chosen pairs in micro-batches."""
+        self.check_processes(self.n_processes)
         self._calls = UNetCalls.load(self.recording)
         pairs = self.calls.sample_pairs(self.n_samples, self.seed, self.n_prompts)
         self.micro_batches = self.own_share(pairs)
         self.measured = [self.calls.batch(pairs[:N_MEASURED])]
-        if not self.micro_batches:
-            raise DGQError(
-                "there are fewer micro-batches than processes: lower data.micro_batch_size, or "
-                "raise data.n_samples"
-            )
         held_out = self.calls.held_out_pairs(self.n_held_out, N_HELD_OUT_PROMPTS)
         self.held_out = self.own_share(held_out, math.ceil(len(held_out) / self.n_processes))
 
@@ -238,11 +246,6 @@ class CalibrationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches of row indices over all micro-batches, without end."""
-        if self.batch_size % self.n_processes:
-            raise DGQError(
-                f"data.batch_size must be a multiple of the {self.n_processes} processes that "
-                f"share it, got {self.batch_size}"
-            )
         n_rows = sum(batch["sample"].shape[0] for batch in self.micro_batches)
         rows = RowBatches(self, n_rows, self.batch_size // self.n_processes)
         return DataLoader(rows, batch_size=None)

@@ -13,14 +13,14 @@ from typing import Any
 
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
-    ArgumentError,
     ArgumentParser,
     Namespace,
 )
 from rich.console import Console
 
-from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
-from dgq.command_line.stopping import Stopped, stopping_on_signals
+from dgq.command_line.console import check_arguments
+from dgq.command_line.ending import exit_code
+from dgq.command_line.options_file import check_options_file
 from dgq.errors import DGQError
 from evaluation.metrics.registry import choices
 from evaluation.protocol import Protocol
@@ -45,29 +45,13 @@ SEEDS_HELP = "of the noise, one set of images for each; the first also draws cap
 
 def main(argv: Sequence[str]) -> int:
     """Run an evaluation; returns the exit code: 0, or 2 after one line about bad input."""
-    quieten_libraries()
-    try:
-        with stopping_on_signals():
-            check_arguments(argv)
-            settings = parse_settings(argv)
-            console = Console(emoji=False)
-            evaluate(settings, console, f"python evaluate.py {shlex.join(argv)}")
-    except (DGQError, ArgumentError) as error:
-        print_error(error)
-        return 2
-    except OSError as error:
-        print_error(DGQError(f"{error}: correct that and repeat the command: it resumes"))
-        return 2
-    except RecursionError:
-        print_error(DGQError("a protocol is nested too deeply: mend the file"))
-        return 2
-    except Stopped as stop:
-        print_stop(f"{stop.reason}: {HOW_TO_RESUME}")
-        return stop.status
-    except KeyboardInterrupt:
-        print_stop(f"interrupted: {HOW_TO_RESUME}")
-        return 130
-    return 0
+
+    def work() -> None:
+        check_arguments(argv)
+        settings = parse_settings(argv)
+        evaluate(settings, Console(emoji=False), f"python evaluate.py {shlex.join(argv)}")
+
+    return exit_code(work, HOW_TO_RESUME, "correct that and repeat the command: it resumes")
 
 
 def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
@@ -145,6 +129,7 @@ def find_protocol(name: str) -> Path:
     """The file of a preset: a path as it is, else a name in ``configs/protocols``."""
     for candidate in (Path(name), PROTOCOLS / name, PROTOCOLS / f"{name}.yaml"):
         if candidate.is_file():
+            check_options_file(candidate)
             return candidate
     raise DGQError(
         f"no protocol {name}: it is not a file, and configs/protocols has {', '.join(_presets())}"

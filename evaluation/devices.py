@@ -13,7 +13,7 @@ def find_devices(name: str | None, n: int) -> list[str]:
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device=name).cpu()  # refused by meta, which holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise DGQError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
     if n == 1 or torch.device(name).type == "cpu":

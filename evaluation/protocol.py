@@ -10,6 +10,9 @@ from dgq.inference.execution import MODES, Mode
 from dgq.settings import check_choice, check_positive
 
 DEFAULT_NUM_IMAGES = 256
+LARGEST_MEASURED = 4096
+"""Pixels on a side that images are resized to; more fills the memory, and no network sees it."""
+
 SEEDS = 2**32
 """Seeds are smaller, as in a calibration."""
 
@@ -88,6 +91,8 @@ class Protocol:
         check_choice("--features", self.features, get_args(FeatureSource))
         if self.inception is not None and self.features != "inception":
             raise SettingsError("--inception gives weights: it goes with --features inception")
+        if self.clip is not None and not self.clip.strip():
+            raise SettingsError("--clip is empty: name a model, or leave it out")
         guidance = self.guidance_scale
         if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
             raise SettingsError(f"--guidance-scale must be at least 0 and finite, got {guidance}")
@@ -105,6 +110,10 @@ class Protocol:
         quality = self.jpeg_quality
         if quality is not None and not 1 <= quality <= 95:
             raise SettingsError(f"--jpeg-quality must be 1 to 95, got {quality}")
+        if self.measured_size is not None and self.measured_size > LARGEST_MEASURED:
+            raise SettingsError(
+                f"--measured-size must be at most {LARGEST_MEASURED}, got {self.measured_size}"
+            )
 
 
 def flag(name: str) -> str:

@@ -30,13 +30,14 @@ from lit.configs import resolve_configs
 from lit.dry_run import print_plan
 from lit.identity import check_identity
 from lit.limits import Limits, parse_time
+from lit.parser_errors import explained
 from lit.quiet import quieten_lightning
 from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
 from lit.samples import Samples
 from lit.sealed_checkpoint import SealedCheckpointIO, read_checkpoint
 from lit.stopping import end_processes, is_first_process
 from lit.strategy import AveragingStrategy
-from lit.trainer_options import LINKED, check_trainer_options, identity_of_trainer
+from lit.trainer_options import check_trainer_options, identity_of_trainer
 
 FIT_PARSER = {
     "description": "Calibrate a quantized UNet, target by target.",
@@ -173,6 +174,7 @@ class CalibrationCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
         learning = self.model.recipe.learning.total_iterations > 0
+        self.datamodule.check_processes(self.trainer.world_size)  # before any is started
         trainer = identity_of_trainer(self.trainer, learning)
         self.model.trainer_identity = trainer
         if self.saved is not None:
@@ -194,10 +196,15 @@ class CalibrationCLI(LightningCLI):
         if self.is_trial and is_first_process():
             print_line(f"tried {self.trainer.global_step} steps: nothing was kept")
 
+    @property
+    def how_to_resume(self) -> str:
+        """What is left after a stop; a trial leaves nothing."""
+        return "nothing was kept" if self.is_trial else HOW_TO_RESUME
+
     def end_others(self, error: BaseException) -> None:
         """End the other processes; raise what ended one of them in place of what followed."""
         if isinstance(error, Stopped) and is_first_process():
-            print_stop(f"{error.reason}: {HOW_TO_RESUME}")
+            print_stop(f"{error.reason}: {self.how_to_resume}")
             error.said = True
         ended = end_processes(self.trainer)
         if ended and not isinstance(error, Stopped | DGQError):
@@ -269,13 +276,3 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
         print_error(DGQError("a configuration is nested too deeply: mend the file"))
         return 2
     return 0
-
-
-def explained(error: Exception) -> Exception:
-    """An error that is about what the user wrote."""
-    derived = "--> trainer." in str(error)
-    if isinstance(error, ArgumentError) and derived:
-        name = str(error).partition("--> trainer.")[2].partition(":")[0]
-        reason = LINKED if name == "max_epochs" else "it is derived from model.recipe.learning"
-        return DGQError(f"--trainer.{name} is not supported: {reason}")
-    return error

@@ -6,11 +6,13 @@ A short name joins a recipe and bits: ``dgq_w4a6`` is ``recipes/dgq.yaml`` with 
 from collections.abc import Sequence
 from pathlib import Path
 
+from dgq.command_line.options_file import check_options_file
 from dgq.errors import DGQError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES, BITS, MODELS = (CONFIGS / folder for folder in ("recipes", "bits", "models"))
 CONFIG_OPTIONS = ("--config", "-c")
+SECTIONS = ("model", "data", "trainer")
 
 
 def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
@@ -20,7 +22,7 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
         The arguments with paths in place of names, and the run's name.
 
     Raises:
-        DGQError: for a config that is neither a file nor in ``configs/``.
+        DGQError: for a config that is neither a file nor in ``configs/``, or holds no options.
     """
     resolved: list[str] = []
     found: list[Path] = []
@@ -32,6 +34,8 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
             resolved.append(argument)
             continue
         files = find_configs(name if separator else rest.pop(0))
+        for file in files:
+            check_options_file(file, SECTIONS)
         found += files
         resolved += [f"{option}={file}" for file in files]
     return resolved, run_name(found)

@@ -55,13 +55,18 @@ def parse_time(value: Any) -> timedelta | None:
         DGQError: if it is none.
     """
     try:
-        if value is None or isinstance(value, timedelta):
-            return value
-        if isinstance(value, str):
-            days, hours, minutes, seconds = map(int, CLOCK.findall(value)[0])
-            return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        return timedelta(**dict(value))
-    except (TypeError, ValueError, IndexError, OverflowError) as error:
-        raise DGQError(
-            f"--trainer.max_time {value} is no duration: expected DD:HH:MM:SS"
-        ) from error
+        duration = _read_time(value)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        duration = None
+    if value is not None and (duration is None or duration < timedelta()):
+        raise DGQError(f"--trainer.max_time {value} is no duration: expected DD:HH:MM:SS")
+    return duration
+
+
+def _read_time(value: Any) -> timedelta | None:
+    if value is None or isinstance(value, timedelta):
+        return value
+    if isinstance(value, str):
+        days, hours, minutes, seconds = map(int, CLOCK.findall(value)[0])
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return timedelta(**dict(value))

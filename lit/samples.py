@@ -41,6 +41,9 @@ class Samples(Protocol):
     def measured(self) -> Sequence[Call]:
         """The same of some samples, alike in all processes, for recipes that measure first."""
 
+    def check_processes(self, n: int) -> None:
+        """Raise DGQError unless so many processes can share the samples."""
+
     @property
     def identity(self) -> dict[str, Any]:
         """What determines the samples and their order, to compare a resumed run with."""

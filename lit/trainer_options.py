@@ -56,6 +56,12 @@ def check_max_steps(value: int) -> None:
         raise DGQError(f"--trainer.max_steps {value} is no number of steps: expected -1 or more")
 
 
+def check_log_steps(value: int | None) -> None:
+    """Raise DGQError unless it is a number of steps; 0 logs nothing."""
+    if value is not None and value < 0:
+        raise DGQError(f"--trainer.log_every_n_steps {value}: expected 0 or more")
+
+
 def check_callbacks(value: Any) -> None:
     """Raise DGQError for callbacks that might change what is learned."""
     callbacks = value if isinstance(value, list) else [value] if value else []
@@ -98,7 +104,7 @@ OPTIONS: dict[str, Refused | Checked | None] = {
     "val_check_interval": Refused((None,), NO_VALIDATION),
     "check_val_every_n_epoch": Refused((1,), NO_VALIDATION),
     "num_sanity_val_steps": Refused((None, 0), NO_VALIDATION),
-    "log_every_n_steps": SUPPORTED,
+    "log_every_n_steps": Checked(check_log_steps),
     "enable_checkpointing": Refused(
         (None, True), "without last.ckpt a run that is cut short would be lost"
     ),

@@ -19,6 +19,8 @@ from benchmarks.ablation.stages import FAMILIES, MODELS, SEEDS, Choice, cells_of
 from benchmarks.ablation.store import Store
 from benchmarks.scripts import ROOT, exit_code
 from dgq.command_line.console import print_line
+from dgq.errors import SettingsError
+from dgq.settings.checks import check_not_negative, check_positive, check_whole
 from dgq.storage.files import write_json, written_beside
 
 STAGES = ("main", "components", "scores", "samples")
@@ -93,8 +95,25 @@ def choice_of(arguments: argparse.Namespace) -> Choice:
     )
 
 
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Raise SettingsError for a number outside its domain."""
+    check_positive("--prompts", arguments.prompts)
+    check_whole("--published-iterations", arguments.published_iterations)
+    check_whole("--num-images", arguments.num_images)
+    check_not_negative("--minutes", arguments.minutes or 0.0)
+    for seed in arguments.seeds:
+        check_whole("--seeds", seed)
+    if len(set(arguments.seeds)) < len(arguments.seeds):
+        raise SettingsError("--seeds names one twice")
+
+
 def run(arguments: argparse.Namespace, how: str) -> None:
-    """Everything that is missing, cell by cell; tables after each."""
+    """Everything that is missing, cell by cell; tables after each.
+
+    Raises:
+        DGQError: for a number outside its domain, before anything is begun.
+    """
+    check_numbers(arguments)
     cells = cells_of(choice_of(arguments))
     outputs = arguments.outputs
     n_prompts = QUICK_PROMPTS if arguments.quick else arguments.prompts

@@ -20,9 +20,11 @@ from benchmarks.gpu.shapes import measure_shapes
 from benchmarks.gpu.smoke import LEAST_DB, check_smallest
 from benchmarks.gpu.steps import BENCHMARKS, GATES, SECONDS, TURNS, Plan, Step, python
 from benchmarks.inference.turns import Turns
-from dgq.command_line.console import print_error
+from dgq.command_line.ending import exit_code
 from dgq.errors import DGQError
-from dgq.storage.files import write_json
+from dgq.settings import check_positive
+from dgq.storage.checkpoint import find_model
+from dgq.storage.files import check_writable, write_json
 
 STEPS_AT_ONCE = 5
 SUMMARY = "steps.json"
@@ -33,10 +35,24 @@ LEAST_SECONDS = 20
 def main(argv: Sequence[str]) -> int:
     """Run the steps; the exit code, 2 after one line about bad input, 1 if a step has failed."""
     arguments = parse(argv)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.child:
         child(arguments)
         return 0
+    return exit_code(lambda: measure(arguments), f"{SUMMARY} has the steps that were finished")
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Run the steps; 1 if one has failed.
+
+    Raises:
+        DGQError: for bad input, before anything is begun.
+    """
+    check_positive("--jobs", arguments.jobs)
+    check_positive("--seconds", arguments.seconds)
+    if arguments.ckpt:
+        find_model(Path(arguments.ckpt))
+    check_writable(arguments.out, "the folder for the figures,")
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dgq-gpu-") as folder:
         scratch = arguments.scratch or Path(folder)
         plan = Plan(arguments.out.resolve(), scratch, arguments.rehearse, arguments.ckpt)
@@ -44,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
         names = arguments.steps or list(steps)
         unknown = [name for name in names if name not in steps]
         if unknown:
-            print_error(DGQError(f"--steps: no step {unknown[0]}, expected {', '.join(steps)}"))
-            return 2
+            raise DGQError(f"--steps: no step {unknown[0]}, expected {', '.join(steps)}")
         chosen = {name: steps[name] for name in names}
         return run(plan, chosen, arguments.seconds, arguments.jobs)
 

@@ -2,8 +2,6 @@
 
 import argparse
 import shlex
-import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,8 @@ from benchmarks.inference.request import Options
 from benchmarks.inference.rows import GPU_ROWS, INSTALL, ROWS, USUAL_ROWS, available, entrants
 from benchmarks.inference.run import Run
 from benchmarks.inference.subjects import Subject
-from dgq.command_line.console import print_error, quieten_libraries
+from dgq.command_line.console import quieten_libraries
+from dgq.command_line.ending import exit_code
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import check_positive
 
@@ -30,24 +29,23 @@ POSITIVE = ("repeats", "calls", "jobs", "threads", "captions", "calibration_call
 
 def main(argv: Sequence[str]) -> int:
     """Measure and write; the exit code, 2 after one line about bad input, 1 if a row has failed."""
-    quieten_libraries()
     if argv[:1] == [CHILD]:
+        quieten_libraries()
         warnings.filterwarnings("ignore")
         answer(*map(Path, argv[1:]))
         return 0
     arguments = parse(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the child too
-    try:
+
+    def work() -> int:
         run = plan(arguments, f"{COMMAND} {shlex.join(argv)}".strip())
         cache = Path(arguments.cache)
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as work:
-            run.run(Path(work))
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            run.run(Path(folder))
         run.report(Console())
-    except (DGQError, OSError) as error:
-        print_error(error)
-        return 2
-    return 1 if run.failures else 0
+        return 1 if run.failures else 0
+
+    return exit_code(work, "rows that were finished are in the file of --json, if there is one")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,6 +1,5 @@
 """``dgq.calibrate``: from a pipeline and prompts, or a UNet and its calls, to a quantized UNet."""
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,6 @@ from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Call, Runtime, to_device
 from dgq.calibration.samples import Amount, Samples, Sampling
-from dgq.errors import SettingsError
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import GenerationSettings, Manifest
@@ -89,8 +87,6 @@ def calibrate(
     chosen = find_recipe(recipe)
     sampling = Sampling(n_samples, n_held_out, batch_size, micro_batch_size, seed)
     generation = GenerationSettings(num_inference_steps, float(guidance_scale), height, width)
-    if not math.isfinite(guidance_scale):
-        raise SettingsError(f"guidance_scale must be finite, got {guidance_scale}")
     unet = unet_of(model)
     prompts = prompts_in(model, samples)
     if prompts is not None:

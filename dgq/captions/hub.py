@@ -58,6 +58,11 @@ def _load(name: str) -> Any:
         datasets.disable_progress_bars()
         return datasets.load_dataset(name)
     except Exception as error:  # no network, no such dataset, no permission, another format
+        if Path(name).is_dir():
+            raise DGQError(
+                f"the folder {name} holds no dataset that can be read ({type(error).__name__}): "
+                "expected metadata.csv, metadata.jsonl, or what `datasets` loads"
+            ) from error
         raise DGQError(
             f"{name} is neither a file or folder here, nor can it be had as a dataset "
             f"({type(error).__name__}): give a file of captions, or `hf download --repo-type "

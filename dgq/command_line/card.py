@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         DGQError: if the model is damaged, an id is none, or a card is there already.
     """
+    if arguments.overwrite and not arguments.write:
+        raise DGQError("--overwrite replaces a card that is written: give --write too")
     folder = find_model(arguments.path).folder
     is_pipeline = (arguments.path / INDEX).is_file()
     file = (arguments.path if is_pipeline else folder) / CARD_FILE

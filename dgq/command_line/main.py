@@ -1,15 +1,11 @@
 """Choose a subcommand, run it, and say what is wrong in one line."""
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from dgq.command_line import card, export, inspect
-from dgq.command_line.console import print_error, quieten_libraries
-from dgq.errors import DGQError
+from dgq.command_line.ending import exit_code
 
 
 class Subcommand(Protocol):
@@ -49,16 +45,4 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """The exit code: 0, or 2 after one line about bad input."""
     arguments = parser().parse_args(argv)
-    quieten_libraries()
-    signal.signal(signal.SIGTERM, _end)
-    try:
-        arguments.run(arguments)
-    except (DGQError, OSError) as error:
-        print_error(error)
-        return 2
-    return 0
-
-
-def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Let what is half written be removed."""
-    sys.exit(143)
+    return exit_code(lambda: arguments.run(arguments), "nothing was written")

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_lo
 from torch import nn
 
 from dgq.errors import DGQError
+from dgq.hub.names import hub_id
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, read_index
 from dgq.pipelines.single_files import check_single_file, converted_folder, is_single_file
@@ -146,23 +147,34 @@ def resolve(source: str) -> Path:
         DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
     folder = EMBEDDED.get(source, Path(source))
-    if not EMBEDDED and "/" not in source and not exists(folder):
-        raise DGQError(
-            f"{source} is not a folder; embedded models come with DGQ's repository, not with the "
-            "installed package: run in a clone of it, or name another pipeline"
-        )
     if is_single_file(folder):
         check_single_file(folder)
         folder = converted_folder(folder, configuration_of)
     elif not exists(folder):
+        check_id(source)
         folder = download(source)
     if not (folder / INDEX).is_file():
         raise DGQError(
-            f"{source} is not a pipeline: expected a folder with {INDEX}, as "
+            f"{source or 'an empty name'} is not a pipeline: expected a folder with {INDEX}, as "
             "`DiffusionPipeline.save_pretrained` writes it"
         )
     check_folder(folder)
     return folder
+
+
+def check_id(source: str) -> None:
+    """Raise DGQError for what is neither here nor named like a model of the hub, ``owner/name``."""
+    if "/" not in source and not EMBEDDED:
+        raise DGQError(
+            f"{source} is not a folder; embedded models come with DGQ's repository, not with the "
+            "installed package: run in a clone of it, or name another pipeline"
+        )
+    if hub_id(source) is None:
+        raise DGQError(
+            f"{source} is neither a local folder nor a model's name: expected an embedded model "
+            f"({', '.join(EMBEDDED)}), a folder, a .safetensors file, or an id on the hub, "
+            "owner/name"
+        )
 
 
 def canonical(source: str) -> str:

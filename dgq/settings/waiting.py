@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from dgq.errors import SettingsError
 from dgq.settings.checks import check_choice
 
 Place = Literal["device", "host", "disk"]
@@ -31,3 +32,7 @@ class WaitingSettings:
     def __post_init__(self) -> None:
         check_choice("waiting.place", self.place, get_args(Place))
         check_choice("waiting.dtype", self.dtype, get_args(WaitingType))
+        if self.folder is not None and self.place != "disk":
+            raise SettingsError(
+                f"waiting.folder goes with waiting.place disk, not {self.place}: change one"
+            )

@@ -38,6 +38,8 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         check_positive("num_inference_steps", self.num_inference_steps)
+        if not math.isfinite(self.guidance_scale):
+            raise SettingsError(f"guidance_scale must be finite, got {self.guidance_scale}")
         if (self.height is None) != (self.width is None):
             raise SettingsError("height and width go together: pipelines ignore one alone")
         for name, value in (("height", self.height), ("width", self.width)):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.embedded import benchmark_of_pipeline
-from dgq.command_line.console import print_error, print_line, quieten_libraries
-from dgq.errors import DGQError
+from dgq.command_line.console import print_line
+from dgq.command_line.ending import exit_code
 from dgq.storage.checkpoint import read_manifest
 from evaluation.explanation.explain import FOLDER, SEED, Request, explain
 
@@ -22,26 +22,24 @@ PROMPTS = (
 def main(argv: Sequence[str]) -> int:
     """The exit code: 0, or 2 after one line about bad input."""
     arguments = parse(argv)
-    quieten_libraries()
-    try:
-        prompts = arguments.prompts or default_prompts(arguments.run)
-        request = Request(
-            arguments.run,
-            prompts,
-            arguments.layers,
-            arguments.n_layers,
-            arguments.attention,
-            arguments.steps,
-        )
-        explain(request)
-    except DGQError as error:
-        print_error(error)
-        return 2
+    return exit_code(lambda: run(arguments), "the same command begins again")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draw, and say where the pictures are."""
+    request = Request(
+        arguments.run,
+        arguments.prompts or default_prompts(arguments.run),
+        arguments.layers,
+        arguments.n_layers,
+        arguments.attention,
+        arguments.steps,
+    )
+    explain(request)
     print_line(
         f"{arguments.run / FOLDER}: pictures of ranges, scores, sensitivity and costs; the report "
         f"of `python evaluate.py --ckpt {arguments.run}` shows them"
     )
-    return 0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

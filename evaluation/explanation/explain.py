@@ -11,11 +11,12 @@ from rich.progress import Progress
 from dgq.calibration.recording import record_calls
 from dgq.calibration.runtime import Call
 from dgq.command_line.console import phase
-from dgq.errors import DGQError
+from dgq.errors import DGQError, SettingsError
 from dgq.math.reconstruction import sqnr_db
 from dgq.pipelines.loading import load_pipeline
+from dgq.settings import check_positive
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
-from dgq.storage.files import write_json
+from dgq.storage.files import check_writable, write_json
 from dgq.unet.quantize import skip_readers
 from dgq.unet.split_layer import split_
 from evaluation.explanation import pictures
@@ -51,17 +52,25 @@ class Request:
     attention: str | None = None
     steps: int = 4
 
+    def __post_init__(self) -> None:
+        check_positive("--n-layers", self.n_layers)
+        check_positive("--steps", self.steps)
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise SettingsError("--prompts: one is empty: leave it out")
+
 
 @torch.no_grad()
 def explain(request: Request) -> dict[str, Any]:
     """Write the pictures into the run's folder, and return the numbers in them.
 
     Raises:
-        DGQError: if the run is not finished, or a layer is not there.
+        DGQError: if the run is not finished, a layer is not there, or nothing can be written.
     """
     manifest = read_manifest(request.run)
     ranges = observed_ranges(request.run)
     layers = chosen(ranges, request.layers) or worst(ranges, request.n_layers)
+    folder = request.run / FOLDER
+    check_writable(folder, "the folder of pictures")
     pipeline = load_pipeline(manifest.pipeline)
     split_(pipeline.unet, skip_readers(pipeline.unet, manifest.quantization))
     quantized = load_quantized_unet(request.run, "float")
@@ -73,7 +82,6 @@ def explain(request: Request) -> dict[str, Any]:
     with phase("recording calls"):
         calls = some_calls(pipeline, manifest.generation, request)
     one = calls[len(calls) // 2]
-    folder = request.run / FOLDER
     figures: dict[str, Any] = {"ranges": [layer.to_dict() for layer in layers]}
     write_picture(pictures.ranges_picture(layers), folder / "ranges.png")
     if names:

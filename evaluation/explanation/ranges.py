@@ -57,7 +57,7 @@ def observed_ranges(run: Path) -> dict[str, LayerRanges]:
     """All activations of a run that were observed by channel, by the name of their owner.
 
     Raises:
-        DGQError: if there is no checkpoint with ranges.
+        DGQError: if there is no checkpoint with ranges, or it is damaged.
     """
     file = run / CHECKPOINT
     if not file.is_file():
@@ -65,7 +65,13 @@ def observed_ranges(run: Path) -> dict[str, LayerRanges]:
             f"{run} has no {CHECKPOINT}, which holds the observed ranges: expected the folder of a "
             "run of `python train.py fit`"
         )
-    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # zip, pickle and torch raise whatever they like
+        raise DGQError(
+            f"{file} is damaged, or not a checkpoint of a calibration ({type(error).__name__}): "
+            "restore it"
+        ) from error
     owners = {name.partition(OBSERVER)[0] for name in state if OBSERVER in name}
     found = {}
     for owner in sorted(owners):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ def load_gaussian(path: Path) -> Gaussian:
     expected = "expected an npz with mu [d] and sigma [d, d], as `pytorch-fid --save-stats` writes"
     try:
         check_regular(path)
+        if not is_zipfile(path):
+            raise ValueError("it is no npz")
         with np.load(path, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[n]).double() for n in ("mu", "sigma"))
     except Exception as error:  # numpy raises whatever zip, zlib and its own header parser do

@@ -49,7 +49,9 @@ def check_references(path: Path | None, dimensions: int | None) -> None:
     if path is None or dimensions is None:
         return
     if not _is_statistics(path):
-        list_images(path)
+        n_images = len(list_images(path))
+        if n_images < 2:
+            raise DGQError(f"{path} holds {n_images} image: references for FID need at least 2")
         return
     found = load_gaussian(path).dimensions
     if found != dimensions:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
-from dgq.command_line.stopping import Stopped, stopping_on_signals
-from dgq.errors import DGQError
+from dgq.command_line.console import check_arguments
+from dgq.command_line.ending import exit_code
 from evaluation.command_line import normalise
 from evaluation.one_prompt.generate import generate
 from evaluation.one_prompt.settings import PictureSettings
@@ -18,24 +17,12 @@ FLAGS = ("--compare", "--overwrite")
 
 def main(argv: Sequence[str]) -> int:
     """Draw; returns the exit code: 0, or 2 after one line about bad input."""
-    quieten_libraries()
-    try:
-        with stopping_on_signals():
-            check_arguments(argv)
-            generate(parse_settings(argv), Console(emoji=False))
-    except (DGQError, ArgumentError) as error:
-        print_error(error)
-        return 2
-    except OSError as error:
-        print_error(DGQError(f"{error}: mend that, then call again"))
-        return 2
-    except Stopped as stop:
-        print_stop(f"{stop.reason}: nothing was written")
-        return stop.status
-    except KeyboardInterrupt:
-        print_stop("interrupted: nothing was written")
-        return 130
-    return 0
+
+    def work() -> None:
+        check_arguments(argv)
+        generate(parse_settings(argv), Console(emoji=False))
+
+    return exit_code(work, "nothing was written")
 
 
 def parse_settings(argv: Sequence[str]) -> PictureSettings:

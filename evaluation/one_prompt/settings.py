@@ -89,6 +89,8 @@ class PictureSettings:
             raise SettingsError("--height and --width go together: pipelines ignore one alone")
         if self.compare and self.ckpt is None:
             raise SettingsError("--compare needs a quantized model to compare with: give --ckpt")
+        if self.execution != "auto" and self.ckpt is None:
+            raise SettingsError("--execution is how a quantized model runs: give --ckpt")
         if self.lora_scale is not None and self.lora is None:
             raise SettingsError("--lora-scale is the strength of a LoRA: give --lora")
         if self.overwrite and self.output is None:

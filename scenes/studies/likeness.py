@@ -19,6 +19,7 @@ import scenes
 from dgq import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.calibration.recording import generators
 from dgq.captions.reading import read_captions
+from dgq.command_line.ending import exit_code
 from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.loading import load_pipeline
 from dgq.quantizers.activation_quantizer import ActivationQuantizer
@@ -27,7 +28,7 @@ from dgq.unet.attention import QuantizedAttention
 from dgq.unet.context import quantization
 from dgq.unet.quantize import activation_quantizers, fit_activations_, quantize_, start_observing_
 from scenes.studies.attention_scores import ScoreTally, measure_
-from scenes.studies.command import check_counts, exit_code
+from scenes.studies.command import check_counts
 from scenes.studies.likeness_figures import TITLES, Likeness, cells, summary
 from scenes.studies.tables import table
 from scenes.studies.unet_weights import load_weights_

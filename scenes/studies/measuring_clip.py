@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import scenes
+from dgq.command_line.ending import exit_code
 from dgq.errors import SettingsError
 from evaluation.batching import batched
 from evaluation.features.clip_features import ClipFeatures
 from evaluation.images.files import to_images
 from scenes.changes import change, changeable
 from scenes.intervals import wilson_interval
-from scenes.studies.command import exit_code
 from scenes.studies.snapshots import BATCH, HEADER, find_snapshots, training_rows
 from scenes.studies.tables import table
 from scenes.vocabulary import RELATIONS

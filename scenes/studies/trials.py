@@ -18,11 +18,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 import scenes
+from dgq.command_line.ending import exit_code
 from dgq.errors import SettingsError
 from dgq.storage.files import write_json
 from dgq.storage.manifest import GenerationSettings
 from scenes.studies.activation_damage import GROUPS, N_BITS, activation_damage
-from scenes.studies.command import check_counts, exit_code
+from scenes.studies.command import check_counts
 from scenes.studies.likeness import measure
 from scenes.studies.likeness_figures import TITLES, Likeness, cells
 from scenes.studies.tables import table

@@ -233,8 +233,7 @@ def test_the_command_resumes_and_fills_both_pages(
     options = ["--recipes", "dgq", "ours", "--models", "scenes", "--seeds", "0", "1"]
     options += ["--stages", "main", "--published-iterations", "0"]
     options += ["--outputs", str(tmp_path), "--docs", str(tmp_path), "--readme", str(readme)]
-    with pytest.raises(KeyboardInterrupt):
-        command.main(options)
+    assert command.main(options) == 130
     assert len(Store(tmp_path / "cells.jsonl").lines) == 3
     done = list(work)
     work.clear()
@@ -319,3 +318,21 @@ def test_options_are_chosen() -> None:
     assert {c.calibration.n_prompts for c in stages.cells_of(command.choice_of(arguments))} == {4}
     few = command.choice_of(command.parse(["--recipes", "ours", "--models", "scenes-xl"]))
     assert {c.row for c in stages.cells_of(few) if c.stage == "main"} == {"ours"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--prompts 0", "--prompts must be a whole number of at least 1"),
+        ("--num-images -1", "--num-images must be a whole number of at least 0"),
+        ("--published-iterations -1", "--published-iterations must be"),
+        ("--minutes nan", "--minutes must be at least 0"),
+        ("--seeds 0 0", "--seeds names one twice"),
+        ("--seeds -1", "--seeds must be"),
+    ],
+)
+def test_bad_numbers_are_one_line(
+    options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*options.split(), "--outputs", str(tmp_path), "--list"]) == 2
+    assert said in capsys.readouterr().err

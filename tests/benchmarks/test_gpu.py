@@ -1,6 +1,7 @@
 """The benchmark of GPUs: steps and their time, exactness, peaks and gaps, as far as a CPU goes."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +81,33 @@ def test_steps_run_side_by_side(tmp_path: Path) -> None:
     assert command.run(plan, given, 100, 2) == 0
 
 
-def test_an_unknown_step_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main([str(tmp_path / "out"), "--steps", "all"]) == 2
-    assert "--steps: no step all, expected smoke, sd14" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--steps all", "--steps: no step all, expected smoke, sd14"),
+        ("--jobs 0", "--jobs must be a whole number of at least 1, got 0"),
+        ("--seconds -1", "--seconds must be a whole number of at least 1, got -1"),
+        ("--ckpt nowhere", "nowhere cannot be used as a checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([str(tmp_path / "out"), *options.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_steps_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = tmp_path / "begun"
+    kills = f"import os, time; open(r'{begun}', 'w'); os.kill(os.getppid(), 15); time.sleep(60)"
+    monkeypatch.setattr(steps.Plan, "steps", lambda _: {"long": step(60, kills)})
+    started = time.monotonic()
+    assert command.main([str(tmp_path), "--rehearse"]) == 128 + 15
+    assert begun.exists()
+    assert time.monotonic() - started < 30
+    assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rehearse", [False, True])

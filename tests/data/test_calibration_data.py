@@ -143,14 +143,14 @@ def test_processes_share_the_micro_batches_of_one_process(
 
 
 def test_more_processes_than_micro_batches_and_uneven_batches_are_refused(
-    ready: CalibrationData,
+    ready: CalibrationData, micro_folder: Path, captions: Path
 ) -> None:
+    ready.check_processes(3)
     ready.trainer = trainer(0, 4, 0)  # type: ignore[assignment]
-    with pytest.raises(DGQError, match="multiple of the 4 processes"):
-        ready.train_dataloader()
-    ready.trainer = trainer(0, 100, 99)  # type: ignore[assignment]
-    with pytest.raises(DGQError, match="fewer micro-batches than processes"):
+    with pytest.raises(DGQError, match="4 processes cannot share 3 micro-batches"):
         ready.setup("fit")
+    with pytest.raises(DGQError, match="multiple of the 2 processes"):
+        module(micro_folder, captions, ready.cache, batch_size=5).check_processes(2)
 
 
 def test_held_out_samples_are_of_prompts_that_nothing_is_learned_on(ready: CalibrationData) -> None:

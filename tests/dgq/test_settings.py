@@ -46,6 +46,12 @@ def test_sampler_steps_are_a_whole_number_from_one(steps: Any) -> None:
         GenerationSettings(steps)
 
 
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf")])
+def test_guidance_is_finite(guidance: float) -> None:
+    with pytest.raises(SettingsError, match="guidance_scale must be finite"):
+        GenerationSettings(2, guidance)
+
+
 @pytest.mark.parametrize("size", [(32, None), (None, 32), (0, 32), (32, -8)])
 def test_height_and_width_are_given_together_and_positive(size: tuple[Any, Any]) -> None:
     # Stock pipelines ignore a height without a width, and the manifest would lie.

@@ -108,6 +108,8 @@ def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
         ("--num-images 0", "--num-images must be a whole number of at least 1, got 0"),
         ("--batch-size -1", "--batch-size"),
         ("--devices 0", "--devices"),
+        ("--measured-size 1000000000", "--measured-size must be at most 4096"),
+        ("--clip=", "--clip is empty"),
         ("--latency-calls 0", "--latency-calls"),
         ("--num-inference-steps 0", "--num-inference-steps"),
         ("--sqnr-prompts 0", "--sqnr-prompts"),
@@ -164,6 +166,17 @@ def test_a_preset_that_is_wrong_is_one_line(
     (tmp_path / "own.yaml").write_text(content)
     assert main(["--protocol", str(tmp_path / "own.yaml"), "--ckpt", "missing"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9", b"- fid", b"", b"num_images: [1"])
+def test_a_protocol_without_options_is_named(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_bytes(content)
+    assert main(["--protocol", str(tmp_path / "own.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "own.yaml" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

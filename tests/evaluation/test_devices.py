@@ -9,10 +9,17 @@ from evaluation.devices import find_devices
 
 def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_devices("cpu", 3) == ["cpu"] * 3
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    tensor = torch.empty(0)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: tensor)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert find_devices("cuda", 2) == ["cuda:0", "cuda:1"]
     assert find_devices("cuda:1", 1) == ["cuda:1"]
     for name, n in (("cuda", 3), ("cuda:0", 2)):
         with pytest.raises(DGQError, match="there are 2 GPUs"):
             find_devices(name, n)
+
+
+@pytest.mark.parametrize("name", ["cud", "meta", "cuda:99"])
+def test_what_holds_no_numbers_here_is_refused(name: str) -> None:
+    with pytest.raises(DGQError, match=f"--device {name} cannot be used"):
+        find_devices(name, 1)

@@ -79,3 +79,27 @@ def test_the_run_is_named_after_its_configs(args: list[str], run: str) -> None:
 def test_other_arguments_pass_unchanged() -> None:
     args = ["fit", "--run", "w4a8.yaml", "--data.seed=3"]
     assert resolve_configs(args)[0] == args
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model: caf\xe9", "is no YAML in UTF-8"),
+        (b"\xff\xfem\0", "is no YAML in UTF-8"),
+        (b"model: [1, 2", "is no YAML in UTF-8"),
+        (b"model: !!python/name:os.system", "is no YAML in UTF-8"),
+        (b"[" * 10_000, "is no YAML in UTF-8"),
+        (b"", "holds no options"),
+        (b"- model", "holds no options"),
+        (b"# nothing but a remark\n", "holds no options"),
+        (b"data: 3", "data is 3, which is no option"),
+        (b"model:\n", "model is None, which is no option"),
+    ],
+)
+def test_a_file_that_holds_no_options_is_named(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_bytes(content)
+    with pytest.raises(DGQError, match=rf"own\.yaml.*{message}"):
+        resolve_configs(["fit", "--config", str(file)])

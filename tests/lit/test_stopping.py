@@ -80,6 +80,15 @@ def test_signals_and_limits_end_a_run_with_one_line_and_it_resumes_bit_identical
     assert_same(run, finished_work / "run")
 
 
+def test_a_trial_that_is_stopped_does_not_promise_to_resume(
+    micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = ("--trainer.fast_dev_run", "5", "--trainer.max_steps", "1")
+    assert main([*fit_arguments(micro_folder, tmp_path), *trial], CalibrationData) == 3
+    assert "stopped by --trainer.max_steps 1: nothing was kept" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 class Noisy:
     """Something whose end swallows an exception, as Python does."""
 

@@ -74,3 +74,9 @@ def test_real_coco_captions_are_read() -> None:
     captions = read_captions(COCO)
     assert len(captions) == 5000
     assert all(caption and caption == caption.strip() for caption in captions)
+
+
+def test_a_folder_of_something_else_is_called_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"\0\1\2")
+    with pytest.raises(DGQError, match=r"the folder .* holds no dataset that can be read"):
+        read_captions(tmp_path)

@@ -195,6 +195,8 @@ def test_a_card_is_written_beside_the_weights(
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert not (run / "quantized" / "README.md").exists()
+    assert main([*command, "--overwrite"]) == 2
+    assert "give --write too" in capsys.readouterr().err
     assert main([*command, "--write"]) == 0
     assert (run / "quantized" / "README.md").read_text() == printed
     assert f"names {SECRET}, a place on this machine" in " ".join(capsys.readouterr().out.split())

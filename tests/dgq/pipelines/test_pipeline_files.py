@@ -146,6 +146,17 @@ def test_what_does_not_determine_images_is_not(name: str, copy: Path) -> None:
     load_pipeline(str(copy))
 
 
+@pytest.mark.parametrize("name", ["scene", "/no/such/folder", "~/models/sd", "a/b/c", "models/"])
+def test_what_is_no_id_of_the_hub_is_not_looked_for_there(name: str) -> None:
+    with pytest.raises(DGQError, match=r"nor a model's name: expected an embedded.*scenes"):
+        resolve(name)
+
+
+def test_an_empty_name_is_called_so() -> None:
+    with pytest.raises(DGQError, match="an empty name is not a pipeline"):
+        resolve("")
+
+
 def test_a_pipeline_is_the_same_however_it_is_named(
     micro_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

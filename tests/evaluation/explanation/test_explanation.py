@@ -187,3 +187,38 @@ def test_what_is_no_run_is_refused_in_one_line(
     folder = calibrated_as("kmeans").folder
     assert main([str(folder)]) == 2
     assert "holds the observed ranges" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--n-layers", "0"], "--n-layers must be a whole number of at least 1"),
+        (["--steps", "-1"], "--steps must be a whole number of at least 1"),
+        (["--prompts", "a dog", " "], "--prompts: one is empty"),
+        (["--layers", "nothing"], "nothing has no observed ranges"),
+    ],
+)
+def test_bad_options_are_one_line_and_nothing_is_drawn(
+    options: list[str],
+    said: str,
+    finished_work: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(finished_work / "run", tmp_path / "run"))
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+    assert main([str(run), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (run / FOLDER).exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(
+    finished_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished_work / "run", tmp_path / "run"))
+    content = (run / "last.ckpt").read_bytes()
+    (run / "last.ckpt").write_bytes(content[: len(content) // 2])
+    assert main([str(run)]) == 2
+    assert "last.ckpt is damaged" in capsys.readouterr().err

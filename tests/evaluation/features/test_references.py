@@ -68,6 +68,18 @@ def test_too_few_readable_images_are_an_error(folder: Path, extractors: Extracto
         load_references(folder, extractors, 2, [])
 
 
+def test_a_lone_reference_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(DGQError, match="holds 1 image: references for FID need at least 2"):
+        check_references(tmp_path, 12)
+
+
+def test_a_file_of_something_else_is_called_no_npz(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog")
+    with pytest.raises(DGQError, match=r"captions\.txt holds no FID statistics \(it is no npz\)"):
+        check_references(tmp_path / "captions.txt", 12)
+
+
 def test_statistics_have_no_features(tmp_path: Path, extractors: Extractors) -> None:
     np.savez(tmp_path / "real.npz", mu=np.zeros(12), sigma=np.eye(12))
     check_references(tmp_path / "real.npz", 12)

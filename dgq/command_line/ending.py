@@ -1,0 +1,52 @@
+"""How a command ends: its exit status, and one line about anything that is not success."""
+
+import os
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+
+from dgq.command_line.console import print_error, print_stop, quieten_libraries
+from dgq.command_line.stopping import Stopped, stopping_on_signals
+from dgq.errors import DGQError
+
+
+def exit_code(
+    work: Callable[[], int | None],
+    after_stop: str = "what was finished is kept",
+    after_failure: str = "mend that, then repeat the command",
+) -> int:
+    """Do what a command does.
+
+    Args:
+        work: of the command; the exit code that it returns, if any, is passed on.
+        after_stop: what a signal leaves behind, in words.
+        after_failure: what to do where a file cannot be read or written.
+
+    Returns:
+        0; 2 after one line about bad input; 128 and the signal's number where one ended it.
+    """
+    quieten_libraries()
+    try:
+        with stopping_on_signals():
+            code = work()
+            sys.stdout.flush()
+    except (DGQError, ArgumentError) as error:
+        print_error(error)
+        return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print_error(DGQError(f"{error}: {after_failure}"))
+        return 2
+    except RecursionError:
+        print_error(DGQError("a file of settings is nested too deeply: mend it"))
+        return 2
+    except Stopped as stop:
+        print_stop(f"{stop.reason}: {after_stop}")
+        return stop.status
+    except KeyboardInterrupt:
+        print_stop(f"interrupted: {after_stop}")
+        return 128 + signal.SIGINT
+    return code or 0

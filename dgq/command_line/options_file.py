@@ -1,0 +1,30 @@
+"""Files of options: what a parser would say without the file's name, or not at all."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+
+from dgq.errors import DGQError
+
+
+def check_options_file(path: Path, sections: Collection[str] = ()) -> None:
+    """Raise DGQError unless a file holds options in YAML.
+
+    Args:
+        path: of the file.
+        sections: options with options of their own, which anything else would reset.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DGQError(f"{path} is no YAML in UTF-8 ({reason}): mend the file") from error
+    if not isinstance(content, dict) or not content:
+        raise DGQError(f"{path} holds no options: expected YAML with lines like `name: value`")
+    for name in sections:
+        if not isinstance(content.get(name, {}), dict | str):
+            raise DGQError(
+                f"{path}: {name} is {content[name]!r:.40}, which is no option: expected "
+                f"`{name}:` and lines like `name: value` below it, indented"
+            )

@@ -1,0 +1,70 @@
+"""Commands end with a status that says how, and one line on stderr."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from dgq.command_line import card, export, inspect
+from dgq.command_line.ending import exit_code
+from dgq.command_line.main import main
+from dgq.errors import DGQError
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    """Work that ends in an error."""
+
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DGQError("no such model"), 2, "error: no such model\n"),
+        (PermissionError("no"), 2, "error: no: mend that, then repeat the command\n"),
+        (RecursionError(), 2, "error: a file of settings is nested too deeply: mend it\n"),
+        (KeyboardInterrupt(), 130, "stopped interrupted: what was finished is kept\n"),
+    ],
+)
+def test_an_error_is_one_line(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(raising(error)) == code
+    assert capsys.readouterr().err == said
+
+
+def test_what_the_work_returns_is_passed_on() -> None:
+    assert exit_code(lambda: None) == 0
+    assert exit_code(lambda: 1) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("module", [card, export, inspect])
+def test_a_signal_is_one_line(
+    module: object,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "run", lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    arguments = ["--to", "comfyui", "--out", "x"] if module is export else []
+    assert main([module.NAME, "x", *arguments]) == 128 + number  # type: ignore[attr-defined]
+    assert capsys.readouterr().err == f"stopped by {number.name}: nothing was written\n"
+    assert signal.getsignal(number) == before
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert exit_code(lambda: print("a line")) == 128 + signal.SIGPIPE
+    assert capsys.readouterr().err == ""
