@@ -51,7 +51,8 @@ def seconds_of_gates(shape: Shape, device: str) -> dict[str, float]:
 
 def runs(operands: tuple[Any, ...], tile: Tile) -> Callable[[], Tensor]:
     """The product with a tile."""
-    return lambda: triton.int_linear_gated(*operands, tile)
+    function: Any = triton.int_linear_gated
+    return lambda: function(*operands, tile=tile)
 
 
 def is_of_gates(shape: Shape) -> bool:
