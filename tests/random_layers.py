@@ -6,8 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products import Products

@@ -9,7 +9,8 @@ from dgq.errors import DGQError
 from dgq.export.layers import CodeLayer, CodesOf, PlainLayer, PlainQuantizer
 from dgq.export.operators import PLAIN, Operators
 from dgq.export.step_rows import StepRows, TracedCalls
-from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
+from dgq.inference.channel_input import ChannelInput
+from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.inference.laying_out import readers_of

@@ -6,8 +6,9 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.geometry import geometry_of
-from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
+from dgq.inference.input_quantizers import GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
 from dgq.inference.live_input import LiveInput
 from dgq.inference.residual_input import ResidualInput

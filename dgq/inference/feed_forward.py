@@ -6,7 +6,7 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
-from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer
 
 N_MODULES = 3

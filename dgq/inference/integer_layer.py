@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import (
     fits,
     group_factors,
@@ -10,7 +11,6 @@ from dgq.inference.folding import (
     zero_point_sums,
 )
 from dgq.inference.geometry import ConvGeometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight

@@ -4,8 +4,8 @@ from collections import Counter
 
 from torch import nn
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.feed_forward import hand_over_codes_, hand_over_floats_
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer, PackedLayer

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dgq.inference.input_quantizers import ChannelInput
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import channel_ranges
 from dgq.quantizers.live_ranges import by_channel, live_parameters, own_step, sample_ranges

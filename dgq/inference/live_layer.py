@@ -11,8 +11,8 @@ A table of the weight's sums for each input channel would be a copy of every lin
 import torch
 from torch import Tensor
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.geometry import ConvGeometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 

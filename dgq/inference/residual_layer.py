@@ -7,8 +7,8 @@ the codes of ``d``.
 import torch
 from torch import Tensor
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.geometry import ConvGeometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_layer import LiveLayer
 from dgq.inference.products.products import Products

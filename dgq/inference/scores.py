@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from dgq.inference.input_quantizers import ChannelInput, InputQuantizer
+from dgq.inference.channel_input import ChannelInput
+from dgq.inference.input_quantizers import InputQuantizer
 from dgq.math.log_scores import log_quantize
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.start_token import but_start

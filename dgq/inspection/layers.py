@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
+from dgq.inference.channel_input import ChannelInput
+from dgq.inference.input_quantizers import GroupedInput, InputQuantizer
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.inference.scores import AffineScores

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dgq.inference.input_quantizers import ChannelInput, GroupedInput, InputQuantizer
+from dgq.inference.channel_input import ChannelInput
+from dgq.inference.input_quantizers import GroupedInput, InputQuantizer
 from dgq.settings import WaitingSettings
 
 RANGES_BYTES = 2 * 4

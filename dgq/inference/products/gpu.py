@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits, group_factors, largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
 from dgq.inference.products.whole_weight import WholeWeight

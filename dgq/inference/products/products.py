@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgq.inference.input_quantizers import ChannelInput, MakesCodes
+from dgq.inference.channel_input import ChannelInput, MakesCodes
 from dgq.inference.layers import PackedLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 

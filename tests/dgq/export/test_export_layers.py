@@ -14,8 +14,8 @@ from dgq import DGQError, load_quantized_unet
 from dgq.export.borders import missing_taps
 from dgq.export.conversion import convert_
 from dgq.export.layers import CodeLayer, CodesOf
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.geometry import ConvGeometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.laying_out import readers_of
 from dgq.unet.attention import QuantizedAttention

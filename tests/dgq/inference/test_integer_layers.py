@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgq.errors import DGQError
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
-from dgq.inference.input_quantizers import ChannelInput
 from dgq.ops import cpu
 from dgq.settings import WeightSettings
 from dgq.unet.calls import Call

@@ -1,4 +1,4 @@
-"""What the operators compute, in plain torch: on any device, and where nothing is faster.
+"""Products of codes and weights in plain torch.
 
 Integer products are made in float64, which holds every sum of them exactly.
 """
@@ -8,106 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgq.ops.packed_weight import PackedWeight, multiplied
+from dgq.ops.reference.quantization import quantize_gated
 
 IMAGE = 4
 """Dimensions of an image's activation; linear layers read any number."""
-
-
-def quantize(
-    x: Tensor,
-    scale: Tensor,
-    multiple: Tensor,
-    zero_point: Tensor,
-    factor: Tensor,
-    step: Tensor,
-    largest: int,
-    padding: list[int],
-    offset: int | None = None,
-) -> Tensor:
-    """Codes ``clamp(round(x / (scale multiple)) + zero_point, 0, largest) * factor - offset``.
-
-    Args:
-        x: ``[batch, height, width, channels]``, ``[batch, tokens, channels]`` or
-            ``[batch, channels]``.
-        scale: ``[steps]``, the finest scale.
-        multiple: ``[channels]``, whole numbers: each channel's scale in units of the finest.
-        zero_point: ``[steps, channels]``, whole numbers.
-        factor: ``[channels]``, whole numbers that the codes are multiplied by.
-        step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``zero_point`` of each sample.
-        largest: largest code before the multiplication.
-        padding: padding of height and width, with the codes of zero; or empty.
-        offset: subtracted to get int8 codes; None for uint8 codes.
-
-    Returns:
-        Codes of the shape of ``x``, padded.
-    """
-    step = step if scale.shape[0] > 1 else step.new_zeros(1)
-    rows = [-1, *[1] * (x.ndim - 2), 1]
-    if any(padding):
-        height, width = padding
-        x = F.pad(x, (0, 0, width, width, height, height))
-    codes = (x.float() / (scale[step].view(rows) * multiple)).round()
-    zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
-    codes = (codes + zeros).clamp(0, largest) * factor - (offset or 0)
-    return codes.to(code_dtype(offset))
-
-
-def code_dtype(offset: int | None) -> torch.dtype:
-    """Of codes that an offset is subtracted from."""
-    return torch.uint8 if offset is None else torch.int8
-
-
-def quantize_gated(
-    x: Tensor,
-    scale: Tensor,
-    multiple: Tensor,
-    zero_point: Tensor,
-    factor: Tensor,
-    step: Tensor,
-    largest: int,
-    offset: int | None = None,
-) -> Tensor:
-    """Codes of ``value * gelu(gate)`` (GEGLU, 2002.05202).
-
-    Args:
-        x: ``[batch, ..., 2 channels]``: values, then gates.
-        scale: as in ``quantize``, like all that follow.
-    """
-    value, gate = x.float().chunk(2, -1)
-    tables = (scale, multiple, zero_point, factor, step)
-    return quantize(value * F.gelu(gate), *tables, largest, [], offset)
-
-
-def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
-    """Codes of an image with those of zero around it.
-
-    Args:
-        codes: ``[batch, height, width, channels]``.
-        of_zero: ``[1 or batch, channels]``.
-        padding: of height and width.
-    """
-    height, width = padding
-    padded = of_zero[:, None, None].expand(padded_shape(codes, padding)).clone()
-    padded[:, height : padded.shape[1] - height, width : padded.shape[2] - width] = codes
-    return padded
-
-
-def padded_shape(x: Tensor, padding: list[int]) -> list[int]:
-    """Of ``[batch, height, width, channels]`` with padding; of other tensors their own."""
-    shape = list(x.shape)
-    for dim, pad in zip((1, 2), padding, strict=False):
-        shape[dim] += 2 * pad
-    return shape
-
-
-def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum of each channel of each sample, both float32 ``[batch, channels]``.
-
-    Args:
-        x: ``[batch, height, width, channels]`` or ``[batch, tokens, channels]``.
-    """
-    x = x.flatten(1, -2)
-    return x.amin(1).float(), x.amax(1).float()
 
 
 def int_linear(
@@ -163,24 +67,6 @@ def int_linear_gated(
     output = int_linear(codes, weight, weight_scale, scale, bias, step, torch.float32)
     tables = (next_scale, multiple, zero_point, factor, step)
     return quantize_gated(output, *tables, largest, offset)
-
-
-def unpack(
-    packed: Tensor,
-    zero_point: Tensor,
-    factor: Tensor | None,
-    shift: Tensor | None,
-    group_size: int,
-    channels: int,
-) -> Tensor:
-    """A weight of 4-bit codes as bytes: int8 ``[out, taps, channels]``.
-
-    Args:
-        packed: codes, as in ``PackedWeight``, like the next four.
-        channels: of the input.
-    """
-    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
-    return multiplied(weight, channels, 1).transpose(1, 2).contiguous()
 
 
 def int_conv2d(
@@ -305,10 +191,22 @@ def conv2d_packed(
     return output.permute(0, 2, 3, 1).contiguous()
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
-    """Softmax attention of ``[batch, tokens, heads * head_dim]``; has the shape of ``query``."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+def unpack(
+    packed: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    group_size: int,
+    channels: int,
+) -> Tensor:
+    """A weight of 4-bit codes as bytes: int8 ``[out, taps, channels]``.
+
+    Args:
+        packed: codes, as in ``PackedWeight``, like the next four.
+        channels: of the input.
+    """
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    return multiplied(weight, channels, 1).transpose(1, 2).contiguous()
 
 
 def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:

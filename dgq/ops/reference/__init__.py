@@ -1,0 +1,43 @@
+"""What the operators compute, in plain torch: on any device, and where nothing is faster."""
+
+from dgq.ops.reference.products import (
+    IMAGE,
+    conv2d_packed,
+    dense,
+    int_conv2d,
+    int_conv2d_packed,
+    int_linear,
+    int_linear_gated,
+    scaled,
+    unpack,
+    with_residual,
+)
+from dgq.ops.reference.quantization import (
+    channel_ranges,
+    code_dtype,
+    pad,
+    padded_shape,
+    quantize,
+    quantize_gated,
+)
+from dgq.ops.reference.softmax_attention import attention
+
+__all__ = [
+    "IMAGE",
+    "attention",
+    "channel_ranges",
+    "code_dtype",
+    "conv2d_packed",
+    "dense",
+    "int_conv2d",
+    "int_conv2d_packed",
+    "int_linear",
+    "int_linear_gated",
+    "pad",
+    "padded_shape",
+    "quantize",
+    "quantize_gated",
+    "scaled",
+    "unpack",
+    "with_residual",
+]
