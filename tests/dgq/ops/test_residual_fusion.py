@@ -9,6 +9,7 @@ from torch._inductor.utils import run_and_get_code
 
 from dgq.ops import int_linear, reference, residual_fusion
 
+pytestmark = pytest.mark.filterwarnings("ignore:dynamo_pgo")
 TABLES = (torch.ones(16), torch.ones(1), torch.randn(1, 16), torch.zeros(1).long())
 CODES = torch.randint(-128, 128, (2, 6, 8)).to(torch.int8)
 WEIGHT = torch.randint(-128, 128, (16, 8)).to(torch.int8)
