@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
 from benchmarks.inference.request import Request
 from benchmarks.inference.rows import ROWS, Row
 from benchmarks.inference.subjects import Call, Subject
+from benchmarks.inference.traffic import counted_traffic
 from benchmarks.inference.turns import Turns
 from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import find_model, load_quantized_unet
@@ -71,7 +73,10 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
             loaded.unet(**call)
             wait(device)
 
-        timed = timings(run, subject.options.calls, device, turns)
+        counted = counted_traffic() if row.compiled else nullcontext(lambda: None)
+        with counted as traffic_gb:
+            timed = timings(run, subject.options.calls, device, turns)
+        timed["traffic_gb"] = traffic_gb()
         timed["compile_s"] = compile_s + max(0.0, timed.pop("first_s") - min(timed["wall_s"]))
         figures["batches"][str(batch)] = timed
         compile_s = 0.0
