@@ -27,20 +27,27 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "recording": ("dgq.calibration.recording.generators", (1,)),
     "writing recorded calls": ("dgq.storage.files.save_file", (1,)),
     "loading recorded calls": ("dgq.calibration.unet_calls.UNetCalls.load", (1,)),
+    "measuring sensitivity": ("dgq.mixed_precision.sensitivity.Gathering.run", (1,)),
     "first capture": ("dgq.streams.paired_streams.PairedStreams.__init__", (1, 2)),
     "range search": ("dgq.calibration.learning.start_learning_", (2, 13)),
     "learning": ("lit.calibration.Calibration.training_step", (2, 20, 71)),
     "hardening": ("dgq.calibration.learning.harden_", (1, 12, 24)),
     "observing": ("dgq.calibration.calibrator.Calibrator.leave", (3, 24)),
+    "learning the network": ("lit.calibration.Calibration.training_step", (74,)),
+    "hardening the network": ("dgq.calibration.network_learning.harden_network_", (1,)),
     "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),
-    "sealing": ("lit.sealed_checkpoint.sealed", (1, 2, 24)),
+    "sealing": ("lit.sealed_checkpoint.sealed", (1, 2, 24, 25)),
     "flushing": ("dgq.storage.files._flush", (1, 2, 3, 40, 43)),
-    "renaming": ("os.replace", (1, 2, 20, 50)),
+    "renaming": ("os.replace", (1, 2, 20, 50, 54)),
     "finishing": ("dgq.calibration.calibrator.Calibrator.finish", (1,)),
     "writing the model": ("dgq.storage.checkpoint.packed_state", (1,)),
-    "writing the manifest": ("dgq.storage.checkpoint.write_json", (1,)),
+    "writing the manifest": ("dgq.storage.model_files.write_json", (1,)),
 }
-"""Name of a phase: a function, and at which of its calls the process is killed."""
+"""Name of a phase: a function, and at which of its calls the process is killed.
+
+There are 24 blocks and the UNet as a whole, each with three steps of learning; the last of 25
+checkpoints is the last of 54 files that are renamed.
+"""
 
 
 @dataclass(frozen=True)

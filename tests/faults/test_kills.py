@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.child import owner_of
 from tests.faults.kills import PHASES, Bench, Kill, plan, was_killed
 
 
@@ -18,6 +19,13 @@ def test_the_table_has_every_phase_place_and_number_of_processes() -> None:
     }
     assert {row.rank for row in rows} == {0, 1}
     assert {row.in_memory for row in rows} == {False, True}
+
+
+def test_every_phase_names_a_function() -> None:
+    """The kills themselves are slow tests: a function that was renamed is to be noticed before."""
+    functions = [function for function, _ in PHASES.values()]
+    missing = [name for name in functions if not callable(getattr(*owner_of(name), None))]
+    assert missing == []
 
 
 @pytest.fixture(scope="module")
