@@ -226,6 +226,22 @@ def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Mode
 
 
 @exact
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["sample", "encoder_hidden_states"])
+@torch.no_grad()
+def test_what_is_not_finite_is_not_drawn(name: str, value: float, calibrated_as: Models) -> None:
+    model = calibrated_as("multiples")
+    unet = load_quantized_unet(model.folder, "integer", torch.float16)
+    largest = {n: torch.full_like(model.call[n], 6e4) for n in ("sample", "encoder_hidden_states")}
+    assert unet(**model.call | largest)[0].isfinite().all()
+    spoilt = model.call[name].clone()
+    spoilt.view(-1)[3] = value
+    assert unet(**model.call | {name: spoilt})[0].isnan().all()
+    by_name = unet(**model.call | {name: spoilt, "return_dict": True}).sample
+    assert by_name.isnan().all()
+
+
+@exact
 def test_an_integer_unet_turns_to_floating_point_where_there_are_no_kernels(
     calibrated_as: Models,
 ) -> None:
