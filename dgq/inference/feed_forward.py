@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer
+from dgq.unet.readers import unwrapped
 
 N_MODULES = 3
 """Of a block without a final dropout: a gate, a dropout, a layer."""
@@ -16,8 +17,8 @@ N_MODULES = 3
 class GatedFeedForward(FeedForward):
     """A feed-forward block with a GEGLU whose product, gate and quantization are one step.
 
-    A stock block that ``hand_over_codes_`` gave this class. In training, and where adapters are
-    around a layer or hooks look at what is computed, it computes as the stock one.
+    A stock block that ``hand_over_codes_`` gave this class. In training, and where adapters around
+    a layer are on or hooks look at what is computed, it computes as the stock one.
     """
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -25,8 +26,8 @@ class GatedFeedForward(FeedForward):
         if self.training or not is_gated(self):
             stock: Tensor = super().forward(hidden_states, *args, **kwargs)
             return stock
-        gate, _, last = self.net
-        output: Tensor = last(gate.proj.gated(hidden_states, last.input_quantizer))
+        first, last = unwrapped(self.net[0].proj), unwrapped(self.net[2])
+        output: Tensor = last(first.gated(hidden_states, last.input_quantizer))  # type: ignore[operator]
         return output
 
 
@@ -45,20 +46,17 @@ def hand_over_floats_(unet: nn.Module) -> None:
 
 
 def is_gated(block: FeedForward) -> bool:
-    """Whether a block has a GEGLU and two layers that multiply integers, and no hooks."""
+    """Whether a block has a GEGLU, two layers that multiply integers, and nothing else to do."""
     if len(block.net) != N_MODULES or type(block.net[0]) is not GEGLU:
         return False
     gate, dropout, last = block.net
-    return (
-        multiplies(gate.proj)
-        and multiplies(last)
-        and not any(map(is_hooked, (gate, gate.proj, dropout, last)))
-    )
+    layers = (unwrapped(gate.proj), unwrapped(last))
+    return all(map(multiplies, layers)) and not any(map(is_hooked, (gate, dropout, *layers)))
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether hooks see what a module reads or puts out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether hooks of a module, torch's or those of accelerate and diffusers, see its calls."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def multiplies(layer: nn.Module) -> bool:

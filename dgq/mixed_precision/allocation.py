@@ -17,6 +17,10 @@ LARGEST_EXPONENT = 60.0
 """Multipliers run from ``2^-60`` to ``2^60`` of the largest noise."""
 
 
+WHOLE = 1 + 1e-12
+"""Share of a budget that may be spent: shares that are exactly all of it add up to a bit more."""
+
+
 def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
     """One option for each item: least total noise whose total costs stay within all budgets.
 
@@ -56,7 +60,7 @@ def weightings(n: int) -> Tensor:
 
 def _alike(noise: Tensor, costs: Tensor) -> Tensor | None:
     """The best single option for all items that fits, if any does."""
-    fits = (costs.sum(0) <= 1).all(-1)
+    fits = (costs.sum(0) <= WHOLE).all(-1)
     total = torch.where(fits, noise.sum(0), torch.inf)
     return total.argmin().expand(len(noise)) if bool(total.isfinite().any()) else None
 
@@ -86,7 +90,7 @@ def _spend_rest(noise: Tensor, costs: Tensor, chosen: Tensor) -> Tensor:
     added = costs - _of(costs, chosen)[:, None]
     worth = gain / added.clamp(min=1e-12).amax(-1)
     while True:
-        room = 1 - _of(costs, chosen).sum(0)
+        room = WHOLE - _of(costs, chosen).sum(0)
         possible = (gain > 0) & (added <= room).all(-1)
         if not bool(possible.any()):
             return chosen
@@ -99,7 +103,7 @@ def _spend_rest(noise: Tensor, costs: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _fits(costs: Tensor, chosen: Tensor) -> bool:
-    return bool((_of(costs, chosen).sum(0) <= 1).all())
+    return bool((_of(costs, chosen).sum(0) <= WHOLE).all())
 
 
 def _of(values: Tensor, chosen: Tensor) -> Tensor:

@@ -119,7 +119,8 @@ def sum_of(node: Node) -> Sum | None:
 def product_behind(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
     """The product that a tensor is a view of, and the views; None where others read it too."""
     views: list[Node] = []
-    while node.target in UNDONE and len(node.users) == 1:
+    # Sizes that are known when a graph runs are nodes too, and views of them are left alone.
+    while node.target in UNDONE and len(node.users) == 1 and len(node.all_input_nodes) == 1:
         views.insert(0, node)
         node = node.all_input_nodes[0]
     if node.target not in PRODUCTS or len(node.users) != 1 or has_residual(node):

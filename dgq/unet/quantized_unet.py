@@ -5,7 +5,7 @@ its name: for diffusers it stays what it was, in pipelines and on disk.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -80,8 +80,7 @@ class QuantizedUNet(TakesAdapters, HasParts):
         finally:
             self.calls.current = before
         if self.execution is not None and self.execution.integer_layers > 0:
-            text = args[0] if args else kwargs.get("encoder_hidden_states")
-            output = _spoilt(output, sample, text)
+            output = _spoilt(output, (sample, args, kwargs))
         return output if given == own else _returned(output, given)
 
     def computes_in(self, given: torch.dtype) -> torch.dtype:
@@ -236,15 +235,29 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-def _spoilt(output: Any, *inputs: Any) -> Any:
-    """What a UNet returns, NaN where an input is not finite: codes of NaN are numbers like others.
+def _spoilt(output: Any, inputs: Any) -> Any:
+    """What a UNet returns, NaN in samples whose inputs are not finite.
 
-    So a pipeline that has overflowed draws no plausible picture. Nothing waits for the device.
+    Codes of NaN are numbers like others: without it, a pipeline that has overflowed would draw a
+    plausible picture. Nothing waits for the device.
     """
-    zero = sum((x * 0).sum() for x in inputs if isinstance(x, Tensor))
-    if isinstance(output, tuple):
-        return (output[0] + zero, *output[1:])
-    return type(output)(sample=output.sample + zero)
+    image = output[0] if isinstance(output, tuple) else output.sample
+    for x in _floats(inputs):
+        by_sample = (
+            x.flatten(1) if x.ndim > 1 and x.shape[0] == image.shape[0] else x.reshape(1, -1)
+        )
+        image = image + (by_sample * 0).sum(1).view(-1, 1, 1, 1).to(image.dtype)
+    return (image, *output[1:]) if isinstance(output, tuple) else type(output)(sample=image)
+
+
+def _floats(value: Any) -> Iterator[Tensor]:
+    """The tensors of floating point among nested arguments."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _floats(item)
 
 
 def _returned(output: Any, dtype: torch.dtype) -> Any:

@@ -13,6 +13,23 @@ class Reader:
     """
 
 
+def unwrapped(layer: nn.Module) -> nn.Module:
+    """A layer without the adapters around it, where none of them changes what it computes."""
+    while hasattr(layer, "base_layer") and not changes(layer):
+        layer = layer.base_layer  # type: ignore[assignment]
+    return layer
+
+
+def changes(adapter: nn.Module) -> bool:
+    """Whether what is around a layer adds to it; true of all but PEFT's adapters that are off."""
+    scaling = getattr(adapter, "scaling", None)
+    if not isinstance(scaling, dict) or getattr(adapter, "merged", False):
+        return True
+    if getattr(adapter, "disable_adapters", False):
+        return False
+    return any(scaling.get(name, 0) != 0 for name in getattr(adapter, "active_adapters", ()))
+
+
 def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:
     """What a layer, or one with adapters around it, makes of a tensor quantized by its owner.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -70,12 +70,13 @@ def test_nearest_rounding_of_any_row(name: str, n_bits: int) -> None:
     power=st.integers(-40, 40),
     n_bits=st.sampled_from(EVERY_BITS),
 )
+@example(twice=[-16, -32], power=0, n_bits=3)
 def test_halves_round_to_even_at_every_scale(twice: list[int], power: int, n_bits: int) -> None:
     """Halves of a scale that is a power of two, so that no rounding error hides a tie."""
     largest = 2**n_bits - 1
-    row = [largest * 2.0**power, *(min(t, 2 * largest) / 2 * 2.0**power for t in twice)]
-    low = min(0.0, *row)
-    row[0] += low  # the range is as wide as all codes, if the row allows
+    low = max(min(0, *twice) / 2, -largest)
+    high = low + largest  # the range is as wide as all codes
+    row = [value * 2.0**power for value in (high, *(max(low, min(t / 2, high)) for t in twice))]
     codes, _ = packed(torch.tensor([row]), WeightSettings(n_bits, "minmax"))
     assert codes[0].tolist() == nearest(row, *minmax_range(row), n_bits)[0]
 

@@ -55,7 +55,7 @@ class ByteWeight(WholeWeight):
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
         """In one kernel, where the device has it and all samples are at one step."""
-        if not self.gates or x.step.shape[0] > 1:
+        if not (self.gates and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
         return gated(x, self.tensor, weight_scale, bias, reader)
 
@@ -122,7 +122,7 @@ class NibbleWeight(AloneWeight):
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
         """In one kernel once the weight is unpacked, where all samples are at one step."""
-        if not self.gates or x.step.shape[0] > 1:
+        if not (self.gates and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
         whole = unpack(*self.packed, self.channels).flatten(1)
         return gated(x, whole, weight_scale, bias, reader)
@@ -137,6 +137,11 @@ class NibbleWeight(AloneWeight):
     def whole_numbers(self) -> Tensor:
         """Unpacked."""
         return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
+
+
+def is_at_one_step(x: QuantizedTensor) -> bool:
+    """Whether all samples are at the same step of the sampler."""
+    return x.step.shape[0] == 1
 
 
 def gated(

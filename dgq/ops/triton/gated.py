@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgq.ops import reference
 from dgq.ops.triton.epilogue import Epilogue, finished
+from dgq.ops.triton.products import int_linear
 from dgq.ops.triton.quantize import coded
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 from dgq.ops.triton.tma import ALIGNMENT, described
@@ -37,15 +38,17 @@ def int_linear_gated(
     factor: Tensor,
     largest: int,
     offset: int | None = None,
-    tile: Tile = TILE,
+    tile: Tile | None = None,
 ) -> Tensor:
     """As ``reference.int_linear_gated``, to a code where it is the middle between two."""
     tables = (next_scale, multiple, zero_point, factor)
     epilogue = Epilogue(weight_scale, scale, bias, step)
     own_steps = step.shape[0] > 1 and (epilogue.per_row or next_scale.shape[0] > 1)
     if own_steps or not _suits(codes, weight, zero_point, offset):
-        arguments = (codes, weight, weight_scale, scale, bias, step, *tables, largest, offset)
-        return reference.int_linear_gated(*arguments)
+        operands = (codes, weight, weight_scale, scale, bias, step)
+        output = int_linear(*operands, torch.float32, tile=tile)
+        return reference.quantize_gated(output, *tables, step, largest, offset)
+    tile = tile or TILE
     n_codes, channels = weight.shape[0] // 2, weight.shape[1]
     rows = codes.contiguous().view(-1, channels)
     output = rows.new_empty((rows.shape[0], n_codes))

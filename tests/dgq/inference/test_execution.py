@@ -227,18 +227,29 @@ def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Mode
 
 @exact
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", ["sample", "encoder_hidden_states"])
+@pytest.mark.parametrize("name", ["sample", "encoder_hidden_states", "residual"])
 @torch.no_grad()
-def test_what_is_not_finite_is_not_drawn(name: str, value: float, calibrated_as: Models) -> None:
+def test_a_sample_whose_inputs_are_not_finite_is_nan(
+    name: str, value: float, calibrated_as: Models
+) -> None:
     model = calibrated_as("multiples")
     unet = load_quantized_unet(model.folder, "integer", torch.float16)
-    largest = {n: torch.full_like(model.call[n], 6e4) for n in ("sample", "encoder_hidden_states")}
+    sample = model.call["sample"]
+    sizes = {"sample": sample, "encoder_hidden_states": model.call["encoder_hidden_states"]}
+    largest = {n: torch.full_like(tensor, 6e4) for n, tensor in sizes.items()}
     assert unet(**model.call | largest)[0].isfinite().all()
-    spoilt = model.call[name].clone()
-    spoilt.view(-1)[3] = value
-    assert unet(**model.call | {name: spoilt})[0].isnan().all()
-    by_name = unet(**model.call | {name: spoilt, "return_dict": True}).sample
-    assert by_name.isnan().all()
+    inputs = sizes | {"residual": torch.zeros(sample.shape[0], 1, 1, 1)}
+    spoilt = inputs[name].clone()
+    spoilt[1].view(-1)[0] = value
+    changed = {name: spoilt}
+    if name == "residual":  # a ControlNet's
+        changed = {"mid_block_additional_residual": spoilt}
+    for output in (
+        unet(**model.call | changed)[0],
+        unet(**model.call | changed | {"return_dict": True}).sample,
+    ):
+        assert output[1].isnan().all()
+        assert output[[0, *range(2, sample.shape[0])]].isfinite().all()
 
 
 @exact

@@ -1,5 +1,6 @@
 """Residuals that a compiled graph's products add."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,11 +8,16 @@ import torch
 from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
-from dgq.ops import int_linear, reference, residual_fusion
+from dgq.ops import int_conv2d, int_conv2d_packed, int_linear, reference, residual_fusion
 
 pytestmark = pytest.mark.filterwarnings("ignore:dynamo_pgo")
 TABLES = (torch.ones(16), torch.ones(1), torch.randn(1, 16), torch.zeros(1).long())
 CODES = torch.randint(-128, 128, (2, 6, 8)).to(torch.int8)
+PACKED = (
+    torch.randint(0, 256, (16, 1, 4)).to(torch.uint8),
+    torch.full((16,), 8, dtype=torch.int8),
+    *(None, None, 0),
+)
 WEIGHT = torch.randint(-128, 128, (16, 8)).to(torch.int8)
 
 
@@ -30,18 +36,19 @@ def product(x: Tensor) -> Tensor:
     return output
 
 
-def compiled(function: Any, *operands: Tensor) -> tuple[Tensor, str]:
+def compiled(function: Any, *operands: Tensor, dynamic: bool | None = None) -> tuple[Tensor, str]:
     """What the compiled function computes, and its code."""
+    run = torch.compile(function, fullgraph=True, dynamic=dynamic)
     with torch.no_grad(), torch._inductor.config.patch(force_disable_caches=True):
-        found, codes = run_and_get_code(torch.compile(function, fullgraph=True), *operands)
+        found, codes = run_and_get_code(run, *operands)
     return found, "".join(codes)
 
 
 def adds(code: str) -> bool:
     """Whether a product in the code is given a residual."""
-    calls = [line for line in code.splitlines() if "dgq.int_linear.default(" in line]
+    calls = re.findall(r"= (torch\.ops\.dgq\.int_.*)", code)
     assert calls
-    return any("residual=None" not in line for line in calls)
+    return any("residual=None" not in call for call in calls)
 
 
 def added(x: Tensor, residual: Tensor) -> Tensor:
@@ -57,6 +64,13 @@ def viewed(x: Tensor, residual: Tensor) -> Tensor:
     return image + residual.reshape(2, 3, 2, 16).permute(0, 3, 2, 1)
 
 
+def resized(x: Tensor, residual: Tensor) -> Tensor:
+    """As the last layer of a transformer with linear projections."""
+    size = (x.shape[0], 2, x.shape[1] // 2, 16)
+    image = product(x).reshape(size).permute(0, 3, 1, 2).contiguous()
+    return image + residual.reshape(size).permute(0, 3, 1, 2)
+
+
 def of_two(x: Tensor, residual: Tensor) -> Tensor:
     return product(x) + product(x + 1) * residual
 
@@ -67,6 +81,45 @@ def test_the_product_adds_it(function: Any) -> None:
     found, code = compiled(function, CODES, residual)
     assert torch.equal(found, function(CODES, residual))
     assert adds(code)
+
+
+def packed_image(x: Tensor, residual: Tensor) -> Tensor:
+    """A convolution of 4-bit weights in a block of diffusers, in bfloat16."""
+    window = ([1, 1], [1, 1], [1, 1], 1)
+    image = x.reshape(2, 2, 3, 8)
+    output = int_conv2d_packed(image, *PACKED, *TABLES, *window, torch.bfloat16)
+    terms = residual.reshape(2, 2, 3, 16).permute(0, 3, 1, 2).bfloat16()
+    return (terms + output.permute(0, 3, 1, 2)) / 1.0
+
+
+def image_of_bytes(x: Tensor, residual: Tensor) -> Tensor:
+    window = ([1, 1], [1, 1], [1, 1], 1)
+    image, kernels = x.reshape(2, 2, 3, 8), WEIGHT.view(16, 8, 1, 1)
+    output: Tensor = int_conv2d(image, kernels, *TABLES, *window, torch.float32)
+    return output + residual.reshape(2, 2, 3, 16)
+
+
+@pytest.mark.parametrize("function", [packed_image, image_of_bytes])
+def test_convolutions_add_it(function: Any) -> None:
+    residual = torch.randn(2, 6, 16)
+    found, code = compiled(function, CODES, residual)
+    expected = function(CODES, residual)
+    assert torch.allclose(found.float(), expected.float(), rtol=2**-7, atol=0)
+    assert adds(code)
+
+
+@pytest.mark.parametrize(("function", "fuses"), [(added, True), (resized, False)])
+def test_sizes_may_be_known_only_when_the_graph_runs(function: Any, fuses: bool) -> None:
+    torch._dynamo.reset()
+    for tokens in (6, 10):
+        codes = torch.randint(-128, 128, (2, tokens, 8)).to(torch.int8)
+        residual = torch.randn(2, tokens, 16)
+        run = torch.compile(function, fullgraph=True, dynamic=True)
+        with torch.no_grad():
+            assert torch.allclose(run(codes, residual), function(codes, residual))
+    torch._dynamo.reset()
+    _, code = compiled(function, codes, residual, dynamic=True)
+    assert adds(code) == fuses
 
 
 def read_twice(x: Tensor, residual: Tensor) -> Tensor:

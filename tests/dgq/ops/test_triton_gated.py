@@ -90,7 +90,7 @@ def test_codes_are_those_of_three_operators(
     ("shape", "out", "own_steps"),
     [((3, 4, 16), 16, True), ((2, 4, 20), 16, False), ((2, 4, 16), 8, False), ((0, 16), 16, False)],
 )
-def test_what_the_kernel_cannot_do_is_left_to_the_reference(
+def test_what_the_kernel_cannot_do_is_done_in_two_steps(
     shape: tuple[int, ...], out: int, own_steps: bool
 ) -> None:
     operands = drawn(shape, out, 2, own_steps, 0)
