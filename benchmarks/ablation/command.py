@@ -25,25 +25,27 @@ from dgq.storage.files import write_json, written_beside
 
 STAGES = ("main", "components", "scores", "samples")
 QUICK_PROMPTS = 4
+NARROWING = ("stages", "models", "seeds", "recipes", "prompts", "published_iterations", "quick")
+"""Options that leave cells out, or measure them on other prompts."""
 
 
 def main(argv: Sequence[str]) -> int:
     """The exit code: 0, or 2 after one line about bad input."""
-    arguments = parse(argv)
+    arguments = build_parser().parse_args(argv)
     how = f"python benchmarks/ablation {shlex.join(argv)}".strip()
     return exit_code(lambda: run(arguments, how))
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/ablation",
         description="Calibrate, measure and tabulate every recipe, and the parts of DGQ.",
     )
     add = parser.add_argument
-    add("--stages", nargs="+", choices=STAGES, default=STAGES, help="(default: all)")
+    add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="(default: all)")
     add("--models", nargs="+", choices=(*MODELS, "scenes-few-step"), default=MODELS)
-    add("--seeds", type=int, nargs="+", default=SEEDS, help="of calibrations (default: 0 1 2)")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of calibrations (default: 0 1 2)")
     add(
         "--recipes",
         nargs="+",
@@ -70,11 +72,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--docs",
         type=Path,
-        default=ROOT / "docs/reference",
-        help="where results.md and results.json go",
+        help="where results.md and results.json go (default: docs/reference once all cells are "
+        "measured; before, and for a part of the cells, --outputs)",
     )
-    add("--readme", type=Path, default=ROOT / "README.md", help="whose tables are replaced")
-    return parser.parse_args(argv)
+    add(
+        "--readme",
+        type=Path,
+        help="whose tables are replaced (default: README.md once all cells are measured)",
+    )
+    return parser
+
+
+def is_whole(arguments: argparse.Namespace) -> bool:
+    """Whether no option narrows the tables."""
+    default = build_parser().parse_args([])
+    return all(getattr(arguments, name) == getattr(default, name) for name in NARROWING)
 
 
 def choice_of(arguments: argparse.Namespace) -> Choice:
@@ -185,19 +197,21 @@ def write(
     arguments: argparse.Namespace,
     how: str,
 ) -> None:
-    """The page, the numbers behind it, and README's tables; only the numbers with --quick."""
+    """The page, the numbers behind it, and README's tables; the project's own once all are there."""
     found = [(cell, store.find(cell, n_prompts)) for cell in cells]
     lines = [
         {"stage": cell.stage, "row": cell.row, "bits": cell.bits, **line}
         for cell, line in found
         if line is not None
     ]
-    folder = arguments.outputs if arguments.quick else arguments.docs
+    complete = is_whole(arguments) and len(lines) == len(cells)
+    folder = arguments.docs or (ROOT / "docs/reference" if complete else arguments.outputs)
+    readme = arguments.readme or (ROOT / "README.md" if complete else None)
     write_json(folder / "results.json", {"command": how, "cells": lines, "images": list(images)})
     write_text(folder / "results.md", page(lines, images, how))
-    if not arguments.quick and arguments.readme.is_file():
-        readme = arguments.readme.read_text(encoding="utf-8")
-        write_text(arguments.readme, with_section(readme, readme_section(lines, images)))
+    if readme is not None and readme.is_file():
+        text = readme.read_text(encoding="utf-8")
+        write_text(readme, with_section(text, readme_section(lines, images)))
 
 
 def write_text(path: Path, text: str) -> None:

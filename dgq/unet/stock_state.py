@@ -59,6 +59,14 @@ class InPart(nn.Module):
 class LayerInPart(InPart):
     """A quantized layer, whose stock counterpart holds a weight and a bias."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and "weight" not in self._parameters:
+            raise DGQError(
+                "this layer holds its weight as codes, so none can be assigned: assign it to a "
+                "layer of dgq.dequantize(unet), which computes in floating point"
+            )
+        super().__setattr__(name, value)
+
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """Weight, dequantized, and bias."""
         raise NotImplementedError

@@ -223,11 +223,8 @@ def test_the_command_resumes_and_fills_both_pages(
         work.append(folder.name)
         return line(20.0 + len(work)) | {"integer_layers": 3, "gbops": 1.0, "megabytes": 2.0}
 
-    monkeypatch.setattr(command, "calibrated", lambda *_: None)
-    monkeypatch.setattr(command, "model_of", lambda cell, _: Path(cell.name))
-    monkeypatch.setattr(command, "held_out_calls", lambda *_: None)
+    nothing_is_calibrated(monkeypatch)
     monkeypatch.setattr(command, "measure", measured)
-    monkeypatch.setattr("benchmarks.ablation.remaining.planned_seconds", lambda *_: 60.0)
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     options = ["--recipes", "dgq", "ours", "--models", "scenes", "--seeds", "0", "1"]
@@ -253,6 +250,36 @@ def test_the_command_resumes_and_fills_both_pages(
     work.clear()
     assert command.main(options) == 0
     assert work == []
+
+
+@pytest.mark.parametrize(("options", "whole"), [("", True), ("--models scenes", False)])
+def test_the_project_s_own_tables_are_replaced_by_whole_ones_alone(
+    options: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_is_calibrated(monkeypatch)
+    seen: list[str] = []
+
+    def measured(folder: Path, *_: Any) -> Mapping[str, Any]:
+        seen.append(readme.read_text())
+        return again(folder, [])
+
+    monkeypatch.setattr(command, "measure", measured)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    readme, outputs = tmp_path / "README.md", tmp_path / "outputs"
+    before = f"{page.BEGIN}\nold\n{page.END}\n"
+    readme.write_text(before)
+    assert command.main([*options.split(), "--outputs", str(outputs)]) == 0
+    assert set(seen) == {before}
+    assert (readme.read_text() != before) == whole
+    assert (tmp_path / "docs/reference/results.md").is_file() == whole
+    assert (outputs / "results.md").is_file()
+
+
+def nothing_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "calibrated", lambda *_: None)
+    monkeypatch.setattr(command, "model_of", lambda cell, _: Path(cell.name))
+    monkeypatch.setattr(command, "held_out_calls", lambda *_: None)
+    monkeypatch.setattr("benchmarks.ablation.remaining.planned_seconds", lambda *_: 60.0)
 
 
 def again(folder: Path, work: list[str]) -> Mapping[str, Any]:
@@ -313,10 +340,10 @@ def test_a_readme_without_marks_stays_as_it_is() -> None:
 
 
 def test_options_are_chosen() -> None:
-    arguments = command.parse(["--quick"])
+    arguments = command.build_parser().parse_args(["--quick"])
     assert isinstance(arguments, argparse.Namespace)
     assert {c.calibration.n_prompts for c in stages.cells_of(command.choice_of(arguments))} == {4}
-    few = command.choice_of(command.parse(["--recipes", "ours", "--models", "scenes-xl"]))
+    few = command.choice_of(command.build_parser().parse_args(["--recipes", "ours", "--models", "scenes-xl"]))
     assert {c.row for c in stages.cells_of(few) if c.stage == "main"} == {"ours"}
 
 

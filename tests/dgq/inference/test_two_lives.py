@@ -12,6 +12,8 @@ from dgq.errors import DGQError
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.kernel_layer import KernelLayer
+from dgq.inference.layers import PackedLayer
 from dgq.ops import cpu
 from dgq.storage.checkpoint import load_quantized_unet, packed_state, save_quantized
 from dgq.storage.model_files import WEIGHTS_FILE
@@ -181,3 +183,18 @@ def test_a_learned_model_survives_freezing() -> None:
     expected = layer(x)
     freeze_(unet, settings)
     assert torch.equal(unet.mid_block.resnets[0].conv1(x), expected)
+
+
+@pytest.mark.parametrize("execution", ["float", pytest.param("integer", marks=exact)])
+def test_no_weight_is_assigned_to_a_layer_that_would_not_use_it(
+    execution: str, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as(INTEGER[0]).folder, execution)
+    assigned = 0
+    for layer in unet.modules():
+        if isinstance(layer, PackedLayer | KernelLayer):
+            for weight in (torch.ones(1), nn.Parameter(torch.ones(1))):
+                with pytest.raises(DGQError, match="assign it to a layer of dgq.dequantize"):
+                    layer.weight = weight
+                assigned += 1
+    assert assigned > 0
