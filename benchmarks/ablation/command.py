@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="(default: all)")
-    add("--models", nargs="+", choices=(*MODELS, "scenes-few-step"), default=MODELS)
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of calibrations (default: 0 1 2)")
+    add("--models", nargs="+", choices=(*MODELS, "scenes-few-step"), default=list(MODELS))
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="(default: 0 1 2)")
     add(
         "--recipes",
         nargs="+",
@@ -197,7 +197,7 @@ def write(
     arguments: argparse.Namespace,
     how: str,
 ) -> None:
-    """The page, the numbers behind it, and README's tables; the project's own once all are there."""
+    """The page, its numbers, and README's tables; the project's own once all cells are there."""
     found = [(cell, store.find(cell, n_prompts)) for cell in cells]
     lines = [
         {"stage": cell.stage, "row": cell.row, "bits": cell.bits, **line}

@@ -343,7 +343,8 @@ def test_options_are_chosen() -> None:
     arguments = command.build_parser().parse_args(["--quick"])
     assert isinstance(arguments, argparse.Namespace)
     assert {c.calibration.n_prompts for c in stages.cells_of(command.choice_of(arguments))} == {4}
-    few = command.choice_of(command.build_parser().parse_args(["--recipes", "ours", "--models", "scenes-xl"]))
+    options = ["--recipes", "ours", "--models", "scenes-xl"]
+    few = command.choice_of(command.build_parser().parse_args(options))
     assert {c.row for c in stages.cells_of(few) if c.stage == "main"} == {"ours"}
 
 

@@ -194,7 +194,7 @@ def test_no_weight_is_assigned_to_a_layer_that_would_not_use_it(
     for layer in unet.modules():
         if isinstance(layer, PackedLayer | KernelLayer):
             for weight in (torch.ones(1), nn.Parameter(torch.ones(1))):
-                with pytest.raises(DGQError, match="assign it to a layer of dgq.dequantize"):
+                with pytest.raises(DGQError, match=r"assign it to a layer of dgq\.dequantize"):
                     layer.weight = weight
                 assigned += 1
     assert assigned > 0
