@@ -159,4 +159,5 @@ def _n_tokens(hidden: Tensor) -> int:
 
 
 def bits_of(owner: object, name: str) -> int:
+    """The bits that a layer or an attention names; FLOAT_BITS where it names none."""
     return int(getattr(owner, name, FLOAT_BITS))

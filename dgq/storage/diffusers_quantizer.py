@@ -75,7 +75,7 @@ class DGQQuantizer(DiffusersQuantizer):
     def __init__(self, quantization_config: DGQConfig, **kwargs: Any) -> None:
         if not kwargs.get("pre_quantized", True):
             raise DGQError(
-                "DGQ quantizes calibrated models only: calibrate the UNet with dgq.calibrate or "
+                "DGQ loads calibrated models only: calibrate the UNet with dgq.calibrate or "
                 "`python train.py fit`, then load what was saved, without a quantization_config"
             )
         super().__init__(quantization_config, **kwargs)
@@ -94,7 +94,7 @@ class DGQQuantizer(DiffusersQuantizer):
     def maybe_update_loaded_keys(
         self, loaded_keys: list[str], checkpoint_files: list[str]
     ) -> list[str]:
-        """Note which file holds what; refuse files of others kinds: nothing here is unpickled."""
+        """Note which file holds what; refuse files of other kinds: nothing here is unpickled."""
         odd = [f for f in checkpoint_files if not os.fspath(f).endswith(".safetensors")]
         if odd:
             raise DGQError(f"{odd[0]} is no safetensors file: a quantized UNet is stored in these")
