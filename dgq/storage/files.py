@@ -26,6 +26,16 @@ PARTIAL = ".partial"
 CHECKSUM = "sha256"
 
 
+def partial_name(name: str, suffix: str = "") -> str:
+    """A temporary name beside a file or folder, which says which process of which machine it is of.
+
+    Args:
+        name: of the file or folder.
+        suffix: tells several temporary names of one file apart.
+    """
+    return f".{name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}{PARTIAL}"
+
+
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without error.
@@ -34,8 +44,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     power leaves a part of a file under its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    beside = path.with_name(f".{path.name}.{owner}{PARTIAL}")
+    beside = path.with_name(partial_name(path.name))
     try:
         yield beside
         beside.chmod(0o644)
@@ -52,8 +61,7 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
 
     JSON comes last: descriptions follow what they describe.
     """
-    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    beside = folder.with_name(f".{folder.name}.{owner}{PARTIAL}")
+    beside = folder.with_name(partial_name(folder.name))
     beside.mkdir(parents=True)
     try:
         yield beside
@@ -76,21 +84,24 @@ def _flush(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str = "*", locked: bool = False) -> None:
-    """Remove temporary files that a killed process left in a folder.
+    """Remove temporary files and folders that a killed process left in a folder.
 
     Args:
         folder: need not exist.
         name: pattern of the files that were to be written.
-        locked: nobody else writes there now; otherwise only files of processes of this machine that
-            have ended are removed.
+        locked: nobody else writes files there now; otherwise only those of processes of this
+            machine that have ended are removed. No lock is held for temporary folders.
     """
     for path in folder.glob(f".{name}{PARTIAL}"):
-        if locked or _is_abandoned(path.name):
+        if path.is_dir():
+            if _is_abandoned(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        elif locked or _is_abandoned(path.name):
             path.unlink(missing_ok=True)
 
 
 def _is_abandoned(name: str) -> bool:
-    """Whether a temporary file's process has ended; False where that cannot be known."""
+    """Whether the process of a temporary name has ended; False where that cannot be known."""
     owner = name.removesuffix(PARTIAL)
     machine, _, rest = owner.rpartition(f".{platform.node()}-")
     process = rest.partition("-")[0]
