@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data.embedded import DEFAULT, DEFAULT_PIPELINE, benchmark_of_pipeline
 from data.prompts import choose_prompts
-from data.sampler import count_calls
 from dgq.calibration.recording import record_calls
 from dgq.calibration.row_batches import check_seed, row_batches, seed_of_target
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.files import pipeline_sha256
 from dgq.pipelines.loading import load_pipeline, resolve
+from dgq.planning.sampler import sampler_timesteps
 from dgq.settings import check_positive
 from dgq.storage.checkpoint import GenerationSettings
 from dgq.storage.files import check_writable, remove_leftovers
@@ -104,7 +104,7 @@ class CalibrationData(LightningDataModule):
         ):
             check_positive(name, value)
         check_seed("data.seed", seed)
-        n_calls = count_calls(resolve(pipeline), generation.num_inference_steps)
+        n_calls = len(sampler_timesteps(resolve(pipeline), generation.num_inference_steps))
         if n_samples is not None and not n_calls <= n_samples <= n_prompts * n_calls:
             raise SettingsError(
                 f"data.n_samples must be {n_calls} (one for each call of the UNet) to "
