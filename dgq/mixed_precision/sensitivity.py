@@ -69,10 +69,6 @@ class WeightSensitivity:
     gain: Tensor
     macs: float
 
-    def noise(self, error: Tensor) -> float:
-        """Relative noise of the output for a weight with this squared error, ``[out, n]``."""
-        return float((self.gain * error.sum(1)).sum())
-
 
 @dataclass(frozen=True)
 class Sensitivity:

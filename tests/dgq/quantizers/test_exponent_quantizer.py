@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.math.exponents import shared_shift
+from dgq.math.multiples import shared_multiple
 from dgq.quantizers.exponent_quantizer import ExponentQuantizer
 from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import ActivationSettings, WeightSettings
@@ -201,18 +201,17 @@ def folded_product(
     scale = float(quantizer.scale[0])
     zero_point = quantizer.zero_point[0].numpy().astype(np.int64)
     q = np.clip(np.rint(x / (scale * factor)) + zero_point, 0, 2**n_bits - 1).astype(np.int64)
-    first, second = (
-        s.numpy().astype(np.int64) for s in shared_shift(quantizer.exponent, largest, n_bits)
-    )
+    multiple = 1 << (largest - quantizer.exponent.to(torch.int32))
+    first, second = (f.numpy() for f in shared_multiple(multiple, n_bits, largest))
     groups = np.arange(codes.shape[1]) // weights.settings.group_size
     on_group = on_weights_at_most - weights.exponent.numpy().astype(np.int64)[:, groups]
     difference = codes.astype(np.int64) - weights.zero_point.numpy().astype(np.int64)[:, None]
-    folded = difference << (second + on_group)
-    shifted = q << first
+    folded = (difference << on_group) * second
+    shifted = q * first
     assert shifted.max() <= 255
     assert folded.min() >= -128
     assert folded.max() <= 127
-    accumulated = shifted @ folded.T - ((zero_point << first) * folded).sum(1)
+    accumulated = shifted @ folded.T - ((zero_point * first) * folded).sum(1)
     by_channel = weights.scale.numpy().astype(np.float64) * 2.0 ** -(largest + on_weights_at_most)
     return scale * by_channel * accumulated
 

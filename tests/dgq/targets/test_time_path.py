@@ -12,13 +12,13 @@ from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.streams.paired_streams import PairedStreams
 from dgq.streams.visit import Visit
 from dgq.targets import Target, execution_order, find_blocks
-from dgq.targets.blocks import layers_by_target
 from dgq.targets.time_path import PROJECTION, find_time_path
 from dgq.unet.context import quantization
 from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import quantize_, start_observing_
 from tests import unet_zoo
 from tests.model_zoo import XL, micro
+from tests.quantized_models import layers_by_target
 from tests.tiny_pipelines import micro_unet, unet_call
 
 KEEP = ("conv_in", "conv_out")
