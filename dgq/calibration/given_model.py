@@ -7,9 +7,9 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.pipelines.kinds import KINDS
-from dgq.pipelines.loading import canonical, first_line
+from dgq.pipelines.loading import canonical
 from dgq.recipes.recipe import Recipe
 from dgq.unet.quantize import quantizable_layers
 

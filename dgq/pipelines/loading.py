@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from torch import nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.hub.names import hub_id
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, read_index
@@ -247,8 +247,3 @@ def unavailable(source: str, error: Exception) -> DGQError:
         f"run `hf download {source} --local-dir {folder}` where there is internet, then add "
         f"`--pipeline {folder}`"
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.inspection.cost import count_operations, parameter_bytes, resident_bytes
-from dgq.pipelines.loading import first_line
 from dgq.storage.checkpoint import find_model
 from evaluation.comparison import Comparison
 from evaluation.costs.latency import time_calls

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPProcessor
 
 from data.embedded import DEFAULT
-from dgq.errors import DGQError
-from dgq.pipelines.loading import first_line
+from dgq.errors import DGQError, first_line
 from evaluation.batching import batched
 from evaluation.features.fingerprint import short_hash
 

@@ -9,9 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.pipelines.inputs import call_arguments
-from dgq.pipelines.loading import first_line
 from dgq.storage.checkpoint import GenerationSettings
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -25,7 +25,7 @@ def with_sampler(micro_folder: Path, folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_timesteps_are_those_of_the_calls(name: str, micro_folder: Path, tmp_path: Path) -> None:
+def test_timesteps_are_those_of_the_calls(name: str, micro_folder: Path, tmp_path: Path) -> None:
     folder = with_sampler(micro_folder, tmp_path, name)
     pipeline: DiffusionPipeline = load_pipeline(str(folder))
     with torch.no_grad():
