@@ -74,7 +74,7 @@ def packed_layer(
     calls = SamplerCalls(range(N_STEPS), (8, 8))
     calls.current = Call(step, (8, 8))
     channels = geometry.in_channels
-    quantizer = ChannelInput(n_bits, calls, channels, room=formats["room"])
+    quantizer = ChannelInput(n_bits, calls, channels, max_exponent=formats["room"])
     rows, columns = N_STEPS if formats["per_step"] else 1, 1 if formats["per_tensor"] else channels
     finest = 16 / 2 ** (n_bits + formats["room"])  # so that codes span the input
     quantizer.store("scale", finest * (torch.rand(rows, generator=generator) + 0.1))

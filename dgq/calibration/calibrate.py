@@ -17,7 +17,7 @@ from dgq.calibration.given_prompts import check_prompts, prompts_in
 from dgq.calibration.held_out_calls import samples_of_calls
 from dgq.calibration.learning_loop import learn_
 from dgq.calibration.measuring import sqnr_by_step
-from dgq.calibration.memory import check_room
+from dgq.calibration.memory import check_waiting_memory
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
@@ -27,7 +27,7 @@ from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import GenerationSettings, Manifest
 from dgq.storage.fingerprint import network_sha256
-from dgq.streams.waiting import waiting_rooms
+from dgq.streams.waiting import waiting_places
 
 
 def calibrate(
@@ -140,7 +140,7 @@ def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: Waitin
     """
     one = one_row(call, calibrator.runtime.device)
     check_call(calibrator.unet, one)
-    check_room(calibrator.unet, calibrator.recipe, one, amount, waiting)
+    check_waiting_memory(calibrator.unet, calibrator.recipe, one, amount, waiting)
     calibrator.unet.eval().requires_grad_(False)
 
 
@@ -167,8 +167,8 @@ def reconstruct_(
         CalibrationProgress(len(calibrator.targets), show=progress) as bar,
     ):
         try:
-            rooms = waiting_rooms(waiting, unet, Path(folder))
-            calibrator.start(samples.micro_batches, samples.held_out, rooms)
+            places = waiting_places(waiting, unet, Path(folder))
+            calibrator.start(samples.micro_batches, samples.held_out, places)
             learn_(calibrator, sampling, bar)
         finally:
             calibrator.close()

@@ -93,8 +93,10 @@ def input_quantizer(
         return None
     if activations.grouping != "kmeans":
         kind = BY_CHANNEL.get(activations.grouping, ChannelInput)
-        room = activations.max_exponent
-        return kind(activations.n_bits, calls, channels, of_text, room, absorbed)
+        return kind(
+            *(activations.n_bits, calls, channels, of_text),
+            *(activations.max_exponent, absorbed),
+        )
     grouped = ChannelInput if activations.n_groups == 1 else GroupedInput
     return grouped(activations.n_bits, calls, channels, of_text)
 

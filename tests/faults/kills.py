@@ -32,7 +32,7 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "range search": ("dgq.calibration.learning.start_learning_", (2, 13)),
     "learning": ("lit.calibration.Calibration.training_step", (2, 20, 71)),
     "hardening": ("dgq.calibration.learning.harden_", (1, 12, 24)),
-    "observing": ("dgq.calibration.calibrator.Calibrator.leave", (3, 24)),
+    "observing": ("dgq.calibration.calibrator.Calibrator.propagate", (3, 24)),
     "learning the network": ("lit.calibration.Calibration.training_step", (74,)),
     "hardening the network": ("dgq.calibration.network_learning.harden_network_", (1,)),
     "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),

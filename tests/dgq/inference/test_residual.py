@@ -53,7 +53,7 @@ def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLa
         packed = packed_layer(geometry, formats, torch.tensor([0]), 7)
         old = packed.input_quantizer
         assert old is not None
-        quantizer = ResidualInput(n_bits, old.calls, old.channels, room=4)
+        quantizer = ResidualInput(n_bits, old.calls, old.channels, max_exponent=4)
         quantizer.store("multiple", old.multiple)  # type: ignore[attr-defined]
         quantizer.store("scale", torch.ones(1))
         quantizer.store("zero_point", torch.zeros(1, old.channels, dtype=torch.int16))
@@ -92,7 +92,7 @@ def test_the_sum_is_that_of_the_paper_written_out(name: str) -> None:
     packed, _ = layers(GEOMETRIES[name])
     quantizer = packed.input_quantizer
     assert isinstance(quantizer, ResidualInput)
-    live = LiveInput(4, quantizer.calls, quantizer.channels, room=4)
+    live = LiveInput(4, quantizer.calls, quantizer.channels, max_exponent=4)
     for part, tensor in quantizer.stored.items():
         live.store(part, tensor)
     total: Tensor | None = None
@@ -111,7 +111,7 @@ def test_errors_do_not_pile_up_and_are_those_of_the_difference() -> None:
     packed, _ = layers(GEOMETRIES["linear"])
     quantizer = packed.input_quantizer
     assert isinstance(quantizer, ResidualInput)
-    live = LiveInput(4, quantizer.calls, quantizer.channels, room=4)
+    live = LiveInput(4, quantizer.calls, quantizer.channels, max_exponent=4)
     for part, tensor in quantizer.stored.items():
         live.store(part, tensor)
     with image(quantizer.calls):
