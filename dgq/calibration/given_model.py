@@ -28,7 +28,7 @@ def unet_of(model: Any) -> UNet2DConditionModel:
     return unet
 
 
-def check_unet(unet: UNet2DConditionModel, recipe: Recipe) -> None:
+def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
     """Raise DGQError for a UNet that cannot be calibrated as it is; it stays as it is.
 
     Args:

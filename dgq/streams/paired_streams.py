@@ -15,10 +15,10 @@ from dgq.unet.context import quantization
 class PairedStreams:
     """Calibration samples, waiting at one target in full precision and as quantized so far.
 
-    At each target ``advance_reference`` gives its outputs in full precision; it may
-    be learned; ``advance_quantized`` passes on. The quantized stream has quantized weights and unquantized
-    activations, whose ranges are observed on the way: one pass serves every number of bits and
-    groups.
+    At each target ``advance_reference`` gives its outputs in full precision, and when it has been
+    learned ``advance_quantized`` passes on. The quantized stream has quantized weights and
+    unquantized activations, whose ranges are observed on the way: one pass serves every number of
+    bits and groups.
 
     Args:
         unet: a quantized UNet.

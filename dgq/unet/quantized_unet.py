@@ -20,7 +20,7 @@ from dgq.adapters.adapters import TakesAdapters
 from dgq.errors import DGQError
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import written_as_whole
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 from dgq.unet.devices import moves
 from dgq.unet.stock_state import HasParts
 
@@ -212,7 +212,7 @@ def _checkpoint_at_step(
 class _AtStep:
     """A module that always runs as in the call it was met in."""
 
-    def __init__(self, calls: SamplerCalls, call: Call | None, module: nn.Module) -> None:
+    def __init__(self, calls: SamplerCalls, call: SamplerCall | None, module: nn.Module) -> None:
         self._calls, self._call, self._module = calls, call, module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,8 @@ from dgq.errors import DGQError, first_line
 from dgq.pipelines.inputs import call_arguments
 from dgq.storage.checkpoint import GenerationSettings
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a UNet call."""
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
@@ -56,9 +57,9 @@ def record_call(
     prompts: Sequence[str],
     generation: GenerationSettings,
     **options: Any,
-) -> Call:
+) -> Arguments:
     """Arguments of the first UNet call that the pipeline makes for some prompts."""
-    calls: list[Call] = []
+    calls: list[Arguments] = []
 
     def keep(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))

@@ -18,7 +18,7 @@ from dgq.inference.residual_layer import ResidualLayer
 from dgq.ops import cpu
 from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 from dgq.unet.memory_of_calls import Memory
 from tests.quantized_models import decibels
 from tests.random_layers import CPU, packed_layer
@@ -34,7 +34,7 @@ exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multip
 def image(calls: SamplerCalls) -> Iterator[Memory]:
     """Calls of one image."""
     memory = Memory(torch.tensor([9.0]), (2, 4, 8, 8))
-    calls.current = Call(torch.tensor([0]), (8, 8), memory)
+    calls.current = SamplerCall(torch.tensor([0]), (8, 8), memory)
     yield memory
     calls.current = None
 
