@@ -14,10 +14,8 @@ RANGED = (torch.float32, torch.bfloat16)
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
-    for function in (
-        *(quantize, quantize_gated, channel_ranges, int_linear, int_conv2d),
-        attention,
-    ):
+    operators = (quantize, quantize_gated, channel_ranges, int_linear, int_conv2d, attention)
+    for function in operators:
         LIBRARY.impl(function.__name__, function, "CPU")
     for function in (int_linear, int_conv2d):
         # A weight in oneDNN's layout decides what the dispatcher chooses.
