@@ -27,10 +27,10 @@ from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.storage.dequantize import dequantize_
-from dgq.storage.files import names_in, read_tensors
 from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.model_files import check_seal, sealed
 from dgq.storage.seal import SEAL, tensor_sha256
+from dgq.storage.tensor_files import names_in, read_tensors
 from dgq.unet.unet_checks import NORMS
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "parsing": ("lit.cli.resolve_configs", (1,)),
     "loading": ("dgq.pipelines.loading.load_network", (1,)),
     "recording": ("dgq.calibration.recording.generators", (1,)),
-    "writing recorded calls": ("dgq.storage.files.save_file", (1,)),
+    "writing recorded calls": ("dgq.storage.tensor_files.save_file", (1,)),
     "loading recorded calls": ("dgq.calibration.unet_calls.UNetCalls.load", (1,)),
     "measuring sensitivity": ("dgq.mixed_precision.sensitivity.Gathering.run", (1,)),
     "first capture": ("dgq.streams.paired_streams.PairedStreams.__init__", (1, 2)),

@@ -15,14 +15,16 @@ from dgq.errors import DGQError
 from dgq.storage.files import (
     check_writable,
     read_json,
-    read_sealed_tensors,
-    read_tensors,
     remove_leftovers,
     sha256_of,
     write_json,
+    written_beside,
+)
+from dgq.storage.tensor_files import (
+    read_sealed_tensors,
+    read_tensors,
     write_sealed_tensors,
     write_tensors,
-    written_beside,
 )
 
 
