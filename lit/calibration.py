@@ -134,7 +134,7 @@ class Calibration(LightningModule):
         }
 
     def on_train_start(self) -> None:
-        """Bring all streams to the target that this run starts, or goes on, with."""
+        """Bring all streams to the target that this run starts, or resumes, at."""
         if self.trainer.is_global_zero:
             clear_waiting_folders(self.waiting_folder)
         self.trainer.strategy.barrier()

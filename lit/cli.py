@@ -41,9 +41,9 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
         print_error(explained(error))
         return 2
     except (OSError, SafetensorError) as error:
-        print_error(DGQError(f"{error}: free space or mend access, then go on: --ckpt_path last"))
+        print_error(DGQError(f"{error}: free space or fix access, then resume by --ckpt_path last"))
         return 2
     except RecursionError:
-        print_error(DGQError("a configuration is nested too deeply: mend the file"))
+        print_error(DGQError("a configuration is nested too deeply: correct the file"))
         return 2
     return 0

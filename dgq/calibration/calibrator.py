@@ -94,7 +94,7 @@ class Calibrator:
         places: Iterator[Waiting],
         n_finished: int = 0,
     ) -> None:
-        """Bring all samples to the first target, or to the one that a resumed run goes on with.
+        """Bring all samples to the first target, or to the one that a resumed run continues with.
 
         Args:
             calls: one for each micro-batch to learn on.

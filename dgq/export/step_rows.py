@@ -34,7 +34,7 @@ class StepRows(nn.Module):
         self.register_buffer("table", torch.empty(0), persistent=False)
 
     def add(self, values: Tensor) -> StepVector:
-        """Put ``[steps, n]`` into the table; ``[1, n]``, the same at all steps, stays apart."""
+        """Put ``[steps, n]`` into the table; ``[1, n]``, the same at all steps, stays outside."""
         values = values.float().contiguous()
         if values.shape[0] == 1:
             return lambda: values

@@ -228,5 +228,5 @@ def short_bits(settings: QuantizationSettings) -> str:
 
 
 def named(text: object) -> str:
-    """Words of others in a line of a table or a paragraph, without places on a machine."""
+    """Words of others in a line of a table or a paragraph, without paths of a machine."""
     return " ".join(without_paths(str(text)).replace("|", "/").split())

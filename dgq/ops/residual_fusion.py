@@ -137,6 +137,6 @@ def is_alike(term: Node, total: Node) -> bool:
 
 
 def value_of(node: Node) -> Tensor:
-    """What a node puts out, without data."""
+    """The output of a node, without data."""
     value: Tensor = node.meta["val"]
     return value

@@ -22,7 +22,7 @@ def partial_name(name: str, suffix: str = "") -> str:
 
     Args:
         name: of the file or folder.
-        suffix: tells several temporary names of one file apart.
+        suffix: distinguishes several temporary names of one file.
     """
     return f".{name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}{PARTIAL}"
 
@@ -130,7 +130,7 @@ def check_writable(folder: Path, option: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DGQError(
-            f"{option} {folder} cannot be written into ({reason}): mend that, or name another one"
+            f"{option} {folder} cannot be written into ({reason}): fix that, or name another one"
         ) from error
     finally:
         with suppress(OSError):  # somebody else may have written into it meanwhile
@@ -155,7 +155,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise DGQError(f"{path} cannot be read as JSON ({reason}): mend or restore it") from error
+        raise DGQError(f"{path} cannot be read as JSON ({reason}): fix or restore it") from error
 
 
 def exists(path: Path) -> bool:

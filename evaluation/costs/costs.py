@@ -88,7 +88,7 @@ def _compiled_latency(comparison: Comparison, call: Arguments, n_calls: int) -> 
         seconds = time_calls({COMPILED: compiled}, call, n_calls, comparison.device)
     except Exception as error:  # whatever a compiler raises
         raise DGQError(
-            f"--compile: the UNet cannot be compiled here ({first_line(error)}): mend it, or "
+            f"--compile: the UNet cannot be compiled here ({first_line(error)}): fix it, or "
             "measure without"
         ) from error
     return seconds[COMPILED]

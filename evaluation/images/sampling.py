@@ -101,7 +101,7 @@ def check_drawable(
         record_call(pipeline, [prompt], generation, **options)
     except Exception as error:  # whatever a sampler or the pipeline's own checks raise
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({first_line(error)}): mend {named}"
+            f"the pipeline cannot draw with these settings ({first_line(error)}): change {named}"
         ) from error
 
 
