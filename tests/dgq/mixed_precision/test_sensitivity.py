@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.mixed_precision.sensitivity import Sensitivity, inputs_of_layers, measure_sensitivity
+from dgq.mixed_precision.sensitivities import Sensitivity
+from dgq.mixed_precision.sensitivity import inputs_of_layers, measure_sensitivity
 from dgq.unet.quantize import layers_to_quantize
 from tests.tiny_pipelines import micro_unet, unet_call
 
