@@ -30,7 +30,7 @@ from dgq.settings import WaitingSettings
 from dgq.storage.files import write_json
 from dgq.streams.paired_streams import PairedStreams
 from dgq.streams.visit import Visit
-from dgq.streams.waiting import waiting_rooms
+from dgq.streams.waiting import waiting_places
 from dgq.targets import Target, execution_order, find_blocks
 from dgq.unet.context import quantization
 from dgq.unet.quantize import start_observing_
@@ -79,11 +79,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     quantize_(unet, settings, calls.distinct_timesteps, calls.latent_size)
     start_observing_(unet)
     targets = ordered_targets(unet, settings, calls, options.device)
-    rooms = waiting_rooms(WaitingSettings(options.place, options.dtype), unet, folder)
+    places = waiting_places(WaitingSettings(options.place, options.dtype), unet, folder)
     pairs = torch.cartesian_prod(torch.arange(options.samples // 4), torch.arange(4)).flip(1)
     batches = [on(options.device, calls.batch(p)) for p in pairs.split(options.micro_batch)]
     with Timer() as start:
-        streams = PairedStreams(unet, targets, batches, rooms)
+        streams = PairedStreams(unet, targets, batches, places)
     rows: list[dict[str, Any]] = []
     chosen = some_blocks(list(targets), options.stop_after)
     stops = list(targets)[: options.stop_after]
@@ -103,7 +103,7 @@ def visit(
     """Capture, search ranges, learn a few iterations if asked to, and pass on; seconds of each."""
     row: dict[str, float] = {}
     with Timer() as timer:
-        streams.refer()
+        streams.advance_reference()
     row["capture_s"] = timer.seconds
     with Timer() as timer:
         learn.start_learning_(target)
@@ -114,7 +114,7 @@ def visit(
         row["iteration_s"] = timer.seconds / ITERATIONS
     learn.harden_(target)
     with Timer() as timer:
-        streams.leave()
+        streams.advance_quantized()
     row["observation_s"] = timer.seconds
     return row
 

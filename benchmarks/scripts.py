@@ -27,7 +27,7 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def calibrate(run: Path, *arguments: str) -> None:
-    """Calibrate into a folder, or go on there, unless that is done.
+    """Calibrate into a folder, or resume there, unless that is done.
 
     Args:
         run: the folder; without arguments the recipe is the one of its name.

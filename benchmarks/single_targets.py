@@ -25,7 +25,7 @@ from dgq.calibration.learning_loop import learn_target_
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.samples import Sampling, samples_of_prompts
 from dgq.recipes import Custom
-from dgq.streams.waiting import waiting_rooms
+from dgq.streams.waiting import waiting_places
 
 # Fixed, so that inputs stay the same when the defaults change.
 PREFIX = LearningSettings(
@@ -63,16 +63,16 @@ def single_targets(keep: tuple[str, ...]) -> Iterator[tuple[str, Learn]]:
         tempfile.TemporaryDirectory(prefix="dgq-waiting-") as folder,
         CalibrationProgress(len(calibrator.targets), show=False) as bar,
     ):
-        rooms = waiting_rooms(WaitingSettings(), unet, Path(folder))
+        places = waiting_places(WaitingSettings(), unet, Path(folder))
         try:
-            calibrator.start(samples.micro_batches, samples.held_out, rooms)
+            calibrator.start(samples.micro_batches, samples.held_out, places)
             for index, name in enumerate(calibrator.targets):
                 calibrator.enter(name)
                 learn_here = partial(learn_, calibrator, index, bar)
                 if index % EVERY == 0:
                     yield name, learn_here
                 learn_here(PREFIX)
-                calibrator.leave()
+                calibrator.propagate()
         finally:
             calibrator.close()
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -13,17 +12,18 @@ from typing import Any, ClassVar
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from data.embedded import DEFAULT, DEFAULT_PIPELINE, benchmark_of_pipeline
 from data.prompts import choose_prompts
-from data.sampler import count_calls
+from data.rows import RowBatches
 from dgq.calibration.recording import record_calls
-from dgq.calibration.row_batches import check_seed, row_batches, seed_of_target
+from dgq.calibration.row_batches import check_seed, seed_of_target
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.files import pipeline_sha256
 from dgq.pipelines.loading import load_pipeline, resolve
+from dgq.planning.sampler import sampler_timesteps
 from dgq.settings import check_positive
 from dgq.storage.checkpoint import GenerationSettings
 from dgq.storage.files import check_writable, remove_leftovers
@@ -37,35 +37,13 @@ N_MEASURED = 256
 DEFAULT_GENERATION = DEFAULT.generation[DEFAULT_PIPELINE]
 
 
-class RowBatches(IterableDataset[Tensor]):
-    """Endless batches of row indices, a function of seed, target, process and position alone.
-
-    Args:
-        data: module whose trainer tells the target (its epoch).
-        n_rows: rows to draw from.
-        batch_size: rows in a batch.
-    """
-
-    def __init__(self, data: "CalibrationData", n_rows: int, batch_size: int) -> None:
-        self.data = data
-        self.n_rows = n_rows
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[Tensor]:
-        # A generator, which asks for the target at its first batch: a resumed Trainer makes its
-        # iterators before it knows.
-        target = self.data.trainer.current_epoch if self.data.trainer is not None else 0
-        seed = seed_of_target(self.data.seed, target, self.data.rank)
-        yield from row_batches(self.n_rows, self.batch_size, seed)
-
-
 class CalibrationData(LightningDataModule):
     """Prompts, the UNet calls they lead to, and random rows of them to learn on.
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
         generation: how the full-precision pipeline is run.
-        captions: file of captions (COCO's JSON, or text with one a line); by default
+        captions: file of captions (COCO's JSON, or text with one per line); by default
             prompts of the pipeline's own benchmark, else of the embedded one.
         n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
         n_samples: pairs of prompt and timestep to calibrate on, evenly over the timesteps; all by
@@ -104,7 +82,7 @@ class CalibrationData(LightningDataModule):
         ):
             check_positive(name, value)
         check_seed("data.seed", seed)
-        n_calls = count_calls(resolve(pipeline), generation.num_inference_steps)
+        n_calls = len(sampler_timesteps(resolve(pipeline), generation.num_inference_steps))
         if n_samples is not None and not n_calls <= n_samples <= n_prompts * n_calls:
             raise SettingsError(
                 f"data.n_samples must be {n_calls} (one for each call of the UNet) to "
@@ -247,8 +225,13 @@ class CalibrationData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches of row indices over all micro-batches, without end."""
         n_rows = sum(batch["sample"].shape[0] for batch in self.micro_batches)
-        rows = RowBatches(self, n_rows, self.batch_size // self.n_processes)
+        rows = RowBatches(n_rows, self.batch_size // self.n_processes, self.seed_of_batches)
         return DataLoader(rows, batch_size=None)
+
+    def seed_of_batches(self) -> int:
+        """Of the target that the Trainer is at, in this process."""
+        target = 0 if self.trainer is None else self.trainer.current_epoch
+        return seed_of_target(self.seed, target, self.rank)
 
 
 @rank_zero_only

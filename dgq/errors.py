@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and others in one line."""
 
 
 class DGQError(Exception):
@@ -7,3 +7,8 @@ class DGQError(Exception):
 
 class SettingsError(DGQError, ValueError):
     """A setting outside its domain, found before any work starts."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -108,5 +108,5 @@ def chosen_source(settings: EvaluationSettings, models: Sequence[Model]) -> str:
     sources = set(calibrated.values())
     if len(sources) > 1:
         pairs = ", ".join(f"{name} of {source}" for name, source in calibrated.items())
-        raise DGQError(f"these models are of different pipelines ({pairs}): compare them apart")
+        raise DGQError(f"these models are of different pipelines ({pairs}): evaluate each alone")
     return next(iter(sources), DEFAULT_PIPELINE)

@@ -40,5 +40,5 @@ class Package:
         except Exception as error:  # a broken dependency raises anything
             raise DGQError(
                 f"the package {self.module} is installed but cannot be imported "
-                f"({type(error).__name__}: {error}): mend it, or do without"
+                f"({type(error).__name__}: {error}): fix it, or do without"
             ) from error

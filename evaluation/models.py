@@ -69,8 +69,8 @@ def locate(ckpt: Path) -> Path:
     folder = ckpt.parent / FOLDER
     if not has_model(folder):
         raise DGQError(
-            f"{ckpt} is of a calibration that has not finished, since there is no {folder}: go on "
-            "with `python train.py fit ... --ckpt_path last`"
+            f"{ckpt} is of a calibration that has not finished, since there is no {folder}: resume "
+            "it with `python train.py fit ... --ckpt_path last`"
         )
     return folder
 

@@ -68,5 +68,5 @@ def load_prompts(
 
 
 def reference_captions(n: int, seed: int, benchmark: Benchmark = DEFAULT) -> list[str]:
-    """Held-out captions of a benchmark, drawn apart from the prompts."""
+    """Held-out captions of a benchmark, drawn separately from the prompts."""
     return benchmark.sample_prompts(n, seed + REFERENCE_SEED_OFFSET, "test")

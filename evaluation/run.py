@@ -61,7 +61,7 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
         report = write_results(output, results, protocol, models, inputs, command)
     except (OSError, SafetensorError) as error:
         raise DGQError(
-            f"cannot write to {settings.images} or {output}: {error}; mend that and call again, "
+            f"cannot write to {settings.images} or {output}: {error}; fix that and call again, "
             "it resumes from here"
         ) from error
     show(report, output, console)

@@ -14,7 +14,7 @@ class EvaluationSettings:
 
     Args:
         ckpt: quantized models to compare: run folders, their Lightning checkpoints, or folders of
-            exported models; none measures full precision alone.
+            quantized models; none measures full precision alone.
         protocol: what determines the numbers.
         protocol_name: names of the presets that the protocol came from.
         pipeline: full-precision pipeline (an embedded model's name, a folder or a hub id); by

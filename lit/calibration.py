@@ -18,7 +18,7 @@ from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import Manifest, calibration_state, load_calibration_state_
 from dgq.storage.described_settings import described, quantization_settings
 from dgq.storage.fingerprint import network_sha256
-from dgq.streams.waiting import waiting_rooms
+from dgq.streams.waiting import waiting_places
 from dgq.targets import Target
 from dgq.unet.quantize import quantizable_layers
 from lit.identity import identity_of
@@ -134,13 +134,13 @@ class Calibration(LightningModule):
         }
 
     def on_train_start(self) -> None:
-        """Bring all streams to the target that this run starts, or goes on, with."""
+        """Bring all streams to the target that this run starts, or resumes, at."""
         if self.trainer.is_global_zero:
             clear_waiting_folders(self.waiting_folder)
         self.trainer.strategy.barrier()
-        rooms = waiting_rooms(self.waiting, self.unet, self.waiting_folder)
+        places = waiting_places(self.waiting, self.unet, self.waiting_folder)
         data = self.data
-        self.calibrator.start(data.micro_batches, data.held_out, rooms, self.current_epoch)
+        self.calibrator.start(data.micro_batches, data.held_out, places, self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         """Capture the target's references, and start from nearest rounding."""
@@ -168,7 +168,7 @@ class Calibration(LightningModule):
         errors = {name: v for name, v in self.records[-1].items() if name != "target"}
         self.log_dict(errors, sync_dist=True)
         self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
-        self.calibrator.leave()
+        self.calibrator.propagate()
 
     def on_train_end(self) -> None:
         """Drop the streams, and what waited on disk."""

@@ -1,251 +1,22 @@
-"""The command line: LightningCLI with configs by name, run folders, and one-line errors."""
+"""The command line: configs by name, signals, and one-line errors."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
 
 from jsonargparse import ArgumentError
-from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from safetensors import SafetensorError
 
-from dgq.command_line.console import (
-    check_arguments,
-    print_error,
-    print_line,
-    print_stop,
-    quieten_libraries,
-)
-from dgq.command_line.stopping import Stopped, Stopper, stopping_on_signals
+from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
+from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
-from dgq.pipelines.embedded import EMBEDDED
-from dgq.storage.described_settings import quantization_settings
-from dgq.storage.files import check_writable
-from lit.calibration import Calibration
-from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
+from lit.calibration_cli import HOW_TO_RESUME, CalibrationCLI
 from lit.configs import resolve_configs
-from lit.dry_run import print_plan
-from lit.identity import check_identity
-from lit.limits import Limits, parse_time
 from lit.parser_errors import explained
 from lit.quiet import quieten_lightning
-from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
 from lit.samples import Samples
-from lit.sealed_checkpoint import SealedCheckpointIO, read_checkpoint
-from lit.stopping import end_processes, is_first_process
-from lit.strategy import AveragingStrategy
-from lit.trainer_options import check_trainer_options, identity_of_trainer
-
-FIT_PARSER = {
-    "description": "Calibrate a quantized UNet, target by target.",
-    "exit_on_error": False,
-}
-HOW_TO_RESUME = "the same command with --ckpt_path last resumes after the last finished target"
-
-
-class CalibrationCLI(LightningCLI):
-    """``fit`` of the calibration into ``outputs/<config names>/``.
-
-    Args:
-        args: of the command line.
-        data: the DataModule class.
-        run: folder of the run by default.
-        stopper: of the signals.
-        held: what is held until the command ends.
-    """
-
-    def __init__(
-        self,
-        args: Sequence[str],
-        data: type[Samples],
-        run: Path,
-        stopper: Stopper,
-        held: ExitStack,
-    ) -> None:
-        self.data = data
-        self.default_run = run
-        self.stopper = stopper
-        self.held = held
-        super().__init__(
-            Calibration,
-            cast(type[LightningDataModule], data),
-            save_config_callback=None,
-            parser_kwargs={"exit_on_error": False, "fit": FIT_PARSER},
-            seed_everything_default=0,
-            trainer_defaults={
-                "devices": 1,
-                "logger": False,
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-            },
-            args=list(args),
-            auto_configure_optimizers=False,
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Only ``fit``; measuring has a script of its own."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}
-        return {"fit": skipped}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add --run and --pipeline; derive epochs and batches from targets and iterations."""
-        parser.add_argument(
-            "--run", type=Path, default=self.default_run, help="Folder that the run writes into."
-        )
-        parser.add_argument(
-            "--pipeline",
-            type=str,
-            default="scenes",
-            help=f"Embedded model ({', '.join(map(repr, EMBEDDED))}), folder, .safetensors "
-            "file in the original layout, or hub id.",
-        )
-        parser.add_argument(
-            "--dry_run",
-            action="store_true",
-            help="Print targets, bits, execution, samples, disk, memory and estimated time, and "
-            "start nothing.",
-        )
-        parser.link_arguments("pipeline", "model.pipeline")
-        parser.link_arguments("pipeline", "data.pipeline")
-        parser.link_arguments("model.n_targets", "trainer.max_epochs", apply_on="instantiate")
-        parser.link_arguments(
-            "model.n_iterations", "trainer.limit_train_batches", apply_on="instantiate"
-        )
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let a checkpoint override the command line."""
-
-    def _set_seed(self) -> None:
-        """Seed what draws at random, which nothing here does; refuse what is no seed."""
-        try:
-            super()._set_seed()
-        except (ValueError, TypeError) as error:
-            raise DGQError(f"--seed_everything: {error}") from error
-
-    @property
-    def run(self) -> Path:
-        """The run's folder."""
-        return Path(self._get(self.config, "run"))
-
-    @property
-    def is_trial(self) -> bool:
-        """Whether a few steps are tried, which write nothing."""
-        return bool(self._get(self.config_init or self.config, "trainer")["fast_dev_run"])
-
-    @property
-    def is_dry_run(self) -> bool:
-        """Whether nothing is to be started."""
-        return bool(self._get(self.config, "dry_run"))
-
-    def before_instantiate_classes(self) -> None:
-        """Check the Trainer's options and the run's folder before any work starts."""
-        resume = self._get(self.config, "ckpt_path")
-        options = self._get(self.config, "trainer")
-        check_trainer_options(vars(options), resume is not None)
-        if self.is_dry_run:
-            return
-        self.checkpoint: Path | None = None
-        if is_first_process():
-            self.held.enter_context(claimed(self.run))
-        if not options["fast_dev_run"]:
-            # The other processes come later, when the first one may have begun to write.
-            first = is_first_process() or resume is not None
-            self.checkpoint = checkpoint_to_resume(self.run, resume) if first else None
-        if resume == LAST and self.checkpoint is None and is_first_process():
-            print_line(f"{self.run} has no checkpoint yet: starting from the beginning")
-        self.saved = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
-
-    def instantiate_classes(self) -> None:
-        """Make model, data and Trainer; nothing for a dry run."""
-        if not self.is_dry_run:
-            super().instantiate_classes()
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Calibrate, or say what that would take."""
-        if self.is_dry_run:
-            print_plan(self.config[subcommand], self.data)
-        else:
-            super()._run_subcommand(subcommand)
-
-    def fit(self, **arguments: Any) -> None:
-        """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
-        learning = self.model.recipe.learning.total_iterations > 0
-        self.datamodule.check_processes(self.trainer.world_size)  # before any is started
-        trainer = identity_of_trainer(self.trainer, learning)
-        self.model.trainer_identity = trainer
-        if self.saved is not None:
-            identity = self.model.identity(self.datamodule.identity)
-            saved = self.saved["calibration"]
-            check_identity(saved["identity"], identity)
-            # What the recipe chose is not measured again.
-            self.model.resumed_settings = quantization_settings(saved["quantization"])
-            self.saved = None
-        waiting = self.model.waiting
-        if waiting.place == "disk" and waiting.folder is not None:
-            check_writable(waiting.folder, "--model.waiting.folder")
-        arguments["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
-        try:
-            self.trainer.fit(weights_only=True, **arguments)
-        except BaseException as error:
-            self.end_others(error)
-            raise
-        if self.is_trial and is_first_process():
-            print_line(f"tried {self.trainer.global_step} steps: nothing was kept")
-
-    @property
-    def how_to_resume(self) -> str:
-        """What is left after a stop; a trial leaves nothing."""
-        return "nothing was kept" if self.is_trial else HOW_TO_RESUME
-
-    def end_others(self, error: BaseException) -> None:
-        """End the other processes; raise what ended one of them in place of what followed."""
-        if isinstance(error, Stopped) and is_first_process():
-            print_stop(f"{error.reason}: {self.how_to_resume}")
-            error.said = True
-        ended = end_processes(self.trainer)
-        if ended and not isinstance(error, Stopped | DGQError):
-            raise DGQError(f"{ended} (out of memory?): {HOW_TO_RESUME}") from error
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run has: checkpoints, log, progress, limits."""
-        options = self._get(self.config_init, "trainer")
-        limits = Limits(options["max_steps"], parse_time(options["max_time"]), self.stopper)
-        given = options["callbacks"] or []
-        callbacks = [*(given if isinstance(given, list) else [given]), limits]
-        if not options["fast_dev_run"]:
-            callbacks += [RunFolder(self.run, self.written_config()), TargetCheckpoint(self.run)]
-        if options["enable_progress_bar"] is not False:
-            callbacks.append(TargetProgress())
-        shared = {
-            "callbacks": callbacks,
-            "default_root_dir": self.run,
-            # A whole number, which a parser may have read as 1.0: to Lightning that is all batches.
-            "limit_train_batches": int(options["limit_train_batches"]),
-            "max_steps": -1,
-            "max_time": None,
-            "strategy": "auto",
-            "plugins": [SealedCheckpointIO()],
-            **kwargs,
-        }
-        try:
-            trainer = super().instantiate_trainer(**shared)
-            if trainer.world_size == 1:
-                return trainer
-            return super().instantiate_trainer(**{**shared, "strategy": AveragingStrategy()})
-        except (ValueError, TypeError, RuntimeError, ImportError) as error:
-            raise DGQError(f"--trainer: {error}") from error
-        except MisconfigurationException as error:
-            raise DGQError(f"--trainer: {error}") from error
-
-    def written_config(self) -> str:
-        """The configuration as the run's folder keeps it."""
-        subcommand = str(self.subcommand)
-        parser = self._parser(subcommand)
-        return f"{HEADER}{parser.dump(self.config[subcommand], skip_none=False)}"
+from lit.stopping import is_first_process
 
 
 def main(args: Sequence[str], data: type[Samples]) -> int:
@@ -270,9 +41,9 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
         print_error(explained(error))
         return 2
     except (OSError, SafetensorError) as error:
-        print_error(DGQError(f"{error}: free space or mend access, then go on: --ckpt_path last"))
+        print_error(DGQError(f"{error}: free space or fix access, then resume by --ckpt_path last"))
         return 2
     except RecursionError:
-        print_error(DGQError("a configuration is nested too deeply: mend the file"))
+        print_error(DGQError("a configuration is nested too deeply: correct the file"))
         return 2
     return 0

@@ -39,7 +39,7 @@ def claimed(run: Path) -> Iterator[None]:
 
 
 def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
-    """The checkpoint to go on from; None where a run starts from the beginning.
+    """The checkpoint to resume from; None where a run starts from the beginning.
 
     Args:
         run: folder of the run.
@@ -62,7 +62,7 @@ def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
         return last
     if resume == LAST and has_model(model):
         raise DGQError(
-            f"{run} holds a finished model but no {CHECKPOINT}: there is nothing to go on from; "
+            f"{run} holds a finished model but no {CHECKPOINT}: there is nothing to resume; "
             "choose another folder by --run DIR"
         )
     check_free(run, unless_started=resume == LAST)
@@ -79,7 +79,7 @@ def check_free(run: Path, unless_started: bool = False) -> None:
     last, model = run / CHECKPOINT, run / FOLDER
     if last.exists() or (model.exists() and not unless_started):
         raise DGQError(
-            f"{run} already holds a calibration: go on with it by --ckpt_path last, or choose "
+            f"{run} already holds a calibration: resume it by --ckpt_path last, or choose "
             "another folder by --run DIR"
         )
     if is_own(run / CONFIG):

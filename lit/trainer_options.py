@@ -81,7 +81,7 @@ SUPPORTED = None
 
 OPTIONS: dict[str, Refused | Checked | None] = {
     "accelerator": SUPPORTED,
-    "strategy": Refused(("auto", "ddp"), "several devices share the samples by ddp: leave it away"),
+    "strategy": Refused(("auto", "ddp"), "several devices share the samples by ddp: leave it out"),
     "devices": SUPPORTED,
     "num_nodes": Refused((1,), "a calibration runs on one machine; give it more --trainer.devices"),
     "precision": Refused(
@@ -113,8 +113,8 @@ OPTIONS: dict[str, Refused | Checked | None] = {
     "accumulate_grad_batches": Refused(
         (1,), "learning rates follow the steps; set data.batch_size for larger batches"
     ),
-    "gradient_clip_val": Refused((None,), "Adam's steps do not grow with gradients: leave it away"),
-    "gradient_clip_algorithm": Refused((None,), "gradients are not clipped: leave it away"),
+    "gradient_clip_val": Refused((None,), "Adam's steps do not grow with gradients: leave it out"),
+    "gradient_clip_algorithm": Refused((None,), "gradients are not clipped: leave it out"),
     "deterministic": SUPPORTED,
     "benchmark": SUPPORTED,
     "inference_mode": Refused((True,), NO_VALIDATION),
@@ -136,11 +136,11 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
 
     Args:
         options: by name, before anything is instantiated.
-        resuming: whether there is a checkpoint to go on from.
+        resuming: whether there is a checkpoint to resume from.
     """
     for name, value in options.items():
         if name not in OPTIONS:
-            raise DGQError(f"--trainer.{name} is not supported: leave it away")
+            raise DGQError(f"--trainer.{name} is not supported: leave it out")
         rule = OPTIONS[name]
         if rule is not None:
             rule.check(name, value)

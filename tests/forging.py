@@ -8,9 +8,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgq.storage.files import read_tensors
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import CONFIG_FILE, WEIGHTS_FILE, sealed
+from dgq.storage.tensor_files import read_tensors
 
 State = dict[str, Tensor]
 

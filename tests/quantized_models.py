@@ -1,12 +1,13 @@
 """Calibrated micro UNets of each kind, made once for all tests and saved beside."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgq.settings import (
     ActivationSettings,
@@ -16,6 +17,7 @@ from dgq.settings import (
     WeightSettings,
 )
 from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
+from dgq.targets import Target
 from tests.tiny_pipelines import calibrate_, micro_unet, unet_call
 
 TIMESTEPS = (801.0, 401.0, 1.0)
@@ -153,3 +155,19 @@ def decibels(reference: Tensor, found: Tensor) -> float:
     """Signal-to-noise ratio of what should be ``reference``."""
     noise = (reference.double() - found.double()).square().sum().clamp(min=1e-300)
     return float(10 * torch.log10(reference.double().square().sum() / noise))
+
+
+def layers_by_target(
+    targets: Mapping[str, Target], layers: Mapping[str, nn.Module]
+) -> dict[str, list[str]]:
+    """Names of the layers that each target learns.
+
+    Args:
+        targets: by name.
+        layers: all layers of the UNet that are quantized, by name.
+    """
+    names = {id(layer): name for name, layer in layers.items()}
+    return {
+        target: [names[id(part)] for part in found.parts() if id(part) in names]
+        for target, found in targets.items()
+    }

@@ -16,7 +16,7 @@ from dgq.math.exponents import spare_activation_bits, spare_weight_bits
 from dgq.math.multiples import possible_multiples
 from dgq.math.packing import pack_codes
 from dgq.settings import WeightSettings
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 
 N_STEPS = 3
 CPU = CpuProducts()
@@ -72,9 +72,9 @@ def packed_layer(
 
     weights, n_bits = formats["weights"], formats["activation_bits"]
     calls = SamplerCalls(range(N_STEPS), (8, 8))
-    calls.current = Call(step, (8, 8))
+    calls.current = SamplerCall(step, (8, 8))
     channels = geometry.in_channels
-    quantizer = ChannelInput(n_bits, calls, channels, room=formats["room"])
+    quantizer = ChannelInput(n_bits, calls, channels, max_exponent=formats["room"])
     rows, columns = N_STEPS if formats["per_step"] else 1, 1 if formats["per_tensor"] else channels
     finest = 16 / 2 ** (n_bits + formats["room"])  # so that codes span the input
     quantizer.store("scale", finest * (torch.rand(rows, generator=generator) + 0.1))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from data.calibration import CalibrationData
-from data.sampler import count_calls
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.planning.sampler import sampler_timesteps
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.unet.layers import QuantizedLayer
 from dgq.unet.quantize import layers_to_quantize
@@ -55,7 +55,7 @@ def test_a_kind_of_pipeline_calibrates_and_draws(name: str, tmp_path: Path) -> N
     [recording] = (tmp_path / "cache").glob("calls-*.safetensors")
     calls = UNetCalls.load(recording)
     n_calls = len(calls.timesteps)
-    assert n_calls == count_calls(folder, 2)
+    assert n_calls == len(sampler_timesteps(folder, 2))
     pairs = torch.stack([torch.arange(n_calls), torch.zeros(n_calls, dtype=torch.long)], 1)
     batch = calls.batch(pairs)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.pipelines.files import pipeline_sha256
 from dgq.pipelines.loading import load_pipeline, load_unet, resolve
-from dgq.storage.files import read_sealed_tensors, write_sealed_tensors
+from dgq.storage.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 SEED = 4321
 """Of captions and noise; calibrations and evaluations draw theirs from other seeds."""
@@ -74,7 +74,7 @@ def held_out_calls(model: str, n_prompts: int, folder: Path) -> HeldOut:
 
 
 def outputs_of(unet: nn.Module, calls: UNetCalls) -> Tensor:
-    """What a UNet puts out, ``[calls, prompts, halves, channels, height, width]``."""
+    """The output of a UNet, ``[calls, prompts, halves, channels, height, width]``."""
     n_calls, n_prompts = calls.latents.shape[:2]
     shape = (n_calls, n_prompts, calls.n_halves, *calls.latents.shape[2:])
     outputs = torch.empty(shape)

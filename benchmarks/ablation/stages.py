@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from benchmarks.ablation.cells import Calibration, Cell, serves
 from dgq.recipes import DGQ, RECIPES, Recipe
@@ -120,12 +121,11 @@ def main(choice: Choice) -> Found:
             if not (choice.full or family in ON_ALL_MODELS or model == choice.models[0]):
                 continue
             for each in bits:
-                recipe = RECIPES.get(family + each)
-                if recipe is not None:
-                    row = FAMILIES[family]
-                    label = family + each
-                    samples = (choice.seeds[0], choice.n_prompts)
-                    yield row, each, Calibration(model, label, recipe, *samples)
+                label = family + each
+                if label in RECIPES:
+                    drawn = (choice.seeds[0], choice.n_prompts)
+                    calibration = Calibration(model, label, RECIPES[label], *drawn)
+                    yield FAMILIES[family], each, calibration
     if "dgq_" in choice.families and choice.published_iterations:
         yield from published(choice)
 
@@ -177,15 +177,14 @@ def component_recipes(bits: int) -> Iterator[tuple[str, str, Recipe]]:
 def scores(choice: Choice) -> Found:
     """Scores at the activations' bits, and in floating point."""
     for model in choice.models:
-        for family in ("rtn_", "dgq_"):
-            for each in ("w4a8", "w4a6"):
-                recipe = RECIPES.get(family + each)
-                if family in choice.families and recipe is not None:
-                    for name, n_bits in (("activations' bits", None), ("16 bits", 16)):
-                        wanted = replace(recipe, score_bits=n_bits)  # type: ignore[type-var]
-                        label = family + each
-                        calibration = Calibration(model, label, wanted, choice.seeds[0])
-                        yield f"{FAMILIES[family]}, scores at {name}", each, calibration
+        for family, each in product(("rtn_", "dgq_"), ("w4a8", "w4a6")):
+            label = family + each
+            if family not in choice.families or label not in RECIPES:
+                continue
+            for name, n_bits in (("activations' bits", None), ("16 bits", 16)):
+                wanted = replace(RECIPES[label], score_bits=n_bits)  # type: ignore[type-var]
+                calibration = Calibration(model, label, wanted, choice.seeds[0])
+                yield f"{FAMILIES[family]}, scores at {name}", each, calibration
 
 
 def samples(choice: Choice) -> Found:

@@ -60,12 +60,6 @@ class Gain:
     spread_db: float | None
     interval_db: tuple[float, float]
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        low, high = self.interval_db
-        return low > 0 or high < 0
-
 
 def rows_of(lines: Iterable[Line]) -> list[Row]:
     """Rows in the order of their first lines, seeds ascending."""

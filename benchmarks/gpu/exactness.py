@@ -12,8 +12,8 @@ from torch import Tensor
 from dgq.math.packing import pack_codes
 from dgq.ops import triton
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
+from dgq.ops.triton.convolve import has_copy_engine
 from dgq.ops.triton.epilogue import Epilogue
-from dgq.ops.triton.products import has_copy_engine
 from dgq.ops.triton.tiles import CANDIDATES
 from dgq.ops.triton.tma import convolve_boxes, suits
 from dgq.ops.triton.tma_tiles import TILES

@@ -96,7 +96,7 @@ def kill(child: "subprocess.Popen[str]") -> None:
 
 
 def stop_children() -> None:
-    """End those that run in other threads, which then go on."""
+    """End those that run in other threads, which then continue."""
     for child in list(RUNNING):
         kill(child)
 

@@ -21,7 +21,7 @@ from dgq.errors import DGQError
 from dgq.pipelines.files import pipeline_sha256
 from dgq.pipelines.loading import load_pipeline, load_unet, resolve
 from dgq.storage.checkpoint import GenerationSettings, Manifest, quantized_folder, read_manifest
-from dgq.storage.files import read_tensors, write_tensors
+from dgq.storage.tensor_files import read_tensors, write_tensors
 
 SEED = 1234
 CALLS, REFERENCE, CALIBRATION = (

@@ -56,7 +56,7 @@ class Turns:
                 self._tell_others(signal.SIGCONT)
 
     def wake(self) -> None:
-        """Let all go on, unless one measures: whoever did may have ended without saying so."""
+        """Let all continue, unless one measures: whoever did may have ended without saying so."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(Timeout), FileLock(self.folder / LOCK).acquire(timeout=0):

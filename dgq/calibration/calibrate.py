@@ -12,12 +12,12 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.drawn_samples import Drawing
 from dgq.calibration.given_calls import of_rows, samples_in
-from dgq.calibration.given_model import check_call, check_unet, source_of, unet_of
+from dgq.calibration.given_model import check_calibratable, check_call, source_of, unet_of
 from dgq.calibration.given_prompts import check_prompts, prompts_in
 from dgq.calibration.held_out_calls import samples_of_calls
 from dgq.calibration.learning_loop import learn_
 from dgq.calibration.measuring import sqnr_by_step
-from dgq.calibration.memory import check_room
+from dgq.calibration.memory import check_waiting_memory
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
@@ -27,7 +27,7 @@ from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import GenerationSettings, Manifest
 from dgq.storage.fingerprint import network_sha256
-from dgq.streams.waiting import waiting_rooms
+from dgq.streams.waiting import waiting_places
 
 
 def calibrate(
@@ -91,7 +91,7 @@ def calibrate(
     prompts = prompts_in(model, samples)
     if prompts is not None:
         check_prompts(model, prompts, n_held_out_prompts, held_out)
-    check_unet(unet, chosen)
+    check_calibratable(unet, chosen)
     calibrator = Calibrator(unet, chosen, batch_size, Runtime(unet.device))
     waiting = waiting or WaitingSettings()
     if prompts is not None:
@@ -99,7 +99,8 @@ def calibrate(
             model, prompts, generation, n_held_out_prompts, record_batch_size, sampling
         )
         call, amount = drawing.preview()
-        prepare_(calibrator, call, amount, waiting)
+        check_work(calibrator, call, amount, waiting)
+        unet.eval().requires_grad_(False)
         with calibrator.timer.phase("recording"):
             found = drawing.samples(call, progress)
     else:
@@ -109,7 +110,8 @@ def calibrate(
             measured = samples_in(unet, held_out, "held-out call", all_samples)
         found = samples_of_calls(all_samples, measured, sampling)
         generation = replace(generation, num_inference_steps=len(found.timesteps))
-        prepare_(calibrator, all_samples[0], found.amount, waiting)
+        check_work(calibrator, all_samples[0], found.amount, waiting)
+        unet.eval().requires_grad_(False)
     unet_config, sha256 = dict(unet.config), network_sha256(unet)
     with torch.inference_mode(False), torch.enable_grad():
         reconstruct_(calibrator, found, sampling, waiting, progress)
@@ -129,8 +131,10 @@ def calibrate(
     return CalibrationResult(unet, report, described, chosen, found.held_out, found.by_step)
 
 
-def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: WaitingSettings) -> None:
-    """Refuse what cannot be calibrated in this memory, then freeze the UNet.
+def check_work(
+    calibrator: Calibrator, call: Call, amount: Amount, waiting: WaitingSettings
+) -> None:
+    """Raise DGQError for calls that the UNet cannot compute, or samples that do not fit in memory.
 
     Args:
         calibrator: of the UNet.
@@ -140,8 +144,7 @@ def prepare_(calibrator: Calibrator, call: Call, amount: Amount, waiting: Waitin
     """
     one = one_row(call, calibrator.runtime.device)
     check_call(calibrator.unet, one)
-    check_room(calibrator.unet, calibrator.recipe, one, amount, waiting)
-    calibrator.unet.eval().requires_grad_(False)
+    check_waiting_memory(calibrator.unet, calibrator.recipe, one, amount, waiting)
 
 
 def one_row(call: Call, device: torch.device) -> Call:
@@ -167,8 +170,8 @@ def reconstruct_(
         CalibrationProgress(len(calibrator.targets), show=progress) as bar,
     ):
         try:
-            rooms = waiting_rooms(waiting, unet, Path(folder))
-            calibrator.start(samples.micro_batches, samples.held_out, rooms)
+            places = waiting_places(waiting, unet, Path(folder))
+            calibrator.start(samples.micro_batches, samples.held_out, places)
             learn_(calibrator, sampling, bar)
         finally:
             calibrator.close()

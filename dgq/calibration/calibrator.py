@@ -91,24 +91,24 @@ class Calibrator:
         self,
         calls: Sequence[Call],
         held_out: Sequence[Call],
-        rooms: Iterator[Waiting],
+        places: Iterator[Waiting],
         n_finished: int = 0,
     ) -> None:
-        """Bring all samples to the first target, or to the one that a resumed run goes on with.
+        """Bring all samples to the first target, or to the one that a resumed run continues with.
 
         Args:
             calls: one for each micro-batch to learn on.
             held_out: the same of samples on which errors are measured and nothing is learned.
-            rooms: where samples wait.
+            places: where samples wait.
             n_finished: targets that were hardened before.
         """
         with self.phase("capture"):
             self._samples = SamplesAtTargets(
-                self.unet, self.targets, calls, held_out, rooms, self.runtime.device
+                self.unet, self.targets, calls, held_out, places, self.runtime.device
             )
             for _ in range(n_finished):
-                self.samples.refer()
-                self.samples.advance(self.observes_on_the_way)
+                self.samples.advance_reference()
+                self.samples.advance_quantized(self.observes_on_the_way)
 
     # One target
 
@@ -140,7 +140,7 @@ class Calibrator:
             self.enter_network(self.target)
             return
         with self.phase("capture"):
-            self.samples.refer()
+            self.samples.advance_reference()
         with self.phase("range search"):
             learn.start_learning_(self.target)
         learn.set_soft_rounding_(self.target, False)
@@ -220,11 +220,11 @@ class Calibrator:
         harden_network_(network, keep)
         self.records[-1]["error"] = error if keep else before
 
-    def leave(self) -> None:
+    def propagate(self) -> None:
         """Pass on to the next target; after the last one, finish."""
         if not isinstance(self.target, Network):
             with self.phase("observation"):
-                self.samples.advance(self.observes_on_the_way)
+                self.samples.advance_quantized(self.observes_on_the_way)
                 self.share_ranges()
         if self.complete:
             self.finish()

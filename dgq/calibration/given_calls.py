@@ -1,4 +1,4 @@
-"""Calls of a UNet as users have them: checked, and taken apart into samples."""
+"""Calls of a UNet that a user recorded: checked, and split into samples."""
 
 import inspect
 import math
@@ -39,7 +39,7 @@ def samples_in(
     first = like[0] if like else given[0]
     for index, call in enumerate(given):
         check_alike(first, call, f"{name} {index}")
-    return [sample for call in given for sample in apart(call)]
+    return [sample for call in given for sample in split_call(call)]
 
 
 def checked(unet: nn.Module, call: Any, name: str) -> Sample:
@@ -129,7 +129,7 @@ def _shapes(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [(name, value)]
 
 
-def apart(call: Sample) -> list[Sample]:
+def split_call(call: Sample) -> list[Sample]:
     """The samples of a call: with guidance rows that share their latents belong together."""
     latents = call["sample"]
     n_rows = latents.shape[0]
@@ -147,7 +147,7 @@ def of_rows(call: Sample, rows: slice) -> Sample:
     return {name: each_tensor([value], lambda t: t[0][rows]) for name, value in call.items()}
 
 
-def together(samples: Sequence[Sample]) -> Sample:
+def combined(samples: Sequence[Sample]) -> Sample:
     """One call of several samples."""
     call = {n: each_tensor([s[n] for s in samples], torch.cat) for n in samples[0]}
     return {**call, "return_dict": False}

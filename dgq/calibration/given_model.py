@@ -7,9 +7,9 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.pipelines.kinds import KINDS
-from dgq.pipelines.loading import canonical, first_line
+from dgq.pipelines.loading import canonical
 from dgq.recipes.recipe import Recipe
 from dgq.unet.quantize import quantizable_layers
 
@@ -28,7 +28,7 @@ def unet_of(model: Any) -> UNet2DConditionModel:
     return unet
 
 
-def check_unet(unet: UNet2DConditionModel, recipe: Recipe) -> None:
+def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
     """Raise DGQError for a UNet that cannot be calibrated as it is; it stays as it is.
 
     Args:

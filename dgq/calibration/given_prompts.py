@@ -1,4 +1,4 @@
-"""Prompts as users have them, and the pipelines that draw from them."""
+"""Prompts that a user gives, and the pipelines that draw from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

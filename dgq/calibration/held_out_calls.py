@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dgq.calibration.given_calls import Sample, timestep_of, together
+from dgq.calibration.given_calls import Sample, combined, timestep_of
 from dgq.calibration.runtime import Call
 from dgq.calibration.samples import Samples, Sampling
 from dgq.errors import DGQError
@@ -97,4 +97,4 @@ def spread(samples: Sequence[Sample], n: int) -> list[Sample]:
 
 def in_calls(samples: Sequence[Sample], size: int) -> list[Call]:
     """Calls of up to ``size`` samples each."""
-    return [together(samples[first : first + size]) for first in range(0, len(samples), size)]
+    return [combined(samples[first : first + size]) for first in range(0, len(samples), size)]

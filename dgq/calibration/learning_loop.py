@@ -28,7 +28,7 @@ def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress)
         learn_target_(calibrator, sampling, index, optimizer, schedule, bar)
         calibrator.harden_()
         optimizer.state.clear()
-        calibrator.leave()
+        calibrator.propagate()
         bar.update(index + 1)
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dgq.calibration.given_calls import of_rows, together
+from dgq.calibration.given_calls import combined, of_rows
 from dgq.calibration.runtime import Call
 
 N_MEASURED = 192
-"""Rows; more change the choice of bits hardly (docs/experiments.md)."""
+"""Rows; more hardly change the choice of bits (docs/experiments.md)."""
 
 MOST_PIXELS = 2**12
 """Of the latents that are measured at once: a row of SD 1.4, whose activations are all kept."""
@@ -26,4 +26,4 @@ def measured_rows(calls: Sequence[Call], n_rows: int = N_MEASURED) -> list[dict[
     rows = [of_rows(dict(call), slice(row, row + 1)) for call, row in chosen]
     height, width = rows[0]["sample"].shape[-2:]
     at_once = max(1, MOST_PIXELS // (height * width))
-    return [together(rows[first : first + at_once]) for first in range(0, n_rows, at_once)]
+    return [combined(rows[first : first + at_once]) for first in range(0, n_rows, at_once)]

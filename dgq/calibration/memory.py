@@ -83,7 +83,7 @@ def waiting_bytes(
     return scale.n_bytes
 
 
-def check_room(
+def check_waiting_memory(
     unet: UNet2DConditionModel,
     recipe: Recipe,
     call: Mapping[str, Any],

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dgq.calibration.arranging import arranged, joined
 from dgq.calibration.unet_calls import UNetCalls
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.pipelines.inputs import call_arguments
 from dgq.storage.checkpoint import GenerationSettings
 from dgq.unet.quantized_unet import QuantizedUNet
@@ -125,10 +125,9 @@ def _draw(
     except ValueError as error:
         raise DGQError(f"the pipeline refuses these settings: {error}") from error
     except (RuntimeError, MemoryError) as error:
-        reason = str(error).partition("\n")[0]
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({reason}): lower record_batch_size or "
-            "the size of the images"
+            f"the pipeline cannot draw with these settings ({first_line(error)}): lower "
+            "record_batch_size or the size of the images"
         ) from error
 
 

@@ -23,7 +23,7 @@ class SamplesAtTargets:
         targets: by name, in execution order.
         calls: one for each micro-batch to learn on.
         held_out: the same of samples on which errors are measured and nothing is learned.
-        rooms: where samples wait.
+        places: where samples wait.
         device: that the UNet is on.
     """
 
@@ -33,7 +33,7 @@ class SamplesAtTargets:
         targets: Mapping[str, Target],
         calls: Sequence[Call],
         held_out: Sequence[Call],
-        rooms: Iterator[Waiting],
+        places: Iterator[Waiting],
         device: torch.device,
     ) -> None:
         self._unet = unet
@@ -41,7 +41,7 @@ class SamplesAtTargets:
         self._calls = calls, held_out
         stops = {n: t for n, t in targets.items() if not isinstance(t, Network)}
         self._learned, self._held_out = (
-            PairedStreams(unet, stops, [to_device(call, device) for call in each], rooms)
+            PairedStreams(unet, stops, [to_device(call, device) for call in each], places)
             for each in self._calls
         )
 
@@ -58,19 +58,19 @@ class SamplesAtTargets:
         outputs = [result[0] for result in streams.full_precision.results]
         return Visit(target, WholeCalls(self._unet, self._calls[held_out], outputs))
 
-    def refer(self) -> None:
+    def advance_reference(self) -> None:
         """Run the full-precision streams through the current target."""
-        self._learned.refer()
-        self._held_out.refer()
+        self._learned.advance_reference()
+        self._held_out.advance_reference()
 
-    def advance(self, observing: bool) -> None:
+    def advance_quantized(self, observing: bool) -> None:
         """Run the quantized streams through the current target, and observe it on the way.
 
         A resumed run passes the finished targets in the same way, since observed attention is
         rounded differently from attention that is not.
         """
-        self._learned.leave(observing=observing)
-        self._held_out.leave(observing=False)
+        self._learned.advance_quantized(observing=observing)
+        self._held_out.advance_quantized(observing=False)
 
     @torch.no_grad()
     def output_noise_and_signal(self, activations: bool) -> Tensor:

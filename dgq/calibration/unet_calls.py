@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.storage.files import CHECKSUM, read_sealed_tensors, write_sealed_tensors
+from dgq.storage.tensor_files import CHECKSUM, read_sealed_tensors, write_sealed_tensors
 
 CONDITIONING = "conditioning."
 CHANGING = "changing."

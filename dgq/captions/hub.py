@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dgq.errors import DGQError
+from dgq.pipelines.hub import TIMEOUT_S
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+){0,2}")
 FILE_SUFFIXES = {".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".html"}
-HUB_TIMEOUT_S = 10
 
 
 def is_hub_id(source: str) -> bool:
@@ -54,7 +54,7 @@ def _load(name: str) -> Any:
     try:
         if not Path(name).is_dir() and not datasets.config.HF_HUB_OFFLINE:
             # Fail at once, rather than after minutes of retries.
-            HfApi().dataset_info(name, timeout=HUB_TIMEOUT_S)
+            HfApi().dataset_info(name, timeout=TIMEOUT_S)
         datasets.disable_progress_bars()
         return datasets.load_dataset(name)
     except Exception as error:  # no network, no such dataset, no permission, another format

@@ -73,7 +73,7 @@ def _checked(source: str | Path, captions: list[str], notes: list[str]) -> list[
         if not _encodable(caption):
             raise DGQError(
                 f"caption {number} of {source} ({caption!a:.60}) holds half of a surrogate "
-                "pair, which is no text: mend the file"
+                "pair, which is no text: correct the file"
             )
     if len(kept) < len(stripped):
         notes.append(f"captions: {len(stripped) - len(kept)} of {source} are blank and left out")
@@ -162,7 +162,7 @@ def _json_captions(path: Path, text: str, kind: str) -> list[str]:
         except (ValueError, RecursionError) as error:
             if not _is_object(next(_filled(text), (0, ""))[1]):
                 reason = "nested too deeply" if isinstance(error, RecursionError) else repr(error)
-                raise DGQError(f"{path} is not in COCO's format ({reason}): mend it") from error
+                raise DGQError(f"{path} is not in COCO's format ({reason}): correct it") from error
     captions = []
     for number, line in _filled(text):
         content = _parsed(line)

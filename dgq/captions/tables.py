@@ -33,7 +33,7 @@ def table_captions(path: Path, text: str, kind: str) -> list[str]:
     try:
         return _column(path, rows)
     except csv.Error as error:
-        raise DGQError(f"{path} is no table ({error}, line {rows.line_num}): mend it") from error
+        raise DGQError(f"{path} is no table ({error}, line {rows.line_num}): correct it") from error
 
 
 def _column(path: Path, rows: "csv.DictReader[str]") -> list[str]:
@@ -53,7 +53,7 @@ def _cell(path: Path, row: Mapping[Any, Any], name: str, line: int) -> str:
     """The caption of a row that fits the header."""
     value = row[name]
     if value is None:
-        raise DGQError(f"row {line} of {path} has no {name}: it is cut short; mend the file")
+        raise DGQError(f"row {line} of {path} has no {name}: it is cut short; correct the file")
     if None in row:
         raise DGQError(
             f"row {line} of {path} has more cells than the header: put captions with commas in "

@@ -14,7 +14,7 @@ from dgq.errors import DGQError
 def exit_code(
     work: Callable[[], int | None],
     after_stop: str = "what was finished is kept",
-    after_failure: str = "mend that, then repeat the command",
+    after_failure: str = "fix that, then repeat the command",
 ) -> int:
     """Do what a command does.
 
@@ -41,7 +41,7 @@ def exit_code(
         print_error(DGQError(f"{error}: {after_failure}"))
         return 2
     except RecursionError:
-        print_error(DGQError("a file of settings is nested too deeply: mend it"))
+        print_error(DGQError("a file of settings is nested too deeply: correct it"))
         return 2
     except Stopped as stop:
         print_stop(f"{stop.reason}: {after_stop}")

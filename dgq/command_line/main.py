@@ -21,7 +21,7 @@ class Subcommand(Protocol):
         """Do it.
 
         Raises:
-            DGQError: in one line, what the user can mend.
+            DGQError: in one line, what the user can correct.
         """
 
 

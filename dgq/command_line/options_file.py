@@ -19,7 +19,7 @@ def check_options_file(path: Path, sections: Collection[str] = ()) -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DGQError(f"{path} is no YAML in UTF-8 ({reason}): mend the file") from error
+        raise DGQError(f"{path} is no YAML in UTF-8 ({reason}): correct the file") from error
     if not isinstance(content, dict) or not content:
         raise DGQError(f"{path} holds no options: expected YAML with lines like `name: value`")
     for name in sections:

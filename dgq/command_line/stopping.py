@@ -61,7 +61,7 @@ class Stopper:
             raise self._stopped
 
     def listen(self) -> None:
-        """Handle the signals, those apart that are ignored, as under ``nohup``."""
+        """Handle the signals, except those that are ignored, as under ``nohup``."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.on_signal if self.is_first else signal.SIG_IGN)

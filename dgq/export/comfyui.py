@@ -19,7 +19,7 @@ from dgq.inference.geometry import LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.storage.checkpoint import load_quantized_unet
-from dgq.storage.files import write_tensors
+from dgq.storage.tensor_files import write_tensors
 from dgq.unet.split_layer import SplitConv2d, join_tensors_
 
 MODEL = "unet.safetensors"

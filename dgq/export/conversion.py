@@ -13,7 +13,13 @@ from dgq.inference.channel_input import ChannelInput
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
-from dgq.inference.laying_out import readers_of
+from dgq.inference.laying_out import (
+    FLOAT_WEIGHTS,
+    KEPT_READER,
+    TOO_WIDE,
+    UNQUANTIZED,
+    readers_of,
+)
 from dgq.inference.live_input import LiveInput
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.shared_inputs import SHARED_INPUTS
@@ -126,7 +132,7 @@ class Readers:
         if obstacle is None:
             folded = folded_weights(quantizer, frozen)
             if any(weight is None for weight in folded.values()):
-                obstacle = "multiplied weights do not fit into 8 bits"
+                obstacle = TOO_WIDE
         if obstacle is None:
             self._to_int8_(quantizer, frozen, folded, owner)
             return Counter()
@@ -168,11 +174,11 @@ def folded_weights(
 def obstacle_of(quantizer: nn.Module | None, layers: list[nn.Module]) -> str | None:
     """Why layers that read one quantized tensor cannot multiply int8 weights, if so."""
     if not all(isinstance(layer, FrozenLayer) for layer in layers):
-        return "reads the same tensor as a kept layer"
+        return KEPT_READER
     if not all(isinstance(layer, PackedLayer) for layer in layers):
-        return "weights in floating point"
+        return FLOAT_WEIGHTS
     if quantizer is None or isinstance(quantizer, nn.Identity):
-        return "activations in floating point"
+        return UNQUANTIZED
     if isinstance(quantizer, LiveInput):
         return "live ranges, which engines' int8 layers do not compute"
     if not isinstance(quantizer, ChannelInput):

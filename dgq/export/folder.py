@@ -1,8 +1,5 @@
 """The folder of an export: there as a whole or not at all, and never in place of something else."""
 
-import os
-import platform
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgq.errors import DGQError
-from dgq.storage.files import PARTIAL, check_writable, exists, write_json
+from dgq.storage.files import check_writable, exists, partial_name, write_json
 
 DESCRIPTION = "export.json"
 """What an export was made of; it also tells an export from any other folder."""
@@ -36,8 +33,7 @@ def check_free(out: Path, overwrite: bool) -> None:
 @contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place when the block ends without error."""
-    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    beside, old = (out.parent / f".{out.name}.{owner}.{name}{PARTIAL}" for name in ("new", "old"))
+    beside, old = (out.with_name(partial_name(out.name, suffix)) for suffix in (".new", ".old"))
     beside.mkdir(parents=True)
     try:
         yield beside

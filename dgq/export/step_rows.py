@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 
 StepVector = Callable[[], Tensor]
 """Gives a vector at the step of the call, ``[1, n]``."""
@@ -34,7 +34,7 @@ class StepRows(nn.Module):
         self.register_buffer("table", torch.empty(0), persistent=False)
 
     def add(self, values: Tensor) -> StepVector:
-        """Put ``[steps, n]`` into the table; ``[1, n]``, the same at all steps, stays apart."""
+        """Put ``[steps, n]`` into the table; ``[1, n]``, the same at all steps, stays outside."""
         values = values.float().contiguous()
         if values.shape[0] == 1:
             return lambda: values
@@ -67,13 +67,13 @@ class TracedCalls(SamplerCalls):
         super().__init__(calls.timesteps, calls.latent_size)
         self.rows = rows
 
-    def begin(self, sample: Tensor, timestep: Tensor | float) -> Call | None:
+    def begin(self, sample: Tensor, timestep: Tensor | float) -> SamplerCall | None:
         """Note the call that begins; returns the one to put back at its end.
 
         The size of the latents is not read, which would fix it: channels do not depend on it.
         """
         before, step = self.current, self.step_of(torch.as_tensor(timestep))
-        self.current = Call(step, self.latent_size)
+        self.current = SamplerCall(step, self.latent_size)
         self.rows.select_(step)
         return before
 

@@ -1,83 +1,18 @@
-"""The text of a model card, from what a model consists of and what was measured of it."""
+"""The text of a model card."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from torch import nn
 
 from dgq.hub.evidence import Evidence
+from dgq.hub.facts import UNKNOWN_PIPELINE, Facts
 from dgq.hub.names import publishable, without_paths
 from dgq.hub.reproduction import commands, recipe_yaml
-from dgq.inspection.full_size import full_precision_bytes
-from dgq.inspection.layers import Kind, kept_layers, layer_kinds
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.settings import LIVE, QuantizationSettings
-from dgq.storage.first_formats import FirstFiles
-from dgq.storage.manifest import Manifest
-from dgq.storage.model_files import ModelFiles
 
 PROMPT = "a small red circle above a blue square"
-UNKNOWN_REPO = "OWNER/NAME"
-UNKNOWN_PIPELINE = "PIPELINE"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a card is made from.
-
-    Args:
-        manifest: of the model as it is published.
-        kinds: of its layers.
-        kept: names of the layers in full precision.
-        n_bytes: of its files of weights.
-        full_bytes: of the UNet in full precision.
-        evidence: what was measured.
-        repo_id: where it is published.
-        base_model: id of what it was made from, if that is on the hub.
-        loads: how it is loaded: ``unet`` and ``pipeline`` by diffusers, ``earlier`` by dgq alone.
-        header: further entries of the header, such as a licence.
-    """
-
-    manifest: Manifest
-    kinds: Sequence[Kind]
-    kept: Sequence[str]
-    n_bytes: int
-    full_bytes: int
-    evidence: Evidence
-    repo_id: str = UNKNOWN_REPO
-    base_model: str | None = None
-    loads: str = "unet"
-    header: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def pipeline(self) -> str:
-        """Where the rest of the pipeline comes from, as anybody can find it."""
-        return self.base_model or publishable(self.manifest.pipeline) or UNKNOWN_PIPELINE
-
-
-def facts_of(
-    files: ModelFiles | FirstFiles, unet: nn.Module, evidence: Evidence, **others: Any
-) -> Facts:
-    """What a model's files and its UNet, with or without tensors, say of it.
-
-    Args:
-        files: of the model.
-        unet: of inference modules.
-        evidence: what was measured.
-        others: further fields.
-    """
-    manifest = files.manifest()
-    return Facts(
-        manifest,
-        layer_kinds(unet),
-        list(kept_layers(unet)),
-        files.size(),
-        full_precision_bytes(manifest.unet_config),
-        evidence,
-        **others,
-    )
 
 
 def card_text(facts: Facts) -> str:
@@ -245,8 +180,9 @@ def limits(facts: Facts) -> Iterator[str]:
         "timesteps the scales of the nearest calibrated one are used, with a loss."
     )
     yield (
-        "- Integers are multiplied on CPUs with VNNI instructions only, and not by layers with "
-        "k-means groups; elsewhere it computes in floating point on packed weights."
+        "- Integers are multiplied on CPUs with VNNI instructions and on NVIDIA GPUs from Ampere "
+        "on, but not by layers with k-means groups; elsewhere it computes in floating point on "
+        "packed weights."
     )
     yield "- Limits and licence of the model that it was made from hold for it too."
 
@@ -263,7 +199,10 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
         kind = "symmetric" if weights.symmetric else "asymmetric"
         yield f"weights: {kind}, ranges by {weights.range_method}{groups}"
     if activations.n_bits < 16:
-        way = f"{activations.grouping}, room of {activations.max_exponent} bits"
+        way = (
+            f"{activations.grouping}, scales of channels up to 2^{activations.max_exponent} times "
+            "the finest"
+        )
         if activations.grouping == "kmeans":
             way = f"{activations.n_groups} k-means groups"
         steps = "for each step" if activations.per_step else "for all steps"
@@ -271,7 +210,8 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
         inside = "quantized too" if activations.qkv else "in floating point"
         yield f"activations: {way}, scales {steps}; q, k and v {inside}"
     if settings.split_skips:
-        yield f"skips: quantized apart in {' and '.join(settings.split_skips)}, with their weights"
+        where = " and ".join(settings.split_skips)
+        yield f"skips: quantized separately in {where}, with their weights"
     if scores.n_bits < 16:
         start = ", `<start>` kept" if scores.keep_start_token else ""
         yield (
@@ -288,5 +228,5 @@ def short_bits(settings: QuantizationSettings) -> str:
 
 
 def named(text: object) -> str:
-    """Words of others in a line of a table or a paragraph, without places on a machine."""
+    """Words of others in a line of a table or a paragraph, without paths of a machine."""
     return " ".join(without_paths(str(text)).replace("|", "/").split())

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from dgq.hub.card import UNKNOWN_REPO, card_text, facts_of
+from dgq.hub.card import card_text
 from dgq.hub.evidence import evidence_beside
+from dgq.hub.facts import UNKNOWN_REPO, facts_of
 from dgq.hub.names import checked_id, hub_id
 from dgq.pipelines.files import INDEX
 from dgq.storage.checkpoint import empty_quantized_unet, find_model

@@ -49,7 +49,7 @@ def checked_id(source: str, option: str) -> str:
 
 
 def published_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without places on this machine; a quantized model is to be sealed anew."""
+    """A configuration without paths of this machine; a quantized model is to be sealed anew."""
     kept = {k: v for k, v in config.items() if k != PLACE}
     quantization = kept[QUANTIZATION]
     pipeline = publishable(quantization["pipeline"])

@@ -7,8 +7,9 @@ from typing import Any
 from huggingface_hub import ModelCard
 from torch import nn
 
-from dgq.hub.card import card_text, facts_of
+from dgq.hub.card import card_text
 from dgq.hub.evidence import Evidence, evidence_beside
+from dgq.hub.facts import facts_of
 from dgq.hub.names import hub_id
 from dgq.storage.model_files import ModelFiles
 

@@ -1,4 +1,4 @@
-"""How to make and measure a model again: a configuration and commands, without places here."""
+"""How to make and measure a model again: a configuration and commands, without local paths."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -51,7 +51,7 @@ def build_(
     warns, remembers = settings.follows_steps, settings.remembers
     calls = SamplerCalls(timesteps, latent_size, warns, remembers)
     for name, owner in quantized_attentions(unet, names).items():
-        equip_attention_(owner, settings, calls, names, name)
+        equip_attention_(owner, settings, calls, name)
     for name in names:
         unet.set_submodule(name, empty_layer(unet, name, settings, calls))
     quantized_unet.become_quantized_(unet, calls)
@@ -93,18 +93,16 @@ def input_quantizer(
         return None
     if activations.grouping != "kmeans":
         kind = BY_CHANNEL.get(activations.grouping, ChannelInput)
-        room = activations.max_exponent
-        return kind(activations.n_bits, calls, channels, of_text, room, absorbed)
+        return kind(
+            *(activations.n_bits, calls, channels, of_text),
+            *(activations.max_exponent, absorbed),
+        )
     grouped = ChannelInput if activations.n_groups == 1 else GroupedInput
     return grouped(activations.n_bits, calls, channels, of_text)
 
 
 def equip_attention_(
-    owner: Attention,
-    settings: QuantizationSettings,
-    calls: SamplerCalls,
-    quantized: Sequence[str],
-    name: str,
+    owner: Attention, settings: QuantizationSettings, calls: SamplerCalls, name: str
 ) -> None:
     """Give an attention the empty quantizers of its inputs, q, k, v and scores."""
     activations = settings.activations_of(name)

@@ -72,7 +72,7 @@ class ChannelInput(InputQuantizer):
         calls: of the UNet.
         channels: of the activation.
         of_text: tokens are words.
-        room: bits that multiples take from the budget of both operands.
+        max_exponent: bits that multiples take from the budget of both operands.
         absorbed: the weights of all layers that read it have absorbed the multiples.
     """
 
@@ -87,11 +87,11 @@ class ChannelInput(InputQuantizer):
         calls: SamplerCalls,
         channels: int,
         of_text: bool = False,
-        room: int = 0,
+        max_exponent: int = 0,
         absorbed: bool = False,
     ) -> None:
         super().__init__(n_bits, calls, channels, of_text)
-        self.room = room
+        self.max_exponent = max_exponent
         self.absorbed = absorbed
         self.emits_codes = False
         self.products: MakesCodes | None = None
@@ -153,7 +153,7 @@ class ChannelInput(InputQuantizer):
         if self.absorbed:
             one = torch.ones_like(multiple, dtype=torch.int64)
             return one, one
-        return shared_multiple(multiple, self.n_bits, self.room)
+        return shared_multiple(multiple, self.n_bits, self.max_exponent)
 
     def prepare_(self, channels: int, products: MakesCodes) -> None:
         """Make codes from now on for layers whose weights were multiplied by their factors.
@@ -188,7 +188,7 @@ class ChannelInput(InputQuantizer):
             return "zero points are not [steps, channels]"
         if self.multiple.shape[0] not in (1, self.channels):
             return f"multiples of {self.multiple.shape[0]} channels, expected {self.channels}"
-        possible = possible_multiples(self.n_bits, self.room)
+        possible = possible_multiples(self.n_bits, self.max_exponent)
         if not bool(torch.isin(self.multiple, possible.to(self.multiple.device)).all()):
-            return f"a multiple beyond the spare bits, {self.room}"
+            return f"a multiple beyond the spare bits, {self.max_exponent}"
         return super().problem()

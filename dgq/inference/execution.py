@@ -61,7 +61,7 @@ class Execution:
             f"{self.device}: {', '.join(self.features) or 'no fast integer products'}"
         )
 
-    def leave_(self, unet: nn.Module) -> None:
+    def run_in_float_(self, unet: nn.Module) -> None:
         """Let a UNet run in floating point from now on, since its tensors are moved one by one."""
         n_layers = unfold_layers_(unet)
         settle_norms_(unet, getattr(torch, self.dtype))
@@ -72,11 +72,11 @@ class Execution:
             self, mode="float", integer_layers=0, float_layers=reasons, attention="torch"
         )
 
-    def depart_(self, unet: nn.Module) -> None:
+    def before_move_(self, unet: nn.Module) -> None:
         """Let a UNet take its stored form, before it is moved to another device as a whole."""
         unfold_layers_(unet)
 
-    def arrive_(self, unet: nn.Module) -> None:
+    def after_move_(self, unet: nn.Module) -> None:
         """Let a UNet run as fast as the device can that it was moved to; nothing is refused."""
         if self.mode == "float":
             settle_norms_(unet, norm_dtype(unet, getattr(torch, self.dtype)))

@@ -19,7 +19,10 @@ from dgq.ops.reference import attention as reference_attention
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.shared_inputs import SHARED_INPUTS
 
+KEPT_READER = "reads the same tensor as a kept layer"
+FLOAT_WEIGHTS = "weights in floating point"
 UNQUANTIZED = "activations in floating point"
+TOO_WIDE = "multiplied weights do not fit into 8 bits"
 ADAPTED = ".base_layer"
 """What follows on the name of a layer that adapters are around."""
 
@@ -89,7 +92,7 @@ def fold_readers_(
     layers = [unet.get_submodule(name) for name in names]
     frozen = [layer for layer in layers if isinstance(layer, FrozenLayer)]
     if len(frozen) < len(layers):
-        return Counter({"reads the same tensor as a kept layer": len(frozen)})
+        return Counter({KEPT_READER: len(frozen)})
     obstacle = obstacle_of(quantizer, frozen)
     if obstacle == UNQUANTIZED:
         return Counter(lay_out_alone_(unet, products, name) for name in names)
@@ -101,7 +104,7 @@ def fold_readers_(
     _, factor = quantizer.factors(channels)
     folded = [fold(layer, factor) for layer in packed]
     if any(weight is None for weight in folded):
-        return Counter({"multiplied weights do not fit into 8 bits": len(frozen)})
+        return Counter({TOO_WIDE: len(frozen)})
     quantizer.prepare_(channels, products)
     quantizer.emits_codes = packed[0].input_quantizer is None
     for name, layer, weight in zip(names, packed, folded, strict=True):
@@ -132,7 +135,7 @@ def lay_out_alone_(unet: nn.Module, products: Products, name: str) -> str:
 def obstacle_of(quantizer: nn.Module | None, layers: list[FrozenLayer]) -> str | None:
     """Why layers that read one quantized tensor cannot multiply integers, if so."""
     if not all(isinstance(layer, PackedLayer) for layer in layers):
-        return "weights in floating point"
+        return FLOAT_WEIGHTS
     if quantizer is None or isinstance(quantizer, nn.Identity):
         return UNQUANTIZED
     if not isinstance(quantizer, ChannelInput):

@@ -6,7 +6,8 @@ from torch import Tensor
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import channel_ranges
-from dgq.quantizers.live_ranges import by_channel, live_parameters, own_step, sample_ranges
+from dgq.quantizers.channel_lookup import by_channel
+from dgq.quantizers.live_ranges import live_parameters, own_step, sample_ranges
 from dgq.quantizers.observer import Ranges
 
 

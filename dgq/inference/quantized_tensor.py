@@ -9,8 +9,8 @@ from torch import Tensor
 class QuantizedTensor(NamedTuple):
     """Codes of an activation, on the way to the operators that multiply them.
 
-    ``x = scale[step] * 2^-exponent * (codes / shift - zero_point)``; exponents, shifts and zero
-    points are part of the weights of every layer that reads it.
+    ``x = scale[step] * multiple * ((codes + offset) / factor - zero_point)``; multiples, factors,
+    offset and zero points are part of the weights and biases of every layer that reads it.
 
     Args:
         codes: uint8, or int8 with an offset, channels last, and padded if a convolution reads it.

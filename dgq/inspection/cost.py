@@ -8,7 +8,7 @@ counted, as usual.
 
 The 694 TBOPs that papers give for SD 1.4 at 512 x 512 are the layers alone, for one sampler step
 with guidance: 2 x 338.6 GMACs x 32 x 32. The products inside attention add 2 x 63.0 GMACs, so both
-parts are kept apart here.
+parts are counted separately here.
 
 Modules tell their precision by duck typing: ``weight_bits`` and ``activation_bits`` on an
 ``nn.Linear`` or ``nn.Conv2d``, or on a layer of ``dgq.inference``; ``query_bits``, ``key_bits``,
@@ -159,4 +159,5 @@ def _n_tokens(hidden: Tensor) -> int:
 
 
 def bits_of(owner: object, name: str) -> int:
+    """The bits that a layer or an attention names; FLOAT_BITS where it names none."""
     return int(getattr(owner, name, FLOAT_BITS))

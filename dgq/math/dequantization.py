@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dgq.math.cached_rows import cached_rows
+from dgq.math.exponents import fraction
 from dgq.math.packing import unpack_codes
 
 
@@ -18,8 +19,7 @@ def input_factors(exponent: Tensor, group_size: int, n_inputs: int) -> Tensor:
     Returns:
         ``[out, n_inputs]``.
     """
-    factor = (-exponent.float()).exp2()
-    return factor.repeat_interleave(group_size, 1)[:, :n_inputs]
+    return fraction(exponent).repeat_interleave(group_size, 1)[:, :n_inputs]
 
 
 def dequantize(

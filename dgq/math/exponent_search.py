@@ -33,7 +33,7 @@ def channel_exponents(width: Tensor, max_exponent: int) -> Tensor:
 
 
 def group_exponents(rows: Tensor, group_size: int, max_exponent: int) -> Tensor:
-    """An exponent for each group of a weight's inputs, every output channel apart.
+    """An exponent for each group of a weight's inputs, separately for every output channel.
 
     A group needs its largest magnitude relative to its channel's.
 
@@ -73,7 +73,7 @@ def best_exponents(needed: Tensor, max_exponent: int, error: Callable[[Tensor], 
 
 
 def least_error(candidates: Iterable[Tensor], error: Callable[[Tensor], Tensor]) -> Tensor:
-    """The candidate with the least error, the first of equals; for each row apart.
+    """The candidate with the least error, the first of equals; separately for each row.
 
     Args:
         candidates: tensors of one shape.

@@ -5,7 +5,6 @@ and signed 8-bit weights, if the powers fit into the bits that the codes do not 
 is taken from this budget, and nothing else decides how much there is.
 """
 
-import torch
 from torch import Tensor
 
 from dgq.errors import SettingsError
@@ -64,19 +63,6 @@ def check_budget(
         )
 
 
-def shared_shift(exponent: Tensor, max_exponent: int, n_bits: int) -> tuple[Tensor, Tensor]:
-    """How far to shift the operands of each channel up, ``max_exponent - exponent`` in all.
-
-    The activations' codes take as much as their spare bits allow, the weights the rest.
-
-    Args:
-        exponent: ``[channels]``, whole numbers of 0 to ``max_exponent``.
-        max_exponent: the largest that the settings allow.
-        n_bits: bits of the activations' codes.
-
-    Returns:
-        Shift of the activation codes and of the weights, both ``[channels]``, int32.
-    """
-    shift = max_exponent - exponent.to(torch.int32)
-    on_activations = shift.clamp(max=spare_activation_bits(n_bits))
-    return on_activations, shift - on_activations
+def fraction(exponent: Tensor) -> Tensor:
+    """``2^-exponent``; exact."""
+    return (-exponent.float()).exp2()

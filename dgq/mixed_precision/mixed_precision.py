@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dgq.math.exponents import spare_activation_bits, spare_weight_bits
 from dgq.mixed_precision.allocation import allocate
 from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
-from dgq.mixed_precision.sensitivity import InputSensitivity, Sensitivity
+from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity
 from dgq.settings import ActivationSettings, LayerSettings, WeightSettings
 from dgq.unet.shared_inputs import input_owner
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dgq.math.dequantization import input_factors
 from dgq.math.exponent_search import group_exponents, relative_to_largest, required_range
 from dgq.math.multiples import finest_scale, possible_multiples
 from dgq.math.range_search import weight_parameters
@@ -13,14 +14,6 @@ SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Of a range, the best of which is taken; the range search tries ten times as many."""
 
 
-def weight_errors(rows: Tensor, settings: WeightSettings) -> Tensor:
-    """Squared error of weights ``[out, n]`` rounded to nearest: ``[out]``, summed over the inputs.
-
-    Ranges are shrunk as ``range_search`` does (with ``mse``), in coarser steps.
-    """
-    return scaled_errors(*without_exponents(rows, settings), settings)
-
-
 def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, Tensor]:
     """Weights divided by what exponents make of their groups, and that factor.
 
@@ -29,13 +22,20 @@ def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, T
     if not settings.has_exponents:
         return rows, torch.ones(())
     exponent = group_exponents(rows, settings.group_size, settings.max_exponent)
-    factor = exponent.float().neg().exp2().repeat_interleave(settings.group_size, 1)
-    factor = factor[:, : rows.shape[1]]
+    factor = input_factors(exponent, settings.group_size, rows.shape[1])
     return rows / factor, factor
 
 
 def scaled_errors(rows: Tensor, factor: Tensor, settings: WeightSettings) -> Tensor:
-    """The errors for what ``without_exponents`` returns: ``[out]``."""
+    """Squared error of weights rounded to nearest, summed over the inputs: ``[out]``.
+
+    Ranges are shrunk as ``range_search`` does (with ``mse``), in coarser steps.
+
+    Args:
+        rows: ``[out, n]``, as ``without_exponents`` returns them, like the next.
+        factor: that they were divided by.
+        settings: bits, and how ranges are chosen.
+    """
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
     shrinks = torch.tensor(SHRINKS if settings.range_method == "mse" else SHRINKS[:1])[:, None]
     scale, zero_point = weight_parameters(

@@ -13,7 +13,6 @@ bits would add to the output. Noise of different layers adds up.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from dgq.calibration.runtime import Call, to_device
 from dgq.errors import DGQError
+from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity, WeightSensitivity
 from dgq.quantizers.observer import RangeObserver, Ranges, as_channels_last
 from dgq.unet.layers import pads
 from dgq.unet.shared_inputs import input_owner
@@ -32,60 +32,6 @@ SEED = 0
 """Of the random directions, so that measuring is deterministic."""
 
 Layer = nn.Linear | nn.Conv2d
-
-
-@dataclass(frozen=True)
-class InputSensitivity:
-    """A tensor that one quantizer quantizes, for all layers that read it.
-
-    Args:
-        layers: their names.
-        padded: a convolution extends it by zeros.
-        ranges: observed for each step, ``[steps, channels]``; 2-D inputs count as one channel.
-        gain: relative noise of the output, pooled over all samples, for noise of variance 1 in a
-            channel at a step, ``[steps, channels]``.
-    """
-
-    layers: tuple[str, ...]
-    padded: bool
-    ranges: Ranges
-    gain: Tensor
-
-    def noise(self, variance: Tensor) -> float:
-        """Relative noise of the output for noise of this variance, ``[steps, channels]``."""
-        return float((self.gain * variance).sum())
-
-
-@dataclass(frozen=True)
-class WeightSensitivity:
-    """A layer's weight.
-
-    Args:
-        gain: relative noise of the output for noise of variance 1 in one weight of an output
-            channel, ``[out]``.
-        macs: multiply-accumulates of one row of a call.
-    """
-
-    gain: Tensor
-    macs: float
-
-    def noise(self, error: Tensor) -> float:
-        """Relative noise of the output for a weight with this squared error, ``[out, n]``."""
-        return float((self.gain * error.sum(1)).sum())
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """What was measured of a UNet.
-
-    Args:
-        inputs: by the name of the tensor: that of the layer that reads it, or of the attention
-            and ``input`` or ``context``.
-        weights: by the name of the layer.
-    """
-
-    inputs: dict[str, InputSensitivity]
-    weights: dict[str, WeightSensitivity]
 
 
 def measure_sensitivity(

@@ -1,6 +1,6 @@
 """Integer operators of a quantized UNet, as ``torch.ops.dgq``: one reference, one file a device."""
 
-from dgq.ops import cpu, gpu
+from dgq.ops import cpu, gpu, shapes
 from dgq.ops.library import (
     attention,
     channel_ranges,
@@ -15,6 +15,7 @@ from dgq.ops.library import (
     unpack,
 )
 
+shapes.register()
 cpu.register()
 gpu.register()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = tuple(map(Path(__file__).with_name, ("attention.cpp", "quantization.cpp")))
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
@@ -32,7 +32,7 @@ class Kernels:
     """The compiled kernels.
 
     Args:
-        library: with the functions of ``kernels.cpp``.
+        library: with the functions of ``SOURCES``.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -168,16 +168,16 @@ def kernels() -> Kernels | None:
 
 def compiled(compiler: str) -> Path:
     """The shared library, from the cache or compiled into it."""
-    source = SOURCE.read_bytes()
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    parts = (source, version, " ".join(FLAGS).encode(), _processor().encode())
+    sources = (source.read_bytes() for source in SOURCES)
+    parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = _cache_folder()
     library = folder / f"kernels-{digest}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / library.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
             made.replace(library)
     return library

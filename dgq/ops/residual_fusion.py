@@ -72,12 +72,8 @@ def register() -> None:
         pattern = CallFunction(aten.add.Tensor, Arg(), Arg())
         decorate = register_graph_pattern(pattern, extra_check=_is_sum, pass_dict=pass_patterns[1])
         decorate(_replace)
-    except (
-        ImportError,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as error:  # its interface is private
+    # Inductor's interface is private: it may change with any release.
+    except (ImportError, AttributeError, IndexError, TypeError) as error:
         log.warning("residuals are added by passes of their own: %s", error)
 
 
@@ -141,6 +137,6 @@ def is_alike(term: Node, total: Node) -> bool:
 
 
 def value_of(node: Node) -> Tensor:
-    """What a node puts out, without data."""
+    """The output of a node, without data."""
     value: Tensor = node.meta["val"]
     return value

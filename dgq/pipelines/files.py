@@ -130,7 +130,7 @@ def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
             check_sizes(item, n_tensors, file, str(key))
     elif isinstance(value, list | tuple):
         if len(value) > max(n_tensors, 2):
-            raise DGQError(f"{file}: {name} has {len(value)} entries, more than tensors: mend it")
+            raise DGQError(f"{file}: {name} has {len(value)} entries, more than tensors: fix it")
         for item in value:
             check_sizes(item, n_tensors, file, name)
     elif isinstance(value, int) and value > (n_tensors if "layers" in name else LARGEST):

@@ -15,7 +15,7 @@ class PipelineKind:
     """What a kind of pipeline is made of.
 
     Args:
-        needs: what it is given besides the prompt, if anything (see ``pipeline_inputs``).
+        needs: what it is given besides the prompt, if anything (see ``dgq.pipelines.inputs``).
         parts: components it cannot do without, besides UNet, VAE and sampler.
     """
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, snapshot_download
 from torch import nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.hub.names import hub_id
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, read_index
+from dgq.pipelines.hub import look_up
 from dgq.pipelines.single_files import check_single_file, converted_folder, is_single_file
 from dgq.pipelines.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
 from dgq.storage.files import exists
 
-HUB_TIMEOUT_S = 10
 PROBE = "a photo of two dogs on a beach"
 """A prompt whose words every tokenizer knows something of."""
 
@@ -186,8 +186,8 @@ def canonical(source: str) -> str:
 
 def download(source: str) -> Path:
     """Where the hub's cache has a model, downloaded if need be; its kind is checked before that."""
-    check_hub(source)
     try:
+        look_up(source, INDEX)
         index = Path(hf_hub_download(source, INDEX))
     except Exception as error:
         raise unavailable(source, error) from error
@@ -219,20 +219,10 @@ def configuration_of(source: str) -> Path:
     Raises:
         DGQError: if it is neither in the cache nor can be downloaded.
     """
-    check_hub(source)
     try:
+        look_up(source, INDEX)
         return Path(snapshot_download(source, allow_patterns=CONFIGURATION))
     except Exception as error:
-        raise unavailable(source, error) from error
-
-
-def check_hub(source: str) -> None:
-    """Fail at once, rather than after minutes of retries, if a hub model cannot be had."""
-    try:
-        if isinstance(try_to_load_from_cache(source, INDEX), str):
-            return
-        HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # no network, model or permission, no possible id: whatever it is
         raise unavailable(source, error) from error
 
 
@@ -247,8 +237,3 @@ def unavailable(source: str, error: Exception) -> DGQError:
         f"run `hf download {source} --local-dir {folder}` where there is internet, then add "
         f"`--pipeline {folder}`"
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

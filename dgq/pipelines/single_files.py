@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.pipelines.files import INDEX, check_folder, described_sha256, read_index
 from dgq.pipelines.weight_files import PICKLES, header
 from dgq.storage.files import exists, sha256_of
@@ -155,7 +155,7 @@ def convert(file: Path, config: Path, kind: str, folder: Path) -> None:
         )
         _check_whole(pipeline)
     except Exception as error:  # whatever the libraries raise for what is not as they expect
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         if isinstance(error, NotImplementedError):  # a tensor on the meta device
             reason = "it lacks tensors of a network"
         raise DGQError(

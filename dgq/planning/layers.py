@@ -8,7 +8,7 @@ from torch import nn
 
 from dgq.inference.build import build_
 from dgq.inference.layers import FrozenLayer, PackedLayer
-from dgq.inference.laying_out import obstacle_of, readers_of
+from dgq.inference.laying_out import KEPT_READER, obstacle_of, readers_of
 from dgq.inspection.layer_costs import LayerCost, weight_count
 from dgq.math.exponents import spare_weight_bits
 from dgq.settings import QuantizationSettings
@@ -85,7 +85,7 @@ def obstacle_of_readers(
     layers = [unet.get_submodule(name) for name in names]
     frozen = [layer for layer in layers if isinstance(layer, FrozenLayer)]
     if len(frozen) < len(layers):
-        return "reads the same tensor as a kept layer"
+        return KEPT_READER
     obstacle = obstacle_of(quantizer, frozen)
     if obstacle is None and any(needs_nine_bits(layer) for layer in frozen):
         return NINE_BITS

@@ -14,10 +14,10 @@ from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import WeightSettings
 
 MOST_MACS = 2**33
-"""Of the probe's layer, and"""
+"""Multiply-accumulates of the probe, so that it stays short."""
 
 MOST_WEIGHTS = 2**20
-"""that it rounds, so that it stays short."""
+"""Weights that the probe rounds, so that it stays short."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def scale_bytes(quantizer: InputQuantizer, n_steps: int) -> int:
     if isinstance(quantizer, GroupedInput):
         return n_steps * (8 * (4 + 2) + quantizer.channels)
     assert isinstance(quantizer, ChannelInput)
-    channels = quantizer.channels if quantizer.room else 1
+    channels = quantizer.channels if quantizer.max_exponent else 1
     return n_steps * (4 + 2 * channels) + 2 * channels
 
 

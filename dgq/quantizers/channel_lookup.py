@@ -20,11 +20,11 @@ def channel_parameters(
     """
     step = row_of_step(scale, calls)
     scale, zero_point = scale[step][:, None] * factor, zero_point[step]
-    shape = [zero_point.shape[0], *[1] * (x.ndim - 1)]
-    shape[1 if x.ndim == 4 else -1] = zero_point.shape[1]
-    return scale.view(shape), zero_point.view(shape)
+    return by_channel(scale, x), by_channel(zero_point, x)
 
 
-def fraction(exponent: Tensor) -> Tensor:
-    """``2^-exponent``; exact."""
-    return (-exponent.float()).exp2()
+def by_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """``[batch, channels]`` broadcastable to ``x``, whose channels are its second or last axis."""
+    shape = [parameter.shape[0], *[1] * (x.ndim - 1)]
+    shape[1 if x.ndim == 4 else -1] = parameter.shape[1]
+    return parameter.view(shape)

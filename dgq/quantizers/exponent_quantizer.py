@@ -9,7 +9,8 @@ from dgq.math.exponent_search import (
     channel_exponents,
     required_range,
 )
-from dgq.quantizers.channel_lookup import channel_parameters, fraction
+from dgq.math.exponents import fraction
+from dgq.quantizers.channel_lookup import channel_parameters
 from dgq.quantizers.channel_quantizer import ChannelQuantizer
 from dgq.quantizers.observer import Ranges
 from dgq.settings import ActivationSettings

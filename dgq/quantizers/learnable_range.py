@@ -8,7 +8,7 @@ from dgq.quantizers.learnable import Learnable
 
 
 class LearnableRange(Learnable):
-    """Learned corrections of scales and zero points (LSQ+, 2004.09576)."""
+    """Learned corrections of scales and zero points (LSQ+, arXiv 2004.09576)."""
 
     def __init__(self) -> None:
         super().__init__()

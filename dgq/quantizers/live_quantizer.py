@@ -5,7 +5,8 @@ from torch import Tensor
 
 from dgq.math.exponent_search import required_range
 from dgq.math.multiples import channel_multiples
-from dgq.quantizers.live_ranges import by_channel, live_parameters, sample_ranges
+from dgq.quantizers.channel_lookup import by_channel
+from dgq.quantizers.live_ranges import live_parameters, sample_ranges
 from dgq.quantizers.observer import Ranges
 from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.settings import ActivationSettings

@@ -51,13 +51,6 @@ def live_parameters(
     return scale, limited_zero_point(centre + shift, n_bits, padded=True)
 
 
-def by_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """``[batch, channels]`` broadcastable to ``x``, whose channels are its second or last axis."""
-    shape = [parameter.shape[0], *[1] * (x.ndim - 1)]
-    shape[1 if x.ndim == 4 else -1] = parameter.shape[1]
-    return parameter.view(shape)
-
-
 def own_step(x: Tensor) -> Tensor:
     """The row of scales and zero points of each sample, where each has its own: ``[batch]``."""
     return torch.arange(x.shape[0], device=x.device)

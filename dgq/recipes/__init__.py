@@ -1,4 +1,4 @@
-"""Recipes: which quantizers a UNet gets, what is reconstructed, and how; one a file."""
+"""Recipes: which quantizers a UNet gets, what is reconstructed, and how; one per file."""
 
 from dgq.recipes.custom import Custom
 from dgq.recipes.dgq import DGQ

@@ -19,7 +19,8 @@ from dgq.settings import (
     check_choice,
 )
 
-Ranges = Literal["observed", "live", "residual"]
+RangeSource = Literal["observed", "live", "residual"]
+"""Where the ranges of activations come from."""
 
 ABSORBED_ROOM = 4
 """Of the multiples that weights of 8 bits absorb, which leave none (docs/experiments.md)."""
@@ -66,13 +67,13 @@ class Ours(MixedRecipe):
     group_size: int = 64
     range_method: RangeMethod = "mse"
     mixed: bool = True
-    ranges: Ranges = "observed"
+    ranges: RangeSource = "observed"
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
     network: NetworkSettings | None = field(default_factory=NetworkSettings)
 
     def __post_init__(self) -> None:
-        check_choice("ranges", self.ranges, get_args(Ranges))
+        check_choice("ranges", self.ranges, get_args(RangeSource))
         # Of differences between calls few bits are enough: ranges stay as they were observed.
         learned_for = 16 if self.ranges == "residual" else self.activation_bits
         self.choose_("learning", self.learning.with_ranges(learned_for))
@@ -142,7 +143,7 @@ def symmetric_weights(
     )
 
 
-def multiples(weight_bits: int, activation_bits: int, ranges: Ranges) -> ActivationSettings:
+def multiples(weight_bits: int, activation_bits: int, ranges: RangeSource) -> ActivationSettings:
     """Channels with whole multiples of one scale in all spare bits that weights leave."""
     if activation_bits == 16:
         return ActivationSettings(16, qkv=False)

@@ -1,4 +1,4 @@
-"""Q-Diffusion: learned rounding, static ranges, skips quantized apart (arXiv 2302.04304)."""
+"""Q-Diffusion: learned rounding, static ranges, skips quantized separately (arXiv 2302.04304)."""
 
 from dataclasses import dataclass, field
 

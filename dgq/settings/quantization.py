@@ -40,7 +40,8 @@ class QuantizationSettings:
         layers: what single layers have otherwise, by name. What ``to_q``, ``to_k`` and ``to_v``
             read is quantized as for the attention that owns them, whose name stands here too.
         split_skips: layers of resnets, ``conv1`` and ``conv_shortcut``, that quantize the part of
-            their input that comes over a skip apart, and the part of their weight that meets it.
+            their input that comes over a skip, and the part of their weight that meets it,
+            separately.
     """
 
     weights: WeightSettings = field(default_factory=WeightSettings)

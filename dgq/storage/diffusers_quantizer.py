@@ -27,10 +27,10 @@ from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.storage.dequantize import dequantize_
-from dgq.storage.files import names_in, read_tensors
 from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.model_files import check_seal, sealed
 from dgq.storage.seal import SEAL, tensor_sha256
+from dgq.storage.tensor_files import names_in, read_tensors
 from dgq.unet.unet_checks import NORMS
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class DGQQuantizer(DiffusersQuantizer):
     def __init__(self, quantization_config: DGQConfig, **kwargs: Any) -> None:
         if not kwargs.get("pre_quantized", True):
             raise DGQError(
-                "DGQ quantizes calibrated models only: calibrate the UNet with dgq.calibrate or "
+                "DGQ loads calibrated models only: calibrate the UNet with dgq.calibrate or "
                 "`python train.py fit`, then load what was saved, without a quantization_config"
             )
         super().__init__(quantization_config, **kwargs)
@@ -94,7 +94,7 @@ class DGQQuantizer(DiffusersQuantizer):
     def maybe_update_loaded_keys(
         self, loaded_keys: list[str], checkpoint_files: list[str]
     ) -> list[str]:
-        """Note which file holds what; refuse files of others kinds: nothing here is unpickled."""
+        """Note which file holds what; refuse files of other kinds: nothing here is unpickled."""
         odd = [f for f in checkpoint_files if not os.fspath(f).endswith(".safetensors")]
         if odd:
             raise DGQError(f"{odd[0]} is no safetensors file: a quantized UNet is stored in these")

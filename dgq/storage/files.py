@@ -8,22 +8,23 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from dgq.errors import DGQError
-from dgq.storage.fingerprint import tensors_sha256
 
 CHUNK = 1 << 20
-MAPPED_FROM = 1 << 18
-"""Elements from which on a tensor is mapped rather than copied."""
 PARTIAL = ".partial"
-CHECKSUM = "sha256"
+
+
+def partial_name(name: str, suffix: str = "") -> str:
+    """A temporary name beside a file or folder, which says which process of which machine it is of.
+
+    Args:
+        name: of the file or folder.
+        suffix: distinguishes several temporary names of one file.
+    """
+    return f".{name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}{PARTIAL}"
 
 
 @contextmanager
@@ -34,8 +35,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     power leaves a part of a file under its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    beside = path.with_name(f".{path.name}.{owner}{PARTIAL}")
+    beside = path.with_name(partial_name(path.name))
     try:
         yield beside
         beside.chmod(0o644)
@@ -52,8 +52,7 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
 
     JSON comes last: descriptions follow what they describe.
     """
-    owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    beside = folder.with_name(f".{folder.name}.{owner}{PARTIAL}")
+    beside = folder.with_name(partial_name(folder.name))
     beside.mkdir(parents=True)
     try:
         yield beside
@@ -76,21 +75,24 @@ def _flush(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str = "*", locked: bool = False) -> None:
-    """Remove temporary files that a killed process left in a folder.
+    """Remove temporary files and folders that a killed process left in a folder.
 
     Args:
         folder: need not exist.
         name: pattern of the files that were to be written.
-        locked: nobody else writes there now; otherwise only files of processes of this machine that
-            have ended are removed.
+        locked: nobody else writes files there now; otherwise only those of processes of this
+            machine that have ended are removed. No lock is held for temporary folders.
     """
     for path in folder.glob(f".{name}{PARTIAL}"):
-        if locked or _is_abandoned(path.name):
+        if path.is_dir():
+            if _is_abandoned(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        elif locked or _is_abandoned(path.name):
             path.unlink(missing_ok=True)
 
 
 def _is_abandoned(name: str) -> bool:
-    """Whether a temporary file's process has ended; False where that cannot be known."""
+    """Whether the process of a temporary name has ended; False where that cannot be known."""
     owner = name.removesuffix(PARTIAL)
     machine, _, rest = owner.rpartition(f".{platform.node()}-")
     process = rest.partition("-")[0]
@@ -128,7 +130,7 @@ def check_writable(folder: Path, option: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DGQError(
-            f"{option} {folder} cannot be written into ({reason}): mend that, or name another one"
+            f"{option} {folder} cannot be written into ({reason}): fix that, or name another one"
         ) from error
     finally:
         with suppress(OSError):  # somebody else may have written into it meanwhile
@@ -153,7 +155,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise DGQError(f"{path} cannot be read as JSON ({reason}): mend or restore it") from error
+        raise DGQError(f"{path} cannot be read as JSON ({reason}): fix or restore it") from error
 
 
 def exists(path: Path) -> bool:
@@ -171,80 +173,6 @@ def check_regular(path: Path) -> None:
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise DGQError(f"{path} cannot be read: it is {kind}; expected a file")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, atomically."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with written_beside(path) as beside:
-        save_file(contiguous, beside, dict(metadata))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Large tensors are read when they are used, and leave memory when they are dropped.
-
-    Raises:
-        DGQError: if the file is missing or damaged.
-    """
-    with opened(path) as file:
-        sizes = {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        # Copied: one small tensor that is kept would keep the whole file mapped.
-        small = {n: file.get_tensor(n).clone() for n, size in sizes.items() if size < MAPPED_FROM}
-        metadata = file.metadata() or {}
-    return {n: small[n] if n in small else mapped(path, n) for n in sizes}, metadata
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file; raises DGQError if it is missing or damaged."""
-    check_regular(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DGQError(
-            f"{path} is damaged or not a safetensors file ({error}): restore it, or make it again"
-        ) from error
-
-
-def names_in(path: Path) -> list[str]:
-    """Names of the tensors in a safetensors file."""
-    with opened(path) as file:
-        return list(file.keys())
-
-
-def mapped(path: Path, name: str) -> Tensor:
-    """One tensor of a safetensors file, in a mapping of its own that goes with it."""
-    with opened(path) as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
-
-
-def write_sealed_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> str:
-    """Write a safetensors file with a checksum of its content, atomically; returns the checksum."""
-    seal = tensors_sha256(tensors, metadata)
-    write_tensors(path, tensors, {**(metadata or {}), CHECKSUM: seal})
-    return seal
-
-
-def read_sealed_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What ``write_sealed_tensors`` wrote, the checksum in the metadata.
-
-    Raises:
-        DGQError: if the file is missing, or anything in it has changed since.
-    """
-    tensors, metadata = read_tensors(path)
-    others = {name: value for name, value in metadata.items() if name != CHECKSUM}
-    if metadata.get(CHECKSUM) != tensors_sha256(tensors, others):
-        raise DGQError(
-            f"{path} is damaged, or of an earlier version: its content does not have the checksum "
-            "in it; remove it, and it is made again"
-        )
-    return tensors, metadata
 
 
 def sha256_of(path: Path) -> str:

@@ -38,7 +38,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         raise LockedError(f"{path} is locked by another process") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DGQError(f"{path.parent} cannot be written into ({reason}): mend that") from error
+        raise DGQError(f"{path.parent} cannot be written into ({reason}): fix that") from error
     try:
         yield
     finally:

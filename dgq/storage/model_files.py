@@ -12,15 +12,10 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.pipelines.files import check_sizes
-from dgq.storage.files import (
-    folder_written_beside,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from dgq.storage.files import folder_written_beside, read_json, write_json
 from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.seal import SEAL, defaults_of, seal_of, tensor_sha256
+from dgq.storage.tensor_files import read_tensors, write_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"

@@ -15,15 +15,16 @@ from dgq.unet.context import quantization
 class PairedStreams:
     """Calibration samples, waiting at one target in full precision and as quantized so far.
 
-    A target is visited by ``refer`` (its outputs in full precision), whatever learning there is,
-    and ``leave``. The quantized stream has quantized weights and unquantized activations, whose
-    ranges are observed on the way: one pass serves every number of bits and groups.
+    At each target ``advance_reference`` gives its outputs in full precision, and when it has been
+    learned ``advance_quantized`` passes on. The quantized stream has quantized weights and
+    unquantized activations, whose ranges are observed on the way: one pass serves every number of
+    bits and groups.
 
     Args:
         unet: a quantized UNet.
         targets: by name, in execution order.
         calls: keyword arguments of the UNet call of each micro-batch.
-        rooms: where the tensors of each pass wait; where they are by default.
+        places: where the tensors of each pass wait; where they are by default.
     """
 
     def __init__(
@@ -31,12 +32,12 @@ class PairedStreams:
         unet: nn.Module,
         targets: Mapping[str, Target],
         calls: Sequence[Mapping[str, Any]],
-        rooms: Iterator[Waiting] | None = None,
+        places: Iterator[Waiting] | None = None,
     ) -> None:
         self.unet = unet
         self.sizes = [call["sample"].shape[0] for call in calls]
-        self.full_precision = Stream(unet, targets, calls, rooms)
-        self.quantized = Stream(unet, targets, calls, rooms)
+        self.full_precision = Stream(unet, targets, calls, places)
+        self.quantized = Stream(unet, targets, calls, places)
         with quantization(unet, weights=False, activations=False):
             self.full_precision.advance()
             self.quantized.advance()
@@ -46,12 +47,12 @@ class PairedStreams:
         """Samples over all micro-batches."""
         return sum(self.sizes)
 
-    def refer(self) -> None:
+    def advance_reference(self) -> None:
         """Run the full-precision stream through the current target, for its outputs."""
         with quantization(self.unet, weights=False, activations=False):
             self.full_precision.advance()
 
-    def leave(self, observing: bool = True) -> None:
+    def advance_quantized(self, observing: bool = True) -> None:
         """Run the quantized stream through the current target, by now hardened.
 
         Args:

@@ -41,7 +41,7 @@ class Stream:
         unet: a quantized UNet.
         targets: at which the passes wait, by name.
         calls: keyword arguments of the UNet call of each micro-batch.
-        rooms: where the tensors of each pass wait; where they are by default.
+        places: where the tensors of each pass wait; where they are by default.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Stream:
         unet: nn.Module,
         targets: Mapping[str, Target],
         calls: Sequence[Mapping[str, Any]],
-        rooms: Iterator[Waiting] | None = None,
+        places: Iterator[Waiting] | None = None,
     ) -> None:
         self.unet = unet
         self.waiting_at: str | None = None
@@ -57,7 +57,7 @@ class Stream:
         self.outputs: list[Tensor] = []
         self.results: list[Any] = []
         self._passes = [greenlet(partial(unet, **own(call))) for call in calls]
-        self._waiting = [next(rooms) if rooms else StayingPut() for _ in calls]
+        self._waiting = [next(places) if places else StayingPut() for _ in calls]
         self._hooks = [hook for n, t in targets.items() for hook in self._hook(n, t)]
 
     def __enter__(self) -> Stream:
@@ -124,7 +124,7 @@ class Stream:
     def _hook(self, name: str, target: Target) -> Iterator[RemovableHandle]:
         entrance = target.entrance
         yield entrance.register_forward_pre_hook(self._suspender(name, target), with_kwargs=True)
-        if target.leaves_by_itself:
+        if target.runs_in_pass:
             yield entrance.register_forward_hook(self._collector())
 
     def _suspender(self, name: str, target: Target) -> Callable[..., None]:
@@ -139,7 +139,7 @@ class Stream:
             current.parent.switch(Arrival(name, TargetInput(args, kwargs, step)))
             # Other passes have run meanwhile; the context must speak of this one again.
             context.current = call
-            if not target.leaves_by_itself:
+            if not target.runs_in_pass:
                 with at_step(context, step):
                     self.outputs.append(target.run(*args, **kwargs))
 

@@ -17,7 +17,7 @@ class Visit:
     """Samples at a target.
 
     Args:
-        target: that the streams wait at, after ``PairedStreams.refer``.
+        target: that the streams wait at, after ``PairedStreams.advance_reference``.
         streams: with its inputs and references; of the UNet as a whole, its calls.
     """
 

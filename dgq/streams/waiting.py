@@ -64,14 +64,14 @@ class Kept:
         self._storages: dict[int, StorageWeakRef] = {}
         self._served: set[int] = set()
 
-    def storages(self, room: Waiting) -> Mapping[int, StorageWeakRef]:
-        """By address, for the pass that waits in ``room``."""
-        if not self._served or id(room) in self._served:
+    def storages(self, waiting: Waiting) -> Mapping[int, StorageWeakRef]:
+        """By address, for the pass that waits in ``waiting``."""
+        if not self._served or id(waiting) in self._served:
             own = [*self._owner.parameters(), *self._owner.buffers()]
             storages = [tensor.untyped_storage() for tensor in own]
             self._storages = {storage._cdata: StorageWeakRef(storage) for storage in storages}
             self._served.clear()
-        self._served.add(id(room))
+        self._served.add(id(waiting))
         return self._storages
 
 
@@ -162,7 +162,7 @@ class FetchOnUse(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def waiting_rooms(settings: WaitingSettings, unet: nn.Module, folder: Path) -> Iterator[Waiting]:
+def waiting_places(settings: WaitingSettings, unet: nn.Module, folder: Path) -> Iterator[Waiting]:
     """A place to wait for each pass of a UNet, as the settings want it.
 
     Args:

@@ -1,6 +1,6 @@
 """Blocks and lone layers of a UNet as targets."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,19 +73,3 @@ def below(block: str, names: Set[str]) -> Set[str]:
 def is_inside(name: str, block: str) -> bool:
     """Whether a module lies below a block, by their names."""
     return name.startswith(block + ".")
-
-
-def layers_by_target(
-    targets: Mapping[str, Target], layers: Mapping[str, nn.Module]
-) -> dict[str, list[str]]:
-    """Names of the layers that each target learns.
-
-    Args:
-        targets: by name.
-        layers: all layers of the UNet that are quantized, by name.
-    """
-    names = {id(layer): name for name, layer in layers.items()}
-    return {
-        target: [names[id(part)] for part in found.parts() if id(part) in names]
-        for target, found in targets.items()
-    }

@@ -19,7 +19,7 @@ class Target(ABC):
         """The module at whose call passes are suspended; the UNet to suspend them at its start."""
 
     @property
-    def leaves_by_itself(self) -> bool:
+    def runs_in_pass(self) -> bool:
         """Whether the target is what ``entrance`` computes, so that a resumed pass runs it.
 
         Otherwise ``run`` is called for the output, and the pass resumes as if nothing had happened.

@@ -37,7 +37,7 @@ class TimePath(Target):
         return unet
 
     @property
-    def leaves_by_itself(self) -> bool:
+    def runs_in_pass(self) -> bool:
         """False: the projections are spread over the UNet."""
         return False
 

@@ -54,7 +54,7 @@ class QuantizedAttention(TakesProcessors, Attention):
         if self.own_processor is not None:
             step = self.calls.step
             of_one = step.shape[0] > 1 and bool((step == step[0]).all())
-            # Samples of one step may be taken apart.
+            # Samples of one step may be computed separately.
             with self.calls.narrowed(slice(0, 1 if of_one else None)):
                 return run(self.own_processor, self, *states, cross_attention_kwargs)
         check_arguments(cross_attention_kwargs, of_text=self.context_quantizer is not None)
@@ -87,12 +87,12 @@ class QuantizedAttention(TakesProcessors, Attention):
         """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet.
 
         Raises:
-            DGQError: where samples of different steps are taken apart.
+            DGQError: where samples of different steps are computed separately.
         """
         if self.calls.step.shape[0] not in (1, x.shape[0]):
             raise DGQError(
-                f"the attention processor {type(self.own_processor).__name__} takes samples of "
-                "different steps apart: call the UNet with one timestep for all of them"
+                f"the attention processor {type(self.own_processor).__name__} computes samples "
+                "of different steps separately: call the UNet with one timestep for all of them"
             )
         of_text = name != "to_q" and self.context_quantizer is not None
         quantizer = self.context_quantizer if of_text else self.input_quantizer
@@ -141,7 +141,7 @@ class QuantizedAttention(TakesProcessors, Attention):
     ) -> Tensor:
         """The same with quantized scores, for as many samples at once as fit into memory.
 
-        Ranges and maxima are those of a sample or fixed, so samples can be computed apart.
+        Ranges and maxima are those of a sample or fixed, so samples can be computed separately.
         """
         batch, heads, n_queries, _ = query.shape
         rows = max(1, MAX_SCORES // (heads * n_queries * key.shape[2]))
@@ -217,7 +217,7 @@ def become_quantized_(
 
 
 def bits_of(quantizer: nn.Module | None) -> int:
-    """Bits of what a quantizer puts out; FLOAT_BITS where nothing is quantized."""
+    """Bits of what a quantizer returns; FLOAT_BITS where nothing is quantized."""
     return int(getattr(quantizer, "n_bits", FLOAT_BITS))
 
 

@@ -21,7 +21,7 @@ EXACT = 1e-3
 """Timesteps that differ by less are the same."""
 
 
-class Call(NamedTuple):
+class SamplerCall(NamedTuple):
     """What quantizers know of a UNet call.
 
     Args:
@@ -39,7 +39,7 @@ class _CallOfThread(threading.local):
     """The call that runs in this thread; a copied UNet has calls of its own."""
 
     def __init__(self) -> None:
-        self.call: Call | None = None
+        self.call: SamplerCall | None = None
         self.memory: Memory | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_CallOfThread":
@@ -81,12 +81,12 @@ class SamplerCalls:
         return len(self.timesteps)
 
     @property
-    def current(self) -> Call | None:
+    def current(self) -> SamplerCall | None:
         """The call that runs in this thread; ``None`` outside of one."""
         return self._current.call
 
     @current.setter
-    def current(self, call: Call | None) -> None:
+    def current(self, call: SamplerCall | None) -> None:
         self._current.call = call
 
     @property
@@ -101,7 +101,7 @@ class SamplerCalls:
         call = self._current.call
         return self.latent_size if call is None else call.latent_size
 
-    def begin(self, sample: Tensor, timestep: Tensor | float) -> Call | None:
+    def begin(self, sample: Tensor, timestep: Tensor | float) -> SamplerCall | None:
         """Note the call that begins; returns the one to put back at its end.
 
         Args:
@@ -114,7 +114,7 @@ class SamplerCalls:
         # A graph remembers nothing: every call of it is a first one.
         remembers = self.remembers and not torch.compiler.is_compiling()
         memory = self._memory_of(sample, timestep) if remembers else None
-        self._current.call = Call(self.step_of(timestep), size, memory)
+        self._current.call = SamplerCall(self.step_of(timestep), size, memory)
         return before
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 from dgq.unet.quantized_unet import QuantizedUNet
 
 
@@ -67,7 +67,7 @@ def quantization(
 def at_step(calls: SamplerCalls, step: Tensor) -> Iterator[None]:
     """Run parts of the UNet for samples of these steps, ``[1]`` or ``[batch]``; restores them."""
     before = calls.current
-    calls.current = Call(step, calls.current_size)
+    calls.current = SamplerCall(step, calls.current_size)
     try:
         yield
     finally:

@@ -139,7 +139,7 @@ def run(
 ) -> Tensor:
     """What a processor computes on quantized projections.
 
-    Arguments that it does not know are left away, as by stock attentions.
+    Arguments that it does not know are left out, as by stock attentions.
     """
     known = inspect.signature(processor.__call__).parameters
     given = {name: value for name, value in arguments.items() if name in known}

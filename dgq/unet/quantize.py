@@ -1,4 +1,4 @@
-"""Put quantized layers and attention processors into a stock diffusers UNet."""
+"""Put quantized layers and quantized attention into a stock diffusers UNet."""
 
 import logging
 from collections.abc import Sequence

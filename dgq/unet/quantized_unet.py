@@ -20,7 +20,7 @@ from dgq.adapters.adapters import TakesAdapters
 from dgq.errors import DGQError
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import written_as_whole
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 from dgq.unet.devices import moves
 from dgq.unet.stock_state import HasParts
 
@@ -31,13 +31,13 @@ class Execution(Protocol):
     integer_layers: int
     """Layers that multiply integers."""
 
-    def leave_(self, unet: nn.Module) -> None:
+    def run_in_float_(self, unet: nn.Module) -> None:
         """Let it run in floating point from now on, since its tensors are moved one by one."""
 
-    def depart_(self, unet: nn.Module) -> None:
+    def before_move_(self, unet: nn.Module) -> None:
         """Let it take its stored form, before it is moved to another device as a whole."""
 
-    def arrive_(self, unet: nn.Module) -> None:
+    def after_move_(self, unet: nn.Module) -> None:
         """Let it run as fast as the device can that it was moved to."""
 
 
@@ -105,21 +105,21 @@ class QuantizedUNet(TakesAdapters, HasParts):
         execution = self.execution
         if execution is None or not moves(fn, next(self.parameters())):
             return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        execution.depart_(self)
+        execution.before_move_(self)
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        execution.arrive_(self)
+        execution.after_move_(self)
         return result
 
     def __setattr__(self, name: str, value: Any) -> None:
         # accelerate's hooks and diffusers' group offloading move tensors one by one.
         if name == "_hf_hook" and self.execution is not None:
-            self.execution.leave_(self)
+            self.execution.run_in_float_(self)
         super().__setattr__(name, value)
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """As the stock UNet's; in floating point, since tensors are moved one by one."""
         if self.execution is not None:
-            self.execution.leave_(self)
+            self.execution.run_in_float_(self)
         super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
 
     @wraps(ModelMixin.save_pretrained)
@@ -212,7 +212,7 @@ def _checkpoint_at_step(
 class _AtStep:
     """A module that always runs as in the call it was met in."""
 
-    def __init__(self, calls: SamplerCalls, call: Call | None, module: nn.Module) -> None:
+    def __init__(self, calls: SamplerCalls, call: SamplerCall | None, module: nn.Module) -> None:
         self._calls, self._call, self._module = calls, call, module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

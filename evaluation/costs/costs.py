@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.inspection.cost import count_operations, parameter_bytes, resident_bytes
-from dgq.pipelines.loading import first_line
 from dgq.storage.checkpoint import find_model
 from evaluation.comparison import Comparison
 from evaluation.costs.latency import time_calls
 from evaluation.costs.memory import peak_bytes
-from evaluation.images.sampling import Call, record_call
+from evaluation.images.sampling import Arguments, record_call
 from evaluation.metrics.line import Better, Line
 
 COMPILED = "compiled"
@@ -59,7 +58,7 @@ def measure_costs(
     return costs, []
 
 
-def _count(comparison: Comparison, number: int, call: Call) -> Cost:
+def _count(comparison: Comparison, number: int, call: Arguments) -> Cost:
     unet, folder = comparison.unet(number), comparison.models[number].checkpoint
     args, kwargs = call
     operations = count_operations(unet, args, kwargs)
@@ -74,7 +73,7 @@ def _count(comparison: Comparison, number: int, call: Call) -> Cost:
     }
 
 
-def _latencies(comparison: Comparison, call: Call, n_calls: int) -> list[float]:
+def _latencies(comparison: Comparison, call: Arguments, n_calls: int) -> list[float]:
     """Median seconds of one call of each model's UNet."""
     numbers = range(len(comparison.models))
     unets = {str(number): comparison.unet(number) for number in numbers}
@@ -82,14 +81,14 @@ def _latencies(comparison: Comparison, call: Call, n_calls: int) -> list[float]:
     return [seconds[str(number)] for number in numbers]
 
 
-def _compiled_latency(comparison: Comparison, call: Call, n_calls: int) -> float:
+def _compiled_latency(comparison: Comparison, call: Arguments, n_calls: int) -> float:
     """Median seconds of one call of the compiled full-precision UNet."""
     compiled: Any = torch.compile(comparison.pipeline.unet)
     try:
         seconds = time_calls({COMPILED: compiled}, call, n_calls, comparison.device)
     except Exception as error:  # whatever a compiler raises
         raise DGQError(
-            f"--compile: the UNet cannot be compiled here ({first_line(error)}): mend it, or "
+            f"--compile: the UNet cannot be compiled here ({first_line(error)}): fix it, or "
             "measure without"
         ) from error
     return seconds[COMPILED]

@@ -8,14 +8,14 @@ from statistics import median
 import torch
 from torch import nn
 
-from evaluation.images.sampling import Call
+from evaluation.images.sampling import Arguments
 
 WARM_UP_CALLS = 1
 
 
 @torch.no_grad()
 def time_calls(
-    unets: Mapping[str, nn.Module], call: Call, n_calls: int, device: str | torch.device
+    unets: Mapping[str, nn.Module], call: Arguments, n_calls: int, device: str | torch.device
 ) -> dict[str, float]:
     """Median seconds of one call of each UNet.
 

@@ -23,8 +23,7 @@ def peak_bytes(call: Callable[[], object], device: str | torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        most, least = int(torch.cuda.max_memory_allocated(device)), int(before)
-        return most - least
+        return torch.cuda.max_memory_allocated(device) - before
     live = LiveBytes()
     with live:
         call()

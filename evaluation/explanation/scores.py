@@ -97,8 +97,8 @@ def scores_of(attention: Any, query: Tensor, key: Tensor) -> Tensor:
 
     Args:
         attention: stock or quantized.
-        query: what ``to_q`` puts out.
-        key: what ``to_k`` puts out.
+        query: what ``to_q`` returns.
+        key: what ``to_k`` returns.
     """
     own = isinstance(attention, QuantizedAttention)
     if own:

@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPProcessor
 
 from data.embedded import DEFAULT
-from dgq.errors import DGQError
-from dgq.pipelines.loading import first_line
+from dgq.errors import DGQError, first_line
+from dgq.pipelines.hub import look_up
 from evaluation.batching import batched
 from evaluation.features.fingerprint import short_hash
 
 TEXT_BATCH = 256
-HUB_TIMEOUT_S = 10
 
 
 class ClipFeatures:
@@ -90,9 +88,7 @@ def check_available(source: str) -> None:
     if Path(source).is_dir():
         return
     try:
-        if isinstance(try_to_load_from_cache(source, "config.json"), str):
-            return
-        HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
+        look_up(source, "config.json")
     except Exception as error:  # no network, no such model, no permission: whatever it is
         raise DGQError(
             f"no CLIP model can be loaded from {source}: it is no folder and cannot be downloaded "

@@ -7,8 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgq.errors import DGQError
-from dgq.pipelines.loading import first_line
+from dgq.errors import DGQError, first_line
 from evaluation.batching import batched
 from evaluation.extras import Package
 from evaluation.features.clip_features import TEXT_BATCH

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dgq.calibration.recording import recording
 from dgq.calibration.unet_calls import flatten, unflatten
 from dgq.errors import DGQError
-from dgq.storage.files import read_sealed_tensors, write_sealed_tensors
+from dgq.storage.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 CONDITIONING = "conditioning."
 WHICH = "image"

@@ -97,18 +97,23 @@ def _collect(
         try:
             result = results.get(timeout=POLL_SECONDS)
         except Empty:
-            for worker in workers:
-                if worker.exitcode:
-                    raise DGQError(
-                        f"a drawing process ended with code {worker.exitcode} (a negative one is "
-                        "a signal; out of memory?): call again with fewer --devices or a smaller "
-                        "--batch-size, finished images are kept"
-                    ) from None
+            _check_alive(workers)
             continue
         if isinstance(result, str):
             raise DGQError(result)
         advance(result)
         n -= 1
+
+
+def _check_alive(workers: Sequence[BaseProcess]) -> None:
+    """Raise DGQError if a process has failed."""
+    failed = next((worker.exitcode for worker in workers if worker.exitcode), None)
+    if failed is not None:
+        raise DGQError(
+            f"a drawing process ended with code {failed} (a negative one is a signal; out of "
+            "memory?): call again with fewer --devices or a smaller --batch-size, finished images "
+            "are kept"
+        ) from None
 
 
 def _work(setup: WorkerSetup, device: str, tasks: Any, results: Any) -> None:

@@ -9,12 +9,12 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 from dgq.pipelines.inputs import call_arguments
-from dgq.pipelines.loading import first_line
 from dgq.storage.checkpoint import GenerationSettings
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a UNet call."""
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
@@ -57,9 +57,9 @@ def record_call(
     prompts: Sequence[str],
     generation: GenerationSettings,
     **options: Any,
-) -> Call:
+) -> Arguments:
     """Arguments of the first UNet call that the pipeline makes for some prompts."""
-    calls: list[Call] = []
+    calls: list[Arguments] = []
 
     def keep(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
@@ -101,7 +101,7 @@ def check_drawable(
         record_call(pipeline, [prompt], generation, **options)
     except Exception as error:  # whatever a sampler or the pipeline's own checks raise
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({first_line(error)}): mend {named}"
+            f"the pipeline cannot draw with these settings ({first_line(error)}): change {named}"
         ) from error
 
 

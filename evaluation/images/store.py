@@ -23,12 +23,12 @@ class ImageStore:
 
     The folder's name has a fingerprint of the settings, so that other settings have other folders.
     Image i depends on the settings and on prompt i alone: a folder serves every evaluation with
-    these settings whose prompts begin, or go on, like its own.
+    these settings whose prompts begin, or continue, like its own.
 
     Args:
         parent: folder of all stores.
         name: of the model, for readers.
-        settings: whatever the images depend on, prompts apart, as JSON values.
+        settings: whatever the images depend on, except for the prompts, as JSON values.
         prompts: the prompt of each image.
         jpeg_quality: None keeps PNG.
         measured_size: side that images are resized to before they are measured.

@@ -5,8 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dgq.errors import DGQError
-from dgq.pipelines.loading import first_line
+from dgq.errors import DGQError, first_line
 from evaluation.extras import Package
 from evaluation.features.sample import ImageBatch
 from evaluation.metrics.line import Better, Line

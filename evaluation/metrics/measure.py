@@ -82,10 +82,9 @@ def show_images(sample: Sample, metrics: Sequence[Metric]) -> dict[Metric, str]:
         metric.reset()
     reasons: dict[Metric, str] = {}
     for batch in sample.batches() if metrics else ():
-        for metric in metrics:
+        for metric in [metric for metric in metrics if metric not in reasons]:
             try:
-                if metric not in reasons:
-                    metric.update(batch)
+                metric.update(batch)
             except NotMeasuredError as error:
                 reasons[metric] = str(error)
     return reasons

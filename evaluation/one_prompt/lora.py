@@ -8,8 +8,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 
-from dgq.errors import DGQError
-from dgq.pipelines.loading import first_line
+from dgq.errors import DGQError, first_line
 from dgq.storage.files import check_regular
 
 NAME = "lora"

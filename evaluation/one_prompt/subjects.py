@@ -27,7 +27,7 @@ class Subject:
 
     Args:
         name: for the label and the report.
-        load: it anew, on its device; a UNet is in memory only while it draws.
+        load: loads it on its device; a UNet is in memory only while it draws.
     """
 
     name: str

@@ -65,7 +65,7 @@ class ScoreTally:
 
 
 class MeasuringAttention(QuantizedAttention):
-    """Quantized attention that also computes its scores apart and tallies them."""
+    """Quantized attention that also computes its scores separately and tallies them."""
 
     tally: ScoreTally
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.storage.files import read_tensors
+from dgq.storage.tensor_files import read_tensors
 
 
 def load_weights_(unet: nn.Module, path: Path) -> None:

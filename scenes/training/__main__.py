@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         "--processes", type=positive, default=2, help="training processes on a CPU (default: 2)"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with what --work holds; finished stages stay"
+        "--resume",
+        action="store_true",
+        help="continue what --work holds; finished stages stay",
     )
     parser.add_argument(
         "--work",

@@ -19,7 +19,6 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
-    CLIPTextModel,
     CLIPTokenizer,
 )
 
@@ -235,8 +234,3 @@ def image_processor(image_size: int) -> CLIPImageProcessor:
         image_mean=list(IMAGE_MEAN),
         image_std=list(IMAGE_STD),
     )
-
-
-def text_tower(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """The text encoder and tokenizer of a saved CLIP."""
-    return CLIPTextModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)

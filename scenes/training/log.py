@@ -21,10 +21,9 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     lines: dict[int, dict[str, float]] = {}
     for table in sorted(tables, key=lambda table: int(table.parent.name[8:])):
         with table.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["step"]:  # not cut short by a kill
-                    line = line_of(row)
-                    lines[int(line["step"])] = line
+            # A row without a step was cut short by a kill.
+            found = [line_of(row) for row in csv.DictReader(file) if row["step"]]
+        lines |= {int(line["step"]): line for line in found}
     return [lines[step] for step in sorted(lines)]
 
 

@@ -45,7 +45,7 @@ def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatc
 HOW_TO_RESUME = "the same command with --ckpt_path last resumes after the last finished target"
 EVENTS = [
     (signal.SIGUSR1, "on_save_checkpoint", 2),
-    (signal.SIGINT, "leave", 3),
+    (signal.SIGINT, "propagate", 3),
     (signal.SIGTERM, "training_step", 5),
     (signal.SIGHUP, "finish", 24),
 ]

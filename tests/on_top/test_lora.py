@@ -89,7 +89,7 @@ def test_the_better_the_quantization_the_closer_the_change(
 
 
 class AddedByHand:
-    """``B A x`` added to what the projections of an attention put out, ``x`` not quantized."""
+    """``B A x`` added to what the projections of an attention return, ``x`` not quantized."""
 
     def __init__(self, unet: nn.Module, state: dict[str, Tensor]) -> None:
         for name, module in unet.named_modules():

@@ -88,7 +88,7 @@ def test_samples_of_different_steps_are_not_taken_apart(calibrated_as: Models) -
     call = calibrated_as("exponents").call
     with torch.no_grad():
         unet(**call)
-        with pytest.raises(DGQError, match="different steps apart"):
+        with pytest.raises(DGQError, match="different steps separately"):
             unet(**call | {"timestep": torch.tensor([801.0, 1.0])})
 
 

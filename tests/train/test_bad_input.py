@@ -116,7 +116,7 @@ def test_without_the_hub_it_says_what_to_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("dgq.pipelines.loading.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("dgq.pipelines.hub.try_to_load_from_cache", lambda *_: None)
     arguments = ["fit", "--config", "w4a8.yaml", "--config", "sd14.yaml"]
     assert command([*arguments, "--run", str(tmp_path / "run")]) == 2
     assert not list(tmp_path.iterdir())

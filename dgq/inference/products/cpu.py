@@ -10,7 +10,7 @@ from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
 from dgq.inference.products.whole_weight import WholeWeight
 from dgq.ops import attention as fused_attention
-from dgq.ops import cpu, native, quantize, quantize_gated
+from dgq.ops import cpu, native, onednn, quantize, quantize_gated
 from dgq.ops.reference import attention as reference_attention
 from dgq.ops.reference import dense
 
@@ -98,5 +98,5 @@ def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
     if isinstance(geometry, ConvGeometry):
         weight = folded.view(geometry.weight_shape)
         stride, dilation = list(geometry.stride), list(geometry.dilation)
-        return cpu.pack_conv2d(weight, stride, dilation, geometry.groups)
-    return cpu.pack_linear(folded)
+        return onednn.pack_conv2d(weight, stride, dilation, geometry.groups)
+    return onednn.pack_linear(folded)

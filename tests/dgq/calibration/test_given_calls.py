@@ -1,4 +1,4 @@
-"""Calls as users have them come apart into samples, and together again."""
+"""Calls that a user recorded are split into samples, and combined again."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgq.calibration.given_calls import apart, checked, samples_in, timestep_of, together
+from dgq.calibration.given_calls import checked, combined, samples_in, split_call, timestep_of
 from dgq.calibration.held_out_calls import evenly, n_held_out, of_timesteps, samples_of_calls
 from dgq.calibration.samples import Sampling
 from dgq.errors import DGQError
@@ -26,9 +26,9 @@ def a_call(rows: int, shares: int, timestep: float = 5.0, seed: int = 0) -> dict
 @given(st.integers(1, 5), st.integers(1, 3))
 def test_a_call_that_was_taken_apart_is_put_together_again(rows: int, shares: int) -> None:
     call = a_call(rows, shares)
-    samples = apart(checked(UNET, call, "call"))
+    samples = split_call(checked(UNET, call, "call"))
     assert len(samples) == rows
-    whole = together(samples)
+    whole = combined(samples)
     for name in ("sample", "timestep", "encoder_hidden_states"):
         wanted = call[name].unflatten(0, (shares, rows)).transpose(0, 1).flatten(0, 1)
         assert torch.equal(whole[name], wanted)
@@ -46,9 +46,9 @@ def test_positional_arguments_nested_ones_and_half_precision_are_read() -> None:
     ]
     expected = UNET(**call)[0]
     for way in ways:
-        found = together(samples_in(UNET, [way]))
+        found = combined(samples_in(UNET, [way]))
         assert torch.equal(UNET(**found)[0], expected)
-    half = together(samples_in(UNET, [call | {"sample": call["sample"].half()}]))
+    half = combined(samples_in(UNET, [call | {"sample": call["sample"].half()}]))
     assert half["sample"].dtype == torch.float32
     nested = call | {
         "added_cond_kwargs": {"image_embeds": [torch.ones(2, 3), torch.zeros(1, 3)]},
@@ -56,7 +56,7 @@ def test_positional_arguments_nested_ones_and_half_precision_are_read() -> None:
     }
     samples = samples_in(UNET, [nested])
     assert len(samples) == 2
-    whole = together(samples)
+    whole = combined(samples)
     assert [t.tolist() for t in whole["added_cond_kwargs"]["image_embeds"]] == [
         [[1.0] * 3] * 2,
         [[0.0] * 3] * 2,

@@ -8,7 +8,7 @@ import torch
 
 from dgq.calibration.unet_calls import UNetCalls, flatten, unflatten
 from dgq.errors import DGQError
-from dgq.storage.files import write_sealed_tensors
+from dgq.storage.tensor_files import write_sealed_tensors
 
 N_CALLS, N_PROMPTS = 4, 5
 

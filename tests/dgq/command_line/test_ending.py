@@ -26,8 +26,8 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("error", "code", "said"),
     [
         (DGQError("no such model"), 2, "error: no such model\n"),
-        (PermissionError("no"), 2, "error: no: mend that, then repeat the command\n"),
-        (RecursionError(), 2, "error: a file of settings is nested too deeply: mend it\n"),
+        (PermissionError("no"), 2, "error: no: fix that, then repeat the command\n"),
+        (RecursionError(), 2, "error: a file of settings is nested too deeply: correct it\n"),
         (KeyboardInterrupt(), 130, "stopped interrupted: what was finished is kept\n"),
     ],
 )

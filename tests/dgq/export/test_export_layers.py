@@ -19,7 +19,7 @@ from dgq.inference.geometry import ConvGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.laying_out import readers_of
 from dgq.unet.attention import QuantizedAttention
-from dgq.unet.calls import Call
+from dgq.unet.calls import SamplerCall
 from tests.exported_models import RECIPES, exported_model
 from tests.quantized_models import TIMESTEPS, decibels
 
@@ -68,7 +68,7 @@ def test_an_exported_layer_equals_the_packed_one(name: str) -> None:
         n_padded += made.taken_back is not None
         for step in range(len(TIMESTEPS)):
             x = representable(quantizer, isinstance(layer.geometry, ConvGeometry), step, i)
-            packed.calls.current = Call(torch.tensor([step]), (8, 8))
+            packed.calls.current = SamplerCall(torch.tensor([step]), (8, 8))
             expected = layer(x if codes is None else quantizer(x))
             converted.calls.begin(x, torch.tensor(TIMESTEPS[step]))
             found = made(x if codes is None else codes(x))

@@ -194,18 +194,18 @@ def test_a_unet_is_prepared_where_it_arrives(
     model = calibrated_as("multiples")
     unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
     before, on_cpu = unet(**model.call)[0], unet.execution
-    unet.execution.depart_(unet)
+    unet.execution.before_move_(unet)
     assert not any(isinstance(m, IntegerLayer) for m in unet.modules())
     with monkeypatch.context() as patched, caplog.at_level("INFO", "dgq"):
         patched.setattr(execution, "products_of", lambda _: (GPU, None))
-        unet.execution.arrive_(unet)
+        unet.execution.after_move_(unet)
     assert "moved: " in caplog.text
     assert unet.execution.device == "GPU"
     assert unet.execution.integer_layers == on_cpu.integer_layers
     assert (unet.execution.mode, unet.execution.dtype) == ("integer", "float32")
     assert decibels(before, unet(**model.call)[0]) > 60
-    unet.execution.depart_(unet)
-    unet.execution.arrive_(unet)
+    unet.execution.before_move_(unet)
+    unet.execution.after_move_(unet)
     assert unet.execution == on_cpu
     assert torch.equal(unet(**model.call)[0], before)
 
@@ -215,7 +215,7 @@ def test_norms_have_the_dtype_of_their_input(calibrated_as: Models, on_gpu: None
     model = calibrated_as("multiples")
     unet: Any = load_quantized_unet(model.folder, "integer", torch.bfloat16)
     assert decibels(model.output, unet(**model.call)[0]) > 20
-    unet.execution.leave_(unet)  # layers in floating point, on whatever device comes
+    unet.execution.run_in_float_(unet)  # layers in floating point, on whatever device comes
     assert decibels(model.output, unet(**model.call)[0]) > 20
 
 
@@ -227,9 +227,9 @@ def test_norms_that_arrive_have_the_dtype_of_their_input(
     assert {norm.weight.dtype for norm in norms} == {torch.float32}
     with monkeypatch.context() as patched:
         patched.setattr(execution, "norm_dtype", lambda _, dtype: dtype)  # as on a GPU
-        unet.execution.arrive_(unet)
+        unet.execution.after_move_(unet)
     assert {norm.weight.dtype for norm in norms} == {torch.bfloat16}
-    unet.execution.arrive_(unet)
+    unet.execution.after_move_(unet)
     assert {norm.weight.dtype for norm in norms} == {torch.float32}
 
 
@@ -240,7 +240,7 @@ def test_a_unet_that_is_offloaded_stays_in_floating_point(calibrated_as: Models)
     assert unet.execution.float_layers["tensors are moved one by one"] == n_layers
     assert (unet.execution.mode, unet.execution.integer_layers) == ("float", 0)
     arrived = unet.execution
-    arrived.arrive_(unet)
+    arrived.after_move_(unet)
     assert unet.execution is arrived
 
 

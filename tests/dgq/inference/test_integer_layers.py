@@ -13,7 +13,7 @@ from dgq.inference.folding import fits
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.ops import cpu
 from dgq.settings import WeightSettings
-from dgq.unet.calls import Call
+from dgq.unet.calls import SamplerCall
 from tests.random_layers import (
     convolutions,
     formats,
@@ -81,7 +81,7 @@ def test_all_bits_are_exact_with_rows_of_different_steps(n_bits: int, geometry: 
     assert relative(together, expected) < 1e-5
     assert isinstance(packed.input_quantizer, ChannelInput)
     for row, step in enumerate([2, 0, 1]):
-        packed.input_quantizer.calls.current = Call(torch.tensor([step]), (8, 8))
+        packed.input_quantizer.calls.current = SamplerCall(torch.tensor([step]), (8, 8))
         alone = integer_layer(packed)(x[row : row + 1])
         assert relative(alone[0], together[row]) < 1e-5
 

@@ -38,7 +38,7 @@ def live(
 ) -> tuple[PackedLayer, LiveLayer]:
     """A packed layer that reads live ranges, and the same in integers."""
     old = packed.input_quantizer
-    quantizer = LiveInput(old.n_bits, old.calls, old.channels, room=old.room)
+    quantizer = LiveInput(old.n_bits, old.calls, old.channels, max_exponent=old.max_exponent)
     quantizer.store("multiple", old.multiple)
     quantizer.store("scale", torch.tensor([gain]))
     zero_point = torch.full((1, old.multiple.numel()), shift, dtype=torch.int16)

@@ -18,7 +18,7 @@ from dgq.inference.residual_layer import ResidualLayer
 from dgq.ops import cpu
 from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
-from dgq.unet.calls import Call, SamplerCalls
+from dgq.unet.calls import SamplerCall, SamplerCalls
 from dgq.unet.memory_of_calls import Memory
 from tests.quantized_models import decibels
 from tests.random_layers import CPU, packed_layer
@@ -34,7 +34,7 @@ exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multip
 def image(calls: SamplerCalls) -> Iterator[Memory]:
     """Calls of one image."""
     memory = Memory(torch.tensor([9.0]), (2, 4, 8, 8))
-    calls.current = Call(torch.tensor([0]), (8, 8), memory)
+    calls.current = SamplerCall(torch.tensor([0]), (8, 8), memory)
     yield memory
     calls.current = None
 
@@ -53,7 +53,7 @@ def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLa
         packed = packed_layer(geometry, formats, torch.tensor([0]), 7)
         old = packed.input_quantizer
         assert old is not None
-        quantizer = ResidualInput(n_bits, old.calls, old.channels, room=4)
+        quantizer = ResidualInput(n_bits, old.calls, old.channels, max_exponent=4)
         quantizer.store("multiple", old.multiple)  # type: ignore[attr-defined]
         quantizer.store("scale", torch.ones(1))
         quantizer.store("zero_point", torch.zeros(1, old.channels, dtype=torch.int16))
@@ -92,7 +92,7 @@ def test_the_sum_is_that_of_the_paper_written_out(name: str) -> None:
     packed, _ = layers(GEOMETRIES[name])
     quantizer = packed.input_quantizer
     assert isinstance(quantizer, ResidualInput)
-    live = LiveInput(4, quantizer.calls, quantizer.channels, room=4)
+    live = LiveInput(4, quantizer.calls, quantizer.channels, max_exponent=4)
     for part, tensor in quantizer.stored.items():
         live.store(part, tensor)
     total: Tensor | None = None
@@ -111,7 +111,7 @@ def test_errors_do_not_pile_up_and_are_those_of_the_difference() -> None:
     packed, _ = layers(GEOMETRIES["linear"])
     quantizer = packed.input_quantizer
     assert isinstance(quantizer, ResidualInput)
-    live = LiveInput(4, quantizer.calls, quantizer.channels, room=4)
+    live = LiveInput(4, quantizer.calls, quantizer.channels, max_exponent=4)
     for part, tensor in quantizer.stored.items():
         live.store(part, tensor)
     with image(quantizer.calls):

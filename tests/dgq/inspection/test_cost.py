@@ -85,7 +85,7 @@ def test_stable_diffusion_costs_what_papers_say() -> None:
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
         args = torch.empty(2, 4, 64, 64), torch.tensor(1), torch.empty(2, 77, 768)
     step = count_operations(unet, args, {})
-    assert step.layer_macs / 2 == pytest.approx(338.7e9, rel=1e-3)
+    assert step.layer_macs / 2 == pytest.approx(338.6e9, rel=1e-3)
     assert step.layer_bops == pytest.approx(694e12, rel=1e-3)
     assert step.bops == pytest.approx(822.6e12, rel=1e-3)
 

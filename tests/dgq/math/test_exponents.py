@@ -3,12 +3,9 @@
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dgq.errors import SettingsError
-from dgq.math.exponents import shared_shift, spare_activation_bits, spare_weight_bits
+from dgq.math.exponents import spare_activation_bits, spare_weight_bits
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
 
 
@@ -115,15 +112,3 @@ def test_exponents_of_weights_need_groups() -> None:
 def test_an_unknown_grouping_is_refused() -> None:
     with pytest.raises(SettingsError, match="kmeans, exponents, multiples"):
         ActivationSettings(8, "free")  # type: ignore[arg-type]
-
-
-@given(n_bits=st.integers(2, 8), max_exponent=st.integers(0, 8), data=st.data())
-def test_both_operands_share_each_shift(n_bits: int, max_exponent: int, data: Any) -> None:
-    exponents = data.draw(st.lists(st.integers(0, max_exponent), min_size=1, max_size=5))
-    exponent = torch.tensor(exponents, dtype=torch.uint8)
-    on_activations, on_weights = shared_shift(exponent, max_exponent, n_bits)
-    for e, a, w in zip(exponents, on_activations.tolist(), on_weights.tolist(), strict=True):
-        assert a + w == max_exponent - e
-        assert 0 <= a <= 8 - n_bits
-        assert w == 0 or a == 8 - n_bits
-        assert w <= max(0, max_exponent - (8 - n_bits))

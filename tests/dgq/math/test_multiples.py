@@ -16,7 +16,7 @@ from dgq.quantizers.exponent_quantizer import ExponentQuantizer
 from dgq.quantizers.multiple_quantizer import MultipleQuantizer
 from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import ActivationSettings, WeightSettings
-from dgq.unet.calls import FIRST_STEP, Call
+from dgq.unet.calls import FIRST_STEP, SamplerCall
 from dgq.unet.context import QuantizationContext
 
 
@@ -32,7 +32,7 @@ def fitted(
     context = QuantizationContext(range(n_steps), (4, 4))
     activations = ActivationSettings(n_bits, "multiples", max_exponent=max_exponent)
     quantizer = MultipleQuantizer(activations, context, padded=padded)
-    context.current = Call(FIRST_STEP if step is None else step, (4, 4))
+    context.current = SamplerCall(FIRST_STEP if step is None else step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     quantizer(x)

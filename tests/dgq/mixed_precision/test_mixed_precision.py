@@ -14,7 +14,7 @@ from dgq.inference.freeze import freeze_
 from dgq.math.exponents import check_budget
 from dgq.math.multiples import channel_multiples, finest_scale
 from dgq.mixed_precision.mixed_precision import bits_of_weight, integer_choices
-from dgq.mixed_precision.rounding_noise import input_variance, weight_errors
+from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
 from dgq.quantizers.observer import Ranges
 from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.recipes.recipe import KEPT
@@ -164,7 +164,8 @@ def test_errors_of_weights_are_those_of_rounding(bits: int, exponent: int) -> No
     quantizer.start_learning_(rows)
     quantizer.harden_(None)
     expected = float((quantizer(None)[0] - rows).square().sum())
-    assert float(weight_errors(rows, settings).sum()) == pytest.approx(expected, rel=0.25)
+    found = scaled_errors(*without_exponents(rows, settings), settings).sum()
+    assert float(found) == pytest.approx(expected, rel=0.25)
 
 
 @pytest.mark.parametrize("room", [0, 1, 4])

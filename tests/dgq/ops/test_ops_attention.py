@@ -21,6 +21,11 @@ SIZES = [  # queries, keys, heads, head_dim
     (97, 300, 2, 33),
     (20, 257, 1, 160),
     (64, 576, 1, 64),
+    # Each number of whole and half vectors of columns, of keys (16 or 32) and dims (8).
+    (6, 17, 1, 24),
+    (13, 33, 2, 48),
+    (7, 145, 1, 56),
+    (50, 112, 1, 104),
 ]
 
 
@@ -63,6 +68,16 @@ def test_large_logits_neither_overflow_nor_vanish(sign: int, keys: int) -> None:
     best = (q.double() @ k.double().transpose(-1, -2)).argmax(-1)
     picked = torch.gather(v, 1, best[..., None].expand(-1, -1, 16))
     torch.testing.assert_close(found, picked, rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 76])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_meets_a_nan_becomes_one(which: int, place: int) -> None:
+    operands = inputs((80, 77, 2, 40), batch=1)
+    operands[which][0, place, 1] = torch.nan
+    found = ops.attention(*operands, 2, 0.2).isnan()
+    assert torch.equal(found, by_hand(*operands, 2, 0.2).isnan())
+    assert found.any()
 
 
 def test_a_row_whose_maximum_comes_last_is_rescaled() -> None:

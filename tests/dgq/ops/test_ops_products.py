@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, reference
+from dgq.ops import cpu, onednn, reference
 
 exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU sums bytes in 16 bits")
 
@@ -61,7 +61,7 @@ def test_accumulators_of_linear_layers_equal_64_bit_sums(
     codes, weight = codes_and_weight((batch, tokens, channels), (out, channels), seed)
     sums = codes.long() @ weight.long().t()
     ones = torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1, dtype=torch.long)
-    found = ops.int_linear(codes, cpu.pack_linear(weight), *ones, torch.float32)
+    found = ops.int_linear(codes, onednn.pack_linear(weight), *ones, torch.float32)
     assert torch.equal(found.double(), sums.double())  # below 2^24, which float32 holds
 
 
@@ -71,7 +71,7 @@ def test_the_largest_products_do_not_saturate(extreme: int) -> None:
     codes = torch.full((1, 2, 4000), 255, dtype=torch.uint8)
     weight = torch.full((16, 4000), extreme, dtype=torch.int8)
     ones = torch.ones(16), torch.ones(1), torch.zeros(1, 16), torch.zeros(1, dtype=torch.long)
-    found = ops.int_linear(codes, cpu.pack_linear(weight), *ones, torch.float32)
+    found = ops.int_linear(codes, onednn.pack_linear(weight), *ones, torch.float32)
     assert (found == 255 * extreme * 4000).all()
 
 
@@ -109,7 +109,7 @@ def test_accumulators_of_convolutions_equal_64_bit_sums(conv: Conv) -> None:
     planes = codes.permute(0, 3, 1, 2)
     sums = F.conv2d(planes.long(), weight.long(), None, stride, 0, dilation, groups)
     ones = torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1, dtype=torch.long)
-    packed = cpu.pack_conv2d(weight, stride, dilation, groups)
+    packed = onednn.pack_conv2d(weight, stride, dilation, groups)
     shape = (kernel, stride, dilation, groups, torch.float32)
     found = ops.int_conv2d(codes, packed, *ones, *shape)
     assert torch.equal(found.double(), sums.permute(0, 2, 3, 1).double())
@@ -126,13 +126,13 @@ def test_each_sample_is_scaled_at_its_own_step(
     codes, weight = codes_and_weight((3, 6, 7, 5), (4, 5, 3, 3), 0)
     others = scales(4, 5, 3, per_row, 1)
     sums = F.conv2d(codes.permute(0, 3, 1, 2).long(), weight.long()).permute(0, 2, 3, 1)
-    right = cpu.pack_conv2d(weight, [1, 1], [1, 1], 1) if packed else weight
+    right = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1) if packed else weight
     found = ops.int_conv2d(codes, right, *others, [3, 3], [1, 1], [1, 1], 1, dtype)
     close = {"rtol": 1e-5, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 1.0}
     torch.testing.assert_close(found.double(), expected(sums, *others), **close)
 
     codes, weight = codes_and_weight((3, 5), (4, 5), 2)  # 2-D, as of the time embedding
-    right = cpu.pack_linear(weight) if packed else weight
+    right = onednn.pack_linear(weight) if packed else weight
     found = ops.int_linear(codes, right, *others, dtype)
     torch.testing.assert_close(
         found.double(), expected(codes.long() @ weight.long().t(), *others), **close
@@ -165,10 +165,10 @@ def test_the_operators_are_good_citizens() -> None:
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_large_samples_of_different_steps_equal_64_bit_sums(kernel: tuple[int, int]) -> None:
     codes, weight = codes_and_weight((3, 34, 34, 64), (16, 64, *kernel), 0)
-    assert codes[0].numel() >= cpu.OWN_PRODUCT
+    assert codes[0].numel() >= onednn.OWN_PRODUCT
     weight_scale, scale, bias, step = scales(16, 3, 3, True, 1)
     assert len(set(step.tolist())) > 1
-    packed = cpu.pack_conv2d(weight, [1, 1], [1, 1], 1)
+    packed = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1)
     geometry = (list(kernel), [1, 1], [1, 1], 1)
     tables = (weight_scale, scale, bias, step)
     found = ops.int_conv2d(codes, packed, *tables, *geometry, torch.float32)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgq.ops import reference
-from dgq.ops.triton import products
+from dgq.ops.triton import convolve, products
 from dgq.ops.triton.epilogue import Epilogue
 from dgq.ops.triton.tiles import Tile
 from dgq.ops.triton.tma import Box, box_of, convolve_boxes, suits
@@ -137,15 +137,15 @@ def test_a_shape_takes_the_tile_of_the_nearest_measured_one() -> None:
 def test_operators_multiply_boxes_where_there_is_an_engine(
     kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "has_copy_engine", lambda x: True)
+    monkeypatch.setattr(convolve, "has_copy_engine", lambda x: True)
     used: list[Tile] = []
-    right = products.convolve_boxes
+    right = convolve.convolve_boxes
 
     def noted(*arguments: Any) -> torch.Tensor:
         used.append(arguments[-1])
         return right(*arguments)
 
-    monkeypatch.setattr(products, "convolve_boxes", noted)
+    monkeypatch.setattr(convolve, "convolve_boxes", noted)
     codes = whole(2, 6, 6, 32)
     weight = whole(16, 32, kernel, kernel).contiguous(memory_format=torch.channels_last)
     ones, step = torch.ones(16, device=DEVICE), torch.zeros(1, dtype=torch.long, device=DEVICE)

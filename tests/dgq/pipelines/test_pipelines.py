@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dgq.errors import DGQError
-from dgq.pipelines import loading
+from dgq.pipelines import hub
 from dgq.pipelines.loading import load_pipeline, load_unet, resolve
 
 MISSING = "nobody/no-such-model"
@@ -89,7 +89,7 @@ def test_a_network_that_never_answers_is_given_up_after_one_timeout(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(loading, "HUB_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(hub, "TIMEOUT_S", 0.3)
         start = time.monotonic()
         with pytest.raises(DGQError, match="hf download"):
             resolve(MISSING)
@@ -97,4 +97,4 @@ def test_a_network_that_never_answers_is_given_up_after_one_timeout(
 
 
 def test_the_time_to_wait_for_the_hub_is_at_most_10_seconds() -> None:
-    assert loading.HUB_TIMEOUT_S <= 10
+    assert hub.TIMEOUT_S <= 10

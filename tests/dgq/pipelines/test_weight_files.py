@@ -122,7 +122,7 @@ class Hub:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.asked: list[str | None] = []
-        monkeypatch.setattr(loading, "check_hub", lambda _: None)
+        monkeypatch.setattr(loading, "look_up", lambda *_: None)
         monkeypatch.setattr(loading, "hf_hub_download", lambda _, name: str(folder / name))
         monkeypatch.setattr(loading.DiffusionPipeline, "download", self.download)
 

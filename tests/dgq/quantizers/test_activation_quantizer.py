@@ -10,7 +10,7 @@ from torch import Tensor
 from dgq.errors import DGQError
 from dgq.quantizers.activation_quantizer import CHANNEL, PIXEL, ActivationQuantizer
 from dgq.settings import ActivationSettings
-from dgq.unet.calls import FIRST_STEP, Call
+from dgq.unet.calls import FIRST_STEP, SamplerCall
 from dgq.unet.context import QuantizationContext
 
 
@@ -28,7 +28,7 @@ def fitted(
     quantizer = ActivationQuantizer(
         ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step), context
     )
-    context.current = Call(FIRST_STEP if step is None else step, latent_size)
+    context.current = SamplerCall(FIRST_STEP if step is None else step, latent_size)
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     quantizer(x)
@@ -131,7 +131,7 @@ def test_each_sample_of_a_batch_has_the_scales_of_its_own_step() -> None:
     quantizer = fitted(x, step, n_groups=2, n_steps=2)
     together = quantizer(x)
     for sample in range(2):
-        quantizer.context.current = Call(step[sample : sample + 1], (4, 4))
+        quantizer.context.current = SamplerCall(step[sample : sample + 1], (4, 4))
         assert torch.equal(quantizer(x[sample : sample + 1])[0], together[sample])
 
 
@@ -162,7 +162,7 @@ def test_pixel_groups_are_resized_to_another_resolution(
         calibration, x = (t.flatten(2).transpose(1, 2) for t in (calibration, x))
     quantizer = fitted(calibration, n_bits=8, n_groups=2)
     assert quantizer.axis == PIXEL
-    quantizer.context.current = Call(FIRST_STEP, size)
+    quantizer.context.current = SamplerCall(FIRST_STEP, size)
     scale, _ = quantizer.parameters_of(x)
     grid = scale.flatten().view(size)
     top = size[0] // 4 or 1
@@ -175,7 +175,7 @@ def test_pixel_groups_survive_another_aspect_with_as_many_pixels() -> None:
     calibration = randn(2, 3, 4, 4)
     calibration[:, :, 0, :] *= 100  # outliers in the top row
     quantizer = fitted(calibration, n_groups=2)
-    quantizer.context.current = Call(FIRST_STEP, (2, 8))
+    quantizer.context.current = SamplerCall(FIRST_STEP, (2, 8))
     scale, _ = quantizer.parameters_of(randn(1, 3, 2, 8))
     # The top row of two stands for the top two of four: it must have one scale, as must the lower.
     assert scale[0, 0, 0].unique().numel() == 1
@@ -188,7 +188,7 @@ def test_groups_of_words_do_not_move_with_the_resolution() -> None:
     quantizer.of_text = True
     expected = quantizer(text)
     assert quantizer.axis == PIXEL
-    quantizer.context.current = Call(FIRST_STEP, (8, 8))
+    quantizer.context.current = SamplerCall(FIRST_STEP, (8, 8))
     assert torch.equal(quantizer(text), expected)
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.math.exponents import shared_shift
+from dgq.math.multiples import shared_multiple
 from dgq.quantizers.exponent_quantizer import ExponentQuantizer
 from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import ActivationSettings, WeightSettings
-from dgq.unet.calls import FIRST_STEP, Call
+from dgq.unet.calls import FIRST_STEP, SamplerCall
 from dgq.unet.context import QuantizationContext
 
 
@@ -31,7 +31,7 @@ def fitted(
         n_bits, "exponents", max_exponent=max_exponent, per_step=per_step
     )
     quantizer = ExponentQuantizer(activations, context, padded=padded)
-    context.current = Call(FIRST_STEP if step is None else step, (4, 4))
+    context.current = SamplerCall(FIRST_STEP if step is None else step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     quantizer(x)
@@ -187,7 +187,7 @@ def test_each_sample_of_a_batch_has_the_scales_of_its_own_step() -> None:
     quantizer = fitted(x, step, n_steps=2)
     together = quantizer(x)
     for sample in range(2):
-        quantizer.context.current = Call(step[sample : sample + 1], (4, 4))
+        quantizer.context.current = SamplerCall(step[sample : sample + 1], (4, 4))
         assert torch.equal(quantizer(x[sample : sample + 1])[0], together[sample])
 
 
@@ -201,18 +201,17 @@ def folded_product(
     scale = float(quantizer.scale[0])
     zero_point = quantizer.zero_point[0].numpy().astype(np.int64)
     q = np.clip(np.rint(x / (scale * factor)) + zero_point, 0, 2**n_bits - 1).astype(np.int64)
-    first, second = (
-        s.numpy().astype(np.int64) for s in shared_shift(quantizer.exponent, largest, n_bits)
-    )
+    multiple = 1 << (largest - quantizer.exponent.to(torch.int32))
+    first, second = (f.numpy() for f in shared_multiple(multiple, n_bits, largest))
     groups = np.arange(codes.shape[1]) // weights.settings.group_size
     on_group = on_weights_at_most - weights.exponent.numpy().astype(np.int64)[:, groups]
     difference = codes.astype(np.int64) - weights.zero_point.numpy().astype(np.int64)[:, None]
-    folded = difference << (second + on_group)
-    shifted = q << first
+    folded = (difference << on_group) * second
+    shifted = q * first
     assert shifted.max() <= 255
     assert folded.min() >= -128
     assert folded.max() <= 127
-    accumulated = shifted @ folded.T - ((zero_point << first) * folded).sum(1)
+    accumulated = shifted @ folded.T - ((zero_point * first) * folded).sum(1)
     by_channel = weights.scale.numpy().astype(np.float64) * 2.0 ** -(largest + on_weights_at_most)
     return scale * by_channel * accumulated
 
@@ -249,7 +248,7 @@ def test_learning_lowers_the_error_of_few_bits_and_leaves_other_steps_alone() ->
     before = (quantizer(held_out) - held_out).square().mean()
     quantizer.start_learning_()
     assert torch.equal((quantizer(held_out) - held_out).square().mean(), before)
-    quantizer.context.current = Call(torch.tensor([1]), (4, 4))
+    quantizer.context.current = SamplerCall(torch.tensor([1]), (4, 4))
     untouched = quantizer.scale[0].clone(), quantizer.zero_point[0].clone()
     assert quantizer.learnable is not None
     optimizer = torch.optim.Adam(quantizer.learnable.parameters(), lr=0.01)

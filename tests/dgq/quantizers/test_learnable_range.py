@@ -8,7 +8,7 @@ from dgq.math.affine import fake_quantize
 from dgq.quantizers.activation_quantizer import ActivationQuantizer
 from dgq.quantizers.learnable_range import LearnableRange
 from dgq.settings import ActivationSettings
-from dgq.unet.calls import Call
+from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
 
 
@@ -20,7 +20,7 @@ def channels(seed: int = 0) -> Tensor:
 def fitted(x: Tensor, step: Tensor, n_bits: int, n_steps: int = 1) -> ActivationQuantizer:
     context = QuantizationContext(range(n_steps), (4, 4))
     quantizer = ActivationQuantizer(ActivationSettings(n_bits, n_groups=2), context)
-    context.current = Call(step, (4, 4))
+    context.current = SamplerCall(step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     quantizer(x)
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_lsq(n_bits: int) -> None:
 def test_learning_lowers_the_error_of_few_bits_and_leaves_other_steps_alone() -> None:
     x, held_out = channels(0), channels(1)
     quantizer = fitted(x, torch.tensor([0, 1] * 32), 3, n_steps=2)
-    quantizer.context.current = Call(torch.tensor([1]), (4, 4))
+    quantizer.context.current = SamplerCall(torch.tensor([1]), (4, 4))
     before = (quantizer(held_out) - held_out).square().mean()
     untouched = quantizer.scale[0].clone()
     quantizer.start_learning_()

@@ -10,7 +10,7 @@ from torch import Tensor
 from dgq.math.multiples import possible_multiples
 from dgq.quantizers.live_quantizer import LiveQuantizer
 from dgq.settings import ActivationSettings
-from dgq.unet.calls import Call
+from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
 
 
@@ -22,7 +22,7 @@ def fitted(x: Tensor, n_bits: int = 6, max_exponent: int = 4) -> LiveQuantizer:
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     for step in (0, 1):
-        context.current = Call(torch.tensor([step]), (4, 4))
+        context.current = SamplerCall(torch.tensor([step]), (4, 4))
         quantizer(x)
     quantizer.fit_()
     context.observing, context.activations = False, True
@@ -92,7 +92,7 @@ def test_the_step_does_not_matter_and_neither_do_other_samples() -> None:
     quantizer = fitted(x)
     together = quantizer(x)
     for step in (0, 1):
-        quantizer.context.current = Call(torch.tensor([step]), (4, 4))
+        quantizer.context.current = SamplerCall(torch.tensor([step]), (4, 4))
         alone = torch.cat([quantizer(row) for row in x.split(1)])
         assert torch.equal(alone, together)
 

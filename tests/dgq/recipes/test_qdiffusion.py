@@ -1,4 +1,4 @@
-"""Q-Diffusion: the parts of a joined input and of the weight that meets it, quantized apart."""
+"""Q-Diffusion: the parts of a joined input, and of its weight, quantized separately."""
 
 from collections.abc import Sequence
 from typing import Any

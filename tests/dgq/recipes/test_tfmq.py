@@ -7,10 +7,10 @@ import torch
 
 import dgq
 from dgq.calibration.calibrator import Calibrator
-from dgq.targets.blocks import layers_by_target
 from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import activation_quantizers
 from tests.model_zoo import XL, micro
+from tests.quantized_models import layers_by_target
 from tests.tiny_pipelines import micro_unet, unet_call
 
 TIMESTEPS = (801.0, 401.0, 1.0)

@@ -15,14 +15,16 @@ from dgq.errors import DGQError
 from dgq.storage.files import (
     check_writable,
     read_json,
-    read_sealed_tensors,
-    read_tensors,
     remove_leftovers,
     sha256_of,
     write_json,
+    written_beside,
+)
+from dgq.storage.tensor_files import (
+    read_sealed_tensors,
+    read_tensors,
     write_sealed_tensors,
     write_tensors,
-    written_beside,
 )
 
 
@@ -91,6 +93,18 @@ def test_what_killed_processes_of_this_machine_left_is_removed(tmp_path: Path) -
     remove_leftovers(tmp_path, "f.*", locked=True)
     assert {p.name for p in tmp_path.iterdir()} == {".f.partial", "f.partial"}
     remove_leftovers(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_temporary_folders_are_removed_when_their_process_has_ended(
+    tmp_path: Path, locked: bool
+) -> None:
+    own = f".model.{platform.node()}-{os.getpid()}-abcd.partial"
+    gone = f".model.{platform.node()}-{2**22 + 1}-abcd.partial"
+    for name in (own, gone):
+        (tmp_path / name / "inside").mkdir(parents=True)
+    remove_leftovers(tmp_path, locked=locked)
+    assert [p.name for p in tmp_path.iterdir()] == [own]
 
 
 @pytest.mark.parametrize("name", [".", "new/folder"])

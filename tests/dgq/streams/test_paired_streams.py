@@ -36,10 +36,10 @@ def test_a_whole_calibration_by_hand() -> None:
         order = execution_order(unet, found, calls[0])
     streams = PairedStreams(unet, {name: found[name] for name in order}, calls)
     for name in order:
-        streams.refer()
+        streams.advance_reference()
         start_learning_(found[name])
         harden_(found[name])
-        streams.leave()
+        streams.advance_quantized()
     results = streams.quantized.results
     # The full-precision stream is the stock UNet, whatever the quantized one did meanwhile.
     for result, expected in zip(streams.full_precision.results, plain, strict=True):
@@ -60,7 +60,7 @@ def test_learning_lowers_the_error_of_a_target_below_that_of_nearest_rounding() 
     quantize_(unet, QuantizationSettings(WeightSettings(3, "minmax")), TIMESTEPS, (8, 8))
     target = Block(unet.get_submodule("mid_block.resnets.0"))
     streams = PairedStreams(unet, {"mid_block.resnets.0": target}, [call])
-    streams.refer()
+    streams.advance_reference()
     reference, item = streams.references(torch.arange(8)), streams.inputs(torch.arange(8))
 
     def error() -> torch.Tensor:

@@ -17,7 +17,7 @@ from dgq.errors import DGQError, SettingsError
 from dgq.settings import QuantizationSettings, WaitingSettings, WeightSettings
 from dgq.streams.copies import copier
 from dgq.streams.paired_streams import PairedStreams
-from dgq.streams.waiting import Waiting, held_by, tensors_in, waiting_rooms
+from dgq.streams.waiting import Waiting, held_by, tensors_in, waiting_places
 from dgq.targets import execution_order, find_blocks
 from dgq.unet.context import quantization
 from dgq.unet.quantize import quantize_, start_observing_
@@ -120,7 +120,7 @@ def test_copies_go_with_their_tensors(tmp_path: Path) -> None:
 
 def test_parameters_and_small_tensors_stay(tmp_path: Path) -> None:
     unet = micro_unet()
-    room = next(waiting_rooms(WaitingSettings("host"), unet, tmp_path))
+    room = next(waiting_places(WaitingSettings("host"), unet, tmp_path))
     weight = next(p for p in unet.parameters() if p.untyped_storage().nbytes() > 1000)
     small = torch.randn(3)
     room.park([weight, small])
@@ -133,8 +133,8 @@ def test_what_is_kept_follows_the_module_and_activations_always_wait(events: lis
     """Whatever is replaced meanwhile: addresses are reused by the allocator all the time."""
     owner = torch.nn.Linear(256, 256)
     owner.register_buffer("scale", torch.empty(0))
-    rooms = waiting_rooms(WaitingSettings("device", "bfloat16"), owner, Path())
-    pair = next(rooms), next(rooms)
+    places = waiting_places(WaitingSettings("device", "bfloat16"), owner, Path())
+    pair = next(places), next(places)
     for event in events:
         if event == "replace":
             owner.weight = torch.nn.Parameter(torch.rand(256, 256))
@@ -181,17 +181,17 @@ def calibrated(settings: WaitingSettings, folder: Path) -> tuple[list[Tensor], d
     found = find_blocks(unet, quantization_settings.keep)
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, calls[0])
-    rooms = waiting_rooms(settings, unet, folder)
-    streams = PairedStreams(unet, {name: found[name] for name in order}, calls, rooms)
+    places = waiting_places(settings, unet, folder)
+    streams = PairedStreams(unet, {name: found[name] for name in order}, calls, places)
     tensors: list[Tensor] = []
     for name in order:
-        streams.refer()
+        streams.advance_reference()
         inputs = streams.inputs(torch.tensor([4, 1]))
         tensors += tensors_in((inputs.args, inputs.kwargs))
         tensors.append(streams.references(torch.tensor([0, 5])))
         start_learning_(found[name])
         harden_(found[name])
-        streams.leave()
+        streams.advance_quantized()
     results = streams.full_precision.results + streams.quantized.results
     tensors += [result[0] for result in results]
     streams.close()
@@ -226,10 +226,10 @@ def test_a_suspended_pass_holds_next_to_nothing_in_memory(tmp_path: Path) -> Non
     found = find_blocks(unet, ("conv_in", "conv_out"))
     with quantization(unet, weights=False, activations=False):
         order = execution_order(unet, found, calls[0])
-    rooms = waiting_rooms(WaitingSettings("disk"), unet, tmp_path)
-    streams = PairedStreams(unet, {name: found[name] for name in order}, calls, rooms)
+    places = waiting_places(WaitingSettings("disk"), unet, tmp_path)
+    streams = PairedStreams(unet, {name: found[name] for name in order}, calls, places)
     for _ in range(len(order) // 2):
-        streams.refer()
+        streams.advance_reference()
     own = {p.untyped_storage()._cdata for p in (*unet.parameters(), *unet.buffers())}
     held = [t for t in held_by(streams.full_precision._passes[0]) if t.numel()]
     moving = [t for t in held if t.untyped_storage()._cdata not in own]

@@ -12,13 +12,13 @@ from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.streams.paired_streams import PairedStreams
 from dgq.streams.visit import Visit
 from dgq.targets import Target, execution_order, find_blocks
-from dgq.targets.blocks import layers_by_target
 from dgq.targets.time_path import PROJECTION, find_time_path
 from dgq.unet.context import quantization
 from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import quantize_, start_observing_
 from tests import unet_zoo
 from tests.model_zoo import XL, micro
+from tests.quantized_models import layers_by_target
 from tests.tiny_pipelines import micro_unet, unet_call
 
 KEEP = ("conv_in", "conv_out")
@@ -88,7 +88,7 @@ def test_streams_wait_for_it_before_anything_else(
     path = found["time_path"]
     rows = torch.arange(streams.n_rows)
     for name in order:
-        streams.refer()
+        streams.advance_reference()
         if name == "time_path":
             with quantization(unet, weights=False, activations=False):
                 expected = torch.cat([path.run(**call) for call in calls])
@@ -100,7 +100,7 @@ def test_streams_wait_for_it_before_anything_else(
             assert 0 < (output - reference).norm() < reference.norm()
             assert output.requires_grad
         harden_(found[name])
-        streams.leave()
+        streams.advance_quantized()
     outputs = streams.full_precision.results
     assert all(torch.equal(o[0], p) for o, p in zip(outputs, plain, strict=True))
     with quantization(unet, weights=True, activations=False), torch.no_grad():

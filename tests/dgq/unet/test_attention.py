@@ -11,7 +11,7 @@ from dgq.quantizers.activation_quantizer import ActivationQuantizer
 from dgq.quantizers.scores import AffineScoreQuantizer, LogScoreQuantizer, score_quantizer
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings
 from dgq.unet.attention import QuantizedAttention, become_quantized_, unsupported_feature
-from dgq.unet.calls import Call
+from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
 from dgq.unet.quantize import attention_quantizers
 
@@ -207,7 +207,7 @@ def test_scores_computed_row_by_row_are_the_same(
     attn = attention(cross)
     context = equip_(attn, QuantizationSettings(activations=ActivationSettings(6, n_groups=2)))
     calibrate_(attn, context, cross)
-    context.current = Call(torch.tensor([0, 0, 0]), (3, 3))
+    context.current = SamplerCall(torch.tensor([0, 0, 0]), (3, 3))
     together = attn(*inputs(cross))
     monkeypatch.setattr("dgq.unet.attention.MAX_SCORES", 1)
     # Another batch size is another order of summation: a score may cross to the next code.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgq.unet.calls import FIRST_STEP, Call, SamplerCalls, grid_size, word_index
+from dgq.unet.calls import FIRST_STEP, SamplerCall, SamplerCalls, grid_size, word_index
 
 KNOWN = (981.0, 501.0, 21.0)
 
@@ -50,7 +50,7 @@ def test_as_many_pixels_as_calibrated_need_no_index() -> None:
 @pytest.mark.parametrize("level", [1, 2])
 def test_pixels_are_matched_as_nearest_resizing_does(size: tuple[int, int], level: int) -> None:
     shared = calls()
-    shared.current = Call(FIRST_STEP, size)
+    shared.current = SamplerCall(FIRST_STEP, size)
     old = torch.arange((8 // level) ** 2, dtype=torch.float32).view(1, 1, 8 // level, 8 // level)
     new_size = (size[0] // level, size[1] // level)
     expected = nn.functional.interpolate(old, new_size, mode="nearest").flatten().long()
@@ -63,7 +63,7 @@ def test_pixels_are_matched_as_nearest_resizing_does(size: tuple[int, int], leve
 def test_pixels_of_several_images_are_indexed_one_by_one(size: tuple[int, int]) -> None:
     """As in self-attention that is given the tokens of a reference image too."""
     shared = calls()
-    shared.current = Call(FIRST_STEP, size)
+    shared.current = SamplerCall(FIRST_STEP, size)
     n_pixels = size[0] * size[1] // 4
     one = shared.pixel_index(n_pixels, 16)
     one = torch.arange(16) if one is None else one

@@ -1,4 +1,4 @@
-"""Quantized layers against stock ones, and against weights and inputs quantized apart."""
+"""Quantized layers against stock ones, and against weights and inputs quantized separately."""
 
 import pytest
 import torch

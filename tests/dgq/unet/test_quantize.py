@@ -214,12 +214,12 @@ def run_through_streams(unet: UNet2DConditionModel, settings: QuantizationSettin
         order = execution_order(unet, found, call)
     streams = PairedStreams(unet, {name: found[name] for name in order}, [call])
     for name in order:
-        streams.refer()
+        streams.advance_reference()
         for layer in layers_of(found[name]):
             assert isinstance(layer, QuantizedLayer)
             layer.start_learning_()
             layer.harden_()
-        streams.leave()
+        streams.advance_quantized()
     streams.close()
     fit_activations_(unet)
 

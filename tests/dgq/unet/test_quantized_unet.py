@@ -159,7 +159,7 @@ def test_suspended_calls_leave_no_step_to_others(calibrated_as: Models) -> None:
         assert torch.equal(stream.results[0][0], unet(**found.at(1.0))[0])
         assert torch.equal(stream.results[1][0], unet(**found.at(401.0))[0])
     streams = PairedStreams(unet, find_blocks(unet, found.settings.keep), [found.at(1.0)])
-    streams.refer()
+    streams.advance_reference()
     del streams
     assert context_of(unet).current is None
 

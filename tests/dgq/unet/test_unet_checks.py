@@ -51,7 +51,7 @@ def calibrate_(unet: Any, calls: list[dict[str, Any]], settings: QuantizationSet
     streams = PairedStreams(unet, {name: found[name] for name in order}, calls)
     optimizer, _ = learning.make_optimizer(unet.modules(), GENTLE)
     for name in order:
-        streams.refer()
+        streams.advance_reference()
         learning.start_learning_(found[name])
         learning.set_soft_rounding_(found[name], True)
         rows = torch.arange(streams.n_rows)
@@ -61,7 +61,7 @@ def calibrate_(unet: Any, calls: list[dict[str, Any]], settings: QuantizationSet
         learning.set_soft_rounding_(found[name], False)
         learning.harden_(found[name])
         optimizer.state.clear()
-        streams.leave()
+        streams.advance_quantized()
     streams.close()
     fit_activations_(unet)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import scenes
 from dgq.errors import DGQError
 from dgq.pipelines.loading import load_unet
-from dgq.storage.files import write_tensors
+from dgq.storage.tensor_files import write_tensors
 from evaluation.features.clip_features import ClipFeatures
 from scenes.changes import changeable
 from scenes.studies import measuring_clip, snapshots

@@ -1,4 +1,4 @@
-"""How often a sampler calls the UNet is known before anything is drawn."""
+"""The timesteps of a sampler are known before anything is drawn."""
 
 import json
 import shutil
@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from data.sampler import count_calls
 from dgq.calibration.recording import record_calls
 from dgq.errors import DGQError
 from dgq.pipelines.loading import load_pipeline
+from dgq.planning.sampler import sampler_timesteps
 from dgq.storage.checkpoint import GenerationSettings
 
 SAMPLERS = ("PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
@@ -25,12 +25,12 @@ def with_sampler(micro_folder: Path, folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_count_is_that_of_the_calls(name: str, micro_folder: Path, tmp_path: Path) -> None:
+def test_timesteps_are_those_of_the_calls(name: str, micro_folder: Path, tmp_path: Path) -> None:
     folder = with_sampler(micro_folder, tmp_path, name)
     pipeline: DiffusionPipeline = load_pipeline(str(folder))
     with torch.no_grad():
         calls = record_calls(pipeline, ["a"], GenerationSettings(3, 1.0), 0, 1)
-    assert count_calls(folder, 3) == len(calls.timesteps)
+    assert sampler_timesteps(folder, 3) == calls.timesteps.tolist()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -38,7 +38,7 @@ def test_more_steps_than_a_sampler_has_are_refused(
     name: str, micro_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DGQError, match=r"num_inference_steps"):
-        count_calls(with_sampler(micro_folder, tmp_path, name), 100_000)
+        sampler_timesteps(with_sampler(micro_folder, tmp_path, name), 100_000)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"num_train_timesteps": "many"}'])
@@ -46,4 +46,4 @@ def test_a_damaged_sampler_is_refused(content: str, micro_folder: Path, tmp_path
     folder = Path(shutil.copytree(micro_folder, tmp_path / "p"))
     (folder / "scheduler/scheduler_config.json").write_text(content)
     with pytest.raises(DGQError, match=r"sampler of .* cannot be read|cannot make"):
-        count_calls(folder, 3)
+        sampler_timesteps(folder, 3)

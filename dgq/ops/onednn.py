@@ -1,0 +1,122 @@
+"""Products of bytes by oneDNN: how it wants weights laid out, and how it is called."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+WRITTEN = (torch.float32, torch.bfloat16)
+"""Types that its products write."""
+
+OWN_PRODUCT = 2**16
+"""Codes of a sample from which on a product of its own costs less than scaling all of them."""
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """An int8 weight ``[out, in]`` in the layout that oneDNN wants; no copy of it is needed."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+    return packed
+
+
+def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: int) -> Tensor:
+    """An int8 weight ``[out, in / groups, height, width]`` in the layout that oneDNN wants.
+
+    1x1 kernels are packed as linear weights: oneDNN would pack them anew at each call.
+    """
+    if is_linear(list(weight.shape[2:]), stride, groups):
+        return pack_linear(weight.flatten(1))
+    ones = torch.ones(weight.shape[0])
+    packed: Tensor = torch.ops.onednn.qconv_prepack(
+        weight.contiguous(), ones, 1.0, 0, stride, [0, 0], dilation, groups
+    )
+    return packed
+
+
+def is_linear(kernel: list[int], stride: list[int], groups: int) -> bool:
+    """Whether a convolution is a linear layer on each pixel."""
+    return groups == 1 and all(n == 1 for n in (*kernel, *stride))
+
+
+def linear(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The sums of codes ``[batch, ..., in]`` and a packed weight, times both scales, plus a bias.
+
+    Args:
+        codes: uint8.
+        weight: as ``pack_linear`` returns it.
+        weight_scale: ``[out]``.
+        scale: of the codes.
+        bias: ``[out]``, or None.
+        dtype: of the output, one of ``WRITTEN``.
+    """
+    zeros = _zeros(weight_scale.shape[0])
+    output: Tensor = torch.ops.onednn.qlinear_pointwise(
+        codes, scale, 0, weight, weight_scale, zeros, bias, 1.0, 0, dtype, "none", [], ""
+    )
+    return output
+
+
+def conv2d(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The same of padded codes ``[batch, height, width, in]`` and a weight of ``pack_conv2d``."""
+    zeros = _zeros(weight_scale.shape[0])
+    planes = codes.permute(0, 3, 1, 2)
+    output: Tensor = torch.ops.onednn.qconv2d_pointwise(
+        *(planes, scale, 0, weight, weight_scale, zeros, bias, stride, [0, 0], dilation),
+        *(groups, 1.0, 0, dtype, "none", [], ""),
+    )
+    return output.permute(0, 2, 3, 1)
+
+
+@cache
+def _zeros(n: int) -> Tensor:
+    """Zero points of a weight, which has none."""
+    return torch.zeros(n, dtype=torch.int32)
+
+
+def at_steps(
+    product: Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor],
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A product with each sample's scale and bias.
+
+    oneDNN applies them, on the way out of its registers, if all samples have the same, or if each
+    of them is large enough for a product of its own.
+    """
+    steps, written = step.tolist(), dtype if dtype in WRITTEN else torch.float32
+
+    def at(codes: Tensor, step: int) -> Tensor:
+        factor = float(scale[step if scale.shape[0] > 1 else 0])
+        return product(codes, factor, bias[step if bias.shape[0] > 1 else 0], written).to(dtype)
+
+    if len(set(steps)) == 1:
+        return at(codes, steps[0])
+    if codes[0].numel() >= OWN_PRODUCT:
+        return torch.cat([at(*pair) for pair in zip(codes.split(1), steps, strict=True)])
+    sums = product(codes, 1.0, None, torch.float32)
+    rows = [-1, *[1] * (sums.ndim - 2)]
+    if scale.shape[0] > 1:
+        scale = scale[step]
+    bias = bias[step] if bias.shape[0] > 1 else bias
+    sums = sums.mul_(scale.view([*rows, 1])).add_(bias.view([*rows, bias.shape[1]]))
+    return sums.to(dtype)

@@ -1,0 +1,170 @@
+// Quantization of an input on a CPU in one pass over it. Plain C interface; compiled when first used
+// (native.py).
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int64_t PARALLEL_FROM = 1 << 15;  // elements; below, threads cost more than they bring
+
+inline float as_float(float x) { return x; }
+
+inline float as_float(uint16_t bfloat16) {
+  const uint32_t bits = uint32_t(bfloat16) << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+inline uint8_t code_of(float rounded, int16_t zero_point, float factor, float largest) {
+  float code = rounded + float(zero_point);
+  code = code > 0.0f ? code : 0.0f;
+  code = code < largest ? code : largest;
+  return uint8_t(int(code * factor));
+}
+
+// One pixel's codes; x is null outside of the image, where the value is zero.
+template <typename T>
+inline void quantize_pixel(const T* x, float scale, const float* multiple, const int16_t* zero_point,
+                           const float* factor, float largest, int64_t channels, uint8_t* codes) {
+  for (int64_t c = 0; c < channels; c++) {
+    const float rounded = x ? std::rint(as_float(x[c]) / (scale * multiple[c])) : 0.0f;
+    codes[c] = code_of(rounded, zero_point[c], factor[c], largest);
+  }
+}
+
+// e^x of x <= 0, to a relative 4e-6, without a call, so that loops become vectors.
+inline float exp_of_negative(float x) {
+  x = (x > -87.0f ? x : -87.0f) * 1.44269504f;
+  const float whole = std::rint(x), rest = x - whole;
+  float y = 1.3333558e-3f;
+  y = y * rest + 9.6181291e-3f;
+  y = y * rest + 5.5504109e-2f;
+  y = y * rest + 2.4022651e-1f;
+  y = y * rest + 6.9314718e-1f;
+  y = y * rest + 1.0f;
+  const int32_t bits = (int32_t(whole) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return y * power;
+}
+
+// x Phi(x), by Abramowitz and Stegun's 7.1.26: the error function to 2e-6.
+inline float gelu(float x) {
+  const float z = std::fabs(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+  float y = 1.061405429f;
+  y = y * t - 1.453152027f;
+  y = y * t + 1.421413741f;
+  y = y * t - 0.284496736f;
+  y = y * t + 0.254829592f;
+  const float half_tail = 0.5f * y * t * exp_of_negative(-z * z);
+  return x * (x > 0.0f ? 1.0f - half_tail : half_tail);
+}
+
+template <typename T>
+void quantize_gated_all(const T* x, const float* scale, const float* multiple,
+                        const int16_t* zero_point, const float* factor, const int64_t* step,
+                        int64_t samples_with_own_step, int64_t batch, int64_t tokens,
+                        int64_t channels, float largest, uint8_t* codes) {
+#pragma omp parallel for schedule(static) if (batch * tokens * channels >= PARALLEL_FROM)
+  for (int64_t row = 0; row < batch * tokens; row++) {
+    const int64_t t = step[samples_with_own_step > 1 ? row / tokens : 0];
+    const int16_t* zero = zero_point + t * channels;
+    const T *value = x + row * 2 * channels, *gate = value + channels;
+    uint8_t* out = codes + row * channels;
+    const float finest = scale[t];
+    for (int64_t c = 0; c < channels; c++) {
+      const float product = as_float(value[c]) * gelu(as_float(gate[c]));
+      out[c] = code_of(std::rint(product / (finest * multiple[c])), zero[c], factor[c], largest);
+    }
+  }
+}
+
+template <typename T>
+void quantize_all(const T* x, const float* scale, const float* multiple, const int16_t* zero_point,
+                  const float* factor, const int64_t* step, int64_t samples_with_own_step,
+                  int64_t batch, int64_t height, int64_t width, int64_t channels,
+                  int64_t pad_height, int64_t pad_width, float largest, uint8_t* codes) {
+  const int64_t out_height = height + 2 * pad_height, out_width = width + 2 * pad_width;
+  const int64_t rows = batch * out_height;
+#pragma omp parallel for schedule(static) if (rows * out_width * channels >= PARALLEL_FROM)
+  for (int64_t row = 0; row < rows; row++) {
+    const int64_t sample = row / out_height, h = row % out_height - pad_height;
+    const int64_t t = step[samples_with_own_step > 1 ? sample : 0];
+    const bool inside = h >= 0 && h < height;
+    for (int64_t w = -pad_width; w < width + pad_width; w++) {
+      const bool in = inside && w >= 0 && w < width;
+      const T* pixel = in ? x + ((sample * height + h) * width + w) * channels : nullptr;
+      uint8_t* out = codes + (row * out_width + w + pad_width) * channels;
+      quantize_pixel(pixel, scale[t], multiple, zero_point + t * channels, factor, largest, channels,
+                     out);
+    }
+  }
+}
+
+constexpr int64_t SLICE = 64;  // channels whose ranges stay in registers and in the first cache
+
+template <typename T>
+void ranges_all(const T* x, int64_t batch, int64_t pixels, int64_t channels, float* low,
+                float* high) {
+  const int64_t slices = (channels + SLICE - 1) / SLICE;
+#pragma omp parallel for collapse(2) schedule(static) if (batch * pixels * channels >= PARALLEL_FROM)
+  for (int64_t sample = 0; sample < batch; sample++)
+    for (int64_t slice = 0; slice < slices; slice++) {
+      const int64_t first = slice * SLICE, n = std::min(SLICE, channels - first);
+      const T* pixel = x + sample * pixels * channels + first;
+      float *least = low + sample * channels + first, *most = high + sample * channels + first;
+      for (int64_t c = 0; c < n; c++) least[c] = most[c] = as_float(pixel[c]);
+      for (int64_t p = 1; p < pixels; p++) {
+        pixel += channels;
+        for (int64_t c = 0; c < n; c++) {
+          const float value = as_float(pixel[c]);
+          least[c] = value < least[c] ? value : least[c];
+          most[c] = value > most[c] ? value : most[c];
+        }
+      }
+    }
+}
+
+}  // namespace
+
+// x [batch, pixels, channels]; low and high [batch, channels].
+extern "C" void dgq_channel_ranges(const void* x, int is_bfloat16, int64_t batch, int64_t pixels,
+                                   int64_t channels, float* low, float* high) {
+  if (is_bfloat16)
+    ranges_all((const uint16_t*)x, batch, pixels, channels, low, high);
+  else
+    ranges_all((const float*)x, batch, pixels, channels, low, high);
+}
+
+// x [batch, height, width, channels]; scale [steps]; multiple, factor [channels]; zero_point
+// [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels].
+extern "C" void dgq_quantize(const void* x, int is_bfloat16, const float* scale, const float* multiple,
+                             const int16_t* zero_point, const float* factor, const int64_t* step,
+                             int64_t samples_with_own_step, int64_t batch, int64_t height,
+                             int64_t width, int64_t channels, int64_t pad_height,
+                             int64_t pad_width, float largest, uint8_t* codes) {
+  if (is_bfloat16)
+    quantize_all((const uint16_t*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
+                 batch, height, width, channels, pad_height, pad_width, largest, codes);
+  else
+    quantize_all((const float*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
+                 batch, height, width, channels, pad_height, pad_width, largest, codes);
+}
+
+// x [batch, tokens, 2 channels], values and then gates; codes [batch, tokens, channels].
+extern "C" void dgq_quantize_gated(const void* x, int is_bfloat16, const float* scale,
+                                   const float* multiple, const int16_t* zero_point,
+                                   const float* factor, const int64_t* step,
+                                   int64_t samples_with_own_step, int64_t batch, int64_t tokens,
+                                   int64_t channels, float largest, uint8_t* codes) {
+  if (is_bfloat16)
+    quantize_gated_all((const uint16_t*)x, scale, multiple, zero_point, factor, step,
+                       samples_with_own_step, batch, tokens, channels, largest, codes);
+  else
+    quantize_gated_all((const float*)x, scale, multiple, zero_point, factor, step,
+                       samples_with_own_step, batch, tokens, channels, largest, codes);
+}
