@@ -28,11 +28,14 @@ class Call(NamedTuple):
         step: index of the calibrated step of each sample, ``[1]`` or ``[batch]``, long.
         latent_size: height and width of the latents.
         memory: of the calls before of the same image; None where nothing is remembered.
+        spoilt: ``[batch]``, NaN for samples in which a quantizer has met a NaN, else 0; None where
+            nobody looks.
     """
 
     step: Tensor
     latent_size: tuple[int, int]
     memory: Memory | None = None
+    spoilt: Tensor | None = None
 
 
 class _CallOfThread(threading.local):
@@ -114,8 +117,23 @@ class SamplerCalls:
         # A graph remembers nothing: every call of it is a first one.
         remembers = self.remembers and not torch.compiler.is_compiling()
         memory = self._memory_of(sample, timestep) if remembers else None
-        self._current.call = Call(self.step_of(timestep), size, memory)
+        spoilt = torch.zeros(sample.shape[0]) if notes_nans(sample) else None
+        self._current.call = Call(self.step_of(timestep), size, memory, spoilt)
         return before
+
+    @contextmanager
+    def noting(self, x: Tensor) -> Iterator[Tensor | None]:
+        """Where to note which samples of ``x`` have a NaN; None where nobody looks.
+
+        Of a part of the samples, or several parts of each, a NaN spoils all: which is not known.
+        """
+        spoilt = None if self._current.call is None else self._current.call.spoilt
+        if spoilt is None or x.shape[0] == spoilt.shape[0]:
+            yield spoilt
+            return
+        of_parts = spoilt.new_zeros(x.shape[0])
+        yield of_parts
+        spoilt += of_parts.sum()
 
     def end(self) -> None:
         """Keep what the current call computed for the next one, unless it was the last.
@@ -212,6 +230,17 @@ class SamplerCalls:
         rows = (torch.arange(height) * old_height) // height
         columns = (torch.arange(width) * old_width) // width
         return (rows[:, None] * old_width + columns).flatten()
+
+
+def notes_nans(sample: Tensor) -> bool:
+    """Whether kernels note a NaN on the way: on a CPU, where nothing is traced.
+
+    A graph would have to do so by an operator that writes to an argument, which compilers do not
+    fuse and not all accept; kernels of GPUs would need another pass.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    traced = torch.compiler.is_compiling() or tracing or type(sample) is not Tensor
+    return sample.device.type == "cpu" and not traced
 
 
 def word_index(n_words: int, calibrated: int) -> Tensor:

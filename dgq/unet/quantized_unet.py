@@ -68,19 +68,23 @@ class QuantizedUNet(TakesAdapters, HasParts):
         Where the UNet computes in another precision than its inputs have, they are converted, and
         the output is converted back.
         """
+        check_not_empty((sample, args, kwargs))
         given = sample.dtype
         own = self.computes_in(given)
         if given != own:
             sample = sample.to(own)
             args, kwargs = converted(args, own), converted(kwargs, own)
         before = self.calls.begin(sample, timestep)
+        call = self.calls.current
         try:
             output = super().forward(sample, timestep, *args, **kwargs)
             self.calls.end()
         finally:
             self.calls.current = before
         if self.execution is not None and self.execution.integer_layers > 0:
-            output = _spoilt(output, (sample, args, kwargs))
+            time = torch.as_tensor(timestep, device=sample.device)
+            met = None if call is None else call.spoilt
+            output = _spoilt(output, (sample, time, met, args, kwargs))
         return output if given == own else _returned(output, given)
 
     def computes_in(self, given: torch.dtype) -> torch.dtype:
@@ -236,28 +240,40 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _spoilt(output: Any, inputs: Any) -> Any:
-    """What a UNet returns, NaN in samples whose inputs are not finite.
+    """What a UNet returns, NaN in samples of which one of these is not finite.
 
     Codes of NaN are numbers like others: without it, a pipeline that has overflowed would draw a
     plausible picture. Nothing waits for the device.
+
+    Args:
+        output: of the UNet.
+        inputs: of the UNet, and what quantizers have noted of NaNs that arose inside.
     """
     image = output[0] if isinstance(output, tuple) else output.sample
-    for x in _floats(inputs):
-        by_sample = (
-            x.flatten(1) if x.ndim > 1 and x.shape[0] == image.shape[0] else x.reshape(1, -1)
-        )
+    for x in filter(Tensor.is_floating_point, _tensors(inputs)):
+        of_each = x.ndim > 0 and x.shape[0] == image.shape[0]
+        by_sample = x.reshape(x.shape[0] if of_each else 1, -1)
         image = image + (by_sample * 0).sum(1).view(-1, 1, 1, 1).to(image.dtype)
     return (image, *output[1:]) if isinstance(output, tuple) else type(output)(sample=image)
 
 
-def _floats(value: Any) -> Iterator[Tensor]:
-    """The tensors of floating point among nested arguments."""
+def check_not_empty(inputs: Any) -> None:
+    """Raise DGQError for a batch of nothing or a text without words, which kernels cannot read."""
+    for x in _tensors(inputs):
+        if x.numel() == 0:
+            raise DGQError(
+                f"the UNet is called with an empty tensor, {list(x.shape)}: expected at least one "
+                "sample, and at least one token of text"
+            )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among nested arguments."""
     if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
+        yield value
     elif isinstance(value, Mapping | tuple | list):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _floats(item)
+            yield from _tensors(item)
 
 
 def _returned(output: Any, dtype: torch.dtype) -> Any:
