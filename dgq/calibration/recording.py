@@ -36,8 +36,10 @@ def recording(unet: nn.Module) -> Iterator[list[dict[str, Any]]]:
         The list, which grows with each call.
 
     Raises:
-        DGQError: at a call with latents that are not finite.
+        DGQError: for something else than a network, and at a call with latents that are not finite.
     """
+    if not isinstance(unet, nn.Module):
+        raise DGQError(f"recording takes a UNet, such as pipe.unet, not a {type(unet).__name__}")
     calls: list[dict[str, Any]] = []
     hook: RemovableHandle = unet.register_forward_pre_hook(_Recorder(calls), with_kwargs=True)
     try:

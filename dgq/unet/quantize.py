@@ -17,7 +17,7 @@ from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.settings.integer_product import check_alike
 from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
-from dgq.unet.context import QuantizationContext
+from dgq.unet.context import QuantizationContext, context_of
 from dgq.unet.layers import QuantConv2d, QuantLinear
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_quantized_ as unet_becomes_quantized_
@@ -170,7 +170,12 @@ def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
 
 
 def start_observing_(unet: nn.Module) -> None:
-    """Make every activation quantizer record ranges from now on."""
+    """Make every activation quantizer record ranges from now on.
+
+    Raises:
+        DGQError: for a UNet that is not being calibrated.
+    """
+    context_of(unet)
     for quantizer in activation_quantizers(unet).values():
         quantizer.start_observing_()
 
@@ -179,7 +184,11 @@ def fit_activations_(unet: nn.Module) -> None:
     """Choose axes, groups and scales of all activations from their observed ranges.
 
     Weights absorb the multiples of their inputs where their settings say so.
+
+    Raises:
+        DGQError: for a UNet that is not being calibrated, or ranges that were not observed.
     """
+    context_of(unet)
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.fit_(name)
     absorb_multiples_(unet)

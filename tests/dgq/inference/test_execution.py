@@ -18,7 +18,7 @@ from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.unet_checks import NORMS
 from tests.quantized_models import INTEGER, SETTINGS, Calibrated, decibels
-from tests.tiny_pipelines import unet_call
+from tests.tiny_pipelines import micro_unet, unet_call
 
 Models = Callable[[str], Calibrated]
 Mode = Literal["auto", "integer", "float"]
@@ -113,6 +113,38 @@ def test_a_cpu_without_exact_products_runs_in_floating_point_and_says_so(
 def test_another_word_is_refused(calibrated_as: Models) -> None:
     with pytest.raises(SettingsError, match="auto, integer, float"):
         load_quantized_unet(calibrated_as("kmeans").folder, "fast")  # type: ignore[arg-type]
+
+
+def test_only_a_loaded_unet_is_prepared(calibrated_as: Models) -> None:
+    for other in (micro_unet(), calibrated_as("multiples").unet, None, nn.Linear(2, 2)):
+        with pytest.raises(DGQError, match="takes a quantized UNet that was loaded"):
+            prepare_(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dtype": "float16"},
+        {"dtype": torch.int8},
+        {"dtype": torch.float64},
+        {"dtype": torch.complex64},
+        {"device": "gpu"},
+        {"device": "cuda:99"},
+        {"device": None},
+    ],
+)
+def test_a_precision_or_device_that_is_none_is_refused(
+    option: dict[str, Any], calibrated_as: Models
+) -> None:
+    folder = calibrated_as("multiples").folder
+    with pytest.raises(DGQError, match="dtype must be one of|cannot be used here"):
+        load_quantized_unet(folder, **option)
+    if "dtype" in option:
+        unet = load_quantized_unet(folder)
+        before = unet.execution
+        with pytest.raises(SettingsError, match="dtype must be one of"):
+            prepare_(unet, "auto", option["dtype"])
+        assert unet.execution is before
 
 
 # Precision
@@ -350,12 +382,13 @@ def test_execution_can_be_changed_and_changed_back(calibrated_as: Models) -> Non
     unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
     before = unet(**model.call)[0]
     stored = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    unet.execution = prepare_(unet, "float", torch.float32)
+    prepare_(unet, "float", torch.float32)
+    assert unet.execution.integer_layers == 0
     assert decibels(model.output, unet(**model.call)[0]) > 100
     found = unet.state_dict()
     assert found.keys() == stored.keys()
     assert all(torch.equal(found[name], stored[name]) for name in stored)
-    unet.execution = prepare_(unet, "integer", torch.float32)
+    assert prepare_(unet, "integer", torch.float32) is unet.execution
     assert torch.equal(unet(**model.call)[0], before)
 
 
