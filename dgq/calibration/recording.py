@@ -91,6 +91,9 @@ def _kept(value: Any, before: Any) -> Any:
     return value
 
 
+HOW_TO_CHECK = "check that it draws a picture by itself, in one precision and with all its parts"
+
+
 class _FirstCallError(Exception):
     """Ends a pipeline at its first call of the UNet."""
 
@@ -124,13 +127,16 @@ def _draw(
     try:
         arguments = call_arguments(pipeline, prompts, generation)
         pipeline(**arguments, generator=noise, output_type="latent")
+    except (DGQError, _FirstCallError):
+        raise
     except ValueError as error:
         raise DGQError(f"the pipeline refuses these settings: {error}") from error
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # whatever a pipeline raises that lacks a part, or memory
         reason = str(error).partition("\n")[0]
+        short = isinstance(error, MemoryError) or "memory" in reason
+        how = "lower record_batch_size or the size of the images" if short else HOW_TO_CHECK
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({reason}): lower record_batch_size or "
-            "the size of the images"
+            f"the pipeline cannot draw with these settings ({type(error).__name__}: {reason}): {how}"
         ) from error
 
 

@@ -36,6 +36,7 @@ def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module
 def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Turn a quantized UNet into a stock one, in place; raises as ``dequantize`` does."""
     check_loaded(unet, dtype)
+    assert isinstance(unet, QuantizedUNet)
     unfold_layers_(unet)
     names = [name for name, module in unet.named_modules() if isinstance(module, FrozenLayer)]
     for name in names:

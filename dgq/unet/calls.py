@@ -17,6 +17,8 @@ from torch import Tensor
 from dgq.unet.memory_of_calls import Memory
 
 FIRST_STEP = torch.zeros(1, dtype=torch.long)
+LARGEST_SIZE = 2**20
+"""Pixels on a side of the latents; more is no size."""
 EXACT = 1e-3
 """Timesteps that differ by less are the same."""
 
@@ -230,6 +232,21 @@ class SamplerCalls:
         rows = (torch.arange(height) * old_height) // height
         columns = (torch.arange(width) * old_width) // width
         return (rows[:, None] * old_width + columns).flatten()
+
+
+def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
+    """What is impossible about timesteps or a size of latents, if anything."""
+    try:
+        times, sizes = [float(t) for t in timesteps], [*latent_size]
+    except (TypeError, ValueError):
+        return f"expected numbers and a height and a width, got {timesteps!r:.60}, {latent_size!r}"
+    if not times or not all(map(math.isfinite, times)):
+        return "timesteps are not a list of finite numbers"
+    if len(set(times)) < len(times):
+        return "a timestep is there twice"
+    if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
+        return f"latent_size is {sizes!r:.60}, expected a height and a width"
+    return None
 
 
 def notes_nans(sample: Tensor) -> bool:

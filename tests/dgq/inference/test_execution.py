@@ -137,7 +137,7 @@ def test_a_precision_or_device_that_is_none_is_refused(
     option: dict[str, Any], calibrated_as: Models
 ) -> None:
     folder = calibrated_as("multiples").folder
-    with pytest.raises(DGQError, match="dtype must be one of|cannot be used here"):
+    with pytest.raises(DGQError, match=r"dtype must be one of|cannot be used here"):
         load_quantized_unet(folder, **option)
     if "dtype" in option:
         unet = load_quantized_unet(folder)
