@@ -135,8 +135,9 @@ def _draw(
         reason = str(error).partition("\n")[0]
         short = isinstance(error, MemoryError) or "memory" in reason
         how = "lower record_batch_size or the size of the images" if short else HOW_TO_CHECK
+        kind = type(error).__name__
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({type(error).__name__}: {reason}): {how}"
+            f"the pipeline cannot draw with these settings ({kind}: {reason}): {how}"
         ) from error
 
 

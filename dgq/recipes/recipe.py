@@ -36,8 +36,8 @@ class Recipe(ABC):
         self.choose_defaults_()
         assert self.quantization  # refuses impossible settings
 
-    def choose_defaults_(self) -> None:
-        """Set options whose defaults depend on others."""
+    def choose_defaults_(self) -> None:  # noqa: B027
+        """Set options whose defaults depend on others, where there are any."""
 
     def choose_(self, name: str, value: object) -> None:
         """Set an option whose default depends on others, while the recipe is made."""
