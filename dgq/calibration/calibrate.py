@@ -23,9 +23,11 @@ from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Call, Runtime, to_device
 from dgq.calibration.samples import Amount, Samples, Sampling
+from dgq.errors import DGQError
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import GenerationSettings, Manifest
+from dgq.storage.files import check_writable
 from dgq.storage.fingerprint import network_sha256
 from dgq.streams.waiting import waiting_places
 
@@ -86,14 +88,15 @@ def calibrate(
     """
     chosen = find_recipe(recipe)
     sampling = Sampling(n_samples, n_held_out, batch_size, micro_batch_size, seed)
-    generation = GenerationSettings(num_inference_steps, float(guidance_scale), height, width)
+    generation = GenerationSettings(num_inference_steps, guidance_scale, height, width)
+    generation = replace(generation, guidance_scale=float(guidance_scale))
+    waiting = checked_waiting(waiting)
     unet = unet_of(model)
     prompts = prompts_in(model, samples)
     if prompts is not None:
         check_prompts(model, prompts, n_held_out_prompts, held_out)
     check_calibratable(unet, chosen)
     calibrator = Calibrator(unet, chosen, batch_size, Runtime(unet.device))
-    waiting = waiting or WaitingSettings()
     if prompts is not None:
         drawing = Drawing(
             model, prompts, generation, n_held_out_prompts, record_batch_size, sampling
@@ -129,6 +132,23 @@ def calibrate(
     unet.manifest = described
     report = report_of(calibrator, chosen.name, found, by_step)
     return CalibrationResult(unet, report, described, chosen, found.held_out, found.by_step)
+
+
+def checked_waiting(waiting: WaitingSettings | None) -> WaitingSettings:
+    """Where samples wait; on the device by default.
+
+    Raises:
+        DGQError: for something else, and a folder that cannot be written into.
+    """
+    if waiting is None:
+        return WaitingSettings()
+    if not isinstance(waiting, WaitingSettings):
+        raise DGQError(f"waiting: expected dgq.WaitingSettings, got {waiting!r:.60}")
+    if waiting.folder is not None:
+        folder = Path(waiting.folder)
+        check_writable(folder, "waiting.folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    return waiting
 
 
 def check_work(

@@ -45,6 +45,12 @@ def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
 
 def check_call(unet: nn.Module, call: Mapping[str, Any]) -> None:
     """Raise DGQError unless the UNet can be called so, and answers with numbers."""
+    chunked = [n for n, m in unet.named_modules() if getattr(m, "_chunk_size", None) is not None]
+    if chunked:
+        raise DGQError(
+            f"{chunked[0]} computes its feed-forward in chunks, so that layers run several times "
+            "in a call: switch that off (set_chunk_feed_forward(None, 0)) until it is quantized"
+        )
     try:
         with torch.no_grad():
             output = unet(**call)[0]

@@ -36,8 +36,10 @@ def recording(unet: nn.Module) -> Iterator[list[dict[str, Any]]]:
         The list, which grows with each call.
 
     Raises:
-        DGQError: at a call with latents that are not finite.
+        DGQError: for something else than a network, and at a call with latents that are not finite.
     """
+    if not isinstance(unet, nn.Module):
+        raise DGQError(f"recording takes a UNet, such as pipe.unet, not a {type(unet).__name__}")
     calls: list[dict[str, Any]] = []
     hook: RemovableHandle = unet.register_forward_pre_hook(_Recorder(calls), with_kwargs=True)
     try:
@@ -89,6 +91,9 @@ def _kept(value: Any, before: Any) -> Any:
     return value
 
 
+HOW_TO_CHECK = "check that it draws a picture by itself, in one precision and with all its parts"
+
+
 class _FirstCallError(Exception):
     """Ends a pipeline at its first call of the UNet."""
 
@@ -122,12 +127,17 @@ def _draw(
     try:
         arguments = call_arguments(pipeline, prompts, generation)
         pipeline(**arguments, generator=noise, output_type="latent")
+    except (DGQError, _FirstCallError):
+        raise
     except ValueError as error:
         raise DGQError(f"the pipeline refuses these settings: {error}") from error
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # whatever a pipeline raises that lacks a part, or memory
+        reason = first_line(error)
+        short = isinstance(error, MemoryError) or "memory" in reason
+        how = "lower record_batch_size or the size of the images" if short else HOW_TO_CHECK
+        kind = type(error).__name__
         raise DGQError(
-            f"the pipeline cannot draw with these settings ({first_line(error)}): lower "
-            "record_batch_size or the size of the images"
+            f"the pipeline cannot draw with these settings ({kind}: {reason}): {how}"
         ) from error
 
 

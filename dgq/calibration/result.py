@@ -57,6 +57,12 @@ class CalibrationResult:
             DGQError: if ranges were learned for the old settings, if something to be quantized was
                 not observed, or if the settings do not fit the weights.
         """
+        for value, kind in ((activations, ActivationSettings), (scores, ScoreSettings | None)):
+            if not isinstance(value, kind):
+                raise DGQError(
+                    "with_activations takes dgq.ActivationSettings, and dgq.ScoreSettings or None, "
+                    f"not {value!r:.60}"
+                )
         if self.recipe.learning.learns_ranges:
             raise DGQError(
                 f"{self.recipe.name} learns the ranges of activations together with the weights, "

@@ -36,6 +36,7 @@ class MakesCodes(ABC):
         largest: int,
         padding: list[int],
         offset: int | None,
+        spoilt: Tensor | None = None,
     ) -> Tensor:
         """Codes of ``[batch, ..., channels]``, minus the offset.
 
@@ -46,6 +47,7 @@ class MakesCodes(ABC):
             largest: code.
             padding: of height and width.
             offset: as ``offset`` tells.
+            spoilt: ``[batch]``, to be set to NaN for samples with a NaN, where that costs nothing.
         """
 
     def quantize_gated(
@@ -55,10 +57,11 @@ class MakesCodes(ABC):
         step: Tensor,
         largest: int,
         offset: int | None,
+        spoilt: Tensor | None = None,
     ) -> Tensor:
         """Codes of ``value * gelu(gate)``, the halves of ``[batch, ..., 2 channels]``."""
         value, gate = x.chunk(2, -1)
-        return self.quantize(value * F.gelu(gate), tables, step, largest, [], offset)
+        return self.quantize(value * F.gelu(gate), tables, step, largest, [], offset, spoilt)
 
 
 class ChannelInput(InputQuantizer):
@@ -115,16 +118,20 @@ class ChannelInput(InputQuantizer):
         self.check_no_gradient(x)
         step = self.step_on(x.device)
         assert self.products is not None
-        codes = self.products.quantize(
-            x, self.tables, step, self.largest, list(padding), self.offset
-        )
+        with self.calls.noting(x) as spoilt:
+            codes = self.products.quantize(
+                x, self.tables, step, self.largest, list(padding), self.offset, spoilt
+            )
         return QuantizedTensor(codes, self.scale, step, x.dtype)
 
     def gated_codes(self, x: Tensor) -> QuantizedTensor:
         """Quantize ``value * gelu(gate)``, the halves of ``[batch, ..., 2 channels]``."""
         step = self.step_on(x.device)
         assert self.products is not None
-        codes = self.products.quantize_gated(x, self.tables, step, self.largest, self.offset)
+        with self.calls.noting(x) as spoilt:
+            codes = self.products.quantize_gated(
+                x, self.tables, step, self.largest, self.offset, spoilt
+            )
         return QuantizedTensor(codes, self.scale, step, x.dtype)
 
     @property

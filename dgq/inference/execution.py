@@ -3,12 +3,13 @@
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from dgq.errors import DGQError, SettingsError
+from dgq.inference.build import check_tensors_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
@@ -16,9 +17,14 @@ from dgq.inference.laying_out import fold_layers_, unfold_layers_
 from dgq.inference.products import Products, products_of
 from dgq.inference.products.cpu import CpuProducts
 from dgq.unet.attention import QuantizedAttention
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.context import QuantizationContext
 
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
+"""Of what is not quantized."""
+
 CPU = CpuProducts()
 
 log = logging.getLogger(__name__)
@@ -72,6 +78,10 @@ class Execution:
             self, mode="float", integer_layers=0, float_layers=reasons, attention="torch"
         )
 
+    def check(self, unet: nn.Module) -> None:
+        """Raise DGQError unless a UNet's tensors, in their stored form, can be those of a model."""
+        check_tensors_(unet)
+
     def before_move_(self, unet: nn.Module) -> None:
         """Let a UNet take its stored form, before it is moved to another device as a whole."""
         unfold_layers_(unet)
@@ -90,6 +100,8 @@ class Execution:
 def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = None) -> Execution:
     """Choose how a quantized UNet runs on its device, and lay its weights out, layer by layer.
 
+    It is noted as ``unet.execution``.
+
     Args:
         unet: a loaded or frozen UNet, on the device where it will run.
         mode: ``integer``, ``float``, or ``auto``: integers where the device multiplies them
@@ -97,16 +109,26 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
         dtype: dtype of the unquantized parts; by default bfloat16 with integers where the
             device supports it, else float32. Norms stay in float32 on a CPU.
 
+    Returns:
+        How it runs.
+
     Raises:
-        DGQError: if integers were requested and no layer can use them.
+        DGQError: if integers were requested and no layer can use them, or the UNet is stock or
+            being calibrated.
     """
-    if mode not in MODES:
-        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
-    unfold_layers_(unet)
+    check_mode(mode)
+    check_precision(dtype)
+    calls = getattr(unet, "calls", None)
+    if not isinstance(calls, SamplerCalls) or isinstance(calls, QuantizationContext):
+        raise DGQError(
+            f"prepare_ takes a quantized UNet that was loaded, not a {type(unet).__name__} that is "
+            "stock or being calibrated: save it with dgq.save, then dgq.load_quantized_unet"
+        )
     products, obstacle = products_of(unet)
     obstacle = "asked for" if mode == "float" else obstacle
     if mode == "integer" and obstacle is not None:
         raise DGQError(f"execution integer: {obstacle}: use execution auto or float")
+    unfold_layers_(unet)
     if obstacle is None:
         reasons = fold_layers_(unet, products)
     else:
@@ -120,11 +142,26 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
         dtype = products.best_dtype() if uses_kernels else torch.float32
     attention = settle_(unet, dtype, products, channels_last=uses_kernels)
     # Copied there by the first call, it would be a copy from the host in every compiled one.
-    unet.calls.known_on(next(unet.parameters()).device)  # type: ignore[union-attr,operator]
-    return Execution(
+    calls.known_on(next(unet.parameters()).device)
+    execution = Execution(
         *(mode, n_integer, dict(reasons), name_of(dtype), attention),
         *(products.features() if obstacle is None else CPU.features(), products.device, asked),
     )
+    unet.execution = execution  # type: ignore[assignment]
+    return execution
+
+
+def check_mode(mode: Any) -> None:
+    """Raise SettingsError for what is no mode of execution."""
+    if mode not in MODES:
+        raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
+
+
+def check_precision(dtype: Any) -> None:
+    """Raise SettingsError for a dtype that the unquantized parts cannot compute in."""
+    if dtype is not None and dtype not in PRECISIONS:
+        names = ", ".join(map(str, PRECISIONS))
+        raise SettingsError(f"dtype must be one of {names}, got {dtype!r}")
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer
-from dgq.unet.readers import unwrapped
+from dgq.unet.readers import innermost, unwrapped
 
 N_MODULES = 3
 """Of a block without a final dropout: a gate, a dropout, a layer."""
@@ -34,7 +34,8 @@ class GatedFeedForward(FeedForward):
 def hand_over_codes_(unet: nn.Module) -> None:
     """Let every feed-forward block that can be gated in integers be so."""
     for module in unet.modules():
-        if type(module) is FeedForward and is_gated(module):
+        # Adapters and hooks that are there now may be gone at a later call, and then it is gated.
+        if type(module) is FeedForward and has_codes_to_hand_over(module):
             module.__class__ = GatedFeedForward
 
 
@@ -45,9 +46,16 @@ def hand_over_floats_(unet: nn.Module) -> None:
             module.__class__ = FeedForward
 
 
-def is_gated(block: FeedForward) -> bool:
-    """Whether a block has a GEGLU, two layers that multiply integers, and nothing else to do."""
+def has_codes_to_hand_over(block: FeedForward) -> bool:
+    """Whether a block has a GEGLU and two layers that multiply integers, adapters around or not."""
     if len(block.net) != N_MODULES or type(block.net[0]) is not GEGLU:
+        return False
+    return all(multiplies(innermost(layer)) for layer in (block.net[0].proj, block.net[2]))
+
+
+def is_gated(block: FeedForward) -> bool:
+    """Whether a block can be computed in one step now: nothing else looks at its parts."""
+    if not has_codes_to_hand_over(block):
         return False
     gate, dropout, last = block.net
     layers = (unwrapped(gate.proj), unwrapped(last))

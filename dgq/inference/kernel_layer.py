@@ -64,6 +64,16 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
         if not of_part(prefix):
             destination[prefix + "codes"] = self.codes()
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if any(prefix + name in state_dict for name in ("codes", *self.stored)):
+            raise DGQError(
+                "a layer whose weight is laid out for a device takes no tensors alone: load the "
+                "state dict of the whole UNet"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The weight, dequantized, float32, and the bias."""
         return dequantized(self, self.codes()), self.bias

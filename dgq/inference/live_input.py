@@ -36,7 +36,10 @@ class LiveInput(ChannelInput):
         zeros = zero_point.to(torch.int16).contiguous()
         tables = (scale, self.channel_multiple, zeros, self.code_factor)
         assert self.products is not None
-        codes = self.products.quantize(x, tables, step, self.largest, list(padding), self.offset)
+        with self.calls.noting(x) as spoilt:
+            codes = self.products.quantize(
+                x, tables, step, self.largest, list(padding), self.offset, spoilt
+            )
         of_zero = (zero_point * self.code_factor - (self.offset or 0)).to(codes.dtype)
         return QuantizedTensor(codes, scale, step, x.dtype, of_zero)
 

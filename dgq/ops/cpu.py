@@ -61,14 +61,15 @@ def quantize(
     largest: int,
     padding: list[int],
     offset: int | None = None,
+    spoilt: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.quantize``; codes without a sign, which oneDNN wants, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
     fits = offset is None and native.can_quantize(x, x.shape[-1], *tables)
     if kernels is None or not fits:
-        return reference.quantize(x, *tables, largest, padding, offset)
-    return kernels.quantize(x, *tables, largest, padding)
+        return reference.quantize(x, *tables, largest, padding, offset, spoilt)
+    return kernels.quantize(x, *tables, largest, padding, spoilt)
 
 
 def quantize_gated(
@@ -80,20 +81,21 @@ def quantize_gated(
     step: Tensor,
     largest: int,
     offset: int | None = None,
+    spoilt: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.quantize_gated``, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
     fits = offset is None and native.can_quantize(x, x.shape[-1] // 2, *tables)
     if kernels is None or not fits:
-        return reference.quantize_gated(x, *tables, largest, offset)
-    return kernels.quantize_gated(x, *tables, largest)
+        return reference.quantize_gated(x, *tables, largest, offset, spoilt)
+    return kernels.quantize_gated(x, *tables, largest, spoilt)
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
     """As ``reference.channel_ranges``, in one pass."""
     kernels = native.kernels()
-    if kernels is None or x.dtype not in RANGED:
+    if kernels is None or x.dtype not in RANGED or x.numel() == 0:
         return reference.channel_ranges(x)
     return kernels.channel_ranges(x)
 

@@ -59,6 +59,7 @@ class Kernels:
         step: Tensor,
         largest: int,
         padding: list[int],
+        spoilt: Tensor | None = None,
     ) -> Tensor:
         """As ``reference.quantize``."""
         x = x.contiguous()
@@ -74,7 +75,7 @@ class Kernels:
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
             *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
             *_sizes(step.shape[0], batch, height, width, channels, *pads),
-            *(ctypes.c_float(largest), _address(codes)),
+            *(ctypes.c_float(largest), _address(codes), _address(spoilt)),
         )
         return codes
 
@@ -87,6 +88,7 @@ class Kernels:
         factor: Tensor,
         step: Tensor,
         largest: int,
+        spoilt: Tensor | None = None,
     ) -> Tensor:
         """As ``reference.quantize_gated``, to a code where it is the middle between two."""
         x = x.contiguous()
@@ -97,7 +99,7 @@ class Kernels:
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
             *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
             *_sizes(step.shape[0], batch, x.shape[1:-1].numel(), channels),
-            *(ctypes.c_float(largest), _address(codes)),
+            *(ctypes.c_float(largest), _address(codes), _address(spoilt)),
         )
         return codes
 
@@ -145,6 +147,7 @@ def can_quantize(
     by_channel = (channels,)
     return (
         x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > 0
         and zero_point.dtype == torch.int16
         and multiple.shape == factor.shape == by_channel
         and zero_point.shape == scale.shape + by_channel
@@ -198,8 +201,8 @@ def _processor() -> str:
     return f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}"
 
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _address(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _sizes(*values: int) -> tuple[ctypes.c_int64, ...]:

@@ -26,14 +26,30 @@ inline uint8_t code_of(float rounded, int16_t zero_point, float factor, float la
   return uint8_t(int(code * factor));
 }
 
-// One pixel's codes; x is null outside of the image, where the value is zero.
+// Whole, so that it can be summed up in a loop of vectors. The code of NaN is a number like others:
+// who wants to know of it is told apart.
+inline uint32_t is_nan(float x) { return x != x; }
+
+// One pixel's codes; x is null outside of the image, where the value is zero. Returns whether one of
+// the values was NaN.
 template <typename T>
-inline void quantize_pixel(const T* x, float scale, const float* multiple, const int16_t* zero_point,
-                           const float* factor, float largest, int64_t channels, uint8_t* codes) {
+inline uint32_t quantize_pixel(const T* x, float scale, const float* multiple,
+                               const int16_t* zero_point, const float* factor, float largest,
+                               int64_t channels, uint8_t* codes) {
+  uint32_t nan = 0;
   for (int64_t c = 0; c < channels; c++) {
     const float rounded = x ? std::rint(as_float(x[c]) / (scale * multiple[c])) : 0.0f;
+    nan |= is_nan(rounded);
     codes[c] = code_of(rounded, zero_point[c], factor[c], largest);
   }
+  return nan;
+}
+
+// Threads may note the same sample at once, with the same value.
+inline void note(uint32_t nan, float* spoilt) {
+  if (!nan || !spoilt) return;
+#pragma omp atomic write
+  *spoilt = NAN;
 }
 
 // e^x of x <= 0, to a relative 4e-6, without a call, so that loops become vectors.
@@ -68,7 +84,7 @@ template <typename T>
 void quantize_gated_all(const T* x, const float* scale, const float* multiple,
                         const int16_t* zero_point, const float* factor, const int64_t* step,
                         int64_t samples_with_own_step, int64_t batch, int64_t tokens,
-                        int64_t channels, float largest, uint8_t* codes) {
+                        int64_t channels, float largest, uint8_t* codes, float* spoilt) {
 #pragma omp parallel for schedule(static) if (batch * tokens * channels >= PARALLEL_FROM)
   for (int64_t row = 0; row < batch * tokens; row++) {
     const int64_t t = step[samples_with_own_step > 1 ? row / tokens : 0];
@@ -76,10 +92,14 @@ void quantize_gated_all(const T* x, const float* scale, const float* multiple,
     const T *value = x + row * 2 * channels, *gate = value + channels;
     uint8_t* out = codes + row * channels;
     const float finest = scale[t];
+    uint32_t nan = 0;
     for (int64_t c = 0; c < channels; c++) {
       const float product = as_float(value[c]) * gelu(as_float(gate[c]));
-      out[c] = code_of(std::rint(product / (finest * multiple[c])), zero[c], factor[c], largest);
+      const float rounded = std::rint(product / (finest * multiple[c]));
+      nan |= is_nan(rounded);
+      out[c] = code_of(rounded, zero[c], factor[c], largest);
     }
+    note(nan, spoilt ? spoilt + row / tokens : nullptr);
   }
 }
 
@@ -87,7 +107,8 @@ template <typename T>
 void quantize_all(const T* x, const float* scale, const float* multiple, const int16_t* zero_point,
                   const float* factor, const int64_t* step, int64_t samples_with_own_step,
                   int64_t batch, int64_t height, int64_t width, int64_t channels,
-                  int64_t pad_height, int64_t pad_width, float largest, uint8_t* codes) {
+                  int64_t pad_height, int64_t pad_width, float largest, uint8_t* codes,
+                  float* spoilt) {
   const int64_t out_height = height + 2 * pad_height, out_width = width + 2 * pad_width;
   const int64_t rows = batch * out_height;
 #pragma omp parallel for schedule(static) if (rows * out_width * channels >= PARALLEL_FROM)
@@ -95,13 +116,15 @@ void quantize_all(const T* x, const float* scale, const float* multiple, const i
     const int64_t sample = row / out_height, h = row % out_height - pad_height;
     const int64_t t = step[samples_with_own_step > 1 ? sample : 0];
     const bool inside = h >= 0 && h < height;
+    uint32_t nan = 0;
     for (int64_t w = -pad_width; w < width + pad_width; w++) {
       const bool in = inside && w >= 0 && w < width;
       const T* pixel = in ? x + ((sample * height + h) * width + w) * channels : nullptr;
       uint8_t* out = codes + (row * out_width + w + pad_width) * channels;
-      quantize_pixel(pixel, scale[t], multiple, zero_point + t * channels, factor, largest, channels,
-                     out);
+      nan |= quantize_pixel(pixel, scale[t], multiple, zero_point + t * channels, factor, largest,
+                            channels, out);
     }
+    note(nan, spoilt ? spoilt + sample : nullptr);
   }
 }
 
@@ -141,18 +164,19 @@ extern "C" void dgq_channel_ranges(const void* x, int is_bfloat16, int64_t batch
 }
 
 // x [batch, height, width, channels]; scale [steps]; multiple, factor [channels]; zero_point
-// [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels].
+// [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels]; spoilt
+// [batch], which is set to NaN for samples with a NaN, or null.
 extern "C" void dgq_quantize(const void* x, int is_bfloat16, const float* scale, const float* multiple,
                              const int16_t* zero_point, const float* factor, const int64_t* step,
                              int64_t samples_with_own_step, int64_t batch, int64_t height,
                              int64_t width, int64_t channels, int64_t pad_height,
-                             int64_t pad_width, float largest, uint8_t* codes) {
+                             int64_t pad_width, float largest, uint8_t* codes, float* spoilt) {
   if (is_bfloat16)
     quantize_all((const uint16_t*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
-                 batch, height, width, channels, pad_height, pad_width, largest, codes);
+                 batch, height, width, channels, pad_height, pad_width, largest, codes, spoilt);
   else
     quantize_all((const float*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
-                 batch, height, width, channels, pad_height, pad_width, largest, codes);
+                 batch, height, width, channels, pad_height, pad_width, largest, codes, spoilt);
 }
 
 // x [batch, tokens, 2 channels], values and then gates; codes [batch, tokens, channels].
@@ -160,11 +184,12 @@ extern "C" void dgq_quantize_gated(const void* x, int is_bfloat16, const float* 
                                    const float* multiple, const int16_t* zero_point,
                                    const float* factor, const int64_t* step,
                                    int64_t samples_with_own_step, int64_t batch, int64_t tokens,
-                                   int64_t channels, float largest, uint8_t* codes) {
+                                   int64_t channels, float largest, uint8_t* codes,
+                                   float* spoilt) {
   if (is_bfloat16)
     quantize_gated_all((const uint16_t*)x, scale, multiple, zero_point, factor, step,
-                       samples_with_own_step, batch, tokens, channels, largest, codes);
+                       samples_with_own_step, batch, tokens, channels, largest, codes, spoilt);
   else
     quantize_gated_all((const float*)x, scale, multiple, zero_point, factor, step,
-                       samples_with_own_step, batch, tokens, channels, largest, codes);
+                       samples_with_own_step, batch, tokens, channels, largest, codes, spoilt);
 }

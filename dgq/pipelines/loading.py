@@ -18,7 +18,8 @@ from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, re
 from dgq.pipelines.hub import look_up
 from dgq.pipelines.single_files import check_single_file, converted_folder, is_single_file
 from dgq.pipelines.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
-from dgq.storage.files import exists
+from dgq.storage.files import checked_path, exists
+from dgq.storage.seal import defaults_of
 
 PROBE = "a photo of two dogs on a beach"
 """A prompt whose words every tokenizer knows something of."""
@@ -42,6 +43,8 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
         DGQError: if it cannot be found or read, is of an unsupported kind, or incomplete.
     """
     folder = resolve(source)
+    if unet is not None:
+        check_fits(unet, folder)
     networks = {
         name: load_network(folder, name, library, kind)
         for name, (library, kind) in read_components(folder).items()
@@ -65,6 +68,31 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
     check_tokenizers(pipeline, folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+FITTING = ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type")
+"""What of a UNet's configuration the rest of a pipeline depends on."""
+
+
+def check_fits(unet: nn.Module, folder: Path) -> None:
+    """Raise DGQError for a UNet that the rest of the pipeline in a folder cannot call."""
+    if not isinstance(unet, nn.Module) or not hasattr(unet, "config"):
+        raise DGQError(f"unet: expected a UNet, got a {type(unet).__name__}")
+    own = UNet2DConditionModel.load_config(str(folder), subfolder="unet")
+    defaults = defaults_of(UNet2DConditionModel)
+    for name in FITTING:
+        expected = own.get(name, defaults[name])
+        found = unet.config.get(name, "nothing")  # type: ignore[union-attr,operator]
+        if plain(expected) != plain(found):
+            raise DGQError(
+                f"this UNet does not fit the pipeline {folder}: its {name} is {found}, there "
+                f"{expected}; give the pipeline that it was made from"
+            )
+
+
+def plain(value: Any) -> Any:
+    """A list for a tuple, which JSON does not know."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def load_unet(source: str) -> UNet2DConditionModel:
@@ -146,6 +174,7 @@ def resolve(source: str) -> Path:
     Raises:
         DGQError: for a folder that is no pipeline and a hub model that cannot be had.
     """
+    checked_path(source, "a pipeline")
     folder = EMBEDDED.get(source, Path(source))
     if is_single_file(folder):
         check_single_file(folder)

@@ -15,7 +15,7 @@ from dgq.errors import DGQError
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import CONFIGS, INDEX, read_components
 from dgq.pipelines.single_files import configuration_beside, is_single_file
-from dgq.storage.files import exists, read_json
+from dgq.storage.files import checked_path, exists, read_json
 
 N_TOKENS = 77
 """Of a prompt, where the text encoder's configuration does not say."""
@@ -31,6 +31,7 @@ def local_folder(source: str) -> Path:
     Raises:
         DGQError: if there is none on this machine, or it cannot be calibrated.
     """
+    source = str(checked_path(source, "a pipeline"))
     folder: Path | None = EMBEDDED.get(source, Path(source))
     if is_single_file(Path(source)):
         folder = configuration_beside(Path(source))

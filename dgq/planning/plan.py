@@ -35,6 +35,7 @@ from dgq.settings import (
 )
 from dgq.storage.manifest import GenerationSettings
 from dgq.targets import Target
+from dgq.unet.devices import usable_device
 from dgq.unet.quantize import skip_readers
 from dgq.unet.shared_inputs import input_owner
 from dgq.unet.split_layer import split_
@@ -131,7 +132,8 @@ def plan(
         DGQError: for what cannot be calibrated.
     """
     chosen = find_recipe(recipe)
-    settings, learning, device = chosen.quantization, chosen.learning, torch.device(device)
+    settings, learning, device = chosen.quantization, chosen.learning, usable_device(device)
+    check_amounts(generation, waiting, n_prompts, n_held_out_prompts, n_held_out, batch_size)
     folder = local_folder(pipeline)
     config = unet_config(folder)
     timesteps = sampler_timesteps(folder, generation.num_inference_steps)
@@ -189,6 +191,19 @@ def plan(
         chosen.measures,
         chosen.visits_network,
     )
+
+
+def check_amounts(generation: Any, waiting: Any, *numbers: Any) -> None:
+    """Raise DGQError for settings or numbers that ``plan`` cannot take."""
+    for name, value, kind in (
+        ("generation", generation, GenerationSettings),
+        ("waiting", waiting, WaitingSettings),
+    ):
+        if not isinstance(value, kind):
+            raise DGQError(f"{name}: expected dgq.{kind.__name__}, got {value!r:.60}")
+    names = ("n_prompts", "n_held_out_prompts", "n_held_out", "batch_size")
+    for name, value in zip(names, numbers, strict=True):
+        check_positive(name, value)
 
 
 def chosen_pairs(n_calls: int, n_prompts: int, n_samples: int | None) -> int:

@@ -51,12 +51,12 @@ class DGQ(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
-    def __post_init__(self) -> None:
+    def choose_defaults_(self) -> None:
+        """The method of self-attention, and learning, by the bits."""
         check_bits("scores.n_bits", self.bits_of_scores)
         few = self.bits_of_scores <= FEW_BITS
         self.choose_("self_attention", self.self_attention or ("log" if few else "affine"))
         self.choose_("learning", self.learning.with_ranges(self.activation_bits))
-        super().__post_init__()
 
     @property
     def name(self) -> str:

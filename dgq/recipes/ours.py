@@ -72,12 +72,12 @@ class Ours(MixedRecipe):
     learning: LearningSettings = field(default_factory=LearningSettings)
     network: NetworkSettings | None = field(default_factory=NetworkSettings)
 
-    def __post_init__(self) -> None:
+    def choose_defaults_(self) -> None:
+        """Learning by the bits of activations."""
         check_choice("ranges", self.ranges, get_args(RangeSource))
         # Of differences between calls few bits are enough: ranges stay as they were observed.
         learned_for = 16 if self.ranges == "residual" else self.activation_bits
         self.choose_("learning", self.learning.with_ranges(learned_for))
-        super().__post_init__()
 
     @property
     def name(self) -> str:

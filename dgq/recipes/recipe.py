@@ -6,7 +6,13 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dgq.settings import LearningSettings, NetworkSettings, QuantizationSettings, ScoreSettings
+from dgq.settings import (
+    LearningSettings,
+    NetworkSettings,
+    QuantizationSettings,
+    ScoreSettings,
+    check_types,
+)
 from dgq.targets import Target, find_blocks
 
 KEPT = ("conv_in", "conv_out")
@@ -26,7 +32,12 @@ class Recipe(ABC):
     """Whether weights return to nearest rounding where learning has made a target worse."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        self.choose_defaults_()
         assert self.quantization  # refuses impossible settings
+
+    def choose_defaults_(self) -> None:  # noqa: B027
+        """Set options whose defaults depend on others, where there are any."""
 
     def choose_(self, name: str, value: object) -> None:
         """Set an option whose default depends on others, while the recipe is made."""

@@ -37,9 +37,9 @@ class TFMQ(Recipe):
     keep: tuple[str, ...] = KEPT
     learning: LearningSettings = field(default_factory=LearningSettings)
 
-    def __post_init__(self) -> None:
+    def choose_defaults_(self) -> None:
+        """Learning by the bits of activations."""
         self.choose_("learning", self.learning.with_ranges(self.activation_bits))
-        super().__post_init__()
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from dgq.settings.learning import FEW_BITS, Decay, LearningSettings
 from dgq.settings.network import NetworkSettings
 from dgq.settings.quantization import LayerSettings, QuantizationSettings, SkipReader
 from dgq.settings.scores import Maximum, ScoreMethod, ScoreSettings
+from dgq.settings.types import check_types
 from dgq.settings.waiting import Place, WaitingSettings, WaitingType
 from dgq.settings.weights import RangeMethod, WeightSettings
 
@@ -36,6 +37,7 @@ __all__ = [
     "check_not_negative",
     "check_positive",
     "check_product",
+    "check_types",
     "check_whole",
     "fitting",
     "operand_bits",

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from dgq.settings.bits import check_bits
 from dgq.settings.checks import check_choice, check_positive, check_whole
+from dgq.settings.types import check_types
 
 Grouping = Literal["kmeans", "exponents", "multiples", "live", "residual"]
 LIVE: tuple[Grouping, ...] = ("live", "residual")
@@ -47,6 +48,7 @@ class ActivationSettings:
         check_choice("activations.grouping", self.grouping, get_args(Grouping))
         check_positive("activations.n_groups", self.n_groups)
         check_whole("activations.max_exponent", self.max_exponent)
+        check_types(self, "activations.")
 
     @property
     def follows_steps(self) -> bool:

@@ -1,5 +1,7 @@
 """Checks of values, each of which says in one line what was expected."""
 
+import math
+
 from dgq.errors import SettingsError
 
 
@@ -16,9 +18,11 @@ def check_whole(name: str, value: int) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise SettingsError unless ``value`` is a number of at least 0."""
-    if not value >= 0:
-        raise SettingsError(f"{name} must be at least 0, got {value!r}")
+    """Raise SettingsError unless ``value`` is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SettingsError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value < math.inf:
+        raise SettingsError(f"{name} must be at least 0 and finite, got {value!r}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from dgq.errors import SettingsError
 from dgq.settings.bits import check_bits
 from dgq.settings.checks import check_choice, check_not_negative
+from dgq.settings.types import check_types
 
 Decay = Literal["cosine", "constant"]
 
@@ -54,6 +55,7 @@ class LearningSettings:
             check_not_negative(f"learning.{name}", getattr(self, name))
         check_not_negative("learning.activation_lr", self.range_lr)
         check_choice("learning.decay", self.decay, get_args(Decay))
+        check_types(self, "learning.")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"learning.warmup must be in [0, 1), got {self.warmup}")
 

@@ -9,6 +9,7 @@ from dgq.settings.activations import ActivationSettings
 from dgq.settings.checks import check_choice
 from dgq.settings.integer_product import check_product, fitting
 from dgq.settings.scores import ScoreSettings
+from dgq.settings.types import check_types
 from dgq.settings.weights import WeightSettings
 from dgq.unet.shared_inputs import input_owner
 
@@ -26,6 +27,9 @@ class LayerSettings:
 
     weights: WeightSettings | None = None
     activations: ActivationSettings | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class QuantizationSettings:
     split_skips: tuple[SkipReader, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         for reader in self.split_skips:
             check_choice("split_skips", reader, get_args(SkipReader))
         check_product(self.weights, self.activations)

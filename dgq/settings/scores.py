@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from dgq.settings.bits import check_bits
 from dgq.settings.checks import check_choice
+from dgq.settings.types import check_types
 
 ScoreMethod = Literal["log", "affine"]
 Maximum = Literal["live", "calibrated"]
@@ -34,3 +35,4 @@ class ScoreSettings:
         check_choice("scores.maximum", self.maximum, get_args(Maximum))
         check_choice("scores.cross_attention", self.cross_attention, get_args(ScoreMethod))
         check_choice("scores.self_attention", self.self_attention, get_args(ScoreMethod))
+        check_types(self, "scores.")

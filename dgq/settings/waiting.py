@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from dgq.errors import SettingsError
 from dgq.settings.checks import check_choice
+from dgq.settings.types import check_types
 
 Place = Literal["device", "host", "disk"]
 WaitingType = Literal["same", "bfloat16", "float16"]
@@ -32,6 +33,7 @@ class WaitingSettings:
     def __post_init__(self) -> None:
         check_choice("waiting.place", self.place, get_args(Place))
         check_choice("waiting.dtype", self.dtype, get_args(WaitingType))
+        check_types(self, "waiting.")
         if self.folder is not None and self.place != "disk":
             raise SettingsError(
                 f"waiting.folder goes with waiting.place disk, not {self.place}: change one"

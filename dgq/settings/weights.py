@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from dgq.errors import SettingsError
 from dgq.settings.bits import check_bits
 from dgq.settings.checks import check_choice, check_whole
+from dgq.settings.types import check_types
 
 RangeMethod = Literal["minmax", "mse"]
 
@@ -38,6 +39,7 @@ class WeightSettings:
         check_choice("weights.range_method", self.range_method, get_args(RangeMethod))
         check_whole("weights.group_size", self.group_size)
         check_whole("weights.max_exponent", self.max_exponent)
+        check_types(self, "weights.")
         if self.max_exponent > 0 and self.group_size == 0:
             raise SettingsError("weights.max_exponent needs groups: set weights.group_size, to 64")
         if self.absorbs and (self.group_size > 0 or not self.symmetric):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dgq.errors import DGQError
 from dgq.hub.names import PLACE
 from dgq.inference.build import build_, fill_
-from dgq.inference.execution import Mode, prepare_
+from dgq.inference.execution import Mode, check_mode, check_precision, prepare_
 from dgq.inference.freeze import check_calibrated, frozen_state
 from dgq.settings import QuantizationSettings
 from dgq.storage.diffusers_quantizer import attach_
-from dgq.storage.files import read_json
+from dgq.storage.files import check_writable, checked_path, read_json
 from dgq.storage.first_formats import CONFIG_FILE as FIRST_CONFIG_FILE
 from dgq.storage.first_formats import FirstFiles
 from dgq.storage.manifest import GenerationSettings, Manifest
@@ -28,8 +28,10 @@ from dgq.storage.model_files import (
     write_model,
 )
 from dgq.unet.context import QuantizationContext
+from dgq.unet.devices import usable_device
 from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import activation_quantizers
+from dgq.unet.quantized_unet import QuantizedUNet
 
 __all__ = [
     "FOLDER",
@@ -49,9 +51,28 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-def save_quantized(unet: UNet2DConditionModel, folder: Path, manifest: Manifest) -> None:
-    """Write a calibrated or loaded UNet: packed weights, then the description."""
-    write_model(folder, manifest, packed_state(unet, manifest.quantization))
+def save_quantized(unet: UNet2DConditionModel, folder: str | Path, manifest: Manifest) -> None:
+    """Write a calibrated or loaded UNet: packed weights, then the description.
+
+    Raises:
+        DGQError: if the UNet is not calibrated, the description is of another one, or the folder
+            cannot be written into; nothing is written then.
+    """
+    folder = checked_path(folder, "save_quantized")
+    if not isinstance(unet, QuantizedUNet):
+        raise DGQError(
+            f"save_quantized: expected a calibrated UNet, got a {type(unet).__name__}; dgq.save "
+            "takes what dgq.calibrate returns"
+        )
+    if not isinstance(manifest, Manifest):
+        raise DGQError(f"save_quantized: expected a dgq.Manifest, got {type(manifest).__name__}")
+    state = packed_state(unet, manifest.quantization)
+    try:
+        fill_(empty_quantized_unet(manifest), state)
+    except DGQError as error:
+        raise DGQError(f"the manifest describes another UNet than this one: {error}") from error
+    check_writable(folder, "the folder")
+    write_model(folder, manifest, state)
 
 
 def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, Tensor]:
@@ -88,7 +109,7 @@ def quantized_folder(path: str | Path) -> Path:
     Raises:
         DGQError: if there is none.
     """
-    path = Path(path)
+    path = checked_path(path, "a quantized model")
     for folder in (path / place for place in PLACES):
         if has_model(folder):
             return folder
@@ -137,6 +158,9 @@ def load_quantized_unet(
         DGQError: if files are missing, damaged, or do not belong together, or integers were
             requested and cannot be used.
     """
+    check_mode(execution)
+    check_precision(dtype)
+    device = usable_device(device)
     files = find_model(path)
     manifest, state = files.read()
     try:
@@ -156,7 +180,7 @@ def load_quantized_unet(
     unet = unet.eval().requires_grad_(False).to(device)
     attach_(unet, manifest)
     unet.register_to_config(**{PLACE: str(files)})
-    unet.execution = prepare_(unet, execution, dtype)
+    prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)
     return unet
 

@@ -26,6 +26,7 @@ def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module
     Raises:
         DGQError: if it is not quantized, or is being calibrated.
     """
+    check_loaded(unet, dtype)
     copied = copy.deepcopy(unet)
     dequantize_(copied, dtype)
     return copied
@@ -34,8 +35,8 @@ def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module
 @torch.no_grad()
 def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Turn a quantized UNet into a stock one, in place; raises as ``dequantize`` does."""
-    if not isinstance(unet, QuantizedUNet) or unet.execution is None:
-        raise DGQError("this is no quantized UNet as it is loaded: there is nothing to dequantize")
+    check_loaded(unet, dtype)
+    assert isinstance(unet, QuantizedUNet)
     unfold_layers_(unet)
     names = [name for name, module in unet.named_modules() if isinstance(module, FrozenLayer)]
     for name in names:
@@ -49,6 +50,14 @@ def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
             attention_becomes_stock_(module)
     unet_becomes_stock_(unet)
     nn.Module.to(unet, dtype)  # what was never quantized may be in another
+
+
+def check_loaded(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Raise DGQError for what cannot be dequantized, or not to such a type."""
+    if not isinstance(unet, QuantizedUNet) or unet.execution is None:
+        raise DGQError("this is no quantized UNet as it is loaded: there is nothing to dequantize")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise DGQError(f"dtype must be one of floating point, such as torch.float16, got {dtype!r}")
 
 
 OF_QUANTIZED = ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend")

@@ -24,7 +24,7 @@ from dgq.errors import DGQError
 from dgq.hub.names import PLACE, published_config
 from dgq.hub.publishing import Origin, write_card
 from dgq.inference.build import build_, check_tensors_
-from dgq.inference.execution import prepare_
+from dgq.inference.execution import check_precision, prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.storage.dequantize import dequantize_
 from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
@@ -51,7 +51,9 @@ class DGQConfig(QuantizationConfigMixin):
     """
 
     def __init__(self, quant_method: str = METHOD, **described: Any) -> None:
-        self.quant_method = Method(quant_method)
+        if quant_method != METHOD:
+            raise DGQError(f"quant_method is {quant_method!r}: a DGQConfig has {METHOD!r}")
+        self.quant_method = Method.DGQ
         self.described = described
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +89,12 @@ class DGQQuantizer(DiffusersQuantizer):
     # Loading, in the order in which diffusers asks
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
-        """Note the precision asked for; by default it depends on how the UNet will run."""
+        """Note the precision asked for; by default it depends on how the UNet will run.
+
+        Raises:
+            DGQError: for a precision that the UNet cannot compute in.
+        """
+        check_precision(torch_dtype)
         self._dtype = torch_dtype
         return torch_dtype
 
@@ -164,6 +171,12 @@ class DGQQuantizer(DiffusersQuantizer):
         module.store(leaf, state_dict[param_name].to(target_device))
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        away = next((n for n, p in model.named_parameters() if p.is_meta), None)
+        if away is not None:
+            raise DGQError(
+                f"device_map puts {away} on disk, where a quantized UNet cannot be checked: give "
+                "it more memory (max_memory), or load it on one device"
+            )
         check_seal(config_of(model), self._hashes, "the quantized UNet")
         surplus = self._hashes.keys() - model.state_dict().keys()
         if surplus:
@@ -171,7 +184,7 @@ class DGQQuantizer(DiffusersQuantizer):
         self._hashes = {}
         check_tensors_(model)
         model.eval().requires_grad_(False)
-        model.execution = prepare_(model, "auto", self._dtype)
+        prepare_(model, "auto", self._dtype)
         log.info("%s", model.execution)
 
     # Saving

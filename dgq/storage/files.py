@@ -52,6 +52,7 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
 
     JSON comes last: descriptions follow what they describe.
     """
+    folder = folder.absolute().resolve()  # "." has no name
     beside = folder.with_name(partial_name(folder.name))
     beside.mkdir(parents=True)
     try:
@@ -136,6 +137,21 @@ def check_writable(folder: Path, option: str) -> None:
         with suppress(OSError):  # somebody else may have written into it meanwhile
             for parent in reversed(made):
                 parent.rmdir()
+
+
+def checked_path(value: Any, use: str) -> Path:
+    """A path that a user gave.
+
+    Args:
+        value: given.
+        use: what for, for the message.
+
+    Raises:
+        DGQError: for something else than text or a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise DGQError(f"{use}: expected a path, got a {type(value).__name__}")
+    return Path(value)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

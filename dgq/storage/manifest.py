@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dgq.errors import DGQError, SettingsError
-from dgq.settings import QuantizationSettings, check_positive
+from dgq.settings import QuantizationSettings, check_positive, check_types
 from dgq.storage.described_settings import described, quantization_settings
 
 FORMAT = "dgq-3"
@@ -15,6 +15,9 @@ METHOD = "dgq"
 
 QUANTIZATION = "quantization_config"
 """Where diffusers keeps it in the configuration of a model."""
+
+MOST_STEPS = 10_000
+"""Of a sampler; schedules of far more would not fit into memory."""
 
 LARGEST_SIZE = 2**20
 """Pixels on a side of the latents; more is no size."""
@@ -38,6 +41,11 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         check_positive("num_inference_steps", self.num_inference_steps)
+        if self.num_inference_steps > MOST_STEPS:
+            raise SettingsError(
+                f"num_inference_steps must be at most {MOST_STEPS}, got {self.num_inference_steps}"
+            )
+        check_types(self)
         if not math.isfinite(self.guidance_scale):
             raise SettingsError(f"guidance_scale must be finite, got {self.guidance_scale}")
         if (self.height is None) != (self.width is None):

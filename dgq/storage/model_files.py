@@ -1,7 +1,7 @@
 """A quantized model on disk: the layout of diffusers, sealed."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,7 @@ def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor])
     config = sealed(config, tensors)
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     write_json(folder / CONFIG_FILE, config)
+    remove_other_weights(folder, {WEIGHTS_FILE})
 
 
 @contextmanager
@@ -149,9 +150,14 @@ def written_as_whole(folder: Path) -> Iterator[Path]:
     with folder_written_beside(folder) as beside:
         yield beside
         made = {file.name for file in beside.iterdir()}
+    remove_other_weights(folder, made)
+
+
+def remove_other_weights(folder: Path, made: Collection[str]) -> None:
+    """Remove what is left of an earlier model in other shards, which diffusers would read."""
     for file in folder.iterdir():
         if WEIGHTS.fullmatch(file.name) and file.name not in made:
-            file.unlink()  # of the model before, in other shards
+            file.unlink()
 
 
 def sealed(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

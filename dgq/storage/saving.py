@@ -9,7 +9,7 @@ from dgq.calibration.result import CalibrationResult
 from dgq.errors import DGQError
 from dgq.pipelines.loading import canonical
 from dgq.storage.checkpoint import Manifest, has_model, save_quantized
-from dgq.storage.files import check_writable, write_json
+from dgq.storage.files import check_writable, checked_path, write_json
 
 REPORT_FILE = "calibration.json"
 
@@ -45,13 +45,18 @@ def save(
             f"this {type(unet).__name__} was not calibrated by dgq.calibrate: save what that "
             "returns; a quantized model that was loaded has save_pretrained"
         )
-    folder = Path(folder)
+    folder = checked_path(folder, "save")
+    if pipeline is not None and not isinstance(pipeline, str):
+        raise DGQError(
+            f"pipeline: expected a folder or a hub id as text, got a {type(pipeline).__name__}"
+        )
     if has_model(folder) and not overwrite:
         raise DGQError(f"{folder} holds a quantized model: name another folder, or overwrite=True")
     check_writable(folder, "the folder")
     if pipeline is not None:
         manifest = replace(manifest, pipeline=canonical(pipeline))
     save_quantized(unet, folder, manifest)
+    (folder / REPORT_FILE).unlink(missing_ok=True)  # of the model before
     if result is not None:
         write_json(folder / REPORT_FILE, result.report.to_dict())
     return folder

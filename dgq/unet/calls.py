@@ -17,6 +17,8 @@ from torch import Tensor
 from dgq.unet.memory_of_calls import Memory
 
 FIRST_STEP = torch.zeros(1, dtype=torch.long)
+LARGEST_SIZE = 2**20
+"""Pixels on a side of the latents; more is no size."""
 EXACT = 1e-3
 """Timesteps that differ by less are the same."""
 
@@ -28,11 +30,14 @@ class SamplerCall(NamedTuple):
         step: index of the calibrated step of each sample, ``[1]`` or ``[batch]``, long.
         latent_size: height and width of the latents.
         memory: of the calls before of the same image; None where nothing is remembered.
+        spoilt: ``[batch]``, NaN for samples in which a quantizer has met a NaN, else 0; None where
+            nobody looks.
     """
 
     step: Tensor
     latent_size: tuple[int, int]
     memory: Memory | None = None
+    spoilt: Tensor | None = None
 
 
 class _CallOfThread(threading.local):
@@ -114,8 +119,23 @@ class SamplerCalls:
         # A graph remembers nothing: every call of it is a first one.
         remembers = self.remembers and not torch.compiler.is_compiling()
         memory = self._memory_of(sample, timestep) if remembers else None
-        self._current.call = SamplerCall(self.step_of(timestep), size, memory)
+        spoilt = torch.zeros(sample.shape[0]) if notes_nans(sample) else None
+        self._current.call = SamplerCall(self.step_of(timestep), size, memory, spoilt)
         return before
+
+    @contextmanager
+    def noting(self, x: Tensor) -> Iterator[Tensor | None]:
+        """Where to note which samples of ``x`` have a NaN; None where nobody looks.
+
+        Of a part of the samples, or several parts of each, a NaN spoils all: which is not known.
+        """
+        spoilt = None if self._current.call is None else self._current.call.spoilt
+        if spoilt is None or x.shape[0] == spoilt.shape[0]:
+            yield spoilt
+            return
+        of_parts = spoilt.new_zeros(x.shape[0])
+        yield of_parts
+        spoilt += of_parts.sum()
 
     def end(self) -> None:
         """Keep what the current call computed for the next one, unless it was the last.
@@ -212,6 +232,32 @@ class SamplerCalls:
         rows = (torch.arange(height) * old_height) // height
         columns = (torch.arange(width) * old_width) // width
         return (rows[:, None] * old_width + columns).flatten()
+
+
+def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
+    """What is impossible about timesteps or a size of latents, if anything."""
+    try:
+        times, sizes = [float(t) for t in timesteps], [*latent_size]
+    except (TypeError, ValueError):
+        return f"expected numbers and a height and a width, got {timesteps!r:.60}, {latent_size!r}"
+    if not times or not all(map(math.isfinite, times)):
+        return "timesteps are not a list of finite numbers"
+    if len(set(times)) < len(times):
+        return "a timestep is there twice"
+    if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
+        return f"latent_size is {sizes!r:.60}, expected a height and a width"
+    return None
+
+
+def notes_nans(sample: Tensor) -> bool:
+    """Whether kernels note a NaN on the way: on a CPU, where nothing is traced.
+
+    A graph would have to do so by an operator that writes to an argument, which compilers do not
+    fuse and not all accept; kernels of GPUs would need another pass.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    traced = torch.compiler.is_compiling() or tracing or type(sample) is not Tensor
+    return sample.device.type == "cpu" and not traced
 
 
 def word_index(n_words: int, calibrated: int) -> Tensor:

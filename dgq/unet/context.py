@@ -29,11 +29,13 @@ def context_of(unet: nn.Module) -> QuantizationContext:
     """The context of a UNet under calibration.
 
     Raises:
-        TypeError: for a stock UNet.
-        DGQError: for a packed UNet, which was loaded or frozen.
+        DGQError: for a stock UNet, and a packed one, which was loaded or frozen.
     """
     if not isinstance(unet, QuantizedUNet):
-        raise TypeError("this UNet is not quantized: call dgq.quantize_ on it first")
+        raise DGQError(
+            f"this {type(unet).__name__} is not quantized: expected a UNet that dgq.quantize_ or "
+            "dgq.calibrate has changed"
+        )
     if not isinstance(unet.calls, QuantizationContext):
         raise DGQError(
             "a packed model holds no full-precision weights: load the original pipeline to run it "

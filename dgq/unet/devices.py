@@ -1,9 +1,25 @@
 """Where tensors are, and whether a conversion takes them elsewhere."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from dgq.errors import DGQError
+
+
+def usable_device(device: Any) -> torch.device:
+    """A device that a user named.
+
+    Raises:
+        DGQError: if there is no such device here.
+    """
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DGQError(f"the device {device!r} cannot be used here: {reason:.120}") from error
 
 
 def moves(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:

@@ -2,7 +2,9 @@
 
 Steps of a sampler change activations little, so the difference to what was quantized at the call
 before needs few bits (residual over time, arXiv 2506.22463). Memory belongs to a thread and to one
-way down the timesteps: a call at a higher timestep, or of another shape, begins a new image.
+way down the timesteps. A new image begins with a call at a higher timestep, of another shape, or
+at the timestep that the image before began with, which no sampler visits twice: otherwise a picture
+of one step, or one after a call that was interrupted, would depend on the picture before it.
 """
 
 from weakref import WeakKeyDictionary
@@ -19,7 +21,7 @@ class Memory:
     """
 
     def __init__(self, timestep: Tensor, shape: tuple[int, ...]) -> None:
-        self.timestep = timestep
+        self.first = self.timestep = timestep
         self.shape = shape
         # Modules may be exchanged between two calls, by ``prepare_``.
         self._sums: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
@@ -27,8 +29,10 @@ class Memory:
 
     def goes_on(self, timestep: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether a call can be the next one of the same image."""
-        alike = shape == self.shape and timestep.shape == self.timestep.shape
-        return alike and bool((timestep <= self.timestep).all())
+        if shape != self.shape or timestep.shape != self.timestep.shape:
+            return False
+        goes_down = (timestep <= self.timestep).all() & (timestep < self.first).any()
+        return bool(goes_down)
 
     def sum_of(self, quantizer: nn.Module, like: Tensor) -> Tensor | None:
         """What a quantizer has summed up, if it has the shape and the device that it needs now."""

@@ -17,8 +17,9 @@ from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.settings.integer_product import check_alike
 from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
-from dgq.unet.context import QuantizationContext
-from dgq.unet.layers import QuantConv2d, QuantLinear
+from dgq.unet.calls import problem_of_steps
+from dgq.unet.context import QuantizationContext, context_of
+from dgq.unet.layers import QuantConv2d, QuantLinear, quantized_layers
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_quantized_ as unet_becomes_quantized_
 from dgq.unet.shared_inputs import input_owner, shares_input
@@ -47,6 +48,14 @@ def quantize_(
         DGQError: if the UNet is already quantized or not supported (see ``unet_checks``), or a
             pattern in ``settings.keep`` matches no layer.
     """
+    if not isinstance(settings, QuantizationSettings):
+        raise DGQError(
+            f"settings: expected dgq.QuantizationSettings, got {settings!r:.60}; a recipe has them "
+            "as recipe.quantization"
+        )
+    problem = problem_of_steps(timesteps, latent_size)
+    if problem is not None:
+        raise DGQError(problem)
     readers = skip_readers(unet, settings)
     names = names_of_parts(quantizable_layers(unet, settings.keep), readers)
     check_layers(unet, names, settings)
@@ -169,8 +178,19 @@ def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
     }
 
 
+def check_calibrating(network: nn.Module) -> None:
+    """Raise DGQError for a network without a layer that is being calibrated."""
+    if not (isinstance(network, nn.Module) and quantized_layers(network)):
+        context_of(network)
+
+
 def start_observing_(unet: nn.Module) -> None:
-    """Make every activation quantizer record ranges from now on."""
+    """Make every activation quantizer record ranges from now on.
+
+    Raises:
+        DGQError: for a UNet that is not being calibrated.
+    """
+    check_calibrating(unet)
     for quantizer in activation_quantizers(unet).values():
         quantizer.start_observing_()
 
@@ -179,7 +199,11 @@ def fit_activations_(unet: nn.Module) -> None:
     """Choose axes, groups and scales of all activations from their observed ranges.
 
     Weights absorb the multiples of their inputs where their settings say so.
+
+    Raises:
+        DGQError: for a UNet that is not being calibrated, or ranges that were not observed.
     """
+    check_calibrating(unet)
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.fit_(name)
     absorb_multiples_(unet)

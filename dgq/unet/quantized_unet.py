@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dgq.adapters.adapters import TakesAdapters
 from dgq.errors import DGQError
+from dgq.storage.files import check_writable, checked_path
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import written_as_whole
 from dgq.unet.calls import SamplerCall, SamplerCalls
@@ -33,6 +34,9 @@ class Execution(Protocol):
 
     def run_in_float_(self, unet: nn.Module) -> None:
         """Let it run in floating point from now on, since its tensors are moved one by one."""
+
+    def check(self, unet: nn.Module) -> None:
+        """Raise DGQError unless its tensors, in their stored form, can be those of a model."""
 
     def before_move_(self, unet: nn.Module) -> None:
         """Let it take its stored form, before it is moved to another device as a whole."""
@@ -68,19 +72,23 @@ class QuantizedUNet(TakesAdapters, HasParts):
         Where the UNet computes in another precision than its inputs have, they are converted, and
         the output is converted back.
         """
+        check_not_empty((sample, args, kwargs))
         given = sample.dtype
         own = self.computes_in(given)
         if given != own:
             sample = sample.to(own)
             args, kwargs = converted(args, own), converted(kwargs, own)
         before = self.calls.begin(sample, timestep)
+        call = self.calls.current
         try:
             output = super().forward(sample, timestep, *args, **kwargs)
             self.calls.end()
         finally:
             self.calls.current = before
         if self.execution is not None and self.execution.integer_layers > 0:
-            output = _spoilt(output, (sample, args, kwargs))
+            time = torch.as_tensor(timestep, device=sample.device)
+            met = None if call is None else call.spoilt
+            output = _spoilt(output, (sample, time, met, args, kwargs))
         return output if given == own else _returned(output, given)
 
     def computes_in(self, given: torch.dtype) -> torch.dtype:
@@ -122,19 +130,63 @@ class QuantizedUNet(TakesAdapters, HasParts):
             self.execution.run_in_float_(self)
         super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As the stock UNet's, of what ``state_dict`` returned; laid out anew for the device.
+
+        Raises:
+            DGQError: for the tensors of another UNet; this one is then as it was.
+        """
+        execution = self.execution
+        if execution is None or not _holds_stored(self, state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+        execution.before_move_(self)
+        before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        try:
+            check_whole(self, state_dict)
+            found = super().load_state_dict(state_dict, strict, assign)
+            execution.check(self)
+        except (RuntimeError, DGQError) as error:
+            super().load_state_dict(before)
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = f"{lines[1 if lines[1:] else 0]:.200}"
+            raise DGQError(f"the state dict is not of this quantized UNet: {reason}") from error
+        finally:
+            execution.after_move_(self)
+        return found
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """As the stock UNet's while it is calibrated; what is stored is not trained.
+
+        Raises:
+            DGQError: if a UNet that runs is to be trained.
+        """
+        if requires_grad and self.execution is not None:
+            raise DGQError(
+                "codes and scales are not trained: put an adapter on the UNet and train that "
+                "(unet.add_adapter), or dgq.dequantize it first"
+            )
+        return super().requires_grad_(requires_grad)
+
     @wraps(ModelMixin.save_pretrained)
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
         """As the stock UNet's, sealed; files take the place of earlier ones when all are written.
 
         Raises:
-            DGQError: if the calibration has not finished, or an adapter is on it.
+            DGQError: if the calibration has not finished, an adapter is on it, or there is no
+                folder of that name and none can be made.
         """
         if self.hf_quantizer is None:
             raise DGQError("this UNet is being calibrated: write it with dgq.save")
+        folder = checked_path(save_directory, "save_pretrained")
+        check_writable(folder, "the folder")
         self.hf_quantizer.describe(self)
-        kwargs.setdefault("repo_id", Path(save_directory).name)
-        with written_as_whole(Path(save_directory)) as beside:
-            super().save_pretrained(str(beside), **kwargs)  # type: ignore[misc]
+        kwargs.setdefault("repo_id", folder.name)
+        with written_as_whole(folder) as beside:
+            super().save_pretrained(str(beside), *args, **kwargs)  # type: ignore[misc]
 
     def _upload_folder(
         self, working_dir: str | os.PathLike[str], repo_id: str, **kwargs: Any
@@ -224,6 +276,36 @@ class _AtStep:
             self._calls.current = before
 
 
+def _holds_stored(unet: nn.Module, state_dict: Mapping[str, Any]) -> bool:
+    """Whether a state dict has tensors of a quantized layer, and not of adapters alone."""
+    owners = stored_of(unet)
+    return any(name.rpartition(".")[0] in owners for name in state_dict)
+
+
+def stored_of(unet: nn.Module) -> dict[str, set[str]]:
+    """Names of what the modules of a quantized UNet store, by the module's name."""
+    return {n: set(m.stored) for n, m in unet.named_modules() if hasattr(m, "stored")}
+
+
+def check_whole(unet: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Raise DGQError unless modules get all that they store, or none of it.
+
+    Args:
+        unet: in its stored form.
+        state_dict: to be loaded.
+    """
+    given: dict[str, set[str]] = {}
+    for name in state_dict:
+        owner, _, leaf = name.rpartition(".")
+        given.setdefault(owner, set()).add(leaf)
+    for owner, expected in stored_of(unet).items():
+        found = given.get(owner, expected)
+        if found != expected:
+            odd = min(found ^ expected)
+            how = "does not belong there" if odd in found else "is missing"
+            raise DGQError(f"{owner}.{odd} {how}")
+
+
 def converted(value: Any, dtype: torch.dtype) -> Any:
     """Nested arguments with floating-point tensors of a type; sizes stay as exact as they are."""
     if isinstance(value, Mapping):
@@ -236,28 +318,40 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _spoilt(output: Any, inputs: Any) -> Any:
-    """What a UNet returns, NaN in samples whose inputs are not finite.
+    """What a UNet returns, NaN in samples of which one of these is not finite.
 
     Codes of NaN are numbers like others: without it, a pipeline that has overflowed would draw a
     plausible picture. Nothing waits for the device.
+
+    Args:
+        output: of the UNet.
+        inputs: of the UNet, and what quantizers have noted of NaNs that arose inside.
     """
     image = output[0] if isinstance(output, tuple) else output.sample
-    for x in _floats(inputs):
-        by_sample = (
-            x.flatten(1) if x.ndim > 1 and x.shape[0] == image.shape[0] else x.reshape(1, -1)
-        )
+    for x in filter(Tensor.is_floating_point, _tensors(inputs)):
+        of_each = x.ndim > 0 and x.shape[0] == image.shape[0]
+        by_sample = x.reshape(x.shape[0] if of_each else 1, -1)
         image = image + (by_sample * 0).sum(1).view(-1, 1, 1, 1).to(image.dtype)
     return (image, *output[1:]) if isinstance(output, tuple) else type(output)(sample=image)
 
 
-def _floats(value: Any) -> Iterator[Tensor]:
-    """The tensors of floating point among nested arguments."""
+def check_not_empty(inputs: Any) -> None:
+    """Raise DGQError for a batch of nothing or a text without words, which kernels cannot read."""
+    for x in _tensors(inputs):
+        if x.numel() == 0:
+            raise DGQError(
+                f"the UNet is called with an empty tensor, {list(x.shape)}: expected at least one "
+                "sample, and at least one token of text"
+            )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among nested arguments."""
     if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
+        yield value
     elif isinstance(value, Mapping | tuple | list):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _floats(item)
+            yield from _tensors(item)
 
 
 def _returned(output: Any, dtype: torch.dtype) -> Any:

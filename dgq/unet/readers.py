@@ -20,6 +20,13 @@ def unwrapped(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def innermost(layer: nn.Module) -> nn.Module:
+    """A layer without whatever is around it."""
+    while hasattr(layer, "base_layer"):
+        layer = layer.base_layer  # type: ignore[assignment]
+    return layer
+
+
 def changes(adapter: nn.Module) -> bool:
     """Whether what is around a layer adds to it; true of all but PEFT's adapters that are off."""
     scaling = getattr(adapter, "scaling", None)

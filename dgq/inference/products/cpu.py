@@ -71,8 +71,11 @@ class CpuProducts(Products):
         largest: int,
         padding: list[int],
         offset: int | None,
+        spoilt: Tensor | None = None,
     ) -> Tensor:
-        """In one pass."""
+        """In one pass; by the operator where it may be traced."""
+        if spoilt is not None:
+            return cpu.quantize(x, *tables, step, largest, padding, offset, spoilt)
         codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
         return codes
 
@@ -83,8 +86,11 @@ class CpuProducts(Products):
         step: Tensor,
         largest: int,
         offset: int | None,
+        spoilt: Tensor | None = None,
     ) -> Tensor:
-        """In one pass."""
+        """In one pass; by the operator where it may be traced."""
+        if spoilt is not None:
+            return cpu.quantize_gated(x, *tables, step, largest, offset, spoilt)
         codes: Tensor = quantize_gated(x, *tables, step, largest, offset)
         return codes
 

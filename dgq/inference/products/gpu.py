@@ -201,6 +201,7 @@ class GpuProducts(Products):
         largest: int,
         padding: list[int],
         offset: int | None,
+        spoilt: Tensor | None = None,
     ) -> Tensor:
         """In one pass; under ``torch.compile`` in plain torch, fused with what precedes it.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput, MakesCodes
 from dgq.inference.layers import PackedLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
@@ -51,8 +52,9 @@ class ProductWeight(ABC):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(
-            "a UNet that was prepared for a device is not pickled: load it where it runs"
+        raise DGQError(
+            "a UNet that was prepared for a device is not pickled: save_pretrained it and load it "
+            "where it runs, or let it run in floating point first: dgq.prepare_(unet, 'float')"
         )
 
 

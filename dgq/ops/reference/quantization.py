@@ -15,6 +15,7 @@ def quantize(
     largest: int,
     padding: list[int],
     offset: int | None = None,
+    spoilt: Tensor | None = None,
 ) -> Tensor:
     """Codes ``clamp(round(x / (scale multiple)) + zero_point, 0, largest) * factor - offset``.
 
@@ -29,6 +30,7 @@ def quantize(
         largest: largest code before the multiplication.
         padding: padding of height and width, with the codes of zero; or empty.
         offset: subtracted to get int8 codes; None for uint8 codes.
+        spoilt: ``[batch]``, set to NaN for samples with a NaN, whose code is a number like others.
 
     Returns:
         Codes of the shape of ``x``, padded.
@@ -39,6 +41,8 @@ def quantize(
         height, width = padding
         x = F.pad(x, (0, 0, width, width, height, height))
     codes = (x.float() / (scale[step].view(rows) * multiple)).round()
+    if spoilt is not None:
+        spoilt.masked_fill_(codes.isnan().flatten(1).any(1), torch.nan)
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
     codes = (codes + zeros).clamp(0, largest) * factor - (offset or 0)
     return codes.to(code_dtype(offset))
@@ -53,6 +57,7 @@ def quantize_gated(
     step: Tensor,
     largest: int,
     offset: int | None = None,
+    spoilt: Tensor | None = None,
 ) -> Tensor:
     """Codes of ``value * gelu(gate)`` (GEGLU, 2002.05202).
 
@@ -62,7 +67,7 @@ def quantize_gated(
     """
     value, gate = x.float().chunk(2, -1)
     tables = (scale, multiple, zero_point, factor, step)
-    return quantize(value * F.gelu(gate), *tables, largest, [], offset)
+    return quantize(value * F.gelu(gate), *tables, largest, [], offset, spoilt)
 
 
 def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:

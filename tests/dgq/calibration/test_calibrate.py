@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 import dgq
 from data.prompts import choose_prompts
@@ -239,6 +239,32 @@ def test_what_is_saved_computes_the_same(result: dgq.CalibrationResult, tmp_path
     with pytest.raises(dgq.DGQError, match="holds a quantized model"):
         dgq.save(result.unet, folder)
     dgq.save(result.unet, folder, overwrite=True)
+
+
+def test_an_earlier_model_is_replaced_whole(result: dgq.CalibrationResult, tmp_path: Path) -> None:
+    """Its shards, which diffusers would read, and its report are gone."""
+    dgq.save(result, tmp_path)
+    dgq.load_quantized_unet(tmp_path).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    dgq.save(result.unet, tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    assert UNet2DConditionModel.from_pretrained(tmp_path).is_quantized
+
+
+def test_a_model_is_not_written_with_the_manifest_of_another(
+    result: dgq.CalibrationResult, tmp_path: Path
+) -> None:
+    other = replace(result.manifest, timesteps=result.manifest.timesteps[:2])
+    with pytest.raises(dgq.DGQError, match="describes another UNet"):
+        dgq.save_quantized(result.unet, tmp_path / "new", other)
+    with pytest.raises(dgq.DGQError, match="expected a calibrated UNet"):
+        dgq.save_quantized(micro_unet(), tmp_path / "new", result.manifest)
+    assert not (tmp_path / "new").exists()
+    dgq.save_quantized(result.unet, str(tmp_path / "new"), result.manifest)
+    assert dgq.read_manifest(tmp_path / "new").timesteps == result.manifest.timesteps
 
 
 def test_only_what_was_calibrated_is_saved(tmp_path: Path) -> None:

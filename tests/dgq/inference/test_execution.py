@@ -1,5 +1,6 @@
 """What runs how, and what is said about it."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.unet_checks import NORMS
 from tests.quantized_models import INTEGER, SETTINGS, Calibrated, decibels
+from tests.tiny_pipelines import micro_unet, unet_call
 
 Models = Callable[[str], Calibrated]
 Mode = Literal["auto", "integer", "float"]
@@ -111,6 +113,38 @@ def test_a_cpu_without_exact_products_runs_in_floating_point_and_says_so(
 def test_another_word_is_refused(calibrated_as: Models) -> None:
     with pytest.raises(SettingsError, match="auto, integer, float"):
         load_quantized_unet(calibrated_as("kmeans").folder, "fast")  # type: ignore[arg-type]
+
+
+def test_only_a_loaded_unet_is_prepared(calibrated_as: Models) -> None:
+    for other in (micro_unet(), calibrated_as("multiples").unet, None, nn.Linear(2, 2)):
+        with pytest.raises(DGQError, match="takes a quantized UNet that was loaded"):
+            prepare_(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dtype": "float16"},
+        {"dtype": torch.int8},
+        {"dtype": torch.float64},
+        {"dtype": torch.complex64},
+        {"device": "gpu"},
+        {"device": "cuda:99"},
+        {"device": None},
+    ],
+)
+def test_a_precision_or_device_that_is_none_is_refused(
+    option: dict[str, Any], calibrated_as: Models
+) -> None:
+    folder = calibrated_as("multiples").folder
+    with pytest.raises(DGQError, match=r"dtype must be one of|cannot be used here"):
+        load_quantized_unet(folder, **option)
+    if "dtype" in option:
+        unet = load_quantized_unet(folder)
+        before = unet.execution
+        with pytest.raises(SettingsError, match="dtype must be one of"):
+            prepare_(unet, "auto", option["dtype"])
+        assert unet.execution is before
 
 
 # Precision
@@ -236,8 +270,8 @@ def test_a_sample_whose_inputs_are_not_finite_is_nan(
     unet = load_quantized_unet(model.folder, "integer", torch.float16)
     sample = model.call["sample"]
     sizes = {"sample": sample, "encoder_hidden_states": model.call["encoder_hidden_states"]}
-    largest = {n: torch.full_like(tensor, 6e4) for n, tensor in sizes.items()}
-    assert unet(**model.call | largest)[0].isfinite().all()
+    large = {n: torch.full_like(tensor, 1e3) for n, tensor in sizes.items()}  # sums overflow
+    assert unet(**model.call | large)[0].isfinite().all()
     inputs = sizes | {"residual": torch.zeros(sample.shape[0], 1, 1, 1)}
     spoilt = inputs[name].clone()
     spoilt[1].view(-1)[0] = value
@@ -250,6 +284,73 @@ def test_a_sample_whose_inputs_are_not_finite_is_nan(
     ):
         assert output[1].isnan().all()
         assert output[[0, *range(2, sample.shape[0])]].isfinite().all()
+
+
+@exact
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["multiples", "live", "residual", "mixed"])
+@torch.no_grad()
+def test_a_nan_that_arises_inside_spoils_its_sample_alone(
+    name: str, dtype: torch.dtype, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as(name).folder, "integer", dtype)
+    call = unet_call(unet, 3, 801.0)
+    expected = unet(**call)[0]
+    for place in (
+        "conv_in",
+        "down_blocks.1.resnets.0.norm2",
+        "mid_block.attentions.0.transformer_blocks.0.norm3",
+        "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0",
+    ):
+
+        def overflow(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            spoilt = output.clone()
+            spoilt[(1, *[0] * (output.ndim - 1))] = torch.nan
+            return spoilt
+
+        hook = unet.get_submodule(place).register_forward_hook(overflow)
+        output = unet(**call)[0]
+        hook.remove()
+        assert output[1].isnan().all(), place
+        assert torch.equal(output[[0, 2]], expected[[0, 2]]), place
+    assert torch.equal(unet(**call)[0], expected)
+
+
+@exact
+@torch.no_grad()
+def test_float16_that_overflows_inside_is_seen(calibrated_as: Models) -> None:
+    """Not its own codes: those of infinity are the largest, as of any value beyond the range."""
+    unet = load_quantized_unet(calibrated_as("multiples").folder, "integer", torch.float16)
+    unet.conv_in.weight.mul_(6e4)
+    call = unet_call(unet, 2, 801.0)
+    call["sample"][0] = 0
+    output = unet(**call)[0]
+    assert output[0].isfinite().all()
+    assert output[1].isnan().all()
+
+
+@exact
+@pytest.mark.parametrize("timestep", [float("nan"), torch.tensor([1.0, float("inf")])])
+@torch.no_grad()
+def test_a_timestep_that_is_not_finite_gives_nan(timestep: Any, calibrated_as: Models) -> None:
+    unet = load_quantized_unet(calibrated_as("multiples").folder, "integer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output = unet(**unet_call(unet, 2, 1.0) | {"timestep": timestep})[0]
+    assert output.isnan().all(1).any(1).any(1).tolist() == [not isinstance(timestep, Tensor), True]
+
+
+@pytest.mark.parametrize("execution", ["auto", "float"])
+@pytest.mark.parametrize("name", ["multiples", "residual", "kmeans"])
+@pytest.mark.parametrize("empty", ["batch", "text"])
+def test_an_empty_call_is_refused(
+    empty: str, name: str, execution: Mode, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as(name).folder, execution)
+    call = unet_call(unet, 0 if empty == "batch" else 2, 1.0)
+    call["encoder_hidden_states"] = call["encoder_hidden_states"][:, :0]
+    with pytest.raises(DGQError, match="empty tensor"):
+        unet(**call)
 
 
 @exact
@@ -281,12 +382,13 @@ def test_execution_can_be_changed_and_changed_back(calibrated_as: Models) -> Non
     unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
     before = unet(**model.call)[0]
     stored = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    unet.execution = prepare_(unet, "float", torch.float32)
+    prepare_(unet, "float", torch.float32)
+    assert unet.execution.integer_layers == 0
     assert decibels(model.output, unet(**model.call)[0]) > 100
     found = unet.state_dict()
     assert found.keys() == stored.keys()
     assert all(torch.equal(found[name], stored[name]) for name in stored)
-    unet.execution = prepare_(unet, "integer", torch.float32)
+    assert prepare_(unet, "integer", torch.float32) is unet.execution
     assert torch.equal(unet(**model.call)[0], before)
 
 

@@ -87,6 +87,21 @@ def test_hooks_see_every_layer_put_out_floating_point(calibrated_as: Models) -> 
     assert all(output.is_floating_point() for output in seen)
 
 
+@torch.no_grad()
+def test_gates_are_in_integers_again_when_what_was_there_is_gone(calibrated_as: Models) -> None:
+    """A UNet that was prepared with a hook on it computes without it as any other."""
+    model = calibrated_as("multiples")
+    unet: Any = load_quantized_unet(model.folder, "integer", torch.bfloat16)
+    expected = unet(**model.call)[0]
+    hooks = [block.net[1].register_forward_hook(lambda *_: None) for block in blocks_of(unet)]
+    prepare_(unet, "float", torch.bfloat16)
+    prepare_(unet, "integer", torch.bfloat16)
+    for hook in hooks:
+        hook.remove()
+    assert {type(block) for block in blocks_of(unet)} == {GatedFeedForward}
+    assert torch.equal(unet(**model.call)[0], expected)
+
+
 @pytest.mark.parametrize("name", ["live", "residual"])
 def test_ranges_of_a_sample_need_what_precedes_them(name: str, calibrated_as: Models) -> None:
     unet = load_quantized_unet(calibrated_as(name).folder, "integer", torch.float32)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import native, reference
+from dgq.ops import cpu, native, reference
 
 
 def arguments(
@@ -208,3 +208,24 @@ def test_compiled_ranges_equal_the_reference_bit_for_bit(
     found, expected = ops.channel_ranges(x), reference.channel_ranges(x)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert found[0].shape == (shape[0], shape[-1])
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("kernel", ["quantize", "quantize_gated"])
+@given(shape=shapes, place=st.integers(0, 2**16), seed=st.integers(0, 2**16))
+@settings(max_examples=30, deadline=None)
+def test_samples_with_a_nan_are_noted(
+    kernel: str, bfloat16: bool, shape: tuple[int, ...], place: int, seed: int
+) -> None:
+    """One sample has a NaN, one an infinity, whose code is the largest."""
+    x, *tables, largest = arguments((3, *shape[1:]), 2, True, 8, seed)
+    if kernel == "quantize_gated":
+        x = torch.cat([x, x], -1)
+    x = x.bfloat16() if bfloat16 else x
+    x[0].view(-1)[place % x[0].numel()] = torch.nan
+    x[2].view(-1)[place % x[2].numel()] = torch.inf if kernel == "quantize" else 0
+    padding = {"padding": [1, 1] if x.ndim == 4 else []} if kernel == "quantize" else {}
+    for function in (getattr(cpu, kernel), getattr(reference, kernel)):
+        spoilt = torch.zeros(3)
+        function(x, *tables, largest, **padding, spoilt=spoilt)
+        assert spoilt.isnan().tolist() == [True, False, False]

@@ -277,6 +277,46 @@ def test_a_copy_moves_without_its_original(calibrated_as: Models) -> None:
     assert unet.execution.integer_layers == n_layers > 0
 
 
+# Where it is saved to
+
+
+def test_it_is_saved_as_a_stock_model_is_called(
+    calibrated_as: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = calibrated_as("multiples")
+    unet = stock_load(model.folder)
+    unet.save_pretrained(tmp_path / "by position", True, None, True)
+    monkeypatch.chdir(tmp_path)
+    unet.save_pretrained(".")
+    for folder in (tmp_path, tmp_path / "by position"):
+        assert torch.equal(output(stock_load(folder), model), output(unet, model))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a file", 5, None])
+def test_what_is_no_folder_is_refused(name: Any, calibrated_as: Models, tmp_path: Path) -> None:
+    unet = stock_load(calibrated_as("multiples").folder)
+    file = tmp_path / "a file"
+    file.write_text("mine")
+    with pytest.raises(DGQError, match=r"cannot be written into|expected a path"):
+        unet.save_pretrained(file if name == "a file" else name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+    assert file.read_text() == "mine"
+
+
+def test_parts_that_were_put_on_disk_are_refused(calibrated_as: Models, tmp_path: Path) -> None:
+    with pytest.raises(DGQError, match=r"device_map puts .* on disk"):
+        stock_load(
+            calibrated_as("multiples").folder,
+            device_map="auto",
+            max_memory={"cpu": "20KB"},
+            offload_folder=str(tmp_path),
+        )
+
+
 # Back to floating point
 
 

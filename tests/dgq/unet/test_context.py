@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dgq.errors import DGQError
 from dgq.settings import QuantizationSettings
 from dgq.unet.context import at_step, context_of
 from dgq.unet.quantize import quantize_
@@ -11,7 +12,7 @@ from tests.tiny_pipelines import micro_unet
 
 
 def test_a_stock_unet_has_no_context() -> None:
-    with pytest.raises(TypeError, match="not quantized"):
+    with pytest.raises(DGQError, match="not quantized"):
         context_of(nn.Linear(2, 2))
 
 

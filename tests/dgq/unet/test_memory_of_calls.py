@@ -42,6 +42,13 @@ def test_a_higher_timestep_begins_a_new_image() -> None:
     assert [call(calls, t) for t in (900, 500, 900, 500)] == [False, True, False, True]
 
 
+def test_the_timestep_that_an_image_began_with_begins_the_next_one() -> None:
+    """After an image of one step, and after one that was interrupted behind its first."""
+    calls = remembering()
+    assert [call(calls, t) for t in (900, 900, 500, 500, 900)] == [False, False, True, True, False]
+    assert [call(calls, [900.0, 500.0]) for _ in range(2)] == [False, False]
+
+
 @pytest.mark.parametrize("timestep", [500.0, [500.0, 500.0], [900.0, 100.0]])
 def test_another_shape_begins_a_new_image(timestep: float | list[float]) -> None:
     calls = remembering()
