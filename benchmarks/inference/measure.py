@@ -22,7 +22,7 @@ from benchmarks.inference.traffic import counted_traffic
 from benchmarks.inference.turns import Turns
 from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import find_model, load_quantized_unet
-from dgq.unet.quantized_unet import converted
+from dgq.unet.arguments import converted
 
 ALWAYS_ALONE = Turns(None)
 

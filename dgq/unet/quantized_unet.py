@@ -5,7 +5,7 @@ its name: for diffusers it stays what it was, in pipelines and on disk.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,16 +14,18 @@ import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dgq.adapters.adapters import TakesAdapters
 from dgq.errors import DGQError
 from dgq.storage.files import check_writable, checked_path
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import written_as_whole
-from dgq.unet.calls import SamplerCall, SamplerCalls
+from dgq.unet.arguments import check_not_empty, converted, returned, spoilt
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
 from dgq.unet.devices import moves
 from dgq.unet.stock_state import HasParts
+from dgq.unet.stored_state import check_whole, holds_stored
 
 
 class Execution(Protocol):
@@ -88,8 +90,8 @@ class QuantizedUNet(TakesAdapters, HasParts):
         if self.execution is not None and self.execution.integer_layers > 0:
             time = torch.as_tensor(timestep, device=sample.device)
             met = None if call is None else call.spoilt
-            output = _spoilt(output, (sample, time, met, args, kwargs))
-        return output if given == own else _returned(output, given)
+            output = spoilt(output, (sample, time, met, args, kwargs))
+        return output if given == own else returned(output, given)
 
     def computes_in(self, given: torch.dtype) -> torch.dtype:
         """The precision of what is not quantized, for inputs of the given one."""
@@ -102,8 +104,8 @@ class QuantizedUNet(TakesAdapters, HasParts):
         self, gradient_checkpointing_func: Callable[..., Any] | None = None
     ) -> None:
         """As the stock UNet's; blocks that run again do so at the step of their call."""
-        inner = gradient_checkpointing_func or _checkpoint
-        outer = partial(_checkpoint_at_step, self, inner)
+        inner = gradient_checkpointing_func or plain_checkpoint
+        outer = partial(checkpoint_at_step, self.calls, inner)
         super().enable_gradient_checkpointing(outer)  # type: ignore[misc]
 
     def set_default_attn_processor(self) -> None:
@@ -139,7 +141,7 @@ class QuantizedUNet(TakesAdapters, HasParts):
             DGQError: for the tensors of another UNet; this one is then as it was.
         """
         execution = self.execution
-        if execution is None or not _holds_stored(self, state_dict):
+        if execution is None or not holds_stored(self, state_dict):
             return super().load_state_dict(state_dict, strict, assign)
         execution.before_move_(self)
         before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
@@ -249,113 +251,3 @@ def _stock(quantized: type) -> type[nn.Module]:
 def _rebuild(stock: type[nn.Module]) -> nn.Module:
     quantized = _quantized(stock)
     return quantized.__new__(quantized)
-
-
-def _checkpoint(module: nn.Module, *args: Any) -> Any:
-    return checkpoint(module.__call__, *args, use_reentrant=False)
-
-
-def _checkpoint_at_step(
-    unet: QuantizedUNet, inner: Callable[..., Any], module: nn.Module, *args: Any
-) -> Any:
-    return inner(_AtStep(unet.calls, unet.calls.current, module), *args)
-
-
-class _AtStep:
-    """A module that always runs as in the call it was met in."""
-
-    def __init__(self, calls: SamplerCalls, call: SamplerCall | None, module: nn.Module) -> None:
-        self._calls, self._call, self._module = calls, call, module
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        before = self._calls.current
-        self._calls.current = self._call
-        try:
-            return self._module(*args, **kwargs)
-        finally:
-            self._calls.current = before
-
-
-def _holds_stored(unet: nn.Module, state_dict: Mapping[str, Any]) -> bool:
-    """Whether a state dict has tensors of a quantized layer, and not of adapters alone."""
-    owners = stored_of(unet)
-    return any(name.rpartition(".")[0] in owners for name in state_dict)
-
-
-def stored_of(unet: nn.Module) -> dict[str, set[str]]:
-    """Names of what the modules of a quantized UNet store, by the module's name."""
-    return {n: set(m.stored) for n, m in unet.named_modules() if hasattr(m, "stored")}
-
-
-def check_whole(unet: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Raise DGQError unless modules get all that they store, or none of it.
-
-    Args:
-        unet: in its stored form.
-        state_dict: to be loaded.
-    """
-    given: dict[str, set[str]] = {}
-    for name in state_dict:
-        owner, _, leaf = name.rpartition(".")
-        given.setdefault(owner, set()).add(leaf)
-    for owner, expected in stored_of(unet).items():
-        found = given.get(owner, expected)
-        if found != expected:
-            odd = min(found ^ expected)
-            how = "does not belong there" if odd in found else "is missing"
-            raise DGQError(f"{owner}.{odd} {how}")
-
-
-def converted(value: Any, dtype: torch.dtype) -> Any:
-    """Nested arguments with floating-point tensors of a type; sizes stay as exact as they are."""
-    if isinstance(value, Mapping):
-        return {k: v if k == "time_ids" else converted(v, dtype) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(converted(item, dtype) for item in value)
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(dtype)
-    return value
-
-
-def _spoilt(output: Any, inputs: Any) -> Any:
-    """What a UNet returns, NaN in samples of which one of these is not finite.
-
-    Codes of NaN are numbers like others: without it, a pipeline that has overflowed would draw a
-    plausible picture. Nothing waits for the device.
-
-    Args:
-        output: of the UNet.
-        inputs: of the UNet, and what quantizers have noted of NaNs that arose inside.
-    """
-    image = output[0] if isinstance(output, tuple) else output.sample
-    for x in filter(Tensor.is_floating_point, _tensors(inputs)):
-        of_each = x.ndim > 0 and x.shape[0] == image.shape[0]
-        by_sample = x.reshape(x.shape[0] if of_each else 1, -1)
-        image = image + (by_sample * 0).sum(1).view(-1, 1, 1, 1).to(image.dtype)
-    return (image, *output[1:]) if isinstance(output, tuple) else type(output)(sample=image)
-
-
-def check_not_empty(inputs: Any) -> None:
-    """Raise DGQError for a batch of nothing or a text without words, which kernels cannot read."""
-    for x in _tensors(inputs):
-        if x.numel() == 0:
-            raise DGQError(
-                f"the UNet is called with an empty tensor, {list(x.shape)}: expected at least one "
-                "sample, and at least one token of text"
-            )
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors among nested arguments."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | tuple | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
-
-
-def _returned(output: Any, dtype: torch.dtype) -> Any:
-    """What a UNet returns, a tuple or an output with ``sample``, in the caller's precision."""
-    if isinstance(output, tuple):
-        return converted(output, dtype)
-    return type(output)(sample=output.sample.to(dtype))

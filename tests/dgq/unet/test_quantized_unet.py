@@ -18,9 +18,10 @@ from dgq.storage.checkpoint import load_quantized_unet
 from dgq.streams.paired_streams import PairedStreams
 from dgq.streams.streaming import Stream
 from dgq.targets import Block, find_blocks
+from dgq.unet.arguments import converted
 from dgq.unet.context import context_of
 from dgq.unet.quantize import quantize_
-from dgq.unet.quantized_unet import QuantizedUNet, converted
+from dgq.unet.quantized_unet import QuantizedUNet
 from tests.quantized_models import SETTINGS, TIMESTEPS, Calibrated
 from tests.tiny_pipelines import micro_unet, unet_call
 
