@@ -261,7 +261,7 @@ def strange_lora(run: Path) -> list[str]:
         ("--lora", lambda run: ["--ckpt", str(run), "--lora-scale", "1"]),
         ("does not exist", lambda run: ["--ckpt", str(run), "--lora", "missing.safetensors"]),
         ("--lora strange", strange_lora),
-        ("values of a word", of_another_width),
+        ("its cross_attention_dim is 16, there 128", of_another_width),
         ("other weights", changed_weights),
         ("damaged", damaged),
     ],

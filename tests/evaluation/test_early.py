@@ -40,7 +40,8 @@ def evaluate(pipeline_folder: Path, clip_folder: Path, tmp_path: Path) -> Main:
 EARLY = {
     "height": ("--height 13 --width 16", "divisible by 8"),
     "too large": ("--height 80000000 --width 80000000", "cannot draw with these settings"),
-    "steps": ("--num-inference-steps 100000", "cannot draw with these settings"),
+    "steps": ("--num-inference-steps 5000", "cannot draw with these settings"),
+    "far too many steps": ("--num-inference-steps 100000", "at most 10000"),
     "seed": ("--seeds 18446744073709551616", "--seeds must be less than 4294967296"),
     "large seed": ("--seeds 4294967296", "--seeds must be less than 4294967296"),
     "output": ("--output /proc/nowhere/out", "--output /proc/nowhere/out cannot be written"),
