@@ -2,7 +2,7 @@
 
 import torch
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 
 
 def find_devices(name: str | None, n: int) -> list[str]:
@@ -15,7 +15,7 @@ def find_devices(name: str | None, n: int) -> list[str]:
     try:
         torch.empty(0, device=name).cpu()  # refused by meta, which holds no numbers
     except (RuntimeError, AssertionError) as error:
-        raise DGQError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+        raise DGQError(f"--device {name} cannot be used: {first_line(error)}") from error
     if n == 1 or torch.device(name).type == "cpu":
         return [name] * n
     available = torch.cuda.device_count()

@@ -23,9 +23,8 @@ from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Call, Runtime, to_device
 from dgq.calibration.samples import Amount, Samples, Sampling
-from dgq.errors import DGQError
 from dgq.recipes import Recipe, find_recipe
-from dgq.settings import QuantizationSettings, WaitingSettings
+from dgq.settings import QuantizationSettings, WaitingSettings, check_kind
 from dgq.storage.checkpoint import GenerationSettings, Manifest
 from dgq.storage.files import check_writable
 from dgq.storage.fingerprint import network_sha256
@@ -142,8 +141,7 @@ def checked_waiting(waiting: WaitingSettings | None) -> WaitingSettings:
     """
     if waiting is None:
         return WaitingSettings()
-    if not isinstance(waiting, WaitingSettings):
-        raise DGQError(f"waiting: expected dgq.WaitingSettings, got {waiting!r:.60}")
+    check_kind("waiting", waiting, WaitingSettings)
     if waiting.folder is not None:
         folder = Path(waiting.folder)
         check_writable(folder, "waiting.folder")

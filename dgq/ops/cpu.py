@@ -8,9 +8,6 @@ from torch import Tensor
 from dgq.ops import native, onednn, reference
 from dgq.ops.library import LIBRARY
 
-RANGED = (torch.float32, torch.bfloat16)
-"""What our kernel finds the ranges of."""
-
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
@@ -95,7 +92,7 @@ def quantize_gated(
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
     """As ``reference.channel_ranges``, in one pass."""
     kernels = native.kernels()
-    if kernels is None or x.dtype not in RANGED or x.numel() == 0:
+    if kernels is None or x.dtype not in native.READ or x.numel() == 0:
         return reference.channel_ranges(x)
     return kernels.channel_ranges(x)
 

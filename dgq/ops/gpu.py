@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgq.errors import first_line
 from dgq.ops.library import LIBRARY
 from dgq.ops.reference import int_linear
 
@@ -68,8 +69,7 @@ def why_not(device: torch.device) -> str | None:
         raise  # of this moment, not of this device
     except Exception as error:  # whatever Triton raises where it finds no compiler or driver
         log.warning("Triton's kernels do not run on %s: %s", device, error)
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return f"Triton's kernels do not run here ({reason[0]})"
+        return f"Triton's kernels do not run here ({first_line(error)})"
     return None if exact else "Triton's integer products are not exact here"
 
 

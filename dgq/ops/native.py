@@ -25,6 +25,9 @@ FLAGS = (
 )
 COMPILE_SECONDS = 120
 
+READ = (torch.float32, torch.bfloat16)
+"""Types of what the kernels quantize, and find the ranges of."""
+
 log = logging.getLogger(__name__)
 
 
@@ -146,7 +149,7 @@ def can_quantize(
     """
     by_channel = (channels,)
     return (
-        x.dtype in (torch.float32, torch.bfloat16)
+        x.dtype in READ
         and x.numel() > 0
         and zero_point.dtype == torch.int16
         and multiple.shape == factor.shape == by_channel

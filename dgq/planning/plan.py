@@ -31,6 +31,7 @@ from dgq.settings import (
     LearningSettings,
     QuantizationSettings,
     WaitingSettings,
+    check_kind,
     check_positive,
 )
 from dgq.storage.manifest import GenerationSettings
@@ -195,12 +196,8 @@ def plan(
 
 def check_amounts(generation: Any, waiting: Any, *numbers: Any) -> None:
     """Raise DGQError for settings or numbers that ``plan`` cannot take."""
-    for name, value, kind in (
-        ("generation", generation, GenerationSettings),
-        ("waiting", waiting, WaitingSettings),
-    ):
-        if not isinstance(value, kind):
-            raise DGQError(f"{name}: expected dgq.{kind.__name__}, got {value!r:.60}")
+    check_kind("generation", generation, GenerationSettings)
+    check_kind("waiting", waiting, WaitingSettings)
     names = ("n_prompts", "n_held_out_prompts", "n_held_out", "batch_size")
     for name, value in zip(names, numbers, strict=True):
         check_positive(name, value)

@@ -2,7 +2,13 @@
 
 from dgq.settings.activations import LIVE, ActivationSettings, Grouping
 from dgq.settings.bits import FLOAT_BITS, check_bits, operand_bits
-from dgq.settings.checks import check_choice, check_not_negative, check_positive, check_whole
+from dgq.settings.checks import (
+    check_choice,
+    check_kind,
+    check_not_negative,
+    check_positive,
+    check_whole,
+)
 from dgq.settings.integer_product import check_product, fitting
 from dgq.settings.learning import FEW_BITS, Decay, LearningSettings
 from dgq.settings.network import NetworkSettings
@@ -34,6 +40,7 @@ __all__ = [
     "WeightSettings",
     "check_bits",
     "check_choice",
+    "check_kind",
     "check_not_negative",
     "check_positive",
     "check_product",

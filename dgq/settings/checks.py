@@ -1,6 +1,7 @@
 """Checks of values, each of which says in one line what was expected."""
 
 import math
+from typing import Any
 
 from dgq.errors import SettingsError
 
@@ -29,3 +30,9 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise SettingsError unless ``value`` is one of the choices."""
     if value not in choices:
         raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise SettingsError unless ``value`` is an instance of one of dgq's classes of settings."""
+    if not isinstance(value, kind):
+        raise SettingsError(f"{name}: expected dgq.{kind.__name__}, got {value!r:.60}")

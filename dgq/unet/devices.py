@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, first_line
 
 
 def usable_device(device: Any) -> torch.device:
@@ -18,8 +18,9 @@ def usable_device(device: Any) -> torch.device:
     try:
         return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DGQError(f"the device {device!r} cannot be used here: {reason:.120}") from error
+        raise DGQError(
+            f"the device {device!r} cannot be used here: {first_line(error):.120}"
+        ) from error
 
 
 def moves(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:

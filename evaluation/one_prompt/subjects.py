@@ -77,7 +77,7 @@ def find_subjects(settings: PictureSettings, device: str) -> Subjects:
         check_same_weights(stock, models, source)
         del stock
     pipeline = load_pipeline(source_of(settings, model.manifest), unet).to(device)
-    check_fits(pipeline, unet, model.name)
+    check_text_width(pipeline, unet, model.name)
     return Subjects(pipeline, subjects, generation)
 
 
@@ -120,7 +120,7 @@ def asked_for(settings: PictureSettings, manifest: Manifest | None) -> Generatio
     return generation
 
 
-def check_fits(pipeline: DiffusionPipeline, unet: Any, name: str) -> None:
+def check_text_width(pipeline: DiffusionPipeline, unet: Any, name: str) -> None:
     """Raise DGQError unless texts of a pipeline are as wide as a UNet reads them."""
     expected, given = unet.config.cross_attention_dim, width_of_text(pipeline)
     projected = unet.config.encoder_hid_dim is not None
