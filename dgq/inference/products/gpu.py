@@ -10,13 +10,14 @@ from dgq.inference.folding import fits, group_factors, largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
-from dgq.inference.products.whole_weight import WholeWeight
+from dgq.inference.products.whole_weight import WholeWeight, multiply_whole
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import (
     conv2d_packed,
     gpu,
     int_conv2d_packed,
     int_linear_gated,
+    joint_unpacking,
     pad,
     quantize,
     reference,
@@ -40,11 +41,11 @@ class ByteWeight(WholeWeight):
     Args:
         folded: int8 ``[out, n]``.
         geometry: of the layer.
-        gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
+        copies_boxes: whether the device has a copy engine, and kernels for it.
     """
 
-    def __init__(self, folded: Tensor, geometry: Geometry, gates: bool = False) -> None:
-        self.gates = gates
+    def __init__(self, folded: Tensor, geometry: Geometry, copies_boxes: bool = False) -> None:
+        self.copies_boxes = copies_boxes
         tensor = folded
         if isinstance(geometry, ConvGeometry):
             images = folded.view(geometry.weight_shape)
@@ -55,7 +56,7 @@ class ByteWeight(WholeWeight):
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
         """In one kernel, where the device has it and all samples are at one step."""
-        if not (self.gates and is_at_one_step(x)):
+        if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
         return gated(x, self.tensor, weight_scale, bias, reader)
 
@@ -70,11 +71,13 @@ class NibbleWeight(AloneWeight):
     Args:
         layer: with codes of at most 4 bits.
         factor: of each input channel, or None for 1.
-        gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
+        copies_boxes: whether the device has a copy engine, and kernels for it.
     """
 
-    def __init__(self, layer: PackedLayer, factor: Tensor | None, gates: bool = False) -> None:
-        self.geometry, self.gates = layer.geometry, gates
+    def __init__(
+        self, layer: PackedLayer, factor: Tensor | None, copies_boxes: bool = False
+    ) -> None:
+        self.geometry, self.copies_boxes = layer.geometry, copies_boxes
         exponent, largest = layer.exponent, largest_exponent(layer.exponent)
         shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
         self.packed = PackedWeight(
@@ -111,8 +114,15 @@ class NibbleWeight(AloneWeight):
         return tuple(tensor for tensor in self.packed[:4] if tensor is not None)
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights."""
+        """By the kernel of packed weights.
+
+        In a compiled graph they are unpacked by an operator of its own, which is merged with those
+        of other layers (``joint_unpacking``).
+        """
         kernel, stride, _, dilation, groups = self.window
+        if self.copies_boxes and groups == 1 and torch.compiler.is_compiling():
+            operands = (x.codes, self._unpacked(), weight_scale, x.scale, bias, x.step)
+            return multiply_whole(operands, self.geometry, x.dtype)
         shape = (kernel, stride, dilation, groups)
         tables = (weight_scale, x.scale, bias, x.step)
         output: Tensor = int_conv2d_packed(x.codes, *self.packed, *tables, *shape, x.dtype)
@@ -122,10 +132,16 @@ class NibbleWeight(AloneWeight):
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
         """In one kernel once the weight is unpacked, where all samples are at one step."""
-        if not (self.gates and is_at_one_step(x)):
+        if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
-        whole = unpack(*self.packed, self.channels).flatten(1)
-        return gated(x, whole, weight_scale, bias, reader)
+        return gated(x, self._unpacked(), weight_scale, bias, reader)
+
+    def _unpacked(self) -> Tensor:
+        """As ``ByteWeight`` holds it."""
+        whole: Tensor = unpack(*self.packed, self.channels)
+        if not isinstance(self.geometry, ConvGeometry):
+            return whole.flatten(1)
+        return whole.unflatten(1, self.geometry.kernel).permute(0, 3, 1, 2)
 
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights and activations in floating point."""
@@ -170,6 +186,7 @@ class GpuProducts(Products):
         reason = gpu.why_not(self.place)
         if reason is None:
             residual_fusion.register()
+            joint_unpacking.register()
         return reason
 
     def features(self) -> tuple[str, ...]:
@@ -177,8 +194,8 @@ class GpuProducts(Products):
         return gpu.features(self.place)
 
     @property
-    def gates(self) -> bool:
-        """Whether the product of a GEGLU, its gate and the quantization are one kernel."""
+    def copies_boxes(self) -> bool:
+        """Whether the device has a copy engine, and kernels for it."""
         return self.place.type == "cuda" and gpu.has_copy_engine(self.place)
 
     def best_dtype(self) -> torch.dtype:
@@ -222,8 +239,8 @@ class GpuProducts(Products):
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Packed up to 4 bits, else folded."""
         if layer.weight_bits <= PACKED_BITS:
-            return NibbleWeight(layer, factor, self.gates)
-        return ByteWeight(folded, layer.geometry, self.gates)
+            return NibbleWeight(layer, factor, self.copies_boxes)
+        return ByteWeight(folded, layer.geometry, self.copies_boxes)
 
     def weight_alone(self, layer: PackedLayer) -> AloneWeight | None:
         """Packed, where it has at most 4 bits and its exponents fit into bytes."""
