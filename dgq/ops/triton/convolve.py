@@ -1,5 +1,7 @@
 """A convolution on a GPU: by boxes that the copy engine loads, or by tiles that a kernel loads."""
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from dgq.ops import gpu
 from dgq.ops.triton.epilogue import Epilogue, accumulator
+from dgq.ops.triton.launch import KEPT
 from dgq.ops.triton.matmul import product, tuned_product
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, parts_for
 from dgq.ops.triton.tma import convolve_boxes, suits
@@ -90,7 +93,7 @@ def convolve(
         **options,
     )
     if parts > 1:
-        epilogue.add_parts(written, output.view(rows, out), out_height * out_width)
+        epilogue.add_parts(written, output, out_height * out_width)
     return output
 
 
@@ -110,9 +113,15 @@ def _tile_of_boxes(x: Tensor, weight: Operand, window: Window, rows: int) -> Til
     bytes_alone = x.dtype == torch.int8 and weight.zero_point is None
     if not (bytes_alone and has_copy_engine(x)):
         return None
-    channels, taps = x.shape[-1], window.kernel[0] * window.kernel[1]
-    tile = tile_for(Shape(taps, rows, weight.values.shape[0], channels))
-    return tile if suits(x, weight.values, window, tile.inputs) else None
+    return _tile_of_shapes(x.shape, weight.values.shape, window, rows)
+
+
+@lru_cache(KEPT)
+def _tile_of_shapes(
+    x: tuple[int, ...], weight: tuple[int, ...], window: Window, rows: int
+) -> Tile | None:
+    tile = tile_for(Shape(math.prod(window.kernel), rows, weight[0], x[-1]))
+    return tile if suits(x, weight, window, tile.inputs) else None
 
 
 def _parts(x: Tensor, rows: int, weight: Tensor) -> int:
