@@ -94,7 +94,7 @@ def int_conv2d_packed(
     window = Window(tuple(kernel), tuple(stride), (0, 0), tuple(dilation), groups)
     image, operand = as_image(codes), Operand(*weight)
     by_boxes = tile is None and has_copy_engine(image)
-    if by_boxes or n_rows(image, window) >= expanded_from:
+    if by_boxes or n_rows(image.shape, window) >= expanded_from:
         operand = Operand(expanded(weight, image.shape[-1] // groups, groups, None, torch.int8))
     return as_given(convolve(image, operand, epilogue, window, dtype, tile), codes)
 
@@ -119,7 +119,7 @@ def conv2d_packed(
     weight = PackedWeight(packed, zero_point, None, shift, group_size)
     window = Window(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
     image = as_image(x)
-    if n_rows(image, window) < expanded_from:
+    if n_rows(image.shape, window) < expanded_from:
         epilogue = Epilogue(weight_scale, None, bias[None], None)
         return as_given(convolve(image, Operand(*weight), epilogue, window, x.dtype, tile), x)
     full = expanded(weight, x.shape[-1] // groups, groups, weight_scale, x.dtype)
