@@ -153,7 +153,7 @@ def convolve_boxes(
         tile: to compute at a time.
     """
     out = weight.shape[0]
-    launch = launch_of(x.shape, out, window, epilogue.strides, epilogue.per_row, tile)
+    launch = _launch_of(x.shape, out, window, epilogue.strides, epilogue.per_row, tile)
     down, right = window.output(*x.shape[1:3])
     output = x.new_empty((x.shape[0], down, right, out), dtype=dtype)
     if tile.parts == 1:
@@ -167,7 +167,7 @@ def convolve_boxes(
 
 
 @lru_cache(KEPT)
-def launch_of(
+def _launch_of(
     x: tuple[int, ...],
     out: int,
     window: Window,
