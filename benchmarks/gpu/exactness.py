@@ -84,12 +84,12 @@ def check_boxes(
     """The tiles of the kernel that loads boxes, but those that a stride rules out."""
     weight, *tables = operands[:5]
     taps = weight.permute(0, 2, 3, 1).contiguous()
-    window = Window([case.kernel] * 2, [case.stride] * 2, [0, 0], [1, 1], 1)
+    window = Window((case.kernel,) * 2, (case.stride,) * 2, (0, 0), (1, 1), 1)
     run = partial(convolve_boxes, codes, taps, Epilogue(*tables), window, torch.float32)
     return {
         f"boxes {tile}": outcome(partial(run, tile), sums)
         for tile in boxes(codes)
-        if suits(codes, taps, window, tile.inputs)
+        if suits(codes.shape, taps.shape, window, tile.inputs)
     }
 
 

@@ -73,14 +73,14 @@ def drawn(shape: Shape, device: str) -> tuple[Tensor, Tensor, Epilogue, Window]:
     weight = whole(shape.out, kernel, kernel, shape.channels)
     ones, zeros = torch.ones(shape.out, device=device), torch.zeros(1, shape.out, device=device)
     epilogue = Epilogue(ones / 1000, ones[:1], zeros, torch.zeros_like(zeros[0, :1]).long())
-    return codes, weight, epilogue, Window([kernel] * 2, [1, 1], [0, 0], [1, 1], 1)
+    return codes, weight, epilogue, Window((kernel, kernel), (1, 1), (0, 0), (1, 1), 1)
 
 
 def run_all(operands: tuple[Tensor, Tensor, Epilogue, Window], tiles: list[Tile]) -> None:
     """Each tile once."""
     codes, weight, epilogue, window = operands
     for tile in tiles:
-        if suits(codes, weight, window, tile.inputs):
+        if suits(codes.shape, weight.shape, window, tile.inputs):
             convolve_boxes(codes, weight, epilogue, window, torch.bfloat16, tile)
 
 
@@ -94,7 +94,7 @@ def measure(
     codes, weight, epilogue, window = operands
     seconds = {}
     for tile in tiles:
-        if suits(codes, weight, window, tile.inputs):
+        if suits(codes.shape, weight.shape, window, tile.inputs):
             run = partial(convolve_boxes, codes, weight, epilogue, window, torch.bfloat16, tile)
             seconds[str(tile)] = seconds_of(run, device)
     best = min(seconds, key=lambda tile: seconds[tile])

@@ -38,6 +38,7 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
+@cache
 def has_copy_engine(device: torch.device) -> bool:
     """Whether a GPU copies whole boxes by itself, of a size that our tiles need."""
     return torch.cuda.get_device_capability(device)[0] in COPIES_BOXES

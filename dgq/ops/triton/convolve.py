@@ -1,5 +1,7 @@
 """A convolution on a GPU: by boxes that the copy engine loads, or by tiles that a kernel loads."""
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from dgq.ops import gpu
 from dgq.ops.triton.epilogue import Epilogue, accumulator
+from dgq.ops.triton.launch import KEPT
 from dgq.ops.triton.matmul import product, tuned_product
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, parts_for
 from dgq.ops.triton.tma import convolve_boxes, suits
@@ -52,14 +55,14 @@ def convolve(
         dtype: of the output.
         tile: to compute at a time; None for the measured one of boxes, or the fastest candidate.
     """
-    rows = n_rows(x, window)
-    boxes = _tile_of_boxes(x, weight, window, rows) if tile is None and rows else None
+    boxes = _tile_of_boxes(x, weight, window) if tile is None else None
     if boxes is not None:
         return convolve_boxes(x, weight.values, epilogue, window, dtype, boxes)
     batch, height, width, channels = x.shape
     out_height, out_width = window.output(height, width)
     out, depth = weight.values.shape[0], weight.values.shape[-1]
     output = x.new_empty((batch, out_height, out_width, out), dtype=dtype)
+    rows = batch * out_height * out_width
     if rows == 0:
         return output
     parts = tile.parts if tile else _parts(x, rows, weight.values)
@@ -90,14 +93,13 @@ def convolve(
         **options,
     )
     if parts > 1:
-        epilogue.add_parts(written, output.view(rows, out), out_height * out_width)
+        epilogue.add_parts(written, output, out_height * out_width)
     return output
 
 
-def n_rows(x: Tensor, window: Window) -> int:
-    """Pixels of the output, of all samples."""
-    height, width = window.output(x.shape[1], x.shape[2])
-    return x.shape[0] * height * width
+def n_rows(x: tuple[int, ...], window: Window) -> int:
+    """Pixels of the output, of all samples ``[batch, height, width, channels]``."""
+    return x[0] * math.prod(window.output(*x[1:3]))
 
 
 def has_copy_engine(x: Tensor) -> bool:
@@ -105,14 +107,21 @@ def has_copy_engine(x: Tensor) -> bool:
     return x.is_cuda and gpu.has_copy_engine(x.device)
 
 
-def _tile_of_boxes(x: Tensor, weight: Operand, window: Window, rows: int) -> Tile | None:
+def _tile_of_boxes(x: Tensor, weight: Operand, window: Window) -> Tile | None:
     """The tile to multiply boxes with; None where the copy engine cannot load them."""
     bytes_alone = x.dtype == torch.int8 and weight.zero_point is None
     if not (bytes_alone and has_copy_engine(x)):
         return None
-    channels, taps = x.shape[-1], window.kernel[0] * window.kernel[1]
-    tile = tile_for(Shape(taps, rows, weight.values.shape[0], channels))
-    return tile if suits(x, weight.values, window, tile.inputs) else None
+    return _tile_of_shapes(x.shape, weight.values.shape, window)
+
+
+@lru_cache(KEPT)
+def _tile_of_shapes(x: tuple[int, ...], weight: tuple[int, ...], window: Window) -> Tile | None:
+    rows = n_rows(x, window)
+    if rows == 0:
+        return None
+    tile = tile_for(Shape(math.prod(window.kernel), rows, weight[0], x[-1]))
+    return tile if suits(x, weight, window, tile.inputs) else None
 
 
 def _parts(x: Tensor, rows: int, weight: Tensor) -> int:

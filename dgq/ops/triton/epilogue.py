@@ -1,9 +1,13 @@
 """What a product's sums stand for: scaled, with a bias, each row at its sampler step."""
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from dgq.ops.triton.launch import KEPT, Launch
 
 ROWS, COLUMNS = 32, 64
 """That one program adds up."""
@@ -113,25 +117,20 @@ class Epilogue:
         self.per_row = step is not None and step.shape[0] > 1 and any(self.strides)
 
     def add_parts(self, parts: Tensor, output: Tensor, rows_per_sample: int) -> None:
-        """Write what the sums ``[parts, rows, columns]`` stand for into ``[rows, columns]``."""
-        n_parts, n_rows, n_columns = parts.shape
-        grid = (triton.cdiv(n_rows, ROWS), triton.cdiv(n_columns, COLUMNS))
-        add_parts[grid](
-            *(
-                parts,
-                self.residual,
-                output,
-                *self.tables,
-                n_rows,
-                n_columns,
-                rows_per_sample,
-                *self.strides,
-            ),
-            PER_ROW=self.per_row,
-            PARTS=n_parts,
-            BLOCK_M=ROWS,
-            BLOCK_N=COLUMNS,
-        )
+        """Write what the sums ``[parts, rows, columns]`` stand for into ``[..., columns]``."""
+        launch = _launch_of(parts.shape, rows_per_sample, self.strides, self.per_row)
+        launch(parts, self.residual, output, *self.tables)
+
+
+@lru_cache(KEPT)
+def _launch_of(
+    parts: tuple[int, int, int], rows_per_sample: int, strides: tuple[int, int], per_row: bool
+) -> Launch:
+    """The launch of ``add_parts``, of a shape ``[parts, rows, columns]``."""
+    n_parts, n_rows, n_columns = parts
+    grid = (triton.cdiv(n_rows, ROWS), triton.cdiv(n_columns, COLUMNS))
+    sizes = (n_rows, n_columns, rows_per_sample, *strides)
+    return Launch(add_parts, grid, (*sizes, per_row, n_parts, ROWS, COLUMNS))
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

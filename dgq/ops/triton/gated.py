@@ -4,6 +4,8 @@ What lies between is never written: four bytes of each code. For Hopper's copy e
 ``tma``; a tile has the values of some channels and their gates.
 """
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -11,10 +13,10 @@ from torch import Tensor
 
 from dgq.ops import reference
 from dgq.ops.triton.epilogue import Epilogue, finished
+from dgq.ops.triton.launch import ALIGNMENT, KEPT, Boxes, Launch
 from dgq.ops.triton.products import int_linear
 from dgq.ops.triton.quantize import coded
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
-from dgq.ops.triton.tma import ALIGNMENT, described
 
 TILE = Tile(128, 64, 64, warps=4, stages=4)
 """Values as many as gates: together the tile that was fastest at all measured shapes of GEGLUs."""
@@ -48,27 +50,42 @@ def int_linear_gated(
         operands = (codes, weight, weight_scale, scale, bias, step)
         output = int_linear(*operands, torch.float32, tile=tile)
         return reference.quantize_gated(output, *tables, step, largest, offset)
-    tile = tile or TILE
-    n_codes, channels = weight.shape[0] // 2, weight.shape[1]
-    rows = codes.contiguous().view(-1, channels)
-    output = rows.new_empty((rows.shape[0], n_codes))
-    tiles = triton.cdiv(rows.shape[0], tile.rows) * triton.cdiv(n_codes, tile.columns)
-    gated_product[(tiles,)](
-        described(rows, [tile.rows, tile.inputs]),
-        described(weight.contiguous(), [tile.columns, tile.inputs]),
-        described(output, [tile.rows, tile.columns]),
-        *(*epilogue.tables, *(table.contiguous() for table in tables)),
-        *(rows.shape[0], n_codes, channels, *epilogue.strides, int(next_scale.shape[0] > 1)),
-        LARGEST=float(largest),
-        OFFSET=offset,
-        BLOCK_M=tile.rows,
-        BLOCK_N=tile.columns,
-        BLOCK_K=tile.inputs,
-        TILES_AT_ONCE=TILES_AT_ONCE,
+    strides = (*epilogue.strides, int(next_scale.shape[0] > 1))
+    shapes = (codes.shape[:-1].numel(), *weight.shape)
+    launch = _launch_of(*shapes, strides, float(largest), offset, tile or TILE)
+    output = codes.new_empty((*codes.shape[:-1], weight.shape[0] // 2))
+    of_output = [table.contiguous() for table in tables]
+    launch(codes.contiguous(), weight.contiguous(), output, *epilogue.tables, *of_output)
+    return output
+
+
+@lru_cache(KEPT)
+def _launch_of(
+    n_rows: int,
+    out: int,
+    channels: int,
+    strides: tuple[int, int, int],
+    largest: float,
+    offset: int | None,
+    tile: Tile,
+) -> Launch:
+    """The launch of ``gated_product``, of a weight ``[out, channels]``; strides are of tables."""
+    n_codes = out // 2
+    tiles = triton.cdiv(n_rows, tile.rows) * triton.cdiv(n_codes, tile.columns)
+    sizes = (n_rows, n_codes, channels, *strides)
+    constants = (largest, offset, tile.rows, tile.columns, tile.inputs, TILES_AT_ONCE)
+    return Launch(
+        gated_product,
+        (tiles,),
+        (*sizes, *constants),
+        [
+            Boxes((n_rows, channels), (tile.rows, tile.inputs)),
+            Boxes((out, channels), (tile.columns, tile.inputs)),
+            Boxes((n_rows, n_codes), (tile.rows, tile.columns)),
+        ],
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return output.view(*codes.shape[:-1], n_codes)
 
 
 def _suits(codes: Tensor, weight: Tensor, zero_point: Tensor, offset: int | None) -> bool:

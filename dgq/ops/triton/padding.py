@@ -1,10 +1,13 @@
 """Images with padding: which pixel each padded one is, and codes of zero around codes."""
 
+from functools import lru_cache
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dgq.ops.reference import padded_shape
+from dgq.ops.triton.launch import KEPT, Launch
 
 PIXELS, CHANNELS = 16, 128
 """That one program copies."""
@@ -23,19 +26,23 @@ def unpadded(pixel, n_pixels, height, width, PAD_H: tl.constexpr, PAD_W: tl.cons
 
 def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
     """As ``reference.pad``."""
-    codes = codes.contiguous()
-    _, height, width, channels = codes.shape
     padded = codes.new_empty(padded_shape(codes, padding))
-    n_pixels = padded.numel() // channels
-    if n_pixels == 0:
-        return padded
-    grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
-    with_own = of_zero.shape[0] > 1
-    _pad[grid](
-        *(codes, of_zero.contiguous(), padded, n_pixels, height, width, channels),
-        *(channels if with_own else 0, *padding, PIXELS, CHANNELS),
-    )
+    if padded.numel() > 0:
+        launch = _launch_of(codes.shape, padded.numel(), of_zero.shape[0] > 1, *padding)
+        launch(codes.contiguous(), of_zero.contiguous(), padded)
     return padded
+
+
+@lru_cache(KEPT)
+def _launch_of(
+    codes: tuple[int, int, int, int], n_padded: int, with_own: bool, up: int, left: int
+) -> Launch:
+    """The launch of ``_pad``; ``with_own`` where each sample has codes of zero of its own."""
+    _, height, width, channels = codes
+    n_pixels = n_padded // channels
+    grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
+    sizes = (n_pixels, height, width, channels, channels if with_own else 0)
+    return Launch(_pad, grid, (*sizes, up, left, PIXELS, CHANNELS))
 
 
 @triton.jit

@@ -18,7 +18,7 @@ EXPANDED_FROM = 1024
 A guess until it is measured: each of 16 tiles of rows would unpack the same weight.
 """
 
-POINT = Window([1, 1], [1, 1], [0, 0], [1, 1], 1)
+POINT = Window((1, 1), (1, 1), (0, 0), (1, 1), 1)
 """Of a linear layer."""
 
 
@@ -64,7 +64,7 @@ def int_conv2d(
         return reference.int_conv2d(*operands, *shape, dtype, residual)
     plain = Operand(weight.permute(0, 2, 3, 1).contiguous())
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
-    window = Window(kernel, stride, [0, 0], dilation, groups)
+    window = Window(tuple(kernel), tuple(stride), (0, 0), tuple(dilation), groups)
     return convolve(codes.contiguous(), plain, epilogue, window, dtype, tile)
 
 
@@ -91,10 +91,10 @@ def int_conv2d_packed(
     """As ``reference.int_conv2d_packed``, of signed codes."""
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
-    window = Window(kernel, stride, [0, 0], dilation, groups)
+    window = Window(tuple(kernel), tuple(stride), (0, 0), tuple(dilation), groups)
     image, operand = as_image(codes), Operand(*weight)
     by_boxes = tile is None and has_copy_engine(image)
-    if by_boxes or n_rows(image, window) >= expanded_from:
+    if by_boxes or n_rows(image.shape, window) >= expanded_from:
         operand = Operand(expanded(weight, image.shape[-1] // groups, groups, None, torch.int8))
     return as_given(convolve(image, operand, epilogue, window, dtype, tile), codes)
 
@@ -117,9 +117,9 @@ def conv2d_packed(
 ) -> Tensor:
     """As ``reference.conv2d_packed``, of 16-bit activations."""
     weight = PackedWeight(packed, zero_point, None, shift, group_size)
-    window = Window(kernel, stride, padding, dilation, groups)
+    window = Window(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
     image = as_image(x)
-    if n_rows(image, window) < expanded_from:
+    if n_rows(image.shape, window) < expanded_from:
         epilogue = Epilogue(weight_scale, None, bias[None], None)
         return as_given(convolve(image, Operand(*weight), epilogue, window, x.dtype, tile), x)
     full = expanded(weight, x.shape[-1] // groups, groups, weight_scale, x.dtype)

@@ -1,11 +1,14 @@
 """Quantization of an activation in one pass: divide, round, add, clamp, multiply, pad."""
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dgq.ops import reference
+from dgq.ops.triton.launch import KEPT, Launch
 from dgq.ops.triton.padding import unpadded
 
 ROUNDING = tl.constexpr(1.5 * 2**23)
@@ -33,27 +36,34 @@ def quantize(
     tables = (scale, multiple, zero_point, factor, step)
     if zero_point.dtype != torch.int16 or x.numel() == 0:
         return reference.quantize(x, *tables, largest, padding, offset)
-    x = x.contiguous()
-    height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // x.shape[-1])
-    up, left = padding or (0, 0)
     shape, dtype = reference.padded_shape(x, padding), reference.code_dtype(offset)
     codes = x.new_empty(shape, dtype=dtype)
-    channels = x.shape[-1]
-    n_pixels = codes.numel() // channels
-    grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
-    _quantize[grid](
-        *(x, *(table.contiguous() for table in tables), codes),
-        *(n_pixels, height, width, channels),
-        LARGEST=float(largest),
-        OFFSET=offset or 0,
-        PAD_H=up,
-        PAD_W=left,
-        PER_STEP=scale.shape[0] > 1,
-        PER_ROW=scale.shape[0] > 1 and step.shape[0] > 1,
-        BLOCK_P=PIXELS,
-        BLOCK_C=CHANNELS,
-    )
+    up, left = padding or (0, 0)
+    steps = (scale.shape[0] > 1, scale.shape[0] > 1 and step.shape[0] > 1)
+    launch = _launch_of(x.shape, codes.numel(), up, left, float(largest), offset or 0, *steps)
+    launch(x.contiguous(), *[table.contiguous() for table in tables], codes)
     return codes
+
+
+@lru_cache(KEPT)
+def _launch_of(
+    x: torch.Size,
+    n_codes: int,
+    up: int,
+    left: int,
+    largest: float,
+    offset: int,
+    per_step: bool,
+    per_row: bool,
+) -> Launch:
+    """The launch of ``_quantize`` for an activation of a shape; ``up`` and ``left`` are padding."""
+    channels = x[-1]
+    height, width = x[1:3] if len(x) == reference.IMAGE else (1, x[1:-1].numel())
+    n_pixels = n_codes // channels
+    grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
+    sizes = (n_pixels, height, width, channels)
+    constants = (largest, offset, up, left, per_step, per_row, PIXELS, CHANNELS)
+    return Launch(_quantize, grid, (*sizes, *constants))
 
 
 @triton.jit

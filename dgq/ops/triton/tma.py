@@ -14,14 +14,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dgq.ops.triton.epilogue import Epilogue, finished
+from dgq.ops.triton.launch import ALIGNMENT, KEPT, Boxes, Launch
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 from dgq.ops.triton.window import Window
-
-ALIGNMENT = 16
-"""Bytes that the strides of what the engine copies are multiples of."""
 
 MOST_PIXELS = 256
 """Of a box, along each dimension."""
@@ -125,19 +122,19 @@ def product_of_boxes(
     out_desc.store([tl.program_id(1), first_sample, top, left, first_column], output)
 
 
-def suits(x: Tensor, weight: Tensor, window: Window, tile_inputs: int) -> bool:
+def suits(x: tuple[int, ...], weight: tuple[int, ...], window: Window, tile_inputs: int) -> bool:
     """Whether the copy engine can load the boxes of a product.
 
     Args:
-        x: int8 ``[batch, height, width, channels]``.
-        weight: int8 ``[out, ..., channels]``, taps in between.
+        x: the shape ``[batch, height, width, channels]`` of bytes.
+        weight: the shape ``[out, ..., channels]`` of bytes, taps in between.
         window: of the convolution.
         tile_inputs: channels that a tile loads at a time.
     """
-    stride, channels = window.stride[0], x.shape[-1]
-    aligned = channels % ALIGNMENT == 0 and weight.shape[0] * 2 % ALIGNMENT == 0
+    stride, channels = window.stride[0], x[-1]
+    aligned = channels % ALIGNMENT == 0 and weight[0] * 2 % ALIGNMENT == 0
     plain = window.groups == 1 and {*window.dilation} == {1} and not any(window.padding)
-    whole = {*window.stride} == {stride} and not any(n % stride for n in x.shape[1:3])
+    whole = {*window.stride} == {stride} and not any(n % stride for n in x[1:3])
     # With a stride, channels beyond the last are those of the next pixel.
     return aligned and plain and whole and (stride == 1 or channels % tile_inputs == 0)
 
@@ -155,48 +152,64 @@ def convolve_boxes(
         dtype: of the output.
         tile: to compute at a time.
     """
-    shape = (x.shape[0], *window.output(*x.shape[1:3]), weight.shape[0])
-    if window.is_point and not epilogue.per_row:
-        x = x.view(1, 1, -1, x.shape[-1])  # whatever their sample, so that boxes are full
-    batch, height, width, channels = x.shape
+    out = weight.shape[0]
+    launch = _launch_of(x.shape, out, window, epilogue.strides, epilogue.per_row, tile)
+    down, right = window.output(*x.shape[1:3])
+    output = x.new_empty((x.shape[0], down, right, out), dtype=dtype)
+    if tile.parts == 1:
+        residual = None if epilogue.residual is None else epilogue.residual.view(output.shape)
+        launch(x, weight, residual, output, *epilogue.tables)
+        return output
+    sums = x.new_empty((tile.parts, output.numel() // out, out), dtype=torch.int32)
+    launch(x, weight, None, sums, *epilogue.tables)
+    epilogue.add_parts(sums, output, down * right)
+    return output
+
+
+@lru_cache(KEPT)
+def _launch_of(
+    x: tuple[int, ...],
+    out: int,
+    window: Window,
+    strides: tuple[int, int],
+    per_sample: bool,
+    tile: Tile,
+) -> Launch:
+    """The launch of ``product_of_boxes``.
+
+    Args:
+        x: the shape ``[batch, height, width, channels]`` of the codes.
+        out: channels of the output.
+        window: of the convolution.
+        strides: of the epilogue's tables.
+        per_sample: whether each sample has its own step.
+        tile: to compute at a time.
+    """
+    batch, height, width, channels = x
+    if window.is_point and not per_sample:  # whatever their sample, so that boxes are full
+        batch, height, width = 1, 1, batch * height * width
     down, right = window.output(height, width)
-    out, stride = weight.shape[0], window.stride[0]
-    output = x.new_empty((1, batch, down, right, out), dtype=dtype)
-    written = output
-    if tile.parts > 1:
-        written = x.new_empty((tile.parts, *output.shape[1:]), dtype=torch.int32)
+    stride = window.stride[0]
     box = box_of(tile.rows, batch, down, right)
-    boxes = [triton.cdiv(n, size) for n, size in zip(output.shape[1:4], box, strict=True)]
-    phases = x.view(batch, height // stride, stride, width // stride, stride * channels)
-    rows = weight.view(out, -1)
-    residual = None
-    if epilogue.residual is not None and tile.parts == 1:
-        residual = described(epilogue.residual.view(output.shape), [1, *box, tile.columns])
-    n_tiles = boxes[0] * boxes[1] * boxes[2] * triton.cdiv(out, tile.columns)
-    product_of_boxes[(n_tiles, tile.parts)](
-        described(phases, [box.samples, box.height, 1, box.width, tile.inputs]),
-        described(rows, [tile.columns, tile.inputs]),
-        residual,
-        described(written, [1, *box, tile.columns]),
-        *epilogue.tables,
-        *(batch, boxes[1], boxes[2], boxes[0], out, channels, *epilogue.strides),
-        **{"KERNEL_H": window.kernel[0], "KERNEL_W": window.kernel[1], "STRIDE": stride},
-        **{"SAMPLES": box.samples, "HEIGHT": box.height, "WIDTH": box.width},
-        **{"BLOCK_N": tile.columns, "BLOCK_K": tile.inputs},
-        **{"num_warps": tile.warps, "num_stages": tile.stages},
-        PER_SAMPLE=epilogue.per_row,
-        PARTS=tile.parts,
-        TILES_AT_ONCE=TILES_AT_ONCE,
+    boxes = [triton.cdiv(n, size) for n, size in zip((batch, down, right), box, strict=True)]
+    phases = (batch, height // stride, stride, width // stride, stride * channels)
+    of_output = Boxes((tile.parts, batch, down, right, out), (1, *box, tile.columns))
+    return Launch(
+        product_of_boxes,
+        (boxes[0] * boxes[1] * boxes[2] * triton.cdiv(out, tile.columns), tile.parts),
+        (
+            *(batch, boxes[1], boxes[2], boxes[0], out, channels, *strides),
+            *(*window.kernel, stride, per_sample, tile.parts, *box),
+            *(tile.columns, tile.inputs, TILES_AT_ONCE),
+        ),
+        [
+            Boxes(phases, (box.samples, box.height, 1, box.width, tile.inputs)),
+            Boxes((out, math.prod(window.kernel) * channels), (tile.columns, tile.inputs)),
+            *(of_output, of_output),
+        ],
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
-    if tile.parts > 1:
-        sums = written.view(tile.parts, -1, out)
-        epilogue.add_parts(sums, output.view(-1, out), down * right)
-    return output.view(shape)
-
-
-def described(tensor: Tensor, box: list[int]) -> TensorDescriptor:
-    """A contiguous tensor and the boxes that are copied of it."""
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box)
 
 
 @lru_cache

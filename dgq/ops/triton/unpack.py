@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgq.ops.packed_weight import PackedWeight
+from dgq.ops.triton.launch import KEPT, Launch
 
 ROWS, BYTES = 32, 64
 """That one program unpacks, of one tap."""
@@ -58,18 +59,24 @@ def expanded(
         scale: of each output channel; None for whole numbers.
         dtype: int8, or a floating-point one.
     """
-    out, taps, half = weight.codes.shape
+    out, taps, _ = weight.codes.shape
     full = weight.codes.new_empty((out, taps, channels), dtype=dtype)
-    grid = (groups * triton.cdiv(out // groups, ROWS), taps, triton.cdiv(half, BYTES))
-    _expand[grid](
-        *(weight.codes, weight.zero_point, weight.factor, weight.shift, scale, full),
-        *(out // groups, channels, half, 0 if weight.shift is None else weight.shift.shape[1]),
-        TAPS=taps,
-        GROUP_SIZE=weight.group_size,
-        BLOCK_N=ROWS,
-        BLOCK_K=BYTES,
-    )
+    n_shifts = 0 if weight.shift is None else weight.shift.shape[1]
+    launch = _launch_of(weight.codes.shape, channels, groups, n_shifts, weight.group_size)
+    launch(*weight[:4], scale, full)
     return full
+
+
+@lru_cache(KEPT)
+def _launch_of(
+    codes: tuple[int, int, int], channels: int, groups: int, n_shifts: int, group_size: int
+) -> Launch:
+    """The launch of ``_expand``, of packed codes of a shape."""
+    out, taps, half = codes
+    rows = out // groups
+    grid = (groups * triton.cdiv(rows, ROWS), taps, triton.cdiv(half, BYTES))
+    constants = (taps, group_size, ROWS, BYTES)
+    return Launch(_expand, grid, (rows, channels, half, n_shifts, *constants))
 
 
 def unpack(
@@ -257,7 +264,7 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-@lru_cache(1024)
+@lru_cache(KEPT)
 def tables(jobs: Sequence[Job], device: torch.device) -> tuple[Tensor, Tensor]:
     """The jobs, int64 ``[jobs, fields]``, and which of them each program works on, int32."""
     counts = torch.tensor([job.programs for job in jobs])

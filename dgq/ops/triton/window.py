@@ -6,20 +6,19 @@ from typing import NamedTuple
 class Window(NamedTuple):
     """What of an image a pixel of the output sees."""
 
-    kernel: list[int]
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output."""
-        sizes = (height, width), self.kernel, self.stride, self.padding, self.dilation
-        down, right = (
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(*sizes, strict=True)
-        )
-        return down, right
+        return self._along(0, height), self._along(1, width)
+
+    def _along(self, axis: int, size: int) -> int:
+        seen = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+        return (size + 2 * self.padding[axis] - seen) // self.stride[axis] + 1
 
     @property
     def is_point(self) -> bool:

@@ -30,7 +30,7 @@ def whole(*sizes: int, seed: int = 0) -> torch.Tensor:
 
 
 def window(kernel: int, stride: int = 1) -> Window:
-    return Window([kernel] * 2, [stride] * 2, [0, 0], [1, 1], 1)
+    return Window((kernel, kernel), (stride, stride), (0, 0), (1, 1), 1)
 
 
 @given(
@@ -64,7 +64,7 @@ def test_sums_equal_those_of_64_bits(
     codes = whole(batch, *(n + -n % stride for n in grown), channels)
     weight = whole(out, kernel, kernel, channels, seed=1)
     tile = Tile(rows, 32, 16, parts=parts)
-    assert suits(codes, weight, window(kernel, stride), tile.inputs)
+    assert suits(codes.shape, weight.shape, window(kernel, stride), tile.inputs)
     n_steps = batch if per_sample else 1
     scale = torch.arange(1.0, n_steps + 1, device=DEVICE)
     bias = torch.arange(float(n_steps * out), device=DEVICE).view(n_steps, out)
@@ -86,16 +86,16 @@ def test_sums_equal_those_of_64_bits(
         ((1, 4, 4, 24), window(3), 16),  # rows of 24 bytes
         ((1, 5, 5, 32), window(3, 2), 16),  # an odd height
         ((1, 4, 4, 48), window(3, 2), 32),  # channels beyond the last are the next pixel's
-        ((1, 6, 6, 32), window(3)._replace(dilation=[2, 2]), 16),
-        ((1, 4, 4, 32), window(3)._replace(padding=[1, 1]), 16),
+        ((1, 6, 6, 32), window(3)._replace(dilation=(2, 2)), 16),
+        ((1, 4, 4, 32), window(3)._replace(padding=(1, 1)), 16),
         ((1, 4, 4, 32), window(3)._replace(groups=2), 16),
     ],
 )
 def test_what_the_engine_cannot_load_is_left_to_the_other_kernel(
     size: tuple[int, ...], given_window: Window, inputs: int
 ) -> None:
-    weight = whole(16, 3, 3, size[-1] // given_window.groups)
-    assert not suits(whole(*size), weight, given_window, inputs)
+    weight = (16, 3, 3, size[-1] // given_window.groups)
+    assert not suits(size, weight, given_window, inputs)
 
 
 @given(

@@ -1,0 +1,103 @@
+"""Kernels that are launched again and again with the same shapes, at little cost.
+
+Triton's ``kernel[grid](...)`` examines every argument to find what it compiled for such arguments,
+which takes a CPU longer than most of our kernels take a GPU.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+ALIGNMENT = 16
+"""Bytes, of the addresses that kernels are compiled for, and of what the copy engine loads."""
+
+KEPT = 1024
+"""Launches of a kind that are kept, the latest; a UNet has some dozens for each size of images."""
+
+
+class Boxes(NamedTuple):
+    """A contiguous tensor as the copy engine sees it.
+
+    Args:
+        shape: that it is seen in.
+        box: of it that is copied at a time.
+    """
+
+    shape: tuple[int, ...]
+    box: tuple[int, ...]
+
+    def strides(self) -> list[int]:
+        """Elements between neighbours along each dimension."""
+        strides = [1]
+        for size in reversed(self.shape[1:]):
+            strides.append(strides[-1] * size)
+        return strides[::-1]
+
+
+class Launch:
+    """A kernel with all that it takes beside tensors.
+
+    All that Triton compiles for beside numbers is types of tensors and whether their addresses are
+    multiples of 16. What it compiled is kept for those that are; for others it searches each time.
+
+    Args:
+        kernel: of Triton.
+        grid: programs along up to three axes.
+        numbers: that the kernel takes after its tensors, in its order.
+        boxes: how the copy engine sees the first of its tensors.
+        options: of Triton: warps, stages.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        grid: Sequence[int],
+        numbers: Sequence[float | None],
+        boxes: Sequence[Boxes] = (),
+        **options: int,
+    ) -> None:
+        self.kernel, self.options = kernel, options
+        self.grid = (*grid, 1, 1)[:3]
+        self.numbers = tuple(numbers)
+        self.views = [([*seen.shape], seen.strides(), [*seen.box]) for seen in boxes]
+        self._compiled: dict[tuple[Any, ...] | None, Callable[..., None]] = {}
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """Launch it; tensors are contiguous, and there is a first one, on the current device."""
+        kinds: list[Any] = [tensors[0].device]  # type: ignore[union-attr]
+        addresses = 0
+        for tensor in tensors:
+            if tensor is None:
+                kinds.append(None)
+            else:
+                kinds.append(tensor.dtype)
+                addresses |= tensor.data_ptr()
+        key = tuple(kinds) if addresses % ALIGNMENT == 0 else None
+        run = self._compiled.get(key)
+        if run is not None:
+            run(*self._described(tensors, Checked), *self.numbers)
+            return
+        described = self._described(tensors, TensorDescriptor)
+        compiled = self.kernel[self.grid](*described, *self.numbers, **self.options)
+        if key is not None and compiled is not None:  # as it is from Triton's interpreter
+            self._compiled[key] = compiled[self.grid]
+
+    def _described(
+        self, tensors: tuple[Tensor | None, ...], kind: type[TensorDescriptor]
+    ) -> tuple[Any, ...]:
+        if not self.views:
+            return tensors
+        boxes = [
+            None if tensor is None else kind(tensor, *view)
+            for tensor, view in zip(tensors, self.views, strict=False)
+        ]
+        return (*boxes, *tensors[len(boxes) :])
+
+
+class Checked(TensorDescriptor):
+    """A descriptor of what was checked when the kernel was compiled: shape, box, alignment."""
+
+    def __post_init__(self) -> None:
+        """Check nothing again, which would take as long as all else of a launch."""
