@@ -151,6 +151,6 @@ def test_gpus_with_a_copy_engine_gate_in_the_product(
     from dgq.inference.products.gpu import GpuProducts
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
-monkeypatch.setattr(gpu, "has_copy_engine", gpu.has_copy_engine.__wrapped__)  # not cached
+    monkeypatch.setattr(gpu, "has_copy_engine", gpu.has_copy_engine.__wrapped__)  # not cached
     assert GpuProducts(torch.device("cuda")).copies_boxes is gates
     assert gpu.has_copy_engine(torch.device("cuda")) is gates
