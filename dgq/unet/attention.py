@@ -114,6 +114,8 @@ class QuantizedAttention(TakesProcessors, Attention):
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
+        if isinstance(self.key_quantizer, nn.Identity):
+            return key  # not taken apart to keep what nothing changes
         return but_start(self.key_quantizer, key, 1) if self.keep_start else self.key_quantizer(key)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
