@@ -1,13 +1,14 @@
 """Integer products on a GPU: s8 codes, 4-bit weights that stay packed in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits, group_factors, largest_exponent
-from dgq.inference.geometry import ConvGeometry, Geometry
+from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
 from dgq.inference.products.whole_weight import WholeWeight
@@ -23,7 +24,7 @@ from dgq.ops import (
     residual_fusion,
     unpack,
 )
-from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
+from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
 
 PACKED_BITS = 4
 """Up to which two codes share a byte."""
@@ -63,37 +64,35 @@ class ByteWeight(WholeWeight):
         """In the order of the stored codes."""
         return self.tensor.reshape(self.geometry.out_channels, -1)
 
+    def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
+        """Where all are of bytes."""
+        tensors = [other.tensor for other in others if isinstance(other, ByteWeight)]
+        return self._of(torch.cat([self.tensor, *tensors])) if len(tensors) == len(others) else None
+
+    def rows(self, rows: slice) -> ProductWeight:
+        """A view of the bytes."""
+        return self._of(self.tensor[rows])
+
+    def _of(self, tensor: Tensor) -> ProductWeight:
+        return ByteWeight(tensor, LinearGeometry(tensor.shape[1], tensor.shape[0]), self.gates)
+
 
 class NibbleWeight(AloneWeight):
     """Two weights in a byte; kernels multiply them by their factors as they unpack them.
 
     Args:
-        layer: with codes of at most 4 bits.
-        factor: of each input channel, or None for 1.
+        packed: codes of at most 4 bits.
+        geometry: of the layer.
         gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
     """
 
-    def __init__(self, layer: PackedLayer, factor: Tensor | None, gates: bool = False) -> None:
-        self.geometry, self.gates = layer.geometry, gates
-        exponent, largest = layer.exponent, largest_exponent(layer.exponent)
-        shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
-        self.packed = PackedWeight(
-            packed_for_kernels(layer.codes, self.channels, self.taps, layer.weight_bits),
-            layer.zero_point.to(torch.int8),
-            None if factor is None or bool((factor == 1).all()) else factor.to(torch.int8),
-            None if shift is None else shift.to(torch.uint8),
-            layer.settings.group_size,
-        )
+    def __init__(self, packed: PackedWeight, geometry: Geometry, gates: bool = False) -> None:
+        self.packed, self.geometry, self.gates = packed, geometry, gates
 
     @property
     def channels(self) -> int:
         """That an output channel sees."""
         return self.geometry.weight_shape[1]
-
-    @property
-    def taps(self) -> int:
-        """Of the window."""
-        return self.window[0][0] * self.window[0][1]
 
     @property
     def window(
@@ -137,6 +136,40 @@ class NibbleWeight(AloneWeight):
     def whole_numbers(self) -> Tensor:
         """Unpacked."""
         return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
+
+    def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
+        """Where all are packed, with groups of the same size."""
+        weights = [other.packed for other in others if isinstance(other, NibbleWeight)]
+        packed = stacked([self.packed, *weights]) if len(weights) == len(others) else None
+        return None if packed is None else self._of(packed)
+
+    def rows(self, rows: slice) -> ProductWeight:
+        """Views of the codes, zero points and shifts."""
+        return self._of(self.packed.rows(rows))
+
+    def _of(self, packed: PackedWeight) -> ProductWeight:
+        return NibbleWeight(
+            packed, LinearGeometry(self.channels, packed.codes.shape[0]), self.gates
+        )
+
+
+def nibbles_of(layer: PackedLayer, factor: Tensor | None) -> PackedWeight:
+    """The weight of a layer with codes of at most 4 bits, as kernels read it.
+
+    Args:
+        layer: in its stored form.
+        factor: of each input channel, or None for 1.
+    """
+    channels, *kernel = layer.geometry.weight_shape[1:]
+    exponent, largest = layer.exponent, largest_exponent(layer.exponent)
+    shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
+    return PackedWeight(
+        packed_for_kernels(layer.codes, channels, prod(kernel), layer.weight_bits),
+        layer.zero_point.to(torch.int8),
+        None if factor is None or bool((factor == 1).all()) else factor.to(torch.int8),
+        None if shift is None else shift.to(torch.uint8),
+        layer.settings.group_size,
+    )
 
 
 def is_at_one_step(x: QuantizedTensor) -> bool:
@@ -222,7 +255,7 @@ class GpuProducts(Products):
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Packed up to 4 bits, else folded."""
         if layer.weight_bits <= PACKED_BITS:
-            return NibbleWeight(layer, factor, self.gates)
+            return NibbleWeight(nibbles_of(layer, factor), layer.geometry, self.gates)
         return ByteWeight(folded, layer.geometry, self.gates)
 
     def weight_alone(self, layer: PackedLayer) -> AloneWeight | None:
@@ -231,4 +264,6 @@ class GpuProducts(Products):
             return None
         factors = group_factors(layer.group_exponents(), largest_exponent(layer.exponent))
         whole = layer.centred_codes().to(torch.int32) * factors
-        return NibbleWeight(layer, None) if fits(whole, 1) else None
+        if not fits(whole, 1):
+            return None
+        return NibbleWeight(nibbles_of(layer, None), layer.geometry)
