@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.attention import QuantizedAttention
 from tests.on_top.loras import lora
-from tests.quantized_models import TIMESTEPS, Calibrated, decibels
+from tests.quantized_models import SETTINGS, TIMESTEPS, Calibrated, calibrated, decibels
 from tests.triton_kernels import ProductsHere, kernels_for_cpu_tensors
 
 pytestmark = pytest.mark.skipif(
@@ -33,9 +34,11 @@ GPU = ProductsHere()
 N_ATTENTIONS = 8
 """Of the micro UNet: self- and cross-attention of four transformer blocks."""
 
-JOINED = ("exponents", "exponents a6", "multiples", "w8a8 symmetric", "absorbed", "nothing kept")
-"""Settings with which all attentions have joint products, of 4 and 8 bits, q, k and v quantized
-or not."""
+JOINED = (
+    *("exponents", "exponents scores", "exponents a6", "multiples", "nothing kept"),
+    *("w8a8 symmetric", "absorbed"),
+)
+"""Settings with which all attentions have joint products: of 4 bits, then of 8."""
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +123,16 @@ def test_layers_that_need_more_than_their_tables_stay_apart(
 ) -> None:
     unet = load_quantized_unet(calibrated_as(name).folder, "integer", torch.float32)
     assert joints_of(unet) == set()
+
+
+@torch.no_grad()
+def test_a_text_whose_start_token_is_kept_is_multiplied_in_floating_point(tmp_path: Path) -> None:
+    activations = replace(SETTINGS["absorbed"].activations, keep_start_token=True)
+    found = calibrated(replace(SETTINGS["absorbed"], activations=activations), tmp_path)
+    unet: Any = load_quantized_unet(found.folder, "integer", torch.float32)
+    assert attention_of(unet).to_q.joint in joints_of(unet)
+    assert len(joints_of(unet)) == N_ATTENTIONS // 2
+    assert decibels(found.output, unet(**found.call)[0]) > 60
 
 
 @torch.no_grad()
