@@ -1,189 +1,20 @@
 """Integer products on a GPU: s8 codes, 4-bit weights that stay packed in memory."""
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits, group_factors, largest_exponent
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
+from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight, nibbles_of
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
-from dgq.inference.products.whole_weight import WholeWeight
-from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.ops import (
-    conv2d_packed,
-    gpu,
-    int_conv2d_packed,
-    int_linear_gated,
-    pad,
-    quantize,
-    reference,
-    residual_fusion,
-    unpack,
-)
-from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
+from dgq.ops import gpu, pad, quantize, reference, residual_fusion
 
 PACKED_BITS = 4
 """Up to which two codes share a byte."""
 
 LARGEST_SIGNED = 127
-
-WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
-"""Kernel, stride, padding, dilation and groups of a linear layer."""
-
-
-class ByteWeight(WholeWeight):
-    """A byte for each weight, in the order in which kernels multiply them: channels last.
-
-    Args:
-        folded: int8 ``[out, n]``.
-        geometry: of the layer.
-        gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
-    """
-
-    def __init__(self, folded: Tensor, geometry: Geometry, gates: bool = False) -> None:
-        self.gates = gates
-        tensor = folded
-        if isinstance(geometry, ConvGeometry):
-            images = folded.view(geometry.weight_shape)
-            tensor = images.contiguous(memory_format=torch.channels_last)
-        super().__init__(tensor, geometry)
-
-    def multiply_gated(
-        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
-    ) -> QuantizedTensor:
-        """In one kernel, where the device has it and all samples are at one step."""
-        if not (self.gates and is_at_one_step(x)):
-            return super().multiply_gated(x, weight_scale, bias, reader)
-        return gated(x, self.tensor, weight_scale, bias, reader)
-
-    def whole_numbers(self) -> Tensor:
-        """In the order of the stored codes."""
-        return self.tensor.reshape(self.geometry.out_channels, -1)
-
-    def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
-        """Where all are of bytes."""
-        tensors = [other.tensor for other in others if isinstance(other, ByteWeight)]
-        return self._of(torch.cat([self.tensor, *tensors])) if len(tensors) == len(others) else None
-
-    def rows(self, rows: slice) -> ProductWeight:
-        """A view of the bytes."""
-        return self._of(self.tensor[rows])
-
-    def _of(self, tensor: Tensor) -> ProductWeight:
-        return ByteWeight(tensor, LinearGeometry(tensor.shape[1], tensor.shape[0]), self.gates)
-
-
-class NibbleWeight(AloneWeight):
-    """Two weights in a byte; kernels multiply them by their factors as they unpack them.
-
-    Args:
-        packed: codes of at most 4 bits.
-        geometry: of the layer.
-        gates: whether the product of a GEGLU, its gate and the quantization are one kernel.
-    """
-
-    def __init__(self, packed: PackedWeight, geometry: Geometry, gates: bool = False) -> None:
-        self.packed, self.geometry, self.gates = packed, geometry, gates
-
-    @property
-    def channels(self) -> int:
-        """That an output channel sees."""
-        return self.geometry.weight_shape[1]
-
-    @property
-    def window(
-        self,
-    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], int]:
-        """Kernel, stride, padding, dilation and groups."""
-        conv = self.geometry
-        if not isinstance(conv, ConvGeometry):
-            return WINDOW_OF_POINT
-        return conv.kernel, conv.stride, conv.padding, conv.dilation, conv.groups
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Codes, zero points, factors and shifts."""
-        return tuple(tensor for tensor in self.packed[:4] if tensor is not None)
-
-    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights."""
-        kernel, stride, _, dilation, groups = self.window
-        shape = (kernel, stride, dilation, groups)
-        tables = (weight_scale, x.scale, bias, x.step)
-        output: Tensor = int_conv2d_packed(x.codes, *self.packed, *tables, *shape, x.dtype)
-        return output
-
-    def multiply_gated(
-        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
-    ) -> QuantizedTensor:
-        """In one kernel once the weight is unpacked, where all samples are at one step."""
-        if not (self.gates and is_at_one_step(x)):
-            return super().multiply_gated(x, weight_scale, bias, reader)
-        whole = unpack(*self.packed, self.channels).flatten(1)
-        return gated(x, whole, weight_scale, bias, reader)
-
-    def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights and activations in floating point."""
-        codes, zero_point, _, shift, group_size = self.packed
-        weight = (codes, zero_point, shift, group_size, weight_scale, bias)
-        output: Tensor = conv2d_packed(x, *weight, *self.window)
-        return output
-
-    def whole_numbers(self) -> Tensor:
-        """Unpacked."""
-        return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
-
-    def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
-        """Where all are packed, with groups of the same size."""
-        weights = [other.packed for other in others if isinstance(other, NibbleWeight)]
-        packed = stacked([self.packed, *weights]) if len(weights) == len(others) else None
-        return None if packed is None else self._of(packed)
-
-    def rows(self, rows: slice) -> ProductWeight:
-        """Views of the codes, zero points and shifts."""
-        return self._of(self.packed.rows(rows))
-
-    def _of(self, packed: PackedWeight) -> ProductWeight:
-        return NibbleWeight(
-            packed, LinearGeometry(self.channels, packed.codes.shape[0]), self.gates
-        )
-
-
-def nibbles_of(layer: PackedLayer, factor: Tensor | None) -> PackedWeight:
-    """The weight of a layer with codes of at most 4 bits, as kernels read it.
-
-    Args:
-        layer: in its stored form.
-        factor: of each input channel, or None for 1.
-    """
-    channels, *kernel = layer.geometry.weight_shape[1:]
-    exponent, largest = layer.exponent, largest_exponent(layer.exponent)
-    shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
-    return PackedWeight(
-        packed_for_kernels(layer.codes, channels, prod(kernel), layer.weight_bits),
-        layer.zero_point.to(torch.int8),
-        None if factor is None or bool((factor == 1).all()) else factor.to(torch.int8),
-        None if shift is None else shift.to(torch.uint8),
-        layer.settings.group_size,
-    )
-
-
-def is_at_one_step(x: QuantizedTensor) -> bool:
-    """Whether all samples are at the same step of the sampler."""
-    return x.step.shape[0] == 1
-
-
-def gated(
-    x: QuantizedTensor, weight: Tensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
-) -> QuantizedTensor:
-    """``ProductWeight.multiply_gated`` in one kernel, with an int8 weight ``[2 out, in]``."""
-    operands = (x.codes, weight, weight_scale, x.scale, bias, x.step)
-    codes = int_linear_gated(*operands, *reader.tables, reader.largest, reader.offset)
-    return QuantizedTensor(codes, reader.scale, x.step, x.dtype)
 
 
 class GpuProducts(Products):
