@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.integer_layer import IntegerLayer
-from dgq.unet.readers import innermost, unwrapped
+from dgq.unet.readers import innermost, is_hooked, unwrapped
 
 N_MODULES = 3
 """Of a block without a final dropout: a gate, a dropout, a layer."""
@@ -60,11 +60,6 @@ def is_gated(block: FeedForward) -> bool:
     gate, dropout, last = block.net
     layers = (unwrapped(gate.proj), unwrapped(last))
     return all(map(multiplies, layers)) and not any(map(is_hooked, (gate, dropout, *layers)))
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether hooks of a module, torch's or those of accelerate and diffusers, see its calls."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def multiplies(layer: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.feed_forward import hand_over_codes_, hand_over_floats_
 from dgq.inference.integer_layer import IntegerLayer, fold
+from dgq.inference.joint_product import join_
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.inference.live_input import LiveInput
@@ -107,10 +108,12 @@ def fold_readers_(
         return Counter({TOO_WIDE: len(frozen)})
     quantizer.prepare_(channels, products)
     quantizer.emits_codes = packed[0].input_quantizer is None
+    kind, made = integer_kind(quantizer), []
     for name, layer, weight in zip(names, packed, folded, strict=True):
         assert weight is not None
-        kind = integer_kind(quantizer)
-        unet.set_submodule(name, kind(layer, quantizer, weight, products).eval())
+        made.append(kind(layer, quantizer, weight, products).eval())
+        unet.set_submodule(name, made[-1])
+    join_(made)
     return Counter()
 
 

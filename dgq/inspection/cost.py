@@ -81,11 +81,11 @@ def resident_bytes(unet: nn.Module) -> int:
 
     Packed codes count as they are, weights folded for a CPU with a byte each.
     """
-    tensors = {id(t): t for t in (*unet.parameters(), *unet.buffers())}
     folded = [
         t for m in unet.modules() if isinstance(m, KernelLayer) for t in m.kernel_weight.tensors
     ]
-    return sum(t.numel() * t.element_size() for t in (*tensors.values(), *folded))
+    tensors = {id(t): t for t in (*unet.parameters(), *unet.buffers(), *folded)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 @contextmanager

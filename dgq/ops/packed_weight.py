@@ -5,6 +5,7 @@ byte is a channel of the first half, the high half the same channel of the secon
 are then contiguous in the input, and nothing has to be interleaved.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,39 @@ class PackedWeight(NamedTuple):
     factor: Tensor | None
     shift: Tensor | None
     group_size: int
+
+    def rows(self, rows: slice) -> "PackedWeight":
+        """Some output channels, in the same memory."""
+        shift = None if self.shift is None else self.shift[rows]
+        return self._replace(codes=self.codes[rows], zero_point=self.zero_point[rows], shift=shift)
+
+
+def stacked(weights: Sequence[PackedWeight]) -> PackedWeight | None:
+    """Weights of the same inputs, one below the other; None where their groups are not the same.
+
+    A weight without shifts gets some of 0 if others have any.
+
+    Args:
+        weights: with the same factors of input channels.
+    """
+    sizes = {weight.group_size for weight in weights if weight.shift is not None}
+    if len(sizes) > 1:
+        return None
+    return PackedWeight(
+        torch.cat([weight.codes for weight in weights]),
+        torch.cat([weight.zero_point for weight in weights]),
+        weights[0].factor,
+        _stacked_shifts(weights) if sizes else None,
+        sizes.pop() if sizes else weights[0].group_size,
+    )
+
+
+def _stacked_shifts(weights: Sequence[PackedWeight]) -> Tensor:
+    """Shifts of all weights, at least one of which has some."""
+    some = next(weight.shift for weight in weights if weight.shift is not None)
+    none = [some.new_zeros(weight.codes.shape[0], some.shape[1]) for weight in weights]
+    shifts = [weight.shift for weight in weights]
+    return torch.cat([b if a is None else a for a, b in zip(shifts, none, strict=True)])
 
 
 def packed_for_kernels(codes: Tensor, channels: int, taps: int, n_bits: int = 4) -> Tensor:

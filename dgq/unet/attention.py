@@ -13,7 +13,7 @@ from dgq.ops.reference import attention as differentiable_attention
 from dgq.settings import FLOAT_BITS
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.processors import TakesProcessors, check_arguments, run
-from dgq.unet.readers import read
+from dgq.unet.readers import read, read_all
 from dgq.unet.start_token import but_start
 
 MAX_SCORES = 2**27
@@ -69,10 +69,14 @@ class QuantizedAttention(TakesProcessors, Attention):
             source = self._quantized_text(context)
         elif encoder_hidden_states is not None:
             source = self.input_quantizer(context)  # self-attention that is given further tokens
-        query = self.query_quantizer(read(self.to_q, hidden_states, hidden))
-        key = self._quantized_key(read(self.to_k, context, source))
-        value = self.value_quantizer(read(self.to_v, context, source))
-        mixed = self._mix(query, key, value, attention_mask)
+        if self.context_quantizer is None and encoder_hidden_states is None:
+            layers = (self.to_q, self.to_k, self.to_v)
+            query, key, value = read_all(layers, hidden_states, hidden)
+        else:
+            query = read(self.to_q, hidden_states, hidden)
+            key, value = read_all((self.to_k, self.to_v), context, source)
+        query, key = self.query_quantizer(query), self._quantized_key(key)
+        mixed = self._mix(query, key, self.value_quantizer(value), attention_mask)
         out = self.to_out[1](self.to_out[0](mixed))
         if given.ndim == 4:
             out = out.transpose(1, 2).reshape(given.shape)
@@ -114,6 +118,8 @@ class QuantizedAttention(TakesProcessors, Attention):
 
     def _quantized_key(self, key: Tensor) -> Tensor:
         """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
+        if isinstance(self.key_quantizer, nn.Identity):
+            return key  # not taken apart to keep what nothing changes
         return but_start(self.key_quantizer, key, 1) if self.keep_start else self.key_quantizer(key)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,8 +1,19 @@
 """Layers that read a tensor which their owner has quantized, and what may be put around them."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+
+class Joint(Protocol):
+    """One product of several layers (``dgq.inference.joint_product``)."""
+
+    def is_of(self, layers: Sequence[nn.Module]) -> bool:
+        """Whether these are all of its layers, in its order."""
+
+    def __call__(self, quantized: Any) -> Sequence[Tensor]:
+        """What each layer computes of the quantized tensor that they read."""
 
 
 class Reader:
@@ -11,6 +22,9 @@ class Reader:
     Given ``quantized``, they compute on it; ``x`` is for adapters around them, which read what was
     not quantized.
     """
+
+    joint: Joint | None = None
+    """The product of this layer and others that read the same tensor, if they have one."""
 
 
 def unwrapped(layer: nn.Module) -> nn.Module:
@@ -35,6 +49,23 @@ def changes(adapter: nn.Module) -> bool:
     if getattr(adapter, "disable_adapters", False):
         return False
     return any(scaling.get(name, 0) != 0 for name in getattr(adapter, "active_adapters", ()))
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks of a module, torch's or those of accelerate and diffusers, see its calls."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def read_all(layers: Sequence[nn.Module], x: Tensor, quantized: Any) -> Sequence[Tensor]:
+    """``read`` of layers of one attention: by one product where they have one.
+
+    They are read one by one where adapters around them are on, or hooks see their calls.
+    """
+    bare = [unwrapped(layer) for layer in layers]
+    joint: Joint | None = getattr(bare[0], "joint", None)
+    if joint is not None and joint.is_of(bare) and not any(map(is_hooked, (*layers, *bare))):
+        return joint(quantized)
+    return [read(layer, x, quantized) for layer in layers]
 
 
 def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """What a kind of device has to offer so that layers multiply integers on it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,15 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput, MakesCodes
+from dgq.inference.geometry import Geometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 
 
 class ProductWeight(ABC):
     """A weight as the kernels of a device read it; never changed, so copies share it."""
+
+    geometry: Geometry
 
     @property
     @abstractmethod
@@ -47,6 +50,20 @@ class ProductWeight(ABC):
     @abstractmethod
     def whole_numbers(self) -> Tensor:
         """The codes without zero points, times all factors: int8 ``[out, n]``."""
+
+    def stacked(self, others: Sequence["ProductWeight"]) -> "ProductWeight | None":
+        """The weight of this linear layer and of others, one below the other.
+
+        None where the kernels cannot multiply them at once, or take as long for it.
+
+        Args:
+            others: of linear layers that read the same quantized tensor.
+        """
+        return None
+
+    def rows(self, rows: slice) -> "ProductWeight":
+        """The weight of some output channels of a stacked one, in the same memory."""
+        raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProductWeight":
         return self

@@ -113,7 +113,8 @@ class Epilogue:
         self.residual = None if residual is None else residual.contiguous()
         self.tables = (weight_scale, scale, bias, step)
         in_steps = scale is not None and scale.shape[0] > 1
-        self.strides = (int(in_steps), bias.shape[1] if bias.shape[0] > 1 else 0)
+        # A table may be some columns of a wider one.
+        self.strides = (int(in_steps), bias.stride(0) if bias.shape[0] > 1 else 0)
         self.per_row = step is not None and step.shape[0] > 1 and any(self.strides)
 
     def add_parts(self, parts: Tensor, output: Tensor, rows_per_sample: int) -> None:

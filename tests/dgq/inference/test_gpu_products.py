@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dgq.inference import execution
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import IntegerLayer
-from dgq.inference.products.gpu import ByteWeight, NibbleWeight
+from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight
 from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.ops import cpu, gpu, triton
 from dgq.settings import WeightSettings

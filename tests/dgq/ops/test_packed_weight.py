@@ -1,5 +1,6 @@
 """4-bit weights in the kernels' order, and the operators' references on them."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from dgq import ops
 from dgq.math.packing import pack_codes
-from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, unpacked
+from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked, unpacked
 
 
 def random_codes(out: int, channels: int, taps: int, seed: int) -> torch.Tensor:
@@ -40,6 +41,33 @@ def test_each_code_meets_its_own_factor_and_the_shift_of_its_group() -> None:
             value = int(codes[o, place]) - int(zero[o])
             expected = value * int(factor[channel]) * 2 ** int(shift[o, place // size])
             assert int(found[o, place]) == expected
+
+
+@pytest.mark.parametrize("shifted", [(False, False), (True, True), (True, False), (False, True)])
+def test_stacked_weights_are_those_they_were_made_of(shifted: tuple[bool, bool]) -> None:
+    channels, size, outs = 7, 3, (4, 2)
+    factor = torch.tensor([1, 2, 1, 3, 1, 1, 2], dtype=torch.int8)
+    weights = []
+    for seed, (out, has_shift) in enumerate(zip(outs, shifted, strict=True)):
+        codes = random_codes(out, channels, 1, seed)
+        packed = packed_for_kernels(pack_codes(codes, 4), channels, 1)
+        shift = torch.randint(0, 2, (out, 3), dtype=torch.uint8) if has_shift else None
+        # Without shifts there are no groups, whatever their size.
+        weights.append(
+            PackedWeight(
+                packed, torch.full((out,), 7 + seed).char(), factor, shift, size if has_shift else 0
+            )
+        )
+    joint = stacked(weights)
+    assert joint is not None
+    expected = [multiplied(weight, channels, 1) for weight in weights]
+    assert torch.equal(multiplied(joint, channels, 1), torch.cat(expected))
+    for rows, whole in zip((slice(0, 4), slice(4, 6)), expected, strict=True):
+        part = joint.rows(rows)
+        assert torch.equal(multiplied(part, channels, 1), whole)
+        assert part.codes.untyped_storage().data_ptr() == joint.codes.untyped_storage().data_ptr()
+    if all(shifted):
+        assert stacked([weights[0], weights[1]._replace(group_size=4)]) is None
 
 
 def test_operators_on_packed_weights_are_good_citizens() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgq.inference.geometry import LinearGeometry
-from dgq.inference.products.gpu import ByteWeight, NibbleWeight
+from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight
 from dgq.ops import gpu, reference, triton
 from dgq.ops.triton import gated
 from dgq.ops.triton.tiles import Tile
@@ -129,7 +129,7 @@ def test_layers_use_it_where_all_samples_are_at_one_step(
     used: list[str] = []
     right = torch.ops.dgq.int_linear_gated
     monkeypatch.setattr(
-        "dgq.inference.products.gpu.int_linear_gated",
+        "dgq.inference.products.gpu_weights.int_linear_gated",
         lambda *operands: used.append("gated") or right(*operands),
     )
     products = GatesHere()

@@ -1,0 +1,188 @@
+"""Weights as the kernels of a GPU read them: a byte each, or two codes of 4 bits in a byte."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from dgq.inference.channel_input import ChannelInput
+from dgq.inference.folding import largest_exponent
+from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
+from dgq.inference.layers import PackedLayer
+from dgq.inference.products.products import AloneWeight, ProductWeight
+from dgq.inference.products.whole_weight import WholeWeight, multiply_whole
+from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.ops import conv2d_packed, int_conv2d_packed, int_linear_gated, unpack
+from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
+
+WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
+"""Kernel, stride, padding, dilation and groups of a linear layer."""
+
+
+class ByteWeight(WholeWeight):
+    """A byte for each weight, in the order in which kernels multiply them: channels last.
+
+    Args:
+        folded: int8 ``[out, n]``.
+        geometry: of the layer.
+        copies_boxes: whether the device has a copy engine, and kernels for it.
+    """
+
+    def __init__(self, folded: Tensor, geometry: Geometry, copies_boxes: bool = False) -> None:
+        self.copies_boxes = copies_boxes
+        tensor = folded
+        if isinstance(geometry, ConvGeometry):
+            images = folded.view(geometry.weight_shape)
+            tensor = images.contiguous(memory_format=torch.channels_last)
+        super().__init__(tensor, geometry)
+
+    def multiply_gated(
+        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+    ) -> QuantizedTensor:
+        """In one kernel, where the device has it and all samples are at one step."""
+        if not (self.copies_boxes and is_at_one_step(x)):
+            return super().multiply_gated(x, weight_scale, bias, reader)
+        return gated(x, self.tensor, weight_scale, bias, reader)
+
+    def whole_numbers(self) -> Tensor:
+        """In the order of the stored codes."""
+        return self.tensor.reshape(self.geometry.out_channels, -1)
+
+    def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
+        """Where all are of bytes."""
+        tensors = [other.tensor for other in others if isinstance(other, ByteWeight)]
+        return self._of(torch.cat([self.tensor, *tensors])) if len(tensors) == len(others) else None
+
+    def rows(self, rows: slice) -> ProductWeight:
+        """A view of the bytes."""
+        return self._of(self.tensor[rows])
+
+    def _of(self, tensor: Tensor) -> ProductWeight:
+        return ByteWeight(
+            tensor, LinearGeometry(tensor.shape[1], tensor.shape[0]), self.copies_boxes
+        )
+
+
+class NibbleWeight(AloneWeight):
+    """Two weights in a byte; kernels multiply them by their factors as they unpack them.
+
+    Args:
+        packed: codes of at most 4 bits.
+        geometry: of the layer.
+        copies_boxes: whether the device has a copy engine, and kernels for it.
+    """
+
+    def __init__(
+        self, packed: PackedWeight, geometry: Geometry, copies_boxes: bool = False
+    ) -> None:
+        self.packed, self.geometry, self.copies_boxes = packed, geometry, copies_boxes
+
+    @property
+    def channels(self) -> int:
+        """That an output channel sees."""
+        return self.geometry.weight_shape[1]
+
+    @property
+    def window(
+        self,
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], int]:
+        """Kernel, stride, padding, dilation and groups."""
+        conv = self.geometry
+        if not isinstance(conv, ConvGeometry):
+            return WINDOW_OF_POINT
+        return conv.kernel, conv.stride, conv.padding, conv.dilation, conv.groups
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Codes, zero points, factors and shifts."""
+        return tuple(tensor for tensor in self.packed[:4] if tensor is not None)
+
+    def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """By the kernel of packed weights.
+
+        In a compiled graph they are unpacked by an operator of its own, which is merged with those
+        of other layers (``joint_unpacking``).
+        """
+        kernel, stride, _, dilation, groups = self.window
+        if self.copies_boxes and groups == 1 and torch.compiler.is_compiling():
+            operands = (x.codes, self._unpacked(), weight_scale, x.scale, bias, x.step)
+            return multiply_whole(operands, self.geometry, x.dtype)
+        shape = (kernel, stride, dilation, groups)
+        tables = (weight_scale, x.scale, bias, x.step)
+        output: Tensor = int_conv2d_packed(x.codes, *self.packed, *tables, *shape, x.dtype)
+        return output
+
+    def multiply_gated(
+        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+    ) -> QuantizedTensor:
+        """In one kernel once the weight is unpacked, where all samples are at one step."""
+        if not (self.copies_boxes and is_at_one_step(x)):
+            return super().multiply_gated(x, weight_scale, bias, reader)
+        return gated(x, self._unpacked(), weight_scale, bias, reader)
+
+    def _unpacked(self) -> Tensor:
+        """As ``ByteWeight`` holds it."""
+        whole: Tensor = unpack(*self.packed, self.channels)
+        if not isinstance(self.geometry, ConvGeometry):
+            return whole.flatten(1)
+        return whole.unflatten(1, self.geometry.kernel).permute(0, 3, 1, 2)
+
+    def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """By the kernel of packed weights and activations in floating point."""
+        codes, zero_point, _, shift, group_size = self.packed
+        weight = (codes, zero_point, shift, group_size, weight_scale, bias)
+        output: Tensor = conv2d_packed(x, *weight, *self.window)
+        return output
+
+    def whole_numbers(self) -> Tensor:
+        """Unpacked."""
+        return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
+
+    def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
+        """Where all are packed, with groups of the same size."""
+        weights = [other.packed for other in others if isinstance(other, NibbleWeight)]
+        packed = stacked([self.packed, *weights]) if len(weights) == len(others) else None
+        return None if packed is None else self._of(packed)
+
+    def rows(self, rows: slice) -> ProductWeight:
+        """Views of the codes, zero points and shifts."""
+        return self._of(self.packed.rows(rows))
+
+    def _of(self, packed: PackedWeight) -> ProductWeight:
+        return NibbleWeight(
+            packed, LinearGeometry(self.channels, packed.codes.shape[0]), self.copies_boxes
+        )
+
+
+def nibbles_of(layer: PackedLayer, factor: Tensor | None) -> PackedWeight:
+    """The weight of a layer with codes of at most 4 bits, as kernels read it.
+
+    Args:
+        layer: in its stored form.
+        factor: of each input channel, or None for 1.
+    """
+    channels, *kernel = layer.geometry.weight_shape[1:]
+    exponent, largest = layer.exponent, largest_exponent(layer.exponent)
+    shift = None if exponent is None or largest == 0 else largest - exponent.to(torch.int16)
+    return PackedWeight(
+        packed_for_kernels(layer.codes, channels, prod(kernel), layer.weight_bits),
+        layer.zero_point.to(torch.int8),
+        None if factor is None or bool((factor == 1).all()) else factor.to(torch.int8),
+        None if shift is None else shift.to(torch.uint8),
+        layer.settings.group_size,
+    )
+
+
+def is_at_one_step(x: QuantizedTensor) -> bool:
+    """Whether all samples are at the same step of the sampler."""
+    return x.step.shape[0] == 1
+
+
+def gated(
+    x: QuantizedTensor, weight: Tensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+) -> QuantizedTensor:
+    """``ProductWeight.multiply_gated`` in one kernel, with an int8 weight ``[2 out, in]``."""
+    operands = (x.codes, weight, weight_scale, x.scale, bias, x.step)
+    codes = int_linear_gated(*operands, *reader.tables, reader.largest, reader.offset)
+    return QuantizedTensor(codes, reader.scale, x.step, x.dtype)
