@@ -62,8 +62,8 @@ def can_be_joined(node: Node) -> bool:
     if node.target != unpack.default or value_of(node).device.type not in DEVICES:
         return False
     inputs = node.all_input_nodes
-    known = all(one.op in ("placeholder", "get_attr") for one in inputs)
-    return known and node.args[CHANNELS] % WIDE == 0  # type: ignore[operator]
+    channels: Any = node.args[CHANNELS]
+    return all(one.op in ("placeholder", "get_attr") for one in inputs) and not channels % WIDE
 
 
 def join(graph: Graph) -> None:

@@ -126,7 +126,8 @@ class NibbleWeight(AloneWeight):
         whole: Tensor = unpack(*self.packed, self.channels)
         if not isinstance(self.geometry, ConvGeometry):
             return whole.flatten(1)
-        return whole.unflatten(1, self.geometry.kernel).permute(0, 3, 1, 2)
+        height, width = self.geometry.kernel
+        return whole.view(-1, height, width, self.channels).permute(0, 3, 1, 2)
 
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights and activations in floating point."""

@@ -225,7 +225,7 @@ def unpack_all(
         channels: of the input of each.
     """
     weights = zip(packed, zero_point, factor, shift, channels, strict=True)
-    return torch.cat([unpack(*weight, group_size, n).flatten() for *weight, n in weights])
+    return torch.cat([unpack(*w, group_size, n).flatten() for *w, n in weights])  # type: ignore
 
 
 def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dgq.ops import reference
 from dgq.ops.triton.epilogue import Epilogue, finished
 from dgq.ops.triton.launch import ALIGNMENT, KEPT, Boxes, Launch
 from dgq.ops.triton.products import int_linear
-from dgq.ops.triton.quantize import coded
+from dgq.ops.triton.quantize import code_of
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 
 TILE = Tile(128, 64, 64, warps=4, stages=4)
@@ -25,6 +25,7 @@ SIZES = ("n_rows", "out_channels", "channels", "scale_stride", "bias_stride", "n
 """Whatever they are, one compiled kernel serves all."""
 
 SQRT_HALF = tl.constexpr(0.5**0.5)
+MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 
 
 def int_linear_gated(
@@ -163,11 +164,29 @@ def gated_product(
         bias_stride,
         False,
     )
-    value *= 0.5 * gate * (1 + tl.erf(gate * SQRT_HALF))
+    value *= gelu(gate)
 
     step = tl.load(step_ptr) * next_stride
     divisor = tl.load(next_scale_ptr + step) * tl.load(multiple_ptr + column)
     zero = tl.load(zero_ptr + step * out_channels + column).to(tl.float32)
     factor = tl.load(factor_ptr + column)
-    whole = coded(value, divisor[None, :], zero[None, :], factor[None, :], LARGEST)
+    # A division of each value would take as long as GELU.
+    whole = code_of(value * (1 / divisor)[None, :], zero[None, :], factor[None, :], LARGEST)
     out_desc.store([first_row, first_column], (whole - OFFSET).to(tl.int8))
+
+
+@triton.jit
+def gelu(x):
+    """``x`` times the normal distribution function, to 2e-7 of it.
+
+    The error function as in Abramowitz and Stegun, 7.1.26: a third of the instructions of ``erf``,
+    which on a GPU take longer than the product.
+    """
+    z = tl.abs(x) * SQRT_HALF
+    t = 1 / (1 + 0.3275911 * z)
+    polynomial = 1.061405429 * t - 1.453152027
+    polynomial = polynomial * t + 1.421413741
+    polynomial = polynomial * t - 0.284496736
+    polynomial = polynomial * t + 0.254829592
+    beyond = 0.5 * polynomial * t * tl.exp2(z * z * MINUS_LOG2_E)  # of the distribution, beyond |x|
+    return x * tl.where(x < 0, beyond, 1 - beyond)

@@ -70,6 +70,12 @@ def _launch_of(
 def coded(value, divisor, zero, factor, LARGEST: tl.constexpr):
     """``clamp(round(value / divisor) + zero, 0, LARGEST) * factor``, int32."""
     quotient = tl.div_rn(value, tl.broadcast_to(divisor, value.shape))
+    return code_of(quotient, zero, factor, LARGEST)
+
+
+@triton.jit
+def code_of(quotient, zero, factor, LARGEST: tl.constexpr):
+    """``clamp(round(quotient) + zero, 0, LARGEST) * factor``, int32."""
     quotient = tl.minimum(tl.maximum(quotient, -BEYOND), BEYOND)
     code = quotient + ROUNDING - ROUNDING + zero
     return (tl.minimum(tl.maximum(code, 0.0), LARGEST) * factor).to(tl.int32)

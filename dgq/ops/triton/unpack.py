@@ -202,13 +202,12 @@ class Job(NamedTuple):
     @property
     def programs(self) -> int:
         """That unpack it."""
-        of_tap = triton.cdiv(self.rows, ROWS) * triton.cdiv(self.half, BYTES)
-        return self.taps * of_tap
+        return self.taps * -(-self.rows // ROWS) * -(-self.half // BYTES)
 
     @property
     def half(self) -> int:
         """Bytes of a tap."""
-        return triton.cdiv(self.channels, 2)
+        return -(-self.channels // 2)
 
     @property
     def is_aligned(self) -> bool:

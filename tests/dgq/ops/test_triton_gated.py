@@ -114,7 +114,7 @@ def test_the_operators_are_good_citizens() -> None:
 class GatesHere(ProductsHere):
     """Of a GPU with a copy engine, on tensors of a CPU."""
 
-    gates = True
+    copies_boxes = True
 
 
 @pytest.mark.parametrize("n_bits", [4, 8])
