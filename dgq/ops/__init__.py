@@ -13,7 +13,6 @@ from dgq.ops.library import (
     quantize,
     quantize_gated,
     unpack,
-    unpack_all,
 )
 
 shapes.register()
@@ -32,5 +31,4 @@ __all__ = [
     "quantize",
     "quantize_gated",
     "unpack",
-    "unpack_all",
 ]

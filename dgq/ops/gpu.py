@@ -14,8 +14,8 @@ from dgq.ops.library import LIBRARY
 from dgq.ops.reference import int_linear
 
 LAUNCHED = (
-    *("quantize", "pad", "unpack", "unpack_all", "int_linear", "int_linear_gated"),
-    *("int_conv2d", "int_conv2d_packed", "conv2d_packed"),
+    *("quantize", "pad", "unpack", "int_linear", "int_linear_gated", "int_conv2d"),
+    *("int_conv2d_packed", "conv2d_packed"),
 )
 LEAST_CAPABILITY = (8, 0)
 """Of Ampere, from which on Triton multiplies bytes on tensor cores."""
@@ -50,9 +50,7 @@ def launcher(name: str) -> Callable[..., Tensor]:
     def launch(*arguments: Any, **named: Any) -> Tensor:
         from dgq.ops import triton
 
-        first = arguments[0]
-        with torch.cuda.device_of(first[0] if isinstance(first, list) else first):
-            # Triton launches on the current device.
+        with torch.cuda.device_of(arguments[0]):  # Triton launches on the current one
             output: Tensor = getattr(triton, name)(*arguments, **named)
         return output
 

@@ -104,19 +104,6 @@ def unpack(
     return packed.new_empty((*packed.shape[:2], channels), dtype=torch.int8)
 
 
-def unpack_all(
-    packed: list[Tensor],
-    zero_point: list[Tensor],
-    factor: list[Tensor | None],
-    shift: list[Tensor | None],
-    group_size: int,
-    channels: list[int],
-) -> Tensor:
-    """Meta kernel of ``reference.unpack_all``."""
-    sizes = (w.shape[0] * w.shape[1] * n for w, n in zip(packed, channels, strict=True))
-    return packed[0].new_empty((sum(sizes),), dtype=torch.int8)
-
-
 def int_conv2d(
     codes: Tensor,
     weight: Tensor,

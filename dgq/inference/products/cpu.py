@@ -18,8 +18,8 @@ from dgq.ops.reference import dense
 class OneDNNWeight(WholeWeight):
     """A byte for each weight, in oneDNN's layout.
 
-    Weights are not stacked: the layout has no rows, one product saves 3 % of three, and attention
-    copies what is not contiguous.
+    Weights are not stacked: the layout has no rows, attention copies what is not contiguous, and
+    one product of three layers' size is between 13 % faster and 10 % slower than three.
 
     Args:
         folded: int8 ``[out, n]``.

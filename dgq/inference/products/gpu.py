@@ -9,7 +9,7 @@ from dgq.inference.folding import fits, group_factors, largest_exponent
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight, nibbles_of
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
-from dgq.ops import gpu, joint_unpacking, pad, quantize, reference, residual_fusion
+from dgq.ops import gpu, pad, quantize, reference, residual_fusion
 
 PACKED_BITS = 4
 """Up to which two codes share a byte."""
@@ -34,7 +34,6 @@ class GpuProducts(Products):
         reason = gpu.why_not(self.place)
         if reason is None:
             residual_fusion.register()
-            joint_unpacking.register()
         return reason
 
     def features(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dgq.inference.folding import largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, ProductWeight
-from dgq.inference.products.whole_weight import WholeWeight, multiply_whole
+from dgq.inference.products.whole_weight import WholeWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import conv2d_packed, int_conv2d_packed, int_linear_gated, unpack
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
@@ -99,15 +99,8 @@ class NibbleWeight(AloneWeight):
         return tuple(tensor for tensor in self.packed[:4] if tensor is not None)
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights.
-
-        In a compiled graph they are unpacked by an operator of its own, which is merged with those
-        of other layers (``joint_unpacking``).
-        """
+        """By the kernel of packed weights."""
         kernel, stride, _, dilation, groups = self.window
-        if self.copies_boxes and groups == 1 and torch.compiler.is_compiling():
-            operands = (x.codes, self._unpacked(), weight_scale, x.scale, bias, x.step)
-            return multiply_whole(operands, self.geometry, x.dtype)
         shape = (kernel, stride, dilation, groups)
         tables = (weight_scale, x.scale, bias, x.step)
         output: Tensor = int_conv2d_packed(x.codes, *self.packed, *tables, *shape, x.dtype)
@@ -119,15 +112,8 @@ class NibbleWeight(AloneWeight):
         """In one kernel once the weight is unpacked, where all samples are at one step."""
         if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
-        return gated(x, self._unpacked(), weight_scale, bias, reader)
-
-    def _unpacked(self) -> Tensor:
-        """As ``ByteWeight`` holds it."""
-        whole: Tensor = unpack(*self.packed, self.channels)
-        if not isinstance(self.geometry, ConvGeometry):
-            return whole.flatten(1)
-        height, width = self.geometry.kernel
-        return whole.view(-1, height, width, self.channels).permute(0, 3, 1, 2)
+        whole = unpack(*self.packed, self.channels).flatten(1)
+        return gated(x, whole, weight_scale, bias, reader)
 
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights and activations in floating point."""

@@ -10,7 +10,6 @@ from dgq.ops.reference.products import (
     int_linear_gated,
     scaled,
     unpack,
-    unpack_all,
     with_residual,
 )
 from dgq.ops.reference.quantization import (
@@ -40,6 +39,5 @@ __all__ = [
     "quantize_gated",
     "scaled",
     "unpack",
-    "unpack_all",
     "with_residual",
 ]

@@ -209,25 +209,6 @@ def unpack(
     return multiplied(weight, channels, 1).transpose(1, 2).contiguous()
 
 
-def unpack_all(
-    packed: list[Tensor],
-    zero_point: list[Tensor],
-    factor: list[Tensor | None],
-    shift: list[Tensor | None],
-    group_size: int,
-    channels: list[int],
-) -> Tensor:
-    """Several weights of ``unpack`` one after the other: int8 ``[n]``.
-
-    Args:
-        packed: codes of each, as in ``PackedWeight``, like the next three.
-        group_size: of all.
-        channels: of the input of each.
-    """
-    weights = zip(packed, zero_point, factor, shift, channels, strict=True)
-    return torch.cat([unpack(*w, group_size, n).flatten() for *w, n in weights])  # type: ignore
-
-
 def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:
     """Integer sums ``[batch, ..., out]`` as what they stand for, each sample at its step."""
     scale_row = step if scale.shape[0] > 1 else step.new_zeros(1)

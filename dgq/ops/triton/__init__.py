@@ -16,7 +16,7 @@ from dgq.ops.triton.products import (
 )
 from dgq.ops.triton.quantize import quantize
 from dgq.ops.triton.tiles import Tile
-from dgq.ops.triton.unpack import unpack, unpack_all
+from dgq.ops.triton.unpack import unpack
 
 __all__ = [
     "Tile",
@@ -29,5 +29,4 @@ __all__ = [
     "pad",
     "quantize",
     "unpack",
-    "unpack_all",
 ]

@@ -79,11 +79,6 @@ for out, scale in (("*i8", {}), ("*bf16", {"scale_ptr": "*fp32"})):
     compiled(unpack._expand, dict(codes_ptr="*u8", zero_ptr="*i8", factor_ptr="*i8",
                                   shift_ptr="*u8", out_ptr=out, **scale), 90,
              TAPS=9, GROUP_SIZE=64, BLOCK_N=unpack.ROWS, BLOCK_K=unpack.BYTES)
-ptx = compiled(unpack._expand_all,
-               dict(jobs_ptr="*i64", job_of_program_ptr="*i32", out_ptr="*i8"), 90,
-               HAS_FACTOR=True, HAS_SHIFT=True, GROUP_SIZE=64, ALIGNMENT=16,
-               BLOCK_N=unpack.ROWS, BLOCK_K=unpack.BYTES)
-assert "ld.global.v4" in ptx and "st.global.v4" in ptx  # 16 bytes at once
 compiled(epilogue.add_parts, dict(parts_ptr="*i32", out_ptr="*bf16", weight_scale_ptr="*fp32",
                                   **TABLES), 90,
          PER_ROW=True, PARTS=4, BLOCK_M=epilogue.ROWS, BLOCK_N=epilogue.COLUMNS)

@@ -326,18 +326,6 @@ def test_weights_alone_are_unpacked_as_they_are_multiplied(
     assert_near(found, reference.conv2d_packed(x.double(), *given_), 4e-3)
 
 
-@given(seed=st.integers(0, 99), factors=st.booleans(), shifts=st.integers(0, 2))
-@settings(max_examples=8, deadline=None)
-def test_several_weights_are_unpacked_in_one_launch(seed: int, factors: bool, shifts: int) -> None:
-    draw = Draw(seed)
-    shapes = ((40, 64, 3, 3), (3, 32, 1, 1), (33, 150 if seed % 2 else 160, 1, 1))
-    weights = [packed(draw, shape, 1, factors, shifts) for shape in shapes]
-    columns = [[w[n] for w in weights] for n in range(4)]
-    given_ = (*columns, weights[0].group_size, [shape[1] for shape in shapes])
-    found = triton.unpack_all(*(list(here(*column)) for column in columns), *given_[4:])
-    assert torch.equal(found.cpu(), reference.unpack_all(*given_))
-
-
 # What is around them
 
 
