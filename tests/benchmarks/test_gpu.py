@@ -84,7 +84,7 @@ def test_steps_run_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--steps all", "--steps: no step all, expected smoke, sd14"),
+        ("--steps all", "--steps: no step all, expected smoke, sd14-compiled"),
         ("--jobs 0", "--jobs must be a whole number of at least 1, got 0"),
         ("--seconds -1", "--seconds must be a whole number of at least 1, got -1"),
         ("--ckpt nowhere", "nowhere cannot be used as a checkpoint"),
