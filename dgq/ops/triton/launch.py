@@ -65,7 +65,7 @@ class Launch:
         self._compiled: dict[tuple[Any, ...] | None, Callable[..., None]] = {}
 
     def __call__(self, *tensors: Tensor | None) -> None:
-        """Launch it; tensors are contiguous, and there is a first one, on the current device."""
+        """Launch it; there is a first tensor, on the current device, and boxes are contiguous."""
         kinds: list[Any] = [tensors[0].device]  # type: ignore[union-attr]
         addresses = 0
         for tensor in tensors:
