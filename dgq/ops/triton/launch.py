@@ -64,9 +64,10 @@ class Launch:
         self.views = [([*seen.shape], seen.strides(), [*seen.box]) for seen in boxes]
         self._compiled: dict[tuple[Any, ...] | None, Callable[..., None]] = {}
 
-    def __call__(self, *tensors: Tensor | None) -> None:
-        """Launch it; there is a first tensor, on the current device, and boxes are contiguous."""
-        kinds: list[Any] = [tensors[0].device]  # type: ignore[union-attr]
+    def __call__(self, first: Tensor, *others: Tensor | None) -> None:
+        """Launch it; the first tensor is on the current device, and boxes are contiguous."""
+        tensors = (first, *others)
+        kinds: list[Any] = [first.device]
         addresses = 0
         for tensor in tensors:
             if tensor is None:

@@ -64,7 +64,7 @@ def int_conv2d(
         return reference.int_conv2d(*operands, *shape, dtype, residual)
     plain = Operand(weight.permute(0, 2, 3, 1).contiguous())
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
-    window = Window(tuple(kernel), tuple(stride), (0, 0), tuple(dilation), groups)
+    window = Window.of(kernel, stride, (0, 0), dilation, groups)
     return convolve(codes.contiguous(), plain, epilogue, window, dtype, tile)
 
 
@@ -91,7 +91,7 @@ def int_conv2d_packed(
     """As ``reference.int_conv2d_packed``, of signed codes."""
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
-    window = Window(tuple(kernel), tuple(stride), (0, 0), tuple(dilation), groups)
+    window = Window.of(kernel, stride, (0, 0), dilation, groups)
     image, operand = as_image(codes), Operand(*weight)
     by_boxes = tile is None and has_copy_engine(image)
     if by_boxes or n_rows(image.shape, window) >= expanded_from:
@@ -117,7 +117,7 @@ def conv2d_packed(
 ) -> Tensor:
     """As ``reference.conv2d_packed``, of 16-bit activations."""
     weight = PackedWeight(packed, zero_point, None, shift, group_size)
-    window = Window(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
+    window = Window.of(kernel, stride, padding, dilation, groups)
     image = as_image(x)
     if n_rows(image.shape, window) < expanded_from:
         epilogue = Epilogue(weight_scale, None, bias[None], None)

@@ -1,5 +1,6 @@
 """The window of a convolution."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -11,6 +12,18 @@ class Window(NamedTuple):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> "Window":
+        """Of an operator's lists, which are no keys of what is kept by shape."""
+        return cls(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output."""

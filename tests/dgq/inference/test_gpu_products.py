@@ -18,6 +18,7 @@ from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.ops import cpu, gpu, triton
 from dgq.settings import WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
+from tests.compiled_graphs import output_and_operators
 from tests.quantized_models import Calibrated, decibels
 from tests.random_layers import (
     convolutions,
@@ -148,18 +149,10 @@ def test_a_compiled_unet_quantizes_in_plain_torch(calibrated_as: Models, on_gpu:
     model = calibrated_as("multiples")
     unet: Any = load_quantized_unet(model.folder, "integer", torch.float32)
     expected = unet(**model.call)[0]
-    names: set[str] = set()
-
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        names.update(str(node.target) for node in graph.graph.nodes)
-        return graph
-
-    torch._dynamo.reset()
-    compiled = torch.compile(unet, fullgraph=True, backend=backend)
-    assert decibels(expected, compiled(**model.call)[0]) > 60
-    torch._dynamo.reset()
-    assert {"dgq.int_conv2d_packed", "dgq.pad"} <= names
-    assert "dgq.quantize" not in names
+    output, operators = output_and_operators(unet, model.call)
+    assert decibels(expected, output) > 60
+    assert {"dgq.int_conv2d_packed", "dgq.pad"} <= {*operators}
+    assert "dgq.quantize" not in operators
 
 
 @torch.no_grad()

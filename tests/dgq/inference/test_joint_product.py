@@ -1,8 +1,7 @@
 """Layers that read one quantized tensor as one product, with the products of a GPU."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,6 +22,7 @@ from dgq.ops import cpu
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.attention import QuantizedAttention
+from tests.compiled_graphs import output_and_operators
 from tests.on_top.loras import lora
 from tests.quantized_models import SETTINGS, TIMESTEPS, Calibrated, calibrated, decibels
 from tests.triton_kernels import ProductsHere, kernels_for_cpu_tensors
@@ -230,18 +231,8 @@ def test_layers_alone_read_parts_of_the_joint_tables(
             assert torch.equal(attention.project(name, x), expected.project(name, x))
 
 
-class Projecting:
+class Projecting(AttnProcessor2_0):
     """An attention processor of its own, which projects one by one."""
-
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
-    ) -> Tensor:
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=attn.scale)
-        output: Tensor = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-        return output
 
 
 @torch.no_grad()
@@ -339,26 +330,12 @@ def test_what_happens_to_a_unet_keeps_them_joined(calibrated_as: Models) -> None
     assert torch.equal(output, expected)
 
 
-@contextmanager
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("name", ["multiples", "w8a8 symmetric"])
 @torch.no_grad()
 def test_a_compiled_unet_has_one_product_for_them(name: str, calibrated_as: Models) -> None:
     found = calibrated_as(name)
     unet: Any = load_quantized_unet(found.folder, "integer", torch.float32)
     expected, n_joint = output_and_products(unet, found.call)
-    products: list[str] = []
-
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        products.extend(n.name for n in graph.graph.nodes if "dgq.int_" in str(n.target))
-        return graph
-
-    with fresh_compiler():
-        compiled = torch.compile(unet, fullgraph=True, backend=backend)
-        assert decibels(expected, compiled(**found.call)[0]) > 60
-    assert len(products) == n_joint
+    output, operators = output_and_operators(unet, found.call)
+    assert decibels(expected, output) > 60
+    assert sum("dgq.int_" in name for name in operators) == n_joint

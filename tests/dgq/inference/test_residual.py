@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from dgq.inference.execution import prepare_
@@ -181,26 +182,20 @@ def test_a_call_that_fails_leaves_nothing_behind(calibrated_as: Any) -> None:
     assert torch.equal(other(**model.at(401.0))[0], expected)
 
 
+class Projecting(AttnProcessor):
+    """An attention processor of its own, which computes scores and projects one by one."""
+
+
 @exact
 @torch.no_grad()
 def test_an_attention_processor_that_projects_one_by_one_is_computed_rightly(
     calibrated_as: Any,
 ) -> None:
-    class Own:
-        def __call__(
-            self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
-        ) -> Tensor:
-            context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-            q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-            q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
-            mixed = attn.get_attention_scores(q, k).to(v.dtype) @ v
-            return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(mixed)))
-
     model = calibrated_as("residual")
     floating = load_quantized_unet(model.folder, "float")
     integer = load_quantized_unet(model.folder, "integer", torch.float32)
     for unet in (floating, integer):
-        unet.set_attn_processor(Own())
+        unet.set_attn_processor(Projecting())
     for timestep in (801.0, 401.0, 1.0):
         call = model.at(timestep)
         assert decibels(floating(**call)[0], integer(**call)[0]) > 20
