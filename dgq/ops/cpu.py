@@ -1,4 +1,4 @@
-"""The operators on a CPU: integer products by oneDNN, and our own kernels where it has none."""
+"""The operators on a CPU, by oneDNN and by our own kernels."""
 
 from functools import cache
 
@@ -19,26 +19,45 @@ def register() -> None:
         LIBRARY.impl(function.__name__, function, "MkldnnCPU")
 
 
-@cache
-def products_are_exact() -> bool:
-    """Whether products of unsigned and signed bytes are exact here.
+LARGEST = 128
+"""Magnitude of signed bytes."""
 
-    Without the VNNI instructions they are summed in pairs in 16 bits, which saturate (255 * 127 * 2
-    does not fit). Tried rather than looked up: what counts is what the library does.
+LARGEST_IN_PAIRS = 64
+"""Of weights: two products of them with codes of 255 fit into 16 bits when they are added up."""
+
+
+@cache
+def largest_weight_of_onednn() -> int:
+    """The largest magnitude that oneDNN multiplies with unsigned bytes exactly and fast here.
+
+    0 for none. Without the VNNI instructions it sums products in pairs in 16 bits, which saturate
+    (255 * 127 * 2 does not fit). Tried rather than looked up: what counts is what the library does.
     """
+    if "avx2" not in features():
+        return 0
+    return next(filter(_is_exact, (LARGEST, LARGEST_IN_PAIRS)), 0)
+
+
+def _is_exact(largest: int) -> bool:
     codes = torch.full((2, 64), 255, dtype=torch.uint8)
-    weight = torch.full((16, 64), 127, dtype=torch.int8)
+    weight = torch.full((16, 64), -largest, dtype=torch.int8)
     try:
         packed, ones = onednn.pack_linear(weight), torch.ones(16)
         sums = onednn.linear(codes, packed, ones, 1.0, None, torch.float32)
     except (RuntimeError, AttributeError):
         return False
-    return bool((sums == 255 * 127 * 64).all()) and _has_fast_products()
+    return bool((sums == 255 * -largest * 64).all())
 
 
-def _has_fast_products() -> bool:
-    """Whether the CPU multiplies bytes by instructions of their own."""
-    return any(name in ("avx512_vnni", "avx_vnni", "amx_int8") for name in features())
+def products_are_exact() -> bool:
+    """Whether products of unsigned bytes with all signed ones are exact and fast here."""
+    return largest_weight_of_onednn() == LARGEST or has_own_products()
+
+
+def has_own_products() -> bool:
+    """Whether our own kernels multiply bytes here: on CPUs with AVX2, with a compiler."""
+    kernels = native.kernels()
+    return kernels is not None and kernels.has_products
 
 
 def features() -> tuple[str, ...]:
@@ -107,12 +126,17 @@ def int_linear(
     dtype: torch.dtype,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """As ``reference.int_linear``, by oneDNN."""
+    """As ``reference.int_linear``, by oneDNN where the weight is in its layout, else by ours."""
+    tables = (weight_scale, scale, bias, step)
     if residual is not None:
-        output = int_linear(codes, weight, weight_scale, scale, bias, step, torch.float32)
+        output = int_linear(codes, weight, *tables, torch.float32)
         return reference.with_residual(output, residual, dtype)
     if not weight.is_mkldnn:
-        return reference.int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
+        images = codes.view(codes.shape[0], 1, -1, codes.shape[-1])
+        ours = _convolved(images, weight[:, :, None, None], *tables, [1, 1], [1, 1])
+        if ours is None:
+            return reference.int_linear(codes, weight, *tables, dtype)
+        return ours.view(*codes.shape[:-1], -1).to(dtype)
 
     def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
         return onednn.linear(codes, weight, weight_scale, factor, row, output)
@@ -134,24 +158,42 @@ def int_conv2d(
     dtype: torch.dtype,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """As ``reference.int_conv2d``, by oneDNN."""
+    """As ``reference.int_conv2d``, by oneDNN where the weight is in its layout, else by ours."""
+    operands, window = (codes, weight, weight_scale, scale, bias, step), (kernel, stride, dilation)
     if residual is not None:
-        operands = (codes, weight, weight_scale, scale, bias, step)
-        output = int_conv2d(*operands, kernel, stride, dilation, groups, torch.float32)
+        output = int_conv2d(*operands, *window, groups, torch.float32)
         return reference.with_residual(output, residual, dtype)
     if not weight.is_mkldnn:
-        return reference.int_conv2d(
-            *(codes, weight, weight_scale, scale, bias, step),
-            *(kernel, stride, dilation, groups, dtype),
-        )
+        ours = _convolved(*operands, stride, dilation) if groups == 1 else None
+        if ours is None:
+            return reference.int_conv2d(*operands, *window, groups, dtype)
+        return ours.to(dtype)
     if onednn.is_linear(kernel, stride, groups):
         return int_linear(codes, weight, weight_scale, scale, bias, step, dtype)
-    window = (stride, dilation, groups)
+    strides = (stride, dilation, groups)
 
     def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
-        return onednn.conv2d(codes, weight, weight_scale, factor, row, *window, output)
+        return onednn.conv2d(codes, weight, weight_scale, factor, row, *strides, output)
 
     return onednn.at_steps(product, codes, scale, bias, step, dtype).contiguous()
+
+
+def _convolved(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    stride: list[int],
+    dilation: list[int],
+) -> Tensor | None:
+    """As ``reference.int_conv2d``, in float32, by our own kernel; None where it cannot."""
+    operands = (codes, weight, weight_scale, scale, bias, step)
+    kernels = native.kernels()
+    if kernels is None or not kernels.has_products or not native.can_convolve(*operands):
+        return None
+    return kernels.convolve(*operands, stride, dilation)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:

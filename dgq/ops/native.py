@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = tuple(map(Path(__file__).with_name, ("attention.cpp", "quantization.cpp")))
+SOURCES = tuple(
+    map(Path(__file__).with_name, ("attention.cpp", "products.cpp", "quantization.cpp"))
+)
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
@@ -41,6 +43,7 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self.has_attention = bool(library.dgq_has_attention())
+        self.has_products = bool(library.dgq_has_products())
 
     def can_attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
         """Whether ``attention`` computes this: bfloat16, and a CPU that multiplies it.
@@ -132,6 +135,61 @@ class Kernels:
             *(ctypes.c_float(scale), _address(out)),
         )
         return out
+
+    def convolve(
+        self,
+        codes: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        step: Tensor,
+        stride: list[int],
+        dilation: list[int],
+    ) -> Tensor:
+        """As ``reference.int_conv2d``, in float32, where ``can_convolve``."""
+        out_channels, _, *kernel = weight.shape
+        batch, *size, channels = codes.shape
+        windows = zip(size, kernel, stride, dilation, strict=True)
+        out_size = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in windows]
+        out = torch.empty(batch, *out_size, out_channels)
+        sizes = (batch, *size, channels, *out_size, out_channels, *kernel, *stride, *dilation)
+        codes, weight = codes.contiguous(), weight.contiguous(memory_format=torch.channels_last)
+        tables = [table.contiguous() for table in (weight_scale, scale, bias, step)]
+        self._library.dgq_convolve(
+            *map(_address, (codes, weight, *tables)),
+            *_sizes(scale.shape[0], bias.shape[0], step.shape[0]),
+            *((ctypes.c_int64 * len(sizes))(*sizes), _address(out)),
+        )
+        return out
+
+
+def can_convolve(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+) -> bool:
+    """Whether the compiled kernels multiply tensors of these types and sizes.
+
+    They do not check what they read: where sizes do not agree, torch raises the error.
+    """
+    n_out = weight.shape[0]
+    tables = (weight_scale, scale, bias)
+    n_steps = {n for n in (scale.shape[0], bias.shape[0]) if n > 1}
+    return (
+        (codes.dtype, weight.dtype, step.dtype) == (torch.uint8, torch.int8, torch.int64)
+        and all(table.dtype == torch.float32 for table in tables)
+        and codes.numel() > 0
+        and codes.shape[3] == weight.shape[1]
+        and all(n >= k for n, k in zip(codes.shape[1:3], weight.shape[2:], strict=True))
+        and weight_scale.shape == (n_out,)
+        and bias.shape[1:] == (n_out,)
+        and len(n_steps) <= 1
+        and step.shape[0] in (1, codes.shape[0])
+    )
 
 
 def can_quantize(

@@ -1,4 +1,4 @@
-"""Integer products on a CPU: u8 codes, weights folded to s8 in oneDNN's layout."""
+"""Integer products on a CPU: u8 codes, weights folded to s8."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,16 @@ from torch import Tensor
 from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
-from dgq.inference.products.whole_weight import WholeWeight
+from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
 from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native, onednn, quantize, quantize_gated
 from dgq.ops.reference import attention as reference_attention
 from dgq.ops.reference import dense
+
+OBSTACLE = (
+    "no exact and fast products of bytes here: they need AVX512-VNNI, AVX-VNNI or AMX, or AVX2 and "
+    "a C++ compiler"
+)
 
 
 class OneDNNWeight(WholeWeight):
@@ -35,15 +40,13 @@ class OneDNNWeight(WholeWeight):
 
 
 class CpuProducts(Products):
-    """By oneDNN, attention in bfloat16 by our kernel."""
+    """By oneDNN and our own kernels."""
 
     device = "CPU"
 
     def obstacle(self) -> str | None:
-        """None where the CPU multiplies bytes by instructions of their own."""
-        if not cpu.products_are_exact():
-            return "no exact and fast products of bytes here (AVX512-VNNI, AVX-VNNI or AMX)"
-        return None
+        """None where products of bytes are exact and fast."""
+        return None if cpu.products_are_exact() else OBSTACLE
 
     def features(self) -> tuple[str, ...]:
         """Instructions."""
@@ -98,8 +101,10 @@ class CpuProducts(Products):
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
-        """Folded."""
-        return OneDNNWeight(folded, layer.geometry)
+        """Folded; in oneDNN's layout where it multiplies the whole of it exactly."""
+        largest = max(int(folded.max()), -int(folded.min()))
+        exact = largest <= cpu.largest_weight_of_onednn()
+        return (OneDNNWeight if exact else PlainWeight)(folded, layer.geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -11,7 +11,7 @@ from dgq.inference.folding import largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, ProductWeight
-from dgq.inference.products.whole_weight import WholeWeight
+from dgq.inference.products.whole_weight import PlainWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import conv2d_packed, int_conv2d_packed, int_linear_gated, unpack
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
@@ -20,8 +20,8 @@ WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
 """Kernel, stride, padding, dilation and groups of a linear layer."""
 
 
-class ByteWeight(WholeWeight):
-    """A byte for each weight, in the order in which kernels multiply them: channels last.
+class ByteWeight(PlainWeight):
+    """A byte for each weight.
 
     Args:
         folded: int8 ``[out, n]``.
@@ -31,11 +31,7 @@ class ByteWeight(WholeWeight):
 
     def __init__(self, folded: Tensor, geometry: Geometry, copies_boxes: bool = False) -> None:
         self.copies_boxes = copies_boxes
-        tensor = folded
-        if isinstance(geometry, ConvGeometry):
-            images = folded.view(geometry.weight_shape)
-            tensor = images.contiguous(memory_format=torch.channels_last)
-        super().__init__(tensor, geometry)
+        super().__init__(folded, geometry)
 
     def multiply_gated(
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
@@ -44,10 +40,6 @@ class ByteWeight(WholeWeight):
         if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
         return gated(x, self.tensor, weight_scale, bias, reader)
-
-    def whole_numbers(self) -> Tensor:
-        """In the order of the stored codes."""
-        return self.tensor.reshape(self.geometry.out_channels, -1)
 
     def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
         """Where all are of bytes."""

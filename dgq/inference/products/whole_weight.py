@@ -1,4 +1,4 @@
-"""A weight of a byte for each element, which the operators of every device multiply."""
+"""Weights of a byte for each element, which the operators of every device multiply."""
 
 import torch
 from torch import Tensor
@@ -30,6 +30,26 @@ class WholeWeight(ProductWeight):
         """By the operator of the layer."""
         operands = (x.codes, self.tensor, weight_scale, x.scale, bias, x.step)
         return multiply_whole(operands, self.geometry, x.dtype)
+
+
+class PlainWeight(WholeWeight):
+    """In the order in which our own kernels multiply it: channels last.
+
+    Args:
+        folded: int8 ``[out, n]``.
+        geometry: of the layer.
+    """
+
+    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
+        tensor = folded
+        if isinstance(geometry, ConvGeometry):
+            images = folded.view(geometry.weight_shape)
+            tensor = images.contiguous(memory_format=torch.channels_last)
+        super().__init__(tensor, geometry)
+
+    def whole_numbers(self) -> Tensor:
+        """In the order of the stored codes."""
+        return self.tensor.reshape(self.geometry.out_channels, -1)
 
 
 def multiply_whole(operands: tuple[Tensor, ...], geometry: Geometry, dtype: torch.dtype) -> Tensor:

@@ -10,19 +10,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, onednn, reference
+from dgq.ops import cpu, native, onednn, reference
 
-exact = pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU sums bytes in 16 bits")
+LARGEST = cpu.largest_weight_of_onednn()
+fast = pytest.mark.skipif(LARGEST == 0, reason="oneDNN has no exact products of bytes here")
+layouts = pytest.mark.parametrize("packed", [False, pytest.param(True, marks=fast)])
+"""Of the weight: plain, for our own kernel or the reference, or for oneDNN."""
 
 
 def codes_and_weight(
-    codes: tuple[int, ...], weight: tuple[int, ...], seed: int
+    codes: tuple[int, ...], weight: tuple[int, ...], seed: int, packed: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Random u8 codes and s8 weights over their whole ranges."""
+    """Random u8 codes and s8 weights over their whole ranges, or all that oneDNN multiplies."""
     generator = torch.Generator().manual_seed(seed)
+    largest = LARGEST if packed else 128
     return (
         torch.randint(0, 256, codes, generator=generator).to(torch.uint8),
-        torch.randint(-128, 128, weight, generator=generator).to(torch.int8),
+        torch.randint(-largest, min(largest + 1, 128), weight, generator=generator).to(torch.int8),
     )
 
 
@@ -46,7 +50,7 @@ def expected(
     return torch.stack(rows)
 
 
-@exact
+@layouts
 @given(
     batch=st.integers(1, 4),
     tokens=st.integers(1, 5),
@@ -56,22 +60,25 @@ def expected(
 )
 @settings(max_examples=60, deadline=None)
 def test_accumulators_of_linear_layers_equal_64_bit_sums(
-    batch: int, tokens: int, channels: int, out: int, seed: int
+    packed: bool, batch: int, tokens: int, channels: int, out: int, seed: int
 ) -> None:
-    codes, weight = codes_and_weight((batch, tokens, channels), (out, channels), seed)
+    codes, weight = codes_and_weight((batch, tokens, channels), (out, channels), seed, packed)
     sums = codes.long() @ weight.long().t()
     ones = torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1, dtype=torch.long)
-    found = ops.int_linear(codes, onednn.pack_linear(weight), *ones, torch.float32)
+    right = onednn.pack_linear(weight) if packed else weight
+    found = ops.int_linear(codes, right, *ones, torch.float32)
     assert torch.equal(found.double(), sums.double())  # below 2^24, which float32 holds
 
 
-@exact
-@pytest.mark.parametrize("extreme", [127, -128])
-def test_the_largest_products_do_not_saturate(extreme: int) -> None:
+@layouts
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_products_do_not_saturate(packed: bool, sign: int) -> None:
+    extreme = max(-128, min(127, sign * (LARGEST if packed else 128)))
     codes = torch.full((1, 2, 4000), 255, dtype=torch.uint8)
-    weight = torch.full((16, 4000), extreme, dtype=torch.int8)
+    plain = torch.full((16, 4000), extreme, dtype=torch.int8)
+    weight = onednn.pack_linear(plain) if packed else plain
     ones = torch.ones(16), torch.ones(1), torch.zeros(1, 16), torch.zeros(1, dtype=torch.long)
-    found = ops.int_linear(codes, onednn.pack_linear(weight), *ones, torch.float32)
+    found = ops.int_linear(codes, weight, *ones, torch.float32)
     assert (found == 255 * extreme * 4000).all()
 
 
@@ -91,39 +98,39 @@ convolutions = st.fixed_dictionaries(
 )
 
 
-def case(conv: Conv) -> tuple[Tensor, Tensor, list[list[int]]]:
+def case(conv: Conv, packed: bool) -> tuple[Tensor, Tensor, list[list[int]]]:
     """Codes, weight and geometry of a drawn convolution."""
     groups = conv["groups"]
     shape = (conv["batch"], *conv["size"], groups * conv["inputs"])
     weight = (groups * conv["outputs"], conv["inputs"], *conv["kernel"])
     geometry = [list(conv[name]) for name in ("kernel", "stride", "dilation")]
-    return *codes_and_weight(shape, weight, conv["seed"]), geometry
+    return *codes_and_weight(shape, weight, conv["seed"], packed), geometry
 
 
-@exact
+@layouts
 @given(conv=convolutions)
 @settings(max_examples=80, deadline=None)
-def test_accumulators_of_convolutions_equal_64_bit_sums(conv: Conv) -> None:
-    codes, weight, (kernel, stride, dilation) = case(conv)
+def test_accumulators_of_convolutions_equal_64_bit_sums(packed: bool, conv: Conv) -> None:
+    codes, weight, (kernel, stride, dilation) = case(conv, packed)
     groups, out = conv["groups"], weight.shape[0]
     planes = codes.permute(0, 3, 1, 2)
     sums = F.conv2d(planes.long(), weight.long(), None, stride, 0, dilation, groups)
     ones = torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1, dtype=torch.long)
-    packed = onednn.pack_conv2d(weight, stride, dilation, groups)
+    right = onednn.pack_conv2d(weight, stride, dilation, groups) if packed else weight
     shape = (kernel, stride, dilation, groups, torch.float32)
-    found = ops.int_conv2d(codes, packed, *ones, *shape)
+    found = ops.int_conv2d(codes, right, *ones, *shape)
     assert torch.equal(found.double(), sums.permute(0, 2, 3, 1).double())
     assert found.is_contiguous()
-    assert torch.equal(reference.int_conv2d(codes, packed, *ones, *shape), found)
+    assert torch.equal(reference.int_conv2d(codes, right, *ones, *shape), found)
 
 
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=exact)])
+@layouts
 def test_each_sample_is_scaled_at_its_own_step(
     per_row: bool, dtype: torch.dtype, packed: bool
 ) -> None:
-    codes, weight = codes_and_weight((3, 6, 7, 5), (4, 5, 3, 3), 0)
+    codes, weight = codes_and_weight((3, 6, 7, 5), (4, 5, 3, 3), 0, packed)
     others = scales(4, 5, 3, per_row, 1)
     sums = F.conv2d(codes.permute(0, 3, 1, 2).long(), weight.long()).permute(0, 2, 3, 1)
     right = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1) if packed else weight
@@ -131,7 +138,7 @@ def test_each_sample_is_scaled_at_its_own_step(
     close = {"rtol": 1e-5, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 1.0}
     torch.testing.assert_close(found.double(), expected(sums, *others), **close)
 
-    codes, weight = codes_and_weight((3, 5), (4, 5), 2)  # 2-D, as of the time embedding
+    codes, weight = codes_and_weight((3, 5), (4, 5), 2, packed)  # 2-D, as of the time embedding
     right = onednn.pack_linear(weight) if packed else weight
     found = ops.int_linear(codes, right, *others, dtype)
     torch.testing.assert_close(
@@ -161,18 +168,72 @@ def test_the_operators_are_good_citizens() -> None:
     )
 
 
-@exact
+@layouts
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
-def test_large_samples_of_different_steps_equal_64_bit_sums(kernel: tuple[int, int]) -> None:
-    codes, weight = codes_and_weight((3, 34, 34, 64), (16, 64, *kernel), 0)
+def test_large_samples_of_different_steps_equal_64_bit_sums(
+    kernel: tuple[int, int], packed: bool
+) -> None:
+    codes, weight = codes_and_weight((3, 34, 34, 64), (16, 64, *kernel), 0, packed)
     assert codes[0].numel() >= onednn.OWN_PRODUCT
     weight_scale, scale, bias, step = scales(16, 3, 3, True, 1)
     assert len(set(step.tolist())) > 1
-    packed = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1)
+    right = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1) if packed else weight
     geometry = (list(kernel), [1, 1], [1, 1], 1)
     tables = (weight_scale, scale, bias, step)
-    found = ops.int_conv2d(codes, packed, *tables, *geometry, torch.float32)
+    found = ops.int_conv2d(codes, right, *tables, *geometry, torch.float32)
     sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double()).permute(0, 2, 3, 1)
     torch.testing.assert_close(
         found.double(), expected(sums, *tables), rtol=1e-5, atol=1e-3, check_stride=False
     )
+
+
+own = pytest.mark.skipif(not cpu.has_own_products(), reason="no compiler, or no AVX2")
+
+
+@own
+@given(conv=convolutions, n_steps=st.integers(1, 3), per_row=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_our_own_kernel_computes_the_reference(conv: Conv, n_steps: int, per_row: bool) -> None:
+    codes, weight, (kernel, stride, dilation) = case(conv | {"groups": 1}, packed=False)
+    tables = scales(weight.shape[0], n_steps, conv["batch"], per_row, conv["seed"])
+    kernels = native.kernels()
+    assert kernels is not None
+    assert native.can_convolve(codes, weight, *tables)
+    found = kernels.convolve(codes, weight, *tables, stride, dilation)
+    shape = (kernel, stride, dilation, 1, torch.float32)
+    wanted = reference.int_conv2d(codes, weight, *tables, *shape)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-3)
+
+
+@own
+@pytest.mark.parametrize("rows", [1, 95, 96, 97, 200])
+@pytest.mark.parametrize(("inputs", "outputs"), [(511, 15), (512, 64), (513, 65), (1700, 700)])
+def test_our_own_kernel_adds_up_across_its_blocks(rows: int, inputs: int, outputs: int) -> None:
+    codes, weight = codes_and_weight((1, 1, rows, inputs), (outputs, inputs, 1, 1), 0)
+    ones = torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs)
+    kernels = native.kernels()
+    assert kernels is not None
+    tables = (*ones, torch.zeros(1, dtype=torch.long))
+    found = kernels.convolve(codes, weight, *tables, [1, 1], [1, 1])
+    sums = codes[0].double() @ weight.flatten(1).t().double()
+    assert torch.equal(found.double(), sums[None].float().double())
+
+
+@own
+def test_what_our_own_kernel_cannot_read_is_left_to_torch() -> None:
+    codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
+    tables = scales(4, 3, 2, True, 1)
+    assert native.can_convolve(codes, weight, *tables)
+    weight_scale, scale, bias, step = tables
+    for operands in (
+        (codes.to(torch.int8), weight, *tables),
+        (codes[..., :4], weight, *tables),
+        (codes[:, :2], weight, *tables),
+        (codes[:0], weight, *tables),
+        (codes, weight, weight_scale.double(), scale, bias, step),
+        (codes, weight, weight_scale[:3], scale, bias, step),
+        (codes, weight, weight_scale, scale[:2], bias, step),
+        (codes, weight, weight_scale, scale, bias[:, :3], step),
+        (codes, weight, weight_scale, scale, bias, step.repeat(2)),
+    ):
+        assert not native.can_convolve(*operands)
