@@ -23,11 +23,12 @@ class OneDNNWeight(WholeWeight):
 
     Args:
         folded: int8 ``[out, n]``.
+        factor: of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
-    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
-        super().__init__(laid_out(folded, geometry), geometry)
+    def __init__(self, folded: Tensor, factor: Tensor, geometry: Geometry) -> None:
+        super().__init__(laid_out(folded, geometry), factor, geometry)
 
     def whole_numbers(self) -> Tensor:
         """Out of oneDNN's layout."""
@@ -99,7 +100,7 @@ class CpuProducts(Products):
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """Folded."""
-        return OneDNNWeight(folded, layer.geometry)
+        return OneDNNWeight(folded, factor, layer.geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
