@@ -51,7 +51,7 @@ def tensors_of(unet: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
             yield module, name, buffer
         if isinstance(module, KernelLayer):
             for name, tensor in module.kernel_weight.tensors.items():
-                yield module, f"kernel_weight.{name}", tensor
+                yield module, f"kernel_{name}", tensor
 
 
 def memory_of(tensor: Tensor) -> tuple[int, int]:
