@@ -1,10 +1,13 @@
 """What a quantized UNet holds in memory on a GPU, counted on a CPU.
 
-    python benchmarks/gpu_memory.py [--model sd14] [--json PATH]
+    python benchmarks/gpu_memory.py [--model sd14] [--flat] [--json PATH]
 
 Random codes are laid out as for a GPU, and each storage is counted once, rounded up as CUDA's
 allocator does. What else that allocator holds, for other libraries or between tensors, is not
 counted: only a GPU can measure it. Takes half a minute and 2 GiB for SD 1.4's size.
+
+The weights that ``benchmarks/inference`` measures are drawn from a uniform distribution, of which
+every group has the same range: their exponents are all 0, and kernels get none (``--flat``).
 """
 
 import argparse
@@ -39,22 +42,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the account, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=list(CONFIGS), default="sd14", help="size and structure")
+    parser.add_argument("--flat", action="store_true", help="with exponents of 0 throughout")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
-    figures = count(CONFIGS[options.model])
+    figures = count(CONFIGS[options.model], options.flat)
     if options.json:
         write_json(options.json, figures)
     show(figures, Console())
 
 
 @torch.no_grad()
-def count(config: dict[str, Any]) -> dict[str, Any]:
-    """Bytes of a UNet of ``w4a8`` by kinds of tensors, and of a stock one in bfloat16."""
+def count(config: dict[str, Any], flat: bool = False) -> dict[str, Any]:
+    """Bytes of a UNet of ``w4a8`` by kinds of tensors, and of a stock one in bfloat16.
+
+    Args:
+        config: of the UNet.
+        flat: all exponents of weights are 0.
+    """
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config).requires_grad_(False).eval()
     stock = sum(rounded(2 * parameter.numel()) for parameter in unet.parameters())
     size = config["sample_size"]
-    fill_randomly_(unet, SETTINGS, TIMESTEPS, (size, size))
+    fill_randomly_(unet, SETTINGS, TIMESTEPS, (size, size), flat)
     prepare_for_gpu_(unet)
     kinds = by_kind(held_by(unet))
     total = sum(kind["bytes"] for kind in kinds)
@@ -66,15 +75,24 @@ def fill_randomly_(
     settings: QuantizationSettings,
     timesteps: Sequence[float],
     latent_size: tuple[int, int],
+    flat: bool,
 ) -> None:
-    """Quantize a UNet on the meta device, with random codes, zero points and exponents."""
+    """Quantize a UNet on the meta device, with random codes, zero points and exponents.
+
+    Args:
+        unet: stock.
+        settings: what is quantized and how.
+        timesteps: the scheduler's values that scales exist for.
+        latent_size: height and width of the latents.
+        flat: all exponents are 0.
+    """
     build_(unet, settings, timesteps, latent_size)
     generator = torch.Generator().manual_seed(0)
     for module in unet.modules():
         for name, tensor in list(module.named_parameters(recurse=False)):
             drawn = torch.zeros(shape_of(module, name, len(timesteps)) or tensor.shape)
             if isinstance(module, ChannelInput | PackedLayer):
-                low, high = limits_of(module, name)
+                low, high = (0, 0) if flat and name == "exponent" else limits_of(module, name)
                 drawn.random_(low, high + 1, generator=generator)
             setattr(module, name, nn.Parameter(drawn.to(tensor.dtype), requires_grad=False))
     check_tensors_(unet)

@@ -22,8 +22,8 @@ Weight = TypeVar("Weight", bound=ProductWeight)
 class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     """A layer that was made from a packed one, and saves what that one held.
 
-    The codes are taken out of its weight again, and the exponents where the weight has them, so
-    that a weight is in memory once.
+    The codes are taken out of its weight again, and the exponents where the weight has them or
+    all are 0, so that a weight is in memory once.
 
     Args:
         packed: the layer in its stored form.
@@ -45,9 +45,9 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
         self.activation_bits = packed.activation_bits
         for name in ("scale", "zero_point", "exponent", "multiple", "bias"):
             self.store(name, getattr(packed, name))
-        if weight.shift is not None:
-            self.store("exponent", None)
         self.largest_exponent = largest_exponent(packed.exponent)
+        if weight.shift is not None or self.largest_exponent == 0:
+            self.store("exponent", None)
         scale = packed.scale * 2.0**-self.largest_exponent
         self.register_buffer("weight_scale", scale.detach(), persistent=False)
         self.kernel_weight = weight
@@ -85,10 +85,13 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
 
     def exponents(self) -> Tensor | None:
         """Exponents of groups that the weight was made from, uint8 ``[out, groups]``, if any."""
-        shift = self.kernel_weight.shift
-        if self.exponent is not None or shift is None or not self.settings.has_exponents:
+        if self.exponent is not None or not self.settings.has_exponents:
             return self.exponent
-        return self.largest_exponent - shift
+        shift = self.kernel_weight.shift
+        if self.largest_exponent > 0 and shift is not None:
+            return self.largest_exponent - shift
+        groups = -(-self.fan_in // self.settings.group_size)
+        return self.scale.new_zeros((self.geometry.out_channels, groups), dtype=torch.uint8)
 
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was made from."""

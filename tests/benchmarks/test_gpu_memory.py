@@ -27,11 +27,12 @@ OF_OUTPUT = 4 * STEPS + 4 + 4 + 4 + 1
 """Bytes: folded biases, scale, the same for the kernel, zero point, the same for the kernel."""
 
 
+@pytest.mark.parametrize("flat", [False, True])
 @torch.no_grad()
-def test_nothing_but_what_layers_need_is_held() -> None:
+def test_nothing_but_what_layers_need_is_held(flat: bool) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(**TINY).eval()
-    fill_randomly_(unet, SETTINGS, TIMESTEPS, (16, 16))
+    fill_randomly_(unet, SETTINGS, TIMESTEPS, (16, 16), flat)
     prepare_for_gpu_(unet)
     needed = 0
     for module in unet.modules():
@@ -41,7 +42,7 @@ def test_nothing_but_what_layers_need_is_held() -> None:
             needed += OF_CHANNEL * module.channels + OF_STEP * STEPS
         if isinstance(module, IntegerLayer):
             out, channels, *kernel = module.geometry.weight_shape
-            groups = -(-channels * prod(kernel) // SETTINGS.weights.group_size)
+            groups = 0 if flat else -(-channels * prod(kernel) // SETTINGS.weights.group_size)
             needed += out * (channels // 2 * prod(kernel) + groups + OF_OUTPUT)
             needed += 0 if module.bias is None else 4 * out
     assert resident_bytes(unet) == needed

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from dgq.inference import execution
+from dgq.inference.geometry import LinearGeometry
 from dgq.inference.kernel_layer import KernelLayer
+from dgq.inference.products import Products
+from dgq.inference.products.cpu import CpuProducts
 from dgq.inspection.memory import held_by, memory_of, resident_bytes
+from dgq.settings import WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
 from tests.quantized_models import Calibrated
+from tests.random_layers import integer_layer, packed_layer
 from tests.triton_kernels import ProductsHere
 
 Models = Callable[[str], Calibrated]
@@ -70,6 +75,24 @@ def test_exponents_are_held_once(name: str, calibrated_as: Models, on_gpu: None)
     assert found.keys() == expected.keys()
     exponents = [n for n in expected if n.rpartition(".")[2] in ("exponent", "codes", "scale")]
     assert all(torch.equal(found[name], expected[name]) for name in exponents)
+
+
+@pytest.mark.parametrize("products", [ProductsHere(), CpuProducts()], ids=["gpu", "cpu"])
+def test_exponents_that_are_all_0_are_not_held(products: Products) -> None:
+    weights = WeightSettings(4, symmetric=True, group_size=8, max_exponent=1)
+    formats = {"weights": weights, "activation_bits": 8, "room": 1}
+    formats |= {"per_tensor": False, "per_step": True}
+    packed = packed_layer(LinearGeometry(20, 5), formats, torch.tensor([0]), 0)
+    packed.store("exponent", torch.zeros(5, 3, dtype=torch.uint8))
+    expected = packed.state_dict()
+    layer = integer_layer(packed, products)
+    assert not {"exponent", "kernel_shift"} & {one.name for one in held_by(layer)}
+    found, unfolded = layer.state_dict(), layer.unfolded().state_dict()
+    assert found.keys() == unfolded.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor)
+        assert torch.equal(unfolded[name], tensor)
+        assert found[name].dtype == tensor.dtype
 
 
 def test_views_of_one_memory_count_once() -> None:
