@@ -14,7 +14,7 @@ from benchmarks.inference.machine import machine
 from benchmarks.inference.peaks import measure_peaks
 from benchmarks.inference.request import Options
 from benchmarks.inference.turns import Turns
-from dgq.inspection.cost import resident_bytes
+from dgq.inspection.memory import resident_bytes
 from dgq.storage.checkpoint import load_quantized_unet
 
 

@@ -47,5 +47,7 @@ def peak_gib(device: str) -> float:
 def resident_gib(device: str) -> float:
     """Memory held now: of the device's allocator, or of this process."""
     if is_gpu(device):
+        # What cuBLAS keeps after its first product, 32 MiB on Hopper, is no model's.
+        torch._C._cuda_clearCublasWorkspaces()
         return torch.cuda.memory_allocated(device) / GIB
     return memory.resident_gib()

@@ -94,7 +94,7 @@ def measure_shape(
     out = layer.geometry.out_channels
     shape.fp8_seconds = fp8_seconds(output.numel() // out, layer.fan_in, out, device)
     operations = 2.0 * output.numel() * layer.fan_in
-    weight = sum(t.numel() * t.element_size() for t in layer.kernel_weight.tensors)
+    weight = sum(t.numel() * t.element_size() for t in layer.kernel_weight.tensors.values())
     n_bytes = codes.codes.numel() + weight + output.numel() * output.element_size()
     shape.least_seconds = peaks.least_seconds(operations, n_bytes, integer=True)
 

@@ -37,7 +37,7 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         self, packed: PackedLayer, reader: ChannelInput, folded: Tensor, products: Products
     ) -> None:
         _, factor = reader.factors(packed.geometry.in_channels)
-        super().__init__(packed, products.weight(packed, folded, factor), factor)
+        super().__init__(packed, products.weight(packed, folded, factor))
         self.offset = reader.offset or 0
         self.register_buffer("folded_bias", self.fold_bias(reader, folded), persistent=False)
 

@@ -22,12 +22,12 @@ Weight = TypeVar("Weight", bound=ProductWeight)
 class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     """A layer that was made from a packed one, and saves what that one held.
 
-    The codes are taken out of its weight again, so that a weight is in memory once.
+    The codes are taken out of its weight again, and the exponents where the weight has them or
+    all are 0, so that a weight is in memory once.
 
     Args:
         packed: the layer in its stored form.
         weight: as the kernels read it.
-        factor: of the weights that meet each input channel, ``[channels]``.
     """
 
     scale: Tensor
@@ -37,7 +37,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     bias: Tensor | None
     weight_scale: Tensor
 
-    def __init__(self, packed: PackedLayer, weight: Weight, factor: Tensor) -> None:
+    def __init__(self, packed: PackedLayer, weight: Weight) -> None:
         super().__init__()
         self.geometry = packed.geometry
         self.settings = packed.settings
@@ -45,10 +45,12 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
         self.activation_bits = packed.activation_bits
         for name in ("scale", "zero_point", "exponent", "multiple", "bias"):
             self.store(name, getattr(packed, name))
-        scale = packed.scale * 2.0 ** -largest_exponent(packed.exponent)
+        self.largest_exponent = largest_exponent(packed.exponent)
+        if weight.shift is not None or self.largest_exponent == 0:
+            self.store("exponent", None)
+        scale = packed.scale * 2.0**-self.largest_exponent
         self.register_buffer("weight_scale", scale.detach(), persistent=False)
         self.kernel_weight = weight
-        self._factor = factor
 
     @property
     def weight_bits(self) -> int:
@@ -62,12 +64,15 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not of_part(prefix):
+            exponent = self.exponents()
             destination[prefix + "codes"] = self.codes()
+            if exponent is not None:
+                destination[prefix + "exponent"] = exponent.detach()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        if any(prefix + name in state_dict for name in ("codes", *self.stored)):
+        if any(prefix + name in state_dict for name in ("codes", "exponent", *self.stored)):
             raise DGQError(
                 "a layer whose weight is laid out for a device takes no tensors alone: load the "
                 "state dict of the whole UNet"
@@ -76,17 +81,28 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The weight, dequantized, float32, and the bias."""
-        return dequantized(self, self.codes()), self.bias
+        return dequantized(self, self.codes(), self.exponents()), self.bias
+
+    def exponents(self) -> Tensor | None:
+        """Exponents of groups that the weight was made from, uint8 ``[out, groups]``, if any."""
+        if self.exponent is not None or not self.settings.has_exponents:
+            return self.exponent
+        shift = self.kernel_weight.shift
+        if self.largest_exponent > 0 and shift is not None:
+            return self.largest_exponent - shift
+        groups = -(-self.fan_in // self.settings.group_size)
+        return self.scale.new_zeros((self.geometry.out_channels, groups), dtype=torch.uint8)
 
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was made from."""
         whole = self.kernel_weight.whole_numbers().to(torch.int32)
-        exponent = None
-        if self.exponent is not None:
-            exponent = of_each(self.exponent, self.settings.group_size, self.fan_in)
-        factor = of_weights(self._factor, self.geometry.weight_shape)
-        factor = factor * group_factors(exponent, largest_exponent(self.exponent))
-        return packed_codes(whole // factor, self.zero_point, self.weight_bits)
+        exponent, factor = self.exponents(), self.kernel_weight.factor
+        if exponent is not None:
+            exponent = of_each(exponent, self.settings.group_size, self.fan_in)
+        whole //= group_factors(exponent, self.largest_exponent)
+        if factor is not None:
+            whole //= of_weights(factor, self.geometry.weight_shape)
+        return packed_codes(whole, self.zero_point, self.weight_bits)
 
     def unfolded(self) -> PackedLayer:
         """The layer in its stored form, which runs in floating point on any device."""
@@ -97,7 +113,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
                 geometry, quantizer, bits, weights=self.settings, has_bias=has_bias
             )
         packed.store("codes", self.codes().contiguous())
-        for name, tensor in self.stored.items():
+        for name, tensor in (self.stored | {"exponent": self.exponents()}).items():
             packed.store(name, tensor)
         return packed.train(self.training)
 

@@ -140,7 +140,7 @@ class PackedLayer(FrozenLayer):
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The dequantized weight, float32, and the bias."""
-        return dequantized(self, self.codes), self.bias
+        return dequantized(self, self.codes, self.exponent), self.bias
 
     def centred_codes(self, rows: slice = ALL) -> Tensor:
         """``codes - zero_point`` of some output channels, int16 ``[rows, n]``."""
@@ -194,12 +194,12 @@ def is_multiple(multiple: Tensor) -> bool:
     return multiple.dtype == torch.int16 and bool(in_range.all())
 
 
-def dequantized(layer: Any, codes: Tensor) -> Tensor:
+def dequantized(layer: Any, codes: Tensor, exponent: Tensor | None) -> Tensor:
     """The weight ``[out, ...]`` that codes stand for, in a layer that holds their scales."""
     shape, multiple = layer.geometry.weight_shape, layer.multiple
     weight = dequantize(
         *(codes, layer.scale, layer.zero_point, layer.weight_bits, layer.fan_in),
-        *(layer.exponent, layer.settings.group_size),
+        *(exponent, layer.settings.group_size),
         None if multiple is None else of_weights(multiple, shape),
     )
     return weight.view(shape)

@@ -23,10 +23,7 @@ class WeightOnlyLayer(KernelLayer[AloneWeight]):
     float_bias: Tensor
 
     def __init__(self, packed: PackedLayer, weight: AloneWeight) -> None:
-        ones = torch.ones(
-            packed.geometry.in_channels, dtype=torch.int64, device=packed.scale.device
-        )
-        super().__init__(packed, weight, ones)
+        super().__init__(packed, weight)
         bias = torch.zeros_like(packed.scale) if packed.bias is None else packed.bias
         self.register_buffer("float_bias", bias.detach(), persistent=False)
 

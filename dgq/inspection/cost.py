@@ -1,4 +1,4 @@
-"""What a UNet costs: bit operations of one call, bytes of its weights.
+"""What a UNet costs: bit operations of one call, bytes of its weights in full precision.
 
 A bit operation (BOP) is a multiply-accumulate (MAC) weighted with the bits of both operands:
 ``BOPs = MACs x bits of one operand x bits of the other``, and floating point counts as 32 bits.
@@ -74,18 +74,6 @@ def count_operations(unet: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 def parameter_bytes(unet: nn.Module) -> int:
     """Bytes of all parameters in fp32, 4 for each."""
     return sum(parameter.numel() for parameter in unet.parameters()) * FLOAT_BITS // 8
-
-
-def resident_bytes(unet: nn.Module) -> int:
-    """Bytes that a UNet's tensors take in memory, each counted once.
-
-    Packed codes count as they are, weights folded for a CPU with a byte each.
-    """
-    folded = [
-        t for m in unet.modules() if isinstance(m, KernelLayer) for t in m.kernel_weight.tensors
-    ]
-    tensors = {id(t): t for t in (*unet.parameters(), *unet.buffers(), *folded)}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from dgq.inference.execution import prepare_
-from dgq.inspection.cost import resident_bytes
 from dgq.inspection.full_size import full_precision_bytes
 from dgq.inspection.layers import (
     activation_groups,
@@ -15,6 +14,7 @@ from dgq.inspection.layers import (
     layer_kinds,
     weight_exponents,
 )
+from dgq.inspection.memory import resident_bytes
 from dgq.storage.checkpoint import find_model, load_quantized_unet
 from dgq.storage.described_settings import described
 from dgq.storage.first_formats import FirstFiles

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from dgq.errors import DGQError, first_line
-from dgq.inspection.cost import count_operations, parameter_bytes, resident_bytes
+from dgq.inspection.cost import count_operations, parameter_bytes
+from dgq.inspection.memory import resident_bytes
 from dgq.storage.checkpoint import find_model
 from evaluation.comparison import Comparison
 from evaluation.costs.latency import time_calls

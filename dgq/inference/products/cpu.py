@@ -28,11 +28,12 @@ class OneDNNWeight(WholeWeight):
 
     Args:
         folded: int8 ``[out, n]``.
+        factor: of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
-    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
-        super().__init__(laid_out(folded, geometry), geometry)
+    def __init__(self, folded: Tensor, factor: Tensor, geometry: Geometry) -> None:
+        super().__init__(laid_out(folded, geometry), factor, geometry)
 
     def whole_numbers(self) -> Tensor:
         """Out of oneDNN's layout."""
@@ -104,7 +105,7 @@ class CpuProducts(Products):
         """Folded; in oneDNN's layout where it multiplies the whole of it exactly."""
         largest = max(int(folded.max()), -int(folded.min()))
         exact = largest <= cpu.largest_weight_of_onednn()
-        return (OneDNNWeight if exact else PlainWeight)(folded, layer.geometry)
+        return (OneDNNWeight if exact else PlainWeight)(folded, factor, layer.geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -87,7 +87,7 @@ class GpuProducts(Products):
         """Packed up to 4 bits, else folded."""
         if layer.weight_bits <= PACKED_BITS:
             return NibbleWeight(nibbles_of(layer, factor), layer.geometry, self.copies_boxes)
-        return ByteWeight(folded, layer.geometry, self.copies_boxes)
+        return ByteWeight(folded, factor, layer.geometry, self.copies_boxes)
 
     def weight_alone(self, layer: PackedLayer) -> AloneWeight | None:
         """Packed, where it has at most 4 bits and its exponents fit into bytes."""

@@ -1,6 +1,6 @@
 """Weights as the kernels of a GPU read them: a byte each, or two codes of 4 bits in a byte."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import torch
@@ -25,13 +25,16 @@ class ByteWeight(PlainWeight):
 
     Args:
         folded: int8 ``[out, n]``.
+        factor: of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
         copies_boxes: whether the device has a copy engine, and kernels for it.
     """
 
-    def __init__(self, folded: Tensor, geometry: Geometry, copies_boxes: bool = False) -> None:
+    def __init__(
+        self, folded: Tensor, factor: Tensor, geometry: Geometry, copies_boxes: bool = False
+    ) -> None:
         self.copies_boxes = copies_boxes
-        super().__init__(folded, geometry)
+        super().__init__(folded, factor, geometry)
 
     def multiply_gated(
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
@@ -51,9 +54,8 @@ class ByteWeight(PlainWeight):
         return self._of(self.tensor[rows])
 
     def _of(self, tensor: Tensor) -> ProductWeight:
-        return ByteWeight(
-            tensor, LinearGeometry(tensor.shape[1], tensor.shape[0]), self.copies_boxes
-        )
+        geometry = LinearGeometry(tensor.shape[1], tensor.shape[0])
+        return ByteWeight(tensor, self.factor, geometry, self.copies_boxes)
 
 
 class NibbleWeight(AloneWeight):
@@ -86,9 +88,20 @@ class NibbleWeight(AloneWeight):
         return conv.kernel, conv.stride, conv.padding, conv.dilation, conv.groups
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> Mapping[str, Tensor]:
         """Codes, zero points, factors and shifts."""
-        return tuple(tensor for tensor in self.packed[:4] if tensor is not None)
+        named = self.packed._asdict().items()
+        return {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
+
+    @property
+    def factor(self) -> Tensor | None:
+        """Of the weights that meet each input channel, int8 ``[in]``; None for 1."""
+        return self.packed.factor
+
+    @property
+    def shift(self) -> Tensor | None:
+        """Of each group of inputs, uint8 ``[out, groups]``; None for 0."""
+        return self.packed.shift
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights."""

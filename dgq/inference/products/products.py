@@ -1,7 +1,7 @@
 """What a kind of device has to offer so that layers multiply integers on it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,21 @@ class ProductWeight(ABC):
 
     @property
     @abstractmethod
-    def tensors(self) -> tuple[Tensor, ...]:
-        """What it holds in memory."""
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What it holds in memory, by name."""
+
+    @property
+    @abstractmethod
+    def factor(self) -> Tensor | None:
+        """Of the weights that meet each input channel, whole numbers ``[in]``; None for 1."""
+
+    @property
+    def shift(self) -> Tensor | None:
+        """Bits by which each group of inputs was shifted, uint8 ``[out, groups]``.
+
+        None where it does not hold them.
+        """
+        return None
 
     @abstractmethod
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:

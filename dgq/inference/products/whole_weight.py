@@ -1,5 +1,7 @@
 """Weights of a byte for each element, which the operators of every device multiply."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -14,17 +16,24 @@ class WholeWeight(ProductWeight):
 
     Args:
         tensor: as the operators of the device read it.
+        factor: of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
-    def __init__(self, tensor: Tensor, geometry: Geometry) -> None:
+    def __init__(self, tensor: Tensor, factor: Tensor, geometry: Geometry) -> None:
         self.tensor = tensor
+        self._factor = factor.to(torch.int16)
         self.geometry = geometry
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The weight."""
-        return (self.tensor,)
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The weight, and what its codes were multiplied by."""
+        return {"weight": self.tensor, "factor": self._factor}
+
+    @property
+    def factor(self) -> Tensor:
+        """Of the weights that meet each input channel, int16 ``[in]``."""
+        return self._factor
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the operator of the layer."""
@@ -37,15 +46,16 @@ class PlainWeight(WholeWeight):
 
     Args:
         folded: int8 ``[out, n]``.
+        factor: of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
-    def __init__(self, folded: Tensor, geometry: Geometry) -> None:
+    def __init__(self, folded: Tensor, factor: Tensor, geometry: Geometry) -> None:
         tensor = folded
         if isinstance(geometry, ConvGeometry):
             images = folded.view(geometry.weight_shape)
             tensor = images.contiguous(memory_format=torch.channels_last)
-        super().__init__(tensor, geometry)
+        super().__init__(tensor, factor, geometry)
 
     def whole_numbers(self) -> Tensor:
         """In the order of the stored codes."""

@@ -17,7 +17,7 @@ from dgq.inference import execution, laying_out
 from dgq.inference.execution import prepare_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.joint_product import JointProduct
-from dgq.inspection.cost import resident_bytes
+from dgq.inspection.memory import resident_bytes
 from dgq.ops import cpu
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
@@ -110,11 +110,11 @@ def test_a_weight_is_in_memory_once(calibrated_as: Models) -> None:
     attention = attention_of(unet)
     layers = (attention.to_q, attention.to_k, attention.to_v)
     joint = attention.to_q.joint
-    whole = (*joint.weight.tensors, joint.weight_scale, joint.bias)
+    whole = (*joint.weight.tensors.values(), joint.weight_scale, joint.bias)
     owned = {tensor.untyped_storage().data_ptr() for tensor in whole}
     for layer in layers:
         assert layer.joint is joint
-        parts = (*layer.kernel_weight.tensors, layer.weight_scale, layer.folded_bias)
+        parts = (*layer.kernel_weight.tensors.values(), layer.weight_scale, layer.folded_bias)
         assert {tensor.untyped_storage().data_ptr() for tensor in parts} == owned
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dgq.inspection.cost import parameter_bytes, resident_bytes
+from dgq.inspection.cost import parameter_bytes
+from dgq.inspection.memory import resident_bytes
 from dgq.ops import cpu
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet, save_quantized

@@ -8,7 +8,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from dgq.inspection.cost import Operations, count_operations, parameter_bytes, resident_bytes
+from dgq.inspection.cost import Operations, count_operations, parameter_bytes
+from dgq.inspection.memory import resident_bytes
 
 
 class FourBitLinear(nn.Linear):

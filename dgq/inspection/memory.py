@@ -1,0 +1,62 @@
+"""What a UNet holds in memory: every storage once, however many tensors are views of it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from dgq.inference.kernel_layer import KernelLayer
+
+
+class Held(NamedTuple):
+    """Memory that a UNet holds.
+
+    Args:
+        owner: the class of the module whose it is.
+        name: of the first tensor in it.
+        dtype: of that tensor, in torch's words.
+        n_bytes: of all of it.
+    """
+
+    owner: str
+    name: str
+    dtype: str
+    n_bytes: int
+
+
+def held_by(unet: nn.Module) -> list[Held]:
+    """All memory of a UNet's tensors, in the order of its modules."""
+    found: dict[int, Held] = {}
+    for owner, name, tensor in tensors_of(unet):
+        key, n_bytes = memory_of(tensor)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        found.setdefault(key, Held(type(owner).__name__, name, dtype, n_bytes))
+    return [*found.values()]
+
+
+def resident_bytes(unet: nn.Module) -> int:
+    """Bytes that a UNet's tensors take in memory.
+
+    Packed codes count as they are, weights folded for a CPU with a byte each.
+    """
+    return sum(held.n_bytes for held in held_by(unet))
+
+
+def tensors_of(unet: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Tensors of all modules with their owners and names, those of laid out weights included."""
+    for module in unet.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield module, name, parameter
+        for name, buffer in module.named_buffers(recurse=False):
+            yield module, name, buffer
+        if isinstance(module, KernelLayer):
+            for name, tensor in module.kernel_weight.tensors.items():
+                yield module, f"kernel_{name}", tensor
+
+
+def memory_of(tensor: Tensor) -> tuple[int, int]:
+    """What tells the memory of a tensor from any other, and its bytes."""
+    if tensor.is_mkldnn:  # it has no storage that torch knows of
+        return id(tensor), tensor.numel() * tensor.element_size()
+    storage = tensor.untyped_storage()
+    return storage._cdata, storage.nbytes()
