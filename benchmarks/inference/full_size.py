@@ -7,29 +7,24 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
 
 from benchmarks.inference.device import on
 from benchmarks.inference.parts import Part
 from benchmarks.inference.subjects import Call, Subject
 from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
 from dgq.calibration.learning import harden_, start_learning_
-from dgq.settings import (
-    ActivationSettings,
-    QuantizationSettings,
-    ScoreSettings,
-    WeightSettings,
-)
+from dgq.recipes.ours import Ours
 from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
 from dgq.targets import Block
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
-SETTINGS = QuantizationSettings(
-    WeightSettings(4, "minmax", group_size=64, max_exponent=1),
-    ActivationSettings(8, "exponents", max_exponent=2, qkv=False),
-    ScoreSettings(16),
-)
+SETTINGS = Ours(weight_bits=4, activation_bits=8, range_method="minmax").quantization
 """The arithmetic of ``w4a8.yaml``; weights are rounded to nearest, which costs the same time."""
+
+FINEST = 2
+"""The smallest groups of weights, in powers of two below the largest: real ones differ too."""
 
 N_TOKENS = 77
 TIMESTEPS = tuple(float(t) for t in range(961, 0, -40))
@@ -54,12 +49,17 @@ class FullSize(Subject):
         """In float32, on the device: making random weights takes longer on a CPU."""
         torch.manual_seed(0)
         with torch.device(self.options.device):
-            return UNet2DConditionModel(**self.config).requires_grad_(False).eval()
+            unet = UNet2DConditionModel(**self.config).requires_grad_(False).eval()
+        for layer in unet.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.weight.mul_(group_sizes(layer.weight))
+        return unet
 
     def identity(self) -> dict[str, Any]:
         """What determines the weights."""
         device = self.options.device
-        return {"config": self.config, "torch": torch.__version__, "device": device}
+        versions = {"torch": torch.__version__, "device": device, "finest": FINEST}
+        return {"config": self.config} | versions
 
     def call(self, batch: int) -> Call:
         """Random latents and tokens."""
@@ -110,6 +110,14 @@ class FullSize(Subject):
             "encoder_hidden_states": torch.randn(batch, N_TOKENS, width, generator=generator),
             "return_dict": False,
         }
+
+
+def group_sizes(weight: Tensor) -> Tensor:
+    """A random power of two for each group of inputs, of the weight's shape."""
+    fan_in, group_size = weight[0].numel(), SETTINGS.weights.group_size
+    shape = (weight.shape[0], -(-fan_in // group_size))
+    sizes = 2.0 ** -torch.randint(0, FINEST + 1, shape, device=weight.device)
+    return sizes.repeat_interleave(group_size, 1)[:, :fan_in].reshape(weight.shape)
 
 
 class FullSizeXL(FullSize):
