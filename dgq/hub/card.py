@@ -180,8 +180,8 @@ def limits(facts: Facts) -> Iterator[str]:
         "timesteps the scales of the nearest calibrated one are used, with a loss."
     )
     yield (
-        "- Integers are multiplied on CPUs with VNNI instructions and on NVIDIA GPUs from Ampere "
-        "on, but not by layers with k-means groups; elsewhere it computes in floating point on "
+        "- Integers are multiplied on CPUs with AVX2 or VNNI and on NVIDIA GPUs from Ampere on, "
+        "but not by layers with k-means groups; elsewhere it computes in floating point on "
         "packed weights."
     )
     yield "- Limits and licence of the model that it was made from hold for it too."

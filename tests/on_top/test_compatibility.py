@@ -47,7 +47,7 @@ quantized layers are still in place. *Refused* means: one line says why before a
 and the UNet is unchanged.
 
 *In integers* and *in floating point*: recipes whose attention scores are not quantized (`w4a8` and
-the like), on a CPU with VNNI and elsewhere. *Scores quantized*: the published ones (`dgq_*`,
+the like), on a CPU with AVX2 and elsewhere. *Scores quantized*: the published ones (`dgq_*`,
 `rtn_*`).
 
 """
