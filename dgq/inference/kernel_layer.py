@@ -64,7 +64,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not of_part(prefix):
-            exponent = self.exponents()
+            exponent = self.stored_exponent()
             destination[prefix + "codes"] = self.codes()
             if exponent is not None:
                 destination[prefix + "exponent"] = exponent.detach()
@@ -81,9 +81,9 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The weight, dequantized, float32, and the bias."""
-        return dequantized(self, self.codes(), self.exponents()), self.bias
+        return dequantized(self, self.codes(), self.stored_exponent()), self.bias
 
-    def exponents(self) -> Tensor | None:
+    def stored_exponent(self) -> Tensor | None:
         """Exponents of groups that the weight was made from, uint8 ``[out, groups]``, if any."""
         if self.exponent is not None or not self.settings.has_exponents:
             return self.exponent
@@ -96,7 +96,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was made from."""
         whole = self.kernel_weight.whole_numbers().to(torch.int32)
-        exponent, factor = self.exponents(), self.kernel_weight.factor
+        exponent, factor = self.stored_exponent(), self.kernel_weight.factor
         if exponent is not None:
             exponent = of_each(exponent, self.settings.group_size, self.fan_in)
         whole //= group_factors(exponent, self.largest_exponent)
@@ -113,7 +113,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
                 geometry, quantizer, bits, weights=self.settings, has_bias=has_bias
             )
         packed.store("codes", self.codes().contiguous())
-        for name, tensor in (self.stored | {"exponent": self.exponents()}).items():
+        for name, tensor in (self.stored | {"exponent": self.stored_exponent()}).items():
             packed.store(name, tensor)
         return packed.train(self.training)
 

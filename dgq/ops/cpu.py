@@ -8,6 +8,12 @@ from torch import Tensor
 from dgq.ops import native, onednn, reference
 from dgq.ops.library import LIBRARY
 
+LARGEST_BYTE = 128
+"""Magnitude of signed bytes."""
+
+LARGEST_IN_PAIRS = 64
+"""Of weights: two products of them with codes of 255 fit into 16 bits when they are added up."""
+
 
 def register() -> None:
     """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
@@ -19,13 +25,6 @@ def register() -> None:
         LIBRARY.impl(function.__name__, function, "MkldnnCPU")
 
 
-LARGEST = 128
-"""Magnitude of signed bytes."""
-
-LARGEST_IN_PAIRS = 64
-"""Of weights: two products of them with codes of 255 fit into 16 bits when they are added up."""
-
-
 @cache
 def largest_weight_of_onednn() -> int:
     """The largest magnitude that oneDNN multiplies with unsigned bytes exactly and fast here.
@@ -35,7 +34,7 @@ def largest_weight_of_onednn() -> int:
     """
     if "avx2" not in features():
         return 0
-    return next(filter(_is_exact, (LARGEST, LARGEST_IN_PAIRS)), 0)
+    return next(filter(_is_exact, (LARGEST_BYTE, LARGEST_IN_PAIRS)), 0)
 
 
 def _is_exact(largest: int) -> bool:
@@ -51,7 +50,7 @@ def _is_exact(largest: int) -> bool:
 
 def products_are_exact() -> bool:
     """Whether products of unsigned bytes with all signed ones are exact and fast here."""
-    return largest_weight_of_onednn() == LARGEST or has_own_products()
+    return largest_weight_of_onednn() == LARGEST_BYTE or has_own_products()
 
 
 def has_own_products() -> bool:
@@ -132,11 +131,12 @@ def int_linear(
         output = int_linear(codes, weight, *tables, torch.float32)
         return reference.with_residual(output, residual, dtype)
     if not weight.is_mkldnn:
-        images = codes.view(codes.shape[0], 1, -1, codes.shape[-1])
+        shape = codes.shape
+        images = codes.reshape(shape[0], 1, shape[1:-1].numel(), shape[-1])
         ours = _convolved(images, weight[:, :, None, None], *tables, [1, 1], [1, 1])
         if ours is None:
             return reference.int_linear(codes, weight, *tables, dtype)
-        return ours.view(*codes.shape[:-1], -1).to(dtype)
+        return ours.view(*shape[:-1], ours.shape[-1]).to(dtype)
 
     def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
         return onednn.linear(codes, weight, weight_scale, factor, row, output)
@@ -164,7 +164,7 @@ def int_conv2d(
         output = int_conv2d(*operands, *window, groups, torch.float32)
         return reference.with_residual(output, residual, dtype)
     if not weight.is_mkldnn:
-        ours = _convolved(*operands, stride, dilation) if groups == 1 else None
+        ours = _convolved(*operands, stride, dilation)
         if ours is None:
             return reference.int_conv2d(*operands, *window, groups, dtype)
         return ours.to(dtype)
@@ -191,7 +191,7 @@ def _convolved(
     """As ``reference.int_conv2d``, in float32, by our own kernel; None where it cannot."""
     operands = (codes, weight, weight_scale, scale, bias, step)
     kernels = native.kernels()
-    if kernels is None or not kernels.has_products or not native.can_convolve(*operands):
+    if kernels is None or not kernels.has_products or not native.can_convolve(*operands, dilation):
         return None
     return kernels.convolve(*operands, stride, dilation)
 

@@ -27,6 +27,8 @@ FLAGS = (
 )
 COMPILE_SECONDS = 120
 
+LARGEST_SUM = 2**31 - 1
+
 READ = (torch.float32, torch.bfloat16)
 """Types of what the kernels quantize, and find the ranges of."""
 
@@ -113,8 +115,7 @@ class Kernels:
         """As ``reference.channel_ranges``, for float32 and bfloat16."""
         x = x.contiguous()
         batch, channels = x.shape[0], x.shape[-1]
-        low = torch.empty(batch, channels)
-        high = torch.empty(batch, channels)
+        low, high = (torch.empty(batch, channels, dtype=torch.float32) for _ in range(2))
         self._library.dgq_channel_ranges(
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16)),
             *_sizes(batch, x[0].numel() // channels, channels),
@@ -152,15 +153,17 @@ class Kernels:
         batch, *size, channels = codes.shape
         windows = zip(size, kernel, stride, dilation, strict=True)
         out_size = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in windows]
-        out = torch.empty(batch, *out_size, out_channels)
+        out = torch.empty(batch, *out_size, out_channels, dtype=torch.float32)
         sizes = (batch, *size, channels, *out_size, out_channels, *kernel, *stride, *dilation)
         codes, weight = codes.contiguous(), weight.contiguous(memory_format=torch.channels_last)
         tables = [table.contiguous() for table in (weight_scale, scale, bias, step)]
-        self._library.dgq_convolve(
+        no_memory = self._library.dgq_convolve(
             *map(_address, (codes, weight, *tables)),
             *_sizes(scale.shape[0], bias.shape[0], step.shape[0]),
             *((ctypes.c_int64 * len(sizes))(*sizes), _address(out)),
         )
+        if no_memory:
+            raise MemoryError("no memory for the sums of an integer product")
         return out
 
 
@@ -171,25 +174,32 @@ def can_convolve(
     scale: Tensor,
     bias: Tensor,
     step: Tensor,
+    dilation: list[int],
 ) -> bool:
     """Whether the compiled kernels multiply tensors of these types and sizes.
 
     They do not check what they read: where sizes do not agree, torch raises the error.
     """
-    n_out = weight.shape[0]
-    tables = (weight_scale, scale, bias)
-    n_steps = {n for n in (scale.shape[0], bias.shape[0]) if n > 1}
+    n_out, windows = weight.shape[0], zip(codes.shape[1:3], weight.shape[2:], dilation, strict=True)
     return (
         (codes.dtype, weight.dtype, step.dtype) == (torch.uint8, torch.int8, torch.int64)
-        and all(table.dtype == torch.float32 for table in tables)
+        and all(table.dtype == torch.float32 for table in (weight_scale, scale, bias))
         and codes.numel() > 0
+        and weight.numel() > 0
         and codes.shape[3] == weight.shape[1]
-        and all(n >= k for n, k in zip(codes.shape[1:3], weight.shape[2:], strict=True))
-        and weight_scale.shape == (n_out,)
-        and bias.shape[1:] == (n_out,)
-        and len(n_steps) <= 1
-        and step.shape[0] in (1, codes.shape[0])
+        and 255 * 128 * weight[0].numel() <= LARGEST_SUM
+        and all(n > d * (k - 1) for n, k, d in windows)
+        and weight_scale.shape == bias.shape[1:] == (n_out,)
+        and step.shape in ((1,), codes.shape[:1])
+        and scale.ndim == 1
+        and all(_has_rows(table, step) for table in (scale, bias))
     )
+
+
+def _has_rows(table: Tensor, step: Tensor) -> bool:
+    """Whether a table has the row of each step; one row serves all."""
+    steps, n = step.tolist(), table.shape[0]
+    return n == 1 or (min(steps) >= 0 and max(steps) < n)
 
 
 def can_quantize(

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <vector>
 
 namespace {
@@ -105,6 +106,8 @@ void pack_panel(const int8_t* weight, int64_t depth, int64_t columns, int64_t fi
     }
 }
 
+typedef int32_t __attribute__((may_alias)) Pair;  // of codes
+
 // One row's sums += a pair of codes times two vectors of pairs of weights. In assembler: compilers move
 // sums to memory and back, though the 16 registers suffice.
 inline void add_products(const int16_t* pair, __m256i left, __m256i right, __m256i& low,
@@ -116,7 +119,7 @@ inline void add_products(const int16_t* pair, __m256i left, __m256i right, __m25
       "vpaddd %3, %0, %0\n\t"
       "vpaddd %2, %1, %1"
       : "+x"(low), "+x"(high), "=&x"(everywhere), "=&x"(product)
-      : "m"(*(const int32_t*)pair), "x"(left), "x"(right));
+      : "m"(*(const Pair*)pair), "x"(left), "x"(right));
 }
 
 // sums[MICRO][COLUMNS] (+)= rows[MICRO][2 pairs] panel[pairs][COLUMNS][2].
@@ -169,11 +172,9 @@ void add_up(const uint8_t* codes, const int8_t* weight, const Convolution& c, in
   const int64_t depth = c.depth(), stride = DEPTH + GAP;
   for (int64_t k = 0; k < depth; k += DEPTH) {
     const int64_t n = std::min(DEPTH, depth - k), padded = up(n, LANES);
-    for (int64_t r = 0; r < n_rows; r++) {
-      int16_t* to = at.rows.data() + r * stride;
-      widen_window(codes, c, first_row + r, k, n, to);
-      std::fill(to + n, to + padded, 0);
-    }
+    // What a row holds behind its last input meets zeros of the panel.
+    for (int64_t r = 0; r < n_rows; r++)
+      widen_window(codes, c, first_row + r, k, n, at.rows.data() + r * stride);
     for (int64_t t = 0; t < n_tiles; t++) {
       const int64_t column = (first_tile + t) * COLUMNS;
       pack_panel(weight + column * depth, depth, c.out_channels - column, k, n, at.panel.data());
@@ -216,11 +217,11 @@ int64_t tiles_at_once(int64_t row_blocks, int64_t n_tiles) {
 
 // codes [batch, height, width, channels], padding included; weight [out, kernel height, kernel width,
 // channels]; weight_scale [out]; scale [n_scales]; bias [n_biases, out]; step [n_steps], 1 or batch;
-// sizes of a Convolution; out [batch, out height, out width, out].
-extern "C" void dgq_convolve(const uint8_t* codes, const int8_t* weight, const float* weight_scale,
-                             const float* scale, const float* bias, const int64_t* step,
-                             int64_t n_scales, int64_t n_biases, int64_t n_steps,
-                             const int64_t* sizes, float* out) {
+// sizes of a Convolution; out [batch, out height, out width, out]. Returns 0, or 1 without memory.
+extern "C" int dgq_convolve(const uint8_t* codes, const int8_t* weight, const float* weight_scale,
+                            const float* scale, const float* bias, const int64_t* step,
+                            int64_t n_scales, int64_t n_biases, int64_t n_steps,
+                            const int64_t* sizes, float* out) {
   const Convolution c{sizes[0], sizes[1], sizes[2], sizes[3],  sizes[4],  sizes[5], sizes[6],
                       sizes[7], sizes[8], sizes[9], sizes[10], sizes[11], sizes[12]};
   const Tables tables{weight_scale, scale, bias, step, n_steps, n_scales, n_biases};
@@ -228,24 +229,30 @@ extern "C" void dgq_convolve(const uint8_t* codes, const int8_t* weight, const f
   const int64_t n_tiles = (c.out_channels + COLUMNS - 1) / COLUMNS;
   const int64_t tiles = tiles_at_once(row_blocks, n_tiles);
   const int64_t tile_blocks = (n_tiles + tiles - 1) / tiles;
-#pragma omp parallel
-  {
-    Scratch at(tiles);
-#pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t row_block = 0; row_block < row_blocks; row_block++)
-      for (int64_t tile_block = 0; tile_block < tile_blocks; tile_block++) {
-        const int64_t row = row_block * ROWS, tile = tile_block * tiles;
-        const int64_t n_rows = std::min(ROWS, c.rows() - row);
-        const int64_t n = std::min(tiles, n_tiles - tile);
-        add_up(codes, weight, c, row, n_rows, tile, n, at);
-        write(c, tables, row, n_rows, tile, n, at, out);
-      }
+  std::vector<Scratch> scratch;
+  try {
+    scratch.assign(omp_get_max_threads(), Scratch(tiles));
+  } catch (const std::bad_alloc&) {
+    return 1;
   }
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int64_t row_block = 0; row_block < row_blocks; row_block++)
+    for (int64_t tile_block = 0; tile_block < tile_blocks; tile_block++) {
+      Scratch& at = scratch[omp_get_thread_num()];
+      const int64_t row = row_block * ROWS, tile = tile_block * tiles;
+      const int64_t n_rows = std::min(ROWS, c.rows() - row);
+      const int64_t n = std::min(tiles, n_tiles - tile);
+      add_up(codes, weight, c, row, n_rows, tile, n, at);
+      write(c, tables, row, n_rows, tile, n, at, out);
+    }
+  return 0;
 }
 
 extern "C" int dgq_has_products() { return 1; }
 #else
-extern "C" void dgq_convolve(const uint8_t*, const int8_t*, const float*, const float*, const float*,
-                             const int64_t*, int64_t, int64_t, int64_t, const int64_t*, float*) {}
+extern "C" int dgq_convolve(const uint8_t*, const int8_t*, const float*, const float*, const float*,
+                            const int64_t*, int64_t, int64_t, int64_t, const int64_t*, float*) {
+  return 0;
+}
 extern "C" int dgq_has_products() { return 0; }
 #endif

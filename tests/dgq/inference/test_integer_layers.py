@@ -1,5 +1,6 @@
 """Layers that multiply integers against the same layers in floating point."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
+from dgq.inference.products.cpu import CpuProducts, OneDNNWeight
+from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
 from dgq.ops import cpu
 from dgq.settings import WeightSettings
 from dgq.unet.calls import SamplerCall
@@ -109,6 +112,18 @@ def test_sums_that_do_not_fit_into_32_bits_are_not_made() -> None:
     assert not fits(weight * 127, 66_000)
     assert not fits(weight * 128, 4)
     assert fits(weight * -128, 4)
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(63, PlainWeight), (64, OneDNNWeight)])
+def test_weights_larger_than_onednn_adds_up_are_our_kernels(
+    largest: int, kind: type[WholeWeight], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "largest_weight_of_onednn", lambda: largest)
+    layer: Any = SimpleNamespace(geometry=LinearGeometry(4, 2))
+    folded = torch.tensor([[1, 2, 3, 63], [-64, 0, 1, 2]], dtype=torch.int8)
+    weight = CpuProducts().weight(layer, folded, torch.ones(4))
+    assert type(weight) is kind
+    assert torch.equal(weight.whole_numbers(), folded)
 
 
 def test_a_gradient_is_refused_rather_than_lost() -> None:

@@ -190,16 +190,30 @@ def test_large_samples_of_different_steps_equal_64_bit_sums(
 own = pytest.mark.skipif(not cpu.has_own_products(), reason="no compiler, or no AVX2")
 
 
-@own
-@given(conv=convolutions, n_steps=st.integers(1, 3), per_row=st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_our_own_kernel_computes_the_reference(conv: Conv, n_steps: int, per_row: bool) -> None:
-    codes, weight, (kernel, stride, dilation) = case(conv | {"groups": 1}, packed=False)
-    tables = scales(weight.shape[0], n_steps, conv["batch"], per_row, conv["seed"])
+def by_our_kernel(*operands: Any) -> Tensor:
+    """Of what it can read: codes, a weight, tables, stride, dilation."""
     kernels = native.kernels()
     assert kernels is not None
-    assert native.can_convolve(codes, weight, *tables)
-    found = kernels.convolve(codes, weight, *tables, stride, dilation)
+    assert native.can_convolve(*operands[:6], operands[7])
+    return kernels.convolve(*operands)
+
+
+@own
+@given(
+    conv=convolutions,
+    rows=st.tuples(st.sampled_from([1, 3]), st.sampled_from([1, 3])),
+    per_row=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_our_kernel_computes_the_reference(
+    conv: Conv, rows: tuple[int, int], per_row: bool
+) -> None:
+    codes, weight, (kernel, stride, dilation) = case(conv | {"groups": 1}, packed=False)
+    weight_scale, scale, bias, step = scales(
+        weight.shape[0], 3, conv["batch"], per_row, conv["seed"]
+    )
+    tables = (weight_scale, scale[: rows[0]], bias[: rows[1]], step)
+    found = by_our_kernel(codes, weight, *tables, stride, dilation)
     shape = (kernel, stride, dilation, 1, torch.float32)
     wanted = reference.int_conv2d(codes, weight, *tables, *shape)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-3)
@@ -208,32 +222,86 @@ def test_our_own_kernel_computes_the_reference(conv: Conv, n_steps: int, per_row
 @own
 @pytest.mark.parametrize("rows", [1, 95, 96, 97, 200])
 @pytest.mark.parametrize(("inputs", "outputs"), [(511, 15), (512, 64), (513, 65), (1700, 700)])
-def test_our_own_kernel_adds_up_across_its_blocks(rows: int, inputs: int, outputs: int) -> None:
+def test_our_kernel_adds_up_across_its_blocks(rows: int, inputs: int, outputs: int) -> None:
     codes, weight = codes_and_weight((1, 1, rows, inputs), (outputs, inputs, 1, 1), 0)
-    ones = torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs)
-    kernels = native.kernels()
-    assert kernels is not None
-    tables = (*ones, torch.zeros(1, dtype=torch.long))
-    found = kernels.convolve(codes, weight, *tables, [1, 1], [1, 1])
+    tables = (*(torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs)), torch.tensor([0]))
+    found = by_our_kernel(codes, weight, *tables, [1, 1], [1, 1])
     sums = codes[0].double() @ weight.flatten(1).t().double()
     assert torch.equal(found.double(), sums[None].float().double())
 
 
 @own
-def test_what_our_own_kernel_cannot_read_is_left_to_torch() -> None:
+def test_our_kernel_reads_tensors_however_they_lie() -> None:
     codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
     tables = scales(4, 3, 2, True, 1)
-    assert native.can_convolve(codes, weight, *tables)
-    weight_scale, scale, bias, step = tables
+    window = ([1, 1], [1, 1])
+    expected = by_our_kernel(codes, weight, *tables, *window)
+    apart = [torch.stack([x, x + 1], -1)[..., 0] for x in (codes, weight, *tables)]
+    assert not any(x.is_contiguous() for x in apart)
+    assert torch.equal(by_our_kernel(*apart, *window), expected)
+
+    codes, weight = codes_and_weight((2, 3, 4, 5), (6, 5), 0)
+    turned = codes.transpose(1, 2)  # as a linear layer may get them
+    tables, shape = scales(6, 3, 2, True, 1), (torch.float32,)
+    found = ops.int_linear(turned, weight, *tables, *shape)
+    assert torch.equal(found, ops.int_linear(turned.contiguous(), weight, *tables, *shape))
+
+
+@own
+def test_our_kernels_write_float32_whatever_the_default_is() -> None:
+    codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
+    operands = (codes, weight, *scales(4, 3, 2, True, 1), [1, 1], [1, 1])
+    expected, ranges = by_our_kernel(*operands), ops.channel_ranges(operands[3].view(1, -1))
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(by_our_kernel(*operands), expected)
+        again = ops.channel_ranges(operands[3].view(1, -1))
+    finally:
+        torch.set_default_dtype(default)
+    assert all(map(torch.equal, again, ranges))
+
+
+@own
+def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
+    codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
+    weight_scale, scale, bias, step = scales(4, 3, 2, True, 1)
+    tables = (weight_scale, scale, bias, step)
+    assert native.can_convolve(codes, weight, *tables, [1, 1])
+    assert native.can_convolve(codes, weight, *tables, [2, 2])
+    assert not native.can_convolve(codes, weight, *tables, [3, 1])
     for operands in (
         (codes.to(torch.int8), weight, *tables),
         (codes[..., :4], weight, *tables),
         (codes[:, :2], weight, *tables),
-        (codes[:0], weight, *tables),
+        (codes[:0], weight, weight_scale, scale, bias, step[:0]),
+        (codes[:0], weight, weight_scale, scale, bias, step[:1]),
+        (codes, weight[:0], weight_scale[:0], scale, bias[:, :0], step),
         (codes, weight, weight_scale.double(), scale, bias, step),
         (codes, weight, weight_scale[:3], scale, bias, step),
-        (codes, weight, weight_scale, scale[:2], bias, step),
+        (codes, weight, weight_scale, scale[None], bias, step),
+        (codes, weight, weight_scale, scale[:0], bias, step),
         (codes, weight, weight_scale, scale, bias[:, :3], step),
         (codes, weight, weight_scale, scale, bias, step.repeat(2)),
+        (codes, weight, weight_scale, scale, bias, torch.tensor([0, 3])),
+        (codes, weight, weight_scale, scale, bias, torch.tensor([-1, 0])),
     ):
-        assert not native.can_convolve(*operands)
+        assert not native.can_convolve(*operands, [1, 1])
+
+
+@own
+def test_sums_beyond_32_bits_are_left_to_torch() -> None:
+    inputs = 70_000
+    codes = torch.full((1, 1, inputs), 255, dtype=torch.uint8)
+    weight = torch.full((1, inputs), 127, dtype=torch.int8)
+    tables = torch.ones(1), torch.ones(1), torch.zeros(1, 1), torch.tensor([0])
+    found = ops.int_linear(codes, weight, *tables, torch.float32)
+    assert found.item() == pytest.approx(255 * 127 * inputs)
+
+
+@own
+def test_a_dilated_kernel_larger_than_the_image_is_an_error() -> None:
+    codes, weight = codes_and_weight((1, 4, 4, 5), (4, 5, 3, 3), 0)
+    tables = scales(4, 1, 1, False, 1)
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        ops.int_conv2d(codes, weight, *tables, [3, 3], [1, 1], [2, 2], 1, torch.float32)
