@@ -1,5 +1,8 @@
 """Integer products against whole numbers of 64 bits."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -185,6 +188,16 @@ def test_large_samples_of_different_steps_equal_64_bit_sums(
     torch.testing.assert_close(
         found.double(), expected(sums, *tables), rtol=1e-5, atol=1e-3, check_stride=False
     )
+
+
+@fast
+def test_onednn_is_trusted_as_far_as_its_instructions_go() -> None:
+    program = "from dgq.ops import cpu; print(cpu.largest_weight_of_onednn())"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["64"]
+    assert LARGEST in (64, 128)
 
 
 own = pytest.mark.skipif(not cpu.has_own_products(), reason="no compiler, or no AVX2")
