@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from dgq.inference.geometry import ConvGeometry, Geometry
-
-LARGEST_SUM = 2**31 - 1
+from dgq.ops.native import sums_fit
 
 
 def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:
@@ -30,7 +29,7 @@ def largest_exponent(exponent: Tensor | None) -> int:
 def fits(weight: Tensor, inputs: int) -> bool:
     """Whether multiplied weights fit into s8, and their products with u8 into 32 bits."""
     in_s8 = int(weight.min()) >= -128 and int(weight.max()) <= 127
-    return in_s8 and 255 * 128 * inputs <= LARGEST_SUM
+    return in_s8 and sums_fit(inputs)
 
 
 def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> Tensor:

@@ -1,5 +1,5 @@
 // Attention in bfloat16 on a CPU, whose scores stay in the cache. Plain C interface; compiled when
-// first used (native.py), for CPUs that multiply bfloat16.
+// first used (compiling.py), for CPUs that multiply bfloat16.
 
 #include <cstdint>
 

@@ -1,33 +1,17 @@
-"""Our own CPU kernels: compiled by the machine's C++ compiler when first used, and kept.
+"""Our own CPU kernels, and what they can read.
 
 Without a compiler, or where one fails, the operators use torch alone: slower, with the same values.
 """
 
 import ctypes
-import hashlib
 import logging
-import platform
-import shutil
 import subprocess
-import tempfile
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SOURCES = tuple(
-    map(Path(__file__).with_name, ("attention.cpp", "products.cpp", "quantization.cpp"))
-)
-COMPILERS = ("g++", "clang++", "c++")
-FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    # Neither changes a value: rounding instructions are used instead of calls.
-    *("-fno-math-errno", "-fno-trapping-math"),
-)
-COMPILE_SECONDS = 120
-
-LARGEST_SUM = 2**31 - 1
+from dgq.ops import compiling
 
 READ = (torch.float32, torch.bfloat16)
 """Types of what the kernels quantize, and find the ranges of."""
@@ -39,7 +23,7 @@ class Kernels:
     """The compiled kernels.
 
     Args:
-        library: with the functions of ``SOURCES``.
+        library: with the functions of ``compiling.SOURCES``.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -187,13 +171,18 @@ def can_convolve(
         and codes.numel() > 0
         and weight.numel() > 0
         and codes.shape[3] == weight.shape[1]
-        and 255 * 128 * weight[0].numel() <= LARGEST_SUM
+        and sums_fit(weight[0].numel())
         and all(n > d * (k - 1) for n, k, d in windows)
         and weight_scale.shape == bias.shape[1:] == (n_out,)
         and step.shape in ((1,), codes.shape[:1])
         and scale.ndim == 1
         and all(_has_rows(table, step) for table in (scale, bias))
     )
+
+
+def sums_fit(inputs: int) -> bool:
+    """Whether 32 bits hold the sums of so many products of a code and a weight, both of a byte."""
+    return 255 * 128 * inputs < 2**31
 
 
 def _has_rows(table: Tensor, step: Tensor) -> bool:
@@ -229,47 +218,16 @@ def can_quantize(
 @cache
 def kernels() -> Kernels | None:
     """The compiled kernels, compiled now if they never were; ``None`` where that fails."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    compiler = compiling.compiler()
     if compiler is None:
-        log.warning("no C++ compiler (%s): slower kernels of torch are used", ", ".join(COMPILERS))
+        names = ", ".join(compiling.COMPILERS)
+        log.warning("no C++ compiler (%s): slower kernels of torch are used", names)
         return None
     try:
-        return Kernels(ctypes.CDLL(str(compiled(compiler))))
+        return Kernels(ctypes.CDLL(str(compiling.compiled(compiler))))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("our CPU kernels cannot be compiled (%s): those of torch are used", error)
         return None
-
-
-def compiled(compiler: str) -> Path:
-    """The shared library, from the cache or compiled into it."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    sources = (source.read_bytes() for source in SOURCES)
-    parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = _cache_folder()
-    library = folder / f"kernels-{digest}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / library.name
-            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-            made.replace(library)
-    return library
-
-
-def _cache_folder() -> Path:
-    """A folder that only this user writes into."""
-    folder = Path.home() / ".cache" / "dgq"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="dgq-"))
-    return folder
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
-    return f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}"
 
 
 def _address(tensor: Tensor | None) -> ctypes.c_void_p:

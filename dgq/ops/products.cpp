@@ -1,6 +1,6 @@
 // Products of bytes on a CPU without instructions for them (VNNI). Codes and weights are widened to 16
 // bits while they are copied into the cache, and multiplied in pairs, whose sums 32 bits hold
-// exactly, whatever the weights are. Plain C interface; compiled when first used (native.py).
+// exactly, whatever the weights are. Plain C interface; compiled when first used (compiling.py).
 
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // Quantization of an input on a CPU in one pass over it. Plain C interface; compiled when first used
-// (native.py).
+// (compiling.py).
 
 #include <algorithm>
 #include <cmath>

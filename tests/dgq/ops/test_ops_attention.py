@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import native
+from dgq.ops import compiling, native
 
 SIZES = [  # queries, keys, heads, head_dim
     (1, 1, 1, 2),
@@ -108,7 +108,7 @@ def test_no_compiler_on_the_path_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     native.kernels.cache_clear()
-    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
     try:
         assert native.kernels() is native.kernels() is None
     finally:
@@ -122,7 +122,7 @@ def test_a_compiler_that_fails_is_survived(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     native.kernels.cache_clear()
-    monkeypatch.setattr(native, "FLAGS", ("--no-such-flag",))
+    monkeypatch.setattr(compiling, "FLAGS", ("--no-such-flag",))
     try:
         assert native.kernels() is None
     finally:

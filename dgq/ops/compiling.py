@@ -1,0 +1,58 @@
+"""C++ kernels, compiled by the machine's compiler when they are first used, and kept."""
+
+import hashlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+SOURCES = tuple(
+    map(Path(__file__).with_name, ("attention.cpp", "products.cpp", "quantization.cpp"))
+)
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    # Neither changes a value: rounding instructions are used instead of calls.
+    *("-fno-math-errno", "-fno-trapping-math"),
+)
+COMPILE_SECONDS = 120
+
+
+def compiler() -> str | None:
+    """The first of ``COMPILERS`` that there is."""
+    return next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
+def compiled(compiler: str) -> Path:
+    """The shared library, from the cache or compiled into it."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    sources = (source.read_bytes() for source in SOURCES)
+    parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    folder = _cache_folder()
+    library = folder / f"kernels-{digest}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            made = Path(work) / library.name
+            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+            made.replace(library)
+    return library
+
+
+def _cache_folder() -> Path:
+    """A folder that only this user writes into."""
+    folder = Path.home() / ".cache" / "dgq"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="dgq-"))
+    return folder
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    return f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}"
