@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dgq.ops import compiling
+from dgq.ops.shapes import convolved
 
 READ = (torch.float32, torch.bfloat16)
 """Types of what the kernels quantize, and find the ranges of."""
@@ -134,11 +135,9 @@ class Kernels:
     ) -> Tensor:
         """As ``reference.int_conv2d``, in float32, where ``can_convolve``."""
         out_channels, _, *kernel = weight.shape
-        batch, *size, channels = codes.shape
-        windows = zip(size, kernel, stride, dilation, strict=True)
-        out_size = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in windows]
-        out = torch.empty(batch, *out_size, out_channels, dtype=torch.float32)
-        sizes = (batch, *size, channels, *out_size, out_channels, *kernel, *stride, *dilation)
+        out_size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
+        out = torch.empty(*out_size, out_channels, dtype=torch.float32)
+        sizes = (*codes.shape, *out.shape[1:], *kernel, *stride, *dilation)
         codes, weight = codes.contiguous(), weight.contiguous(memory_format=torch.channels_last)
         tables = [table.contiguous() for table in (weight_scale, scale, bias, step)]
         no_memory = self._library.dgq_convolve(
