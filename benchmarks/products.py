@@ -6,9 +6,7 @@ All take turns in one process. Milliseconds of processor time of the fastest cal
 are at most 64, which oneDNN multiplies exactly on every CPU with AVX2; ours takes any.
 """
 
-import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.scripts import exit_code
+from benchmarks.kernel_times import command, least_milliseconds
 from dgq import ops
 from dgq.ops import cpu, onednn
-from dgq.settings.checks import check_positive
 
 BATCH = 2
 LAYERS = [
@@ -32,21 +29,14 @@ LAYERS = [
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 after one line about bad input."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
-    parser.add_argument("--calls", type=int, default=5, help="of each kernel (default: 5)")
-    return exit_code(lambda: run(parser.parse_args(argv)))
+    return command(__doc__.partition("\n")[0], run, argv)
 
 
-@torch.no_grad()
-def run(arguments: argparse.Namespace) -> None:
+def run(calls: int) -> None:
     """Print the table."""
-    check_positive("--threads", arguments.threads)
-    check_positive("--calls", arguments.calls)
-    torch.set_num_threads(arguments.threads)
     table = Table("inputs", "outputs", "size", "kernel", "float32, ms", "oneDNN, ms", "ours, ms")
     for layer in LAYERS:
-        milliseconds = compared(*layer, arguments.calls)
+        milliseconds = compared(*layer, calls)
         table.add_row(*map(str, layer), *(f"{each:.1f}" for each in milliseconds))
     Console().print(table)
     print(f"CPU: {', '.join(cpu.features())}")
@@ -78,16 +68,7 @@ def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> l
 
     if not torch.equal(by_onednn(), ours()):
         raise RuntimeError("the kernels do not compute the same")
-    kernels = (by_torch, by_onednn, ours)
-    taken = [[processor_seconds(run) for run in kernels] for _ in range(calls)]
-    return [1e3 * min(each) for each in zip(*taken, strict=True)]
-
-
-def processor_seconds(run: Callable[[], Tensor]) -> float:
-    """Of one call."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+    return least_milliseconds((by_torch, by_onednn, ours), calls)
 
 
 if __name__ == "__main__":
