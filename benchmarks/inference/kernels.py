@@ -1,8 +1,9 @@
-"""What a GPU does in a call: seconds of its kernels, by what they are for."""
+"""What a GPU does in a call: its kernels, by name and by what they are for."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -20,16 +21,41 @@ KINDS: Mapping[str, str] = {
 """By what their names contain, the first that does."""
 
 
-def kernel_seconds(run: Callable[[], object]) -> dict[str, float]:
-    """Of one call, each kind of kernel, the longest first."""
+@dataclass(frozen=True)
+class Kernel:
+    """One of those that a call launches.
+
+    Args:
+        name: as the profiler has it.
+        launches: in one call.
+        seconds: of all launches.
+    """
+
+    name: str
+    launches: float
+    seconds: float
+
+
+def kernels_of(run: Callable[[], object]) -> list[Kernel]:
+    """Those of one call, the longest first."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(CALLS):
             run()
         torch.cuda.synchronize()
     seconds: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
     for event in recorded.events() or ():
         if event.device_type.name == "CUDA":
-            seconds[kind_of(event.name)] += event.device_time / 1e6 / CALLS
+            seconds[event.name] += event.device_time / 1e6
+            launches[event.name] += 1
+    return [Kernel(name, launches[name] / CALLS, s / CALLS) for name, s in seconds.most_common()]
+
+
+def by_kind(kernels: Sequence[Kernel]) -> dict[str, float]:
+    """Seconds of each kind of kernel, the longest first."""
+    seconds: Counter[str] = Counter()
+    for kernel in kernels:
+        seconds[kind_of(kernel.name)] += kernel.seconds
     return dict(seconds.most_common())
 
 

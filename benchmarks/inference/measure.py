@@ -4,14 +4,14 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.inference.device import forget_peak, is_gpu, on, peak_gib, resident_gib, wait
-from benchmarks.inference.kernels import kernel_seconds
+from benchmarks.inference.kernels import by_kind, kernels_of
 from benchmarks.inference.machine import busy_seconds
 from benchmarks.inference.onnx_runtime import OnnxUNet
 from benchmarks.inference.peers import EXPORTED, MODEL, OpenVINOUNet, tensors_of
@@ -193,9 +193,10 @@ def timings(
         run()  # again, since a GPU records its graph in the second call
         wall, cpu, others = map(list, zip(*_many(run, calls), strict=True))
         peak = peak_gib(device)
-        kernels = kernel_seconds(run) if is_gpu(device) else {}
+        kernels = kernels_of(run) if is_gpu(device) else []
     figures = {"first_s": first_s, "wall_s": wall, "cpu_s": cpu, "others_cpu_s": others}
-    return figures | {"peak_gib": peak, "kernels": kernels}
+    figures |= {"peak_gib": peak, "kernels": by_kind(kernels)}
+    return figures | {"each_kernel": [asdict(kernel) for kernel in kernels]}
 
 
 def _many(run: Callable[[], object], calls: int) -> Iterator[tuple[float, float, float]]:

@@ -60,6 +60,7 @@ def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -
         "resident_gib": _number(max(answer["resident_gib"] for answer in answers)),
         "peak_gib": max(one["peak_gib"] for one in timed),
         "kernels": timed[0].get("kernels", {}),
+        "each_kernel": timed[0].get("each_kernel", []),
         "traffic_gb": timed[0].get("traffic_gb"),
         "file_mb": answers[0]["file_mb"],
         "sqnr_db": qualities[0] if qualities else None,

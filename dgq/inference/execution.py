@@ -10,6 +10,7 @@ from torch import nn
 
 from dgq.errors import DGQError, SettingsError
 from dgq.inference.build import check_tensors_
+from dgq.inference.group_norm import norm_by_pixels_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
@@ -175,6 +176,7 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
     Returns:
         Who computes attention.
     """
+    norm_by_pixels_(unet, channels_last and products.compiles_norms)
     if channels_last:
         nn.Module.to(unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
     name, attend = products.attention(dtype)

@@ -25,6 +25,7 @@ class GpuProducts(Products):
     """
 
     device = "GPU"
+    compiles_norms = True
 
     def __init__(self, device: torch.device) -> None:
         self.place = device
@@ -75,7 +76,8 @@ class GpuProducts(Products):
         if not torch.compiler.is_compiling():
             codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
             return codes
-        codes = reference.quantize(x, *tables, step, largest, [], offset)
+        # A norm's output may lie channel by channel: made so and laid out again, codes are slow.
+        codes = reference.quantize(x, *tables, step, largest, [], offset).contiguous()
         if not any(padding):
             return codes
         nothing = x.new_zeros(step.shape[0], x.shape[-1])

@@ -93,6 +93,8 @@ class Products(MakesCodes):
 
     device: str
     """Its name for people."""
+    compiles_norms = False
+    """Whether group norms are compiled in a form of their own (``dgq.inference.group_norm``)."""
 
     @abstractmethod
     def obstacle(self) -> str | None:
