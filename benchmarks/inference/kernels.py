@@ -53,10 +53,11 @@ def kernels_of(run: Callable[[], object]) -> list[Kernel]:
 
 def by_kind(kernels: Sequence[Kernel]) -> dict[str, float]:
     """Seconds of each kind of kernel, the longest first."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for kernel in kernels:
-        seconds[kind_of(kernel.name)] += kernel.seconds
-    return dict(seconds.most_common())
+        kind = kind_of(kernel.name)
+        seconds[kind] = seconds.get(kind, 0.0) + kernel.seconds
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def kind_of(name: str) -> str:
