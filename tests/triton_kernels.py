@@ -39,7 +39,7 @@ def kernels_for_cpu_tensors(tile: Tile = SMALL) -> Iterator[list[str]]:
 
     def launcher(name: str) -> Any:
         function = getattr(triton, name)
-        options = {} if name in ("quantize", "pad", "unpack") else {"tile": tile}
+        options = {} if name in ("quantize", "pad", "unpack", "unpack_all") else {"tile": tile}
 
         def launch(*arguments: Any) -> torch.Tensor:
             called.append(name)

@@ -38,6 +38,11 @@ class JointProduct:
         self.parts = tuple(parts)
         self.sizes = [part.geometry.out_channels for part in parts]
 
+    @property
+    def places(self) -> list[slice]:
+        """The rows of each layer."""
+        return places_of(self.sizes)
+
     def is_of(self, layers: Sequence[nn.Module]) -> bool:
         """Whether these are all of its layers, in its order."""
         weights = [getattr(layer, "kernel_weight", None) for layer in layers]
@@ -65,9 +70,13 @@ def join_(layers: Sequence[IntegerLayer]) -> None:
         return
     scale = torch.cat([layer.weight_scale for layer in layers])
     bias = torch.cat([layer.folded_bias for layer in layers], 1)
-    ends = accumulate((layer.geometry.out_channels for layer in layers), initial=0)
-    places = [slice(*pair) for pair in pairwise(ends)]
+    places = places_of([layer.geometry.out_channels for layer in layers])
     joint = JointProduct(weight, scale, bias, [weight.rows(place) for place in places])
     for layer, part, place in zip(layers, joint.parts, places, strict=True):
         layer.kernel_weight, layer.joint = part, joint
         layer.weight_scale, layer.folded_bias = scale[place], bias[:, place]
+
+
+def places_of(sizes: Sequence[int]) -> list[slice]:
+    """The rows of parts of some sizes, one below the other."""
+    return [slice(*pair) for pair in pairwise(accumulate(sizes, initial=0))]

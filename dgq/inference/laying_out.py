@@ -16,6 +16,7 @@ from dgq.inference.products import Products
 from dgq.inference.residual_input import ResidualInput
 from dgq.inference.residual_layer import ResidualLayer
 from dgq.inference.weight_only_layer import WeightOnlyLayer
+from dgq.inference.weight_unit import separate_, unite_
 from dgq.ops.reference import attention as reference_attention
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.shared_inputs import SHARED_INPUTS
@@ -48,6 +49,7 @@ def fold_layers_(unet: nn.Module, products: Products) -> Counter[str]:
             reasons.update(fold_readers_(unet, products, layer.input_quantizer, [name]))
             del layer
     hand_over_codes_(unet)
+    unite_(unet)
     return reasons
 
 
@@ -63,6 +65,7 @@ def unfold_layers_(unet: nn.Module) -> int:
         How many layers multiplied integers.
     """
     hand_over_floats_(unet)
+    separate_(unet)
     names = [n for n, module in unet.named_modules() if isinstance(module, KernelLayer)]
     n_integer = 0
     for name in names:

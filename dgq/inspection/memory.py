@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from dgq.inference.kernel_layer import KernelLayer
+from dgq.inference.weight_unit import unit_of
 
 
 class Held(NamedTuple):
@@ -52,6 +53,10 @@ def tensors_of(unet: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
         if isinstance(module, KernelLayer):
             for name, tensor in module.kernel_weight.tensors.items():
                 yield module, f"kernel_{name}", tensor
+        unit = unit_of(module)
+        if unit is not None:  # all else are its layers' weights
+            yield module, "unit_layers", unit.packed.layers
+            yield module, "unit_programs", unit.packed.programs
 
 
 def memory_of(tensor: Tensor) -> tuple[int, int]:

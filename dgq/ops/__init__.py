@@ -13,6 +13,7 @@ from dgq.ops.library import (
     quantize,
     quantize_gated,
     unpack,
+    unpack_all,
 )
 
 shapes.register()
@@ -31,4 +32,5 @@ __all__ = [
     "quantize",
     "quantize_gated",
     "unpack",
+    "unpack_all",
 ]

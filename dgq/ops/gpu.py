@@ -14,8 +14,8 @@ from dgq.ops.library import LIBRARY
 from dgq.ops.reference import int_linear
 
 LAUNCHED = (
-    *("quantize", "pad", "unpack", "int_linear", "int_linear_gated", "int_conv2d"),
-    *("int_conv2d_packed", "conv2d_packed"),
+    *("quantize", "pad", "unpack", "unpack_all", "int_linear", "int_linear_gated"),
+    *("int_conv2d", "int_conv2d_packed", "conv2d_packed"),
 )
 LEAST_CAPABILITY = (8, 0)
 """Of Ampere, from which on Triton multiplies bytes on tensor cores."""

@@ -41,6 +41,10 @@ LIBRARY.define(
     "int channels) -> Tensor"
 )
 LIBRARY.define(
+    "unpack_all(Tensor codes, Tensor zero_point, Tensor? factor, Tensor? shift, Tensor layers, "
+    "Tensor programs, int group_size, int n_bytes) -> Tensor"
+)
+LIBRARY.define(
     "int_conv2d(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
     "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype, "
     "Tensor? residual=None) -> Tensor"
@@ -67,6 +71,7 @@ channel_ranges = torch.ops.dgq.channel_ranges
 int_linear = torch.ops.dgq.int_linear
 int_linear_gated = torch.ops.dgq.int_linear_gated
 unpack = torch.ops.dgq.unpack
+unpack_all = torch.ops.dgq.unpack_all
 int_conv2d = torch.ops.dgq.int_conv2d
 int_conv2d_packed = torch.ops.dgq.int_conv2d_packed
 conv2d_packed = torch.ops.dgq.conv2d_packed
@@ -74,7 +79,7 @@ attention = torch.ops.dgq.attention
 
 NAMES = (
     *("quantize", "quantize_gated", "pad", "channel_ranges", "int_linear", "int_linear_gated"),
-    *("unpack", "int_conv2d", "int_conv2d_packed", "conv2d_packed", "attention"),
+    *("unpack", "unpack_all", "int_conv2d", "int_conv2d_packed", "conv2d_packed", "attention"),
 )
 
 for _name in NAMES:

@@ -13,7 +13,7 @@ def register() -> None:
     """Let ``torch.ops.dgq`` use this file where tensors hold no data: in graphs, on meta."""
     for function in (
         *(quantize, quantize_gated, pad, channel_ranges, int_linear, int_linear_gated),
-        *(unpack, int_conv2d, int_conv2d_packed, conv2d_packed, attention),
+        *(unpack, unpack_all, int_conv2d, int_conv2d_packed, conv2d_packed, attention),
     ):
         torch.library.register_fake(f"dgq::{function.__name__}", function, lib=LIBRARY)
 
@@ -102,6 +102,20 @@ def unpack(
 ) -> Tensor:
     """Meta kernel of ``reference.unpack``."""
     return packed.new_empty((*packed.shape[:2], channels), dtype=torch.int8)
+
+
+def unpack_all(
+    codes: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    shift: Tensor | None,
+    layers: Tensor,
+    programs: Tensor,
+    group_size: int,
+    n_bytes: int,
+) -> Tensor:
+    """Meta kernel of ``reference.unpack_all``."""
+    return codes.new_empty(n_bytes, dtype=torch.int8)
 
 
 def int_conv2d(

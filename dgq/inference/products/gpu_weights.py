@@ -1,5 +1,6 @@
 """Weights as the kernels of a GPU read them: a byte each, or two codes of 4 bits in a byte."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -11,7 +12,7 @@ from dgq.inference.folding import largest_exponent
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, ProductWeight
-from dgq.inference.products.whole_weight import PlainWeight
+from dgq.inference.products.whole_weight import PlainWeight, multiply_whole
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import conv2d_packed, int_conv2d_packed, int_linear_gated, unpack
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
@@ -58,8 +59,16 @@ class ByteWeight(PlainWeight):
         return ByteWeight(tensor, self.factor, geometry, self.copies_boxes)
 
 
+class Unpacked(threading.local):
+    """Where this thread has unpacked a weight, as the operators of byte weights read it."""
+
+    tensor: Tensor | None = None
+
+
 class NibbleWeight(AloneWeight):
     """Two weights in a byte; kernels multiply them by their factors as they unpack them.
+
+    Where it was unpacked with others (``dgq.inference.weight_unit``), it is multiplied as bytes.
 
     Args:
         packed: codes of at most 4 bits.
@@ -71,6 +80,7 @@ class NibbleWeight(AloneWeight):
         self, packed: PackedWeight, geometry: Geometry, copies_boxes: bool = False
     ) -> None:
         self.packed, self.geometry, self.copies_boxes = packed, geometry, copies_boxes
+        self.unpacked = Unpacked()
 
     @property
     def channels(self) -> int:
@@ -104,7 +114,11 @@ class NibbleWeight(AloneWeight):
         return self.packed.shift
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights."""
+        """By the kernel of packed weights, or of bytes."""
+        whole = self.unpacked.tensor
+        if whole is not None:
+            operands = (x.codes, whole, weight_scale, x.scale, bias, x.step)
+            return multiply_whole(operands, self.geometry, x.dtype)
         kernel, stride, _, dilation, groups = self.window
         shape = (kernel, stride, dilation, groups)
         tables = (weight_scale, x.scale, bias, x.step)
@@ -117,7 +131,9 @@ class NibbleWeight(AloneWeight):
         """In one kernel once the weight is unpacked, where all samples are at one step."""
         if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
-        whole = unpack(*self.packed, self.channels).flatten(1)
+        whole = self.unpacked.tensor
+        if whole is None:
+            whole = unpack(*self.packed, self.channels).flatten(1)
         return gated(x, whole, weight_scale, bias, reader)
 
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dgq.ops.reference.products import (
     int_linear_gated,
     scaled,
     unpack,
+    unpack_all,
     with_residual,
 )
 from dgq.ops.reference.quantization import (
@@ -39,5 +40,6 @@ __all__ = [
     "quantize_gated",
     "scaled",
     "unpack",
+    "unpack_all",
     "with_residual",
 ]

@@ -17,6 +17,7 @@ from dgq.ops.triton.products import (
 from dgq.ops.triton.quantize import quantize
 from dgq.ops.triton.tiles import Tile
 from dgq.ops.triton.unpack import unpack
+from dgq.ops.triton.unpack_all import unpack_all
 
 __all__ = [
     "Tile",
@@ -29,4 +30,5 @@ __all__ = [
     "pad",
     "quantize",
     "unpack",
+    "unpack_all",
 ]
