@@ -38,6 +38,12 @@ ROUNDED = 512
 """Bytes that CUDA's allocator rounds up to a multiple of."""
 
 
+class Hopper(GpuProducts):
+    """Of a GPU with a copy engine, on tensors of a CPU."""
+
+    copies_boxes = True
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the account, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -118,7 +124,7 @@ def limits_of(module: ChannelInput | PackedLayer, name: str) -> tuple[int, int]:
 
 def prepare_for_gpu_(unet: nn.Module) -> None:
     """Lay a UNet out as on a GPU, where everything else is in bfloat16."""
-    products = GpuProducts(torch.device("cpu"))
+    products = Hopper(torch.device("cpu"))
     fold_layers_(unet, products)
     settle_(unet, torch.bfloat16, products, channels_last=True)
     settle_norms_(unet, torch.bfloat16)

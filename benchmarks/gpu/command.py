@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -18,7 +19,8 @@ from benchmarks.gpu.gates import check_gates
 from benchmarks.gpu.layers import measure_layers
 from benchmarks.gpu.shapes import measure_shapes
 from benchmarks.gpu.smoke import LEAST_DB, check_smallest
-from benchmarks.gpu.steps import BENCHMARKS, GATES, SECONDS, TURNS, Plan, Step, python
+from benchmarks.gpu.steps import BENCHMARKS, GATES, SECONDS, TURNS, UNPACKING, Plan, Step, python
+from benchmarks.gpu.unpacking import check_unpacking
 from benchmarks.inference.turns import Turns
 from dgq.command_line.ending import exit_code
 from dgq.errors import DGQError
@@ -192,8 +194,8 @@ def child(arguments: argparse.Namespace) -> None:
         return
     if kind == "exact":
         channels = 32 if rehearse else 320
-        gates = name == GATES
-        figures = check_gates(device, channels) if gates else check(name, device, channels)
+        others = {GATES: check_gates, UNPACKING: check_unpacking}
+        figures = others.get(name, partial(check, name))(device, channels)
         write_json(arguments.out / f"exact-{name}.json", figures)
         if not figures["exact"]:
             raise SystemExit(1)

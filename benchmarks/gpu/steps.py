@@ -17,7 +17,7 @@ SMOKE_SECONDS = 180
 ROWS_AT_ONCE = 5
 """Processes of an inference benchmark."""
 
-GATES = "gated"
+GATES, UNPACKING = "gated", "unpacking"
 """What is checked beside the cases of products."""
 
 TURNS = "turns"
@@ -115,7 +115,9 @@ class Plan:
             "layers": Step(SECONDS, [self.child("layers")]),
             "shapes": Step(SECONDS, [self.child("shapes")], self.rehearse),
             "exact": Step(
-                SECONDS, [self.child(f"exact:{n}") for n in (*CASES, GATES)], self.rehearse
+                SECONDS,
+                [self.child(f"exact:{n}") for n in (*CASES, GATES, UNPACKING)],
+                self.rehearse,
             ),
             "weight-only": Step(SECONDS, [self.inference("weight-only", "weight-only", "2")]),
             "sdxl-compiled": Step(

@@ -16,6 +16,9 @@ from torch import Tensor
 from dgq.ops.packed_together import BYTES, ROWS, TIMES, WORD, Place
 from dgq.ops.triton.launch import KEPT, Launch
 
+WARPS = 2
+"""Whose threads each unpack 16 bytes at a time."""
+
 FIELDS = tl.constexpr(len(Place._fields))
 ONES = tl.constexpr(0x01010101)
 FIFTEENS = tl.constexpr(0x0F0F0F0F)
@@ -43,7 +46,7 @@ def unpack_all(
 @lru_cache(KEPT)
 def _launch_of(n_programs: int, group_size: int) -> Launch:
     constants = (max(1, group_size), ROWS, BYTES // WORD, TIMES)
-    return Launch(_expand_all, (n_programs,), constants, num_warps=2)
+    return Launch(_expand_all, (n_programs,), constants, num_warps=WARPS)
 
 
 @triton.jit

@@ -24,6 +24,7 @@ from dgq.ops.triton import epilogue, gated, matmul, padding, tma, tma_tiles
 
 quantize = import_module("dgq.ops.triton.quantize")
 unpack = import_module("dgq.ops.triton.unpack")
+unpack_all = import_module("dgq.ops.triton.unpack_all")
 
 WINDOW = dict(KERNEL_H=3, KERNEL_W=3, STRIDE_H=1, STRIDE_W=1, PAD_H=0, PAD_W=0,
               DILATION_H=1, DILATION_W=1, TILES_AT_ONCE=8, PER_ROW=True)
@@ -79,6 +80,16 @@ for out, scale in (("*i8", {}), ("*bf16", {"scale_ptr": "*fp32"})):
     compiled(unpack._expand, dict(codes_ptr="*u8", zero_ptr="*i8", factor_ptr="*i8",
                                   shift_ptr="*u8", out_ptr=out, **scale), 90,
              TAPS=9, GROUP_SIZE=64, BLOCK_N=unpack.ROWS, BLOCK_K=unpack.BYTES)
+for factors in ({"factor_ptr": "*i32"}, {}):
+    ptx = compiled(unpack_all._expand_all,
+                   dict(codes_ptr="*i32", zero_ptr="*i8", shift_ptr="*u8", layers_ptr="*i32",
+                        programs_ptr="*i32", out_ptr="*i32", **factors), 90, unpack_all.WARPS,
+                   GROUP_SIZE=64, BLOCK_N=unpack_all.ROWS, BLOCK_K=unpack_all.BYTES // 4,
+                   TIMES=unpack_all.TIMES)
+    # 16 bytes at a time, and threads exchange nothing.
+    assert ptx.count("ld.global.v4.b32") == 1 + len(factors)
+    assert ptx.count("st.global") == ptx.count("st.global.v4.b32") == 1
+    assert "shared" not in ptx and "bar.sync" not in ptx and ".local" not in ptx
 compiled(epilogue.add_parts, dict(parts_ptr="*i32", out_ptr="*bf16", weight_scale_ptr="*fp32",
                                   **TABLES), 90,
          PER_ROW=True, PARTS=4, BLOCK_M=epilogue.ROWS, BLOCK_N=epilogue.COLUMNS)

@@ -1,0 +1,79 @@
+"""Weights of several layers unpacked by one launch: are they those of the reference?"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.exactness import outcome
+from dgq.ops import reference, triton
+from dgq.ops.packed_together import PackedTogether, together
+from dgq.ops.packed_weight import PackedWeight
+
+GROUP_SIZE = 64
+LARGEST = 15
+
+
+def check_unpacking(device: str, channels: int) -> dict[str, Any]:
+    """Of layers with one and nine taps, with and without factors and shifts, as JSON holds it."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((channels, 9), (channels + 7, 1), (5, 9), (3, 25), (3 * channels, 1), (40, 1))
+    mixed = ((True, True), (False, True), (True, False), (False, False), (True, True), (True, True))
+    kinds = {"mixed": mixed, "codes alone": ((False, False),) * len(shapes)}
+    results = {}
+    for name, parts in kinds.items():
+        weights = [
+            random_weight(*shape, channels, *has, generator)
+            for shape, has in zip(shapes, parts, strict=True)
+        ]
+        packed = together([on(device, weight) for weight in weights], GROUP_SIZE)
+        expected = torch.cat([unpacked(weight) for weight in weights]).to(device)
+        results[name] = outcome(partial(unpacked_together, packed), expected)
+    return {"case": "unpacking", "tiles": results, "exact": set(results.values()) == {"exact"}}
+
+
+def unpacked_together(packed: PackedTogether) -> Tensor:
+    """What the kernel writes for layers, without what lies between."""
+    whole = triton.unpack_all(*packed)
+    sizes = [(offset, 2 * weight.codes.numel()) for offset, weight in packed.parts()]
+    return torch.cat([whole[offset : offset + size] for offset, size in sizes])
+
+
+def unpacked(weight: PackedWeight) -> Tensor:
+    """One by one, by the reference."""
+    whole: Tensor = reference.unpack(*weight, 2 * weight.codes.shape[2]).flatten()
+    return whole
+
+
+def on(device: str, weight: PackedWeight) -> PackedWeight:
+    """A weight on a device."""
+    return PackedWeight(*(t.to(device) if isinstance(t, Tensor) else t for t in weight))
+
+
+def random_weight(
+    rows: int,
+    taps: int,
+    channels: int,
+    has_factor: bool,
+    has_shift: bool,
+    generator: torch.Generator,
+) -> PackedWeight:
+    """A weight of all codes, the largest of which just fit into s8.
+
+    A zero point in the middle leaves room for larger factors.
+    """
+
+    def whole(low: int, high: int, *size: int) -> Tensor:
+        return torch.randint(low, high + 1, size, generator=generator)
+
+    symmetric = bool(whole(0, 1, 1))
+    zero_point = torch.full((rows,), 8) if symmetric else whole(0, LARGEST, rows)
+    groups = -(-channels * taps // GROUP_SIZE)
+    return PackedWeight(
+        whole(0, 255, rows, taps, channels // 2).to(torch.uint8),
+        zero_point.to(torch.int8),
+        whole(1, 4 if symmetric else 2, channels).to(torch.int8) if has_factor else None,
+        whole(0, 2, rows, groups).to(torch.uint8) if has_shift else None,
+        GROUP_SIZE,
+    )
