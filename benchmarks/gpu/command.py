@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,9 @@ from dgq.storage.checkpoint import find_model
 from dgq.storage.files import check_writable, write_json
 
 STEPS_AT_ONCE = 5
+Check = Callable[[str, int], dict[str, Any]]
+"""Of exactness, on a device and with a number of channels."""
+
 SUMMARY = "steps.json"
 LEAST_SECONDS = 20
 """A step is not begun with less."""
@@ -194,8 +197,8 @@ def child(arguments: argparse.Namespace) -> None:
         return
     if kind == "exact":
         channels = 32 if rehearse else 320
-        others = {GATES: check_gates, UNPACKING: check_unpacking}
-        figures = others.get(name, partial(check, name))(device, channels)
+        others: dict[str, Check] = {GATES: check_gates, UNPACKING: check_unpacking}
+        figures = (others.get(name) or partial(check, name))(device, channels)
         write_json(arguments.out / f"exact-{name}.json", figures)
         if not figures["exact"]:
             raise SystemExit(1)

@@ -48,7 +48,9 @@ def unpacked(weight: PackedWeight) -> Tensor:
 
 def on(device: str, weight: PackedWeight) -> PackedWeight:
     """A weight on a device."""
-    return PackedWeight(*(t.to(device) if isinstance(t, Tensor) else t for t in weight))
+    codes, zero_point, factor, shift, group_size = weight
+    factor, shift = (None if t is None else t.to(device) for t in (factor, shift))
+    return PackedWeight(codes.to(device), zero_point.to(device), factor, shift, group_size)
 
 
 def random_weight(

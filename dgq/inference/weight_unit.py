@@ -51,16 +51,16 @@ class WeightUnit:
         whole = unpack_all(*self.packed)
         for (weight, parts), offset in zip(self.weights, self.offsets, strict=True):
             unpacked = as_operand(whole, offset, weight)
-            weight.unpacked.tensor = unpacked
+            weight.unpacked = unpacked
             for part, rows in parts:
-                part.unpacked.tensor = unpacked[rows]
+                part.unpacked = unpacked[rows]
 
     def end(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """Forget what was unpacked: a hook behind the module."""
         for weight, parts in self.weights:
-            weight.unpacked.tensor = None
+            weight.unpacked = None
             for part, _ in parts:
-                part.unpacked.tensor = None
+                part.unpacked = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "WeightUnit":
         return self

@@ -59,12 +59,6 @@ class ByteWeight(PlainWeight):
         return ByteWeight(tensor, self.factor, geometry, self.copies_boxes)
 
 
-class Unpacked(threading.local):
-    """Where this thread has unpacked a weight, as the operators of byte weights read it."""
-
-    tensor: Tensor | None = None
-
-
 class NibbleWeight(AloneWeight):
     """Two weights in a byte; kernels multiply them by their factors as they unpack them.
 
@@ -80,7 +74,7 @@ class NibbleWeight(AloneWeight):
         self, packed: PackedWeight, geometry: Geometry, copies_boxes: bool = False
     ) -> None:
         self.packed, self.geometry, self.copies_boxes = packed, geometry, copies_boxes
-        self.unpacked = Unpacked()
+        self._unpacked: tuple[int, Tensor] | None = None
 
     @property
     def channels(self) -> int:
@@ -104,6 +98,24 @@ class NibbleWeight(AloneWeight):
         return {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
 
     @property
+    def unpacked(self) -> Tensor | None:
+        """As the operators of byte weights read it, where this thread has unpacked it so far.
+
+        Another thread's may still be written, in a stream of its own.
+        """
+        held = self._unpacked
+        if held is None:
+            return None
+        # A graph has its own: what it notes is seen by nothing else.
+        own = torch.compiler.is_compiling() or held[0] == threading.get_ident()
+        return held[1] if own else None
+
+    @unpacked.setter
+    def unpacked(self, tensor: Tensor | None) -> None:
+        thread = 0 if torch.compiler.is_compiling() else threading.get_ident()
+        self._unpacked = None if tensor is None else (thread, tensor)
+
+    @property
     def factor(self) -> Tensor | None:
         """Of the weights that meet each input channel, int8 ``[in]``; None for 1."""
         return self.packed.factor
@@ -115,7 +127,7 @@ class NibbleWeight(AloneWeight):
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
         """By the kernel of packed weights, or of bytes."""
-        whole = self.unpacked.tensor
+        whole = self.unpacked
         if whole is not None:
             operands = (x.codes, whole, weight_scale, x.scale, bias, x.step)
             return multiply_whole(operands, self.geometry, x.dtype)
@@ -131,7 +143,7 @@ class NibbleWeight(AloneWeight):
         """In one kernel once the weight is unpacked, where all samples are at one step."""
         if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
-        whole = self.unpacked.tensor
+        whole = self.unpacked
         if whole is None:
             whole = unpack(*self.packed, self.channels).flatten(1)
         return gated(x, whole, weight_scale, bias, reader)

@@ -118,7 +118,7 @@ def test_outputs_state_and_memory_are_those_of_weights_apart(
             alone = ("int_conv2d_packed", "unpack")
             saved = sum(before[name] - count[name] for name in alone)
             assert saved == n_together
-        assert all(weight.unpacked.tensor is None for weight in all_weights(unet))
+        assert all(weight.unpacked is None for weight in all_weights(unet))
         found_state = unet.state_dict()
         assert found_state.keys() == state.keys()
         assert all(torch.equal(found_state[name], state[name]) for name in state)
@@ -179,11 +179,11 @@ def test_what_was_unpacked_is_forgotten_when_a_module_fails(
     expected = unet(**call)[0]
 
     def fail(*_: Any) -> None:
-        held = [weight.unpacked.tensor is not None for weight in all_weights(unet)]
+        held = [weight.unpacked is not None for weight in all_weights(unet)]
         assert any(held)
         with ThreadPoolExecutor(1) as other:  # which runs no module, or another call
             weights = all_weights(unet)
-            assert other.submit(lambda: [w.unpacked.tensor for w in weights]).result() == [
+            assert other.submit(lambda: [w.unpacked for w in weights]).result() == [
                 None for _ in weights
             ]
         raise RuntimeError("out of memory")
@@ -191,7 +191,7 @@ def test_what_was_unpacked_is_forgotten_when_a_module_fails(
     handle = unet.mid_block.attentions[0].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         unet(**call)
-    assert all(weight.unpacked.tensor is None for weight in all_weights(unet))
+    assert all(weight.unpacked is None for weight in all_weights(unet))
     handle.remove()
     assert torch.equal(unet(**call)[0], expected)
 
@@ -257,7 +257,7 @@ def test_a_graph_unpacks_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["dgq.int_conv2d_packed"] == 0
     assert found["dgq.int_conv2d"] + found["dgq.int_linear"] == 4
     torch.testing.assert_close(output, block(**call)[0], rtol=1e-2, atol=1e-3)
-    assert all(weight.unpacked.tensor is None for weight in all_weights(block))
+    assert all(weight.unpacked is None for weight in all_weights(block))
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_a_graph_of_the_whole_unet_unpacks_by_units(monkeypatch: pytest.MonkeyPa
     assert found["dgq.unpack_all"] == count["unpack_all"] == len(units_of(unet))
     for name in ("int_conv2d_packed", "int_conv2d", "int_linear"):
         assert found[f"dgq.{name}"] == count[name]
-    assert all(weight.unpacked.tensor is None for weight in all_weights(unet))
+    assert all(weight.unpacked is None for weight in all_weights(unet))
 
 
 @torch.no_grad()
@@ -304,7 +304,7 @@ def test_a_compiled_module_unpacks_and_forgets(monkeypatch: pytest.MonkeyPatch) 
     found = torch.compile(block, fullgraph=True)(x, time)[0]
     torch._dynamo.reset()
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
-    assert all(weight.unpacked.tensor is None for weight in all_weights(block))
+    assert all(weight.unpacked is None for weight in all_weights(block))
 
 
 @torch.no_grad()
