@@ -9,8 +9,6 @@ from dgq.ops.reference.products import (
     int_linear,
     int_linear_gated,
     scaled,
-    unpack,
-    unpack_all,
     with_residual,
 )
 from dgq.ops.reference.quantization import (
@@ -22,6 +20,7 @@ from dgq.ops.reference.quantization import (
     quantize_gated,
 )
 from dgq.ops.reference.softmax_attention import attention
+from dgq.ops.reference.unpacking import unpack, unpack_all
 
 __all__ = [
     "IMAGE",
