@@ -12,6 +12,7 @@ from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.math.multiples import possible_multiples, shared_multiple
 from dgq.quantizers.channel_lookup import channel_parameters
 from dgq.unet.calls import SamplerCalls
+from dgq.unet.compiling import LaidOut
 
 PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 """Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""
@@ -64,7 +65,7 @@ class MakesCodes(ABC):
         return self.quantize(value * F.gelu(gate), tables, step, largest, [], offset, spoilt)
 
 
-class ChannelInput(InputQuantizer):
+class ChannelInput(InputQuantizer, LaidOut):
     """Channels whose scales are whole multiples of one, so that a layer is one integer product.
 
     ``scale [steps]`` is the finest, ``zero_point [steps, channels]``, ``multiple [channels]``; one
@@ -182,6 +183,11 @@ class ChannelInput(InputQuantizer):
         for name in PREPARED:
             self._buffers.pop(name, None)
             self._non_persistent_buffers_set.discard(name)
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether it makes codes for layers that multiply integers."""
+        return self.products is not None
 
     def has_code_of_zero(self) -> bool:
         """Whether zeros around an image can be codes, at every step."""

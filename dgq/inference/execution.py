@@ -15,6 +15,7 @@ from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import fold_layers_, unfold_layers_
+from dgq.inference.layout import layout_of
 from dgq.inference.products import Products, products_of
 from dgq.inference.products.cpu import CpuProducts
 from dgq.unet.attention import QuantizedAttention
@@ -148,7 +149,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
         *(mode, n_integer, dict(reasons), name_of(dtype), attention),
         *(products.features() if obstacle is None else CPU.features(), products.device, asked),
     )
-    unet.execution = execution  # type: ignore[assignment]
+    unet.execution, unet.layout = execution, layout_of(unet)  # type: ignore[assignment]
     return execution
 
 

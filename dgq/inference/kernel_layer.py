@@ -13,13 +13,14 @@ from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
 from dgq.inference.products.products import ProductWeight
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.math.multiples import of_weights
+from dgq.unet.compiling import LaidOut
 from dgq.unet.devices import moves
 from dgq.unet.stock_state import LayerInPart, of_part
 
 Weight = TypeVar("Weight", bound=ProductWeight)
 
 
-class KernelLayer(HasGeometry, LayerInPart, StoredTensors, Generic[Weight]):
+class KernelLayer(HasGeometry, LayerInPart, StoredTensors, LaidOut, Generic[Weight]):
     """A layer that was made from a packed one, and saves what that one held.
 
     The codes are taken out of its weight again, and the exponents where the weight has them or

@@ -23,6 +23,7 @@ from dgq.storage.model_files import written_as_whole
 from dgq.unet.arguments import check_not_empty, converted, returned, spoilt
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
+from dgq.unet.compiling import Compiles, check_at_each_call
 from dgq.unet.devices import moves
 from dgq.unet.stock_state import HasParts
 from dgq.unet.stored_state import check_whole, holds_stored
@@ -57,7 +58,7 @@ class Quantizer(Protocol):
         """Put the model card into a folder that was saved and is about to be uploaded."""
 
 
-class QuantizedUNet(TakesAdapters, HasParts):
+class QuantizedUNet(TakesAdapters, HasParts, Compiles):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
 
     calls: SamplerCalls
@@ -75,6 +76,8 @@ class QuantizedUNet(TakesAdapters, HasParts):
         the output is converted back.
         """
         check_not_empty((sample, args, kwargs))
+        if torch.compiler.is_compiling():
+            check_at_each_call(self.layout)
         given = sample.dtype
         own = self.computes_in(given)
         if given != own:
@@ -225,7 +228,14 @@ def become_stock_(unet: QuantizedUNet) -> None:
     stock.__class__ = _stock(type(unet))
     if adapters:
         stock.peft_config = dict(adapters)  # type: ignore[assignment]
-    for name in ("calls", "execution", "precision", "hf_quantizer", "quantization_method"):
+    for name in (
+        "calls",
+        "execution",
+        "layout",
+        "precision",
+        "hf_quantizer",
+        "quantization_method",
+    ):
         unet.__dict__.pop(name, None)
     unet.is_quantized = False
     config: Any = unet.config
