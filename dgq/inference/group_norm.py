@@ -29,9 +29,6 @@ def norm_pixels(
 ) -> Tensor:
     """Group normalization (1803.08494) of ``[batch, height, width, channels]``, in its dtype.
 
-    Mean and variance of each channel first, which takes whole lines of memory; those of groups
-    follow from them.
-
     Args:
         x: the images.
         n_groups: that channels are split into.
@@ -39,17 +36,11 @@ def norm_pixels(
         bias: ``[channels]``, or None for 0.
         eps: added to variances.
     """
-    batch, channels = x.shape[0], x.shape[-1]
-    of_channels = torch.var_mean(x.float().flatten(1, 2), 1, correction=0)
-    variance, mean = (each.view(batch, n_groups, -1) for each in of_channels)
-    between, mean = torch.var_mean(mean, -1, correction=0, keepdim=True)
-    deviation = (variance.mean(-1, keepdim=True) + between + eps).rsqrt()
-    by_group = (batch, n_groups, channels // n_groups)
-    factor = deviation.expand(by_group).reshape(batch, channels)
-    factor = factor if weight is None else factor * weight.float()
-    shift = -mean.expand(by_group).reshape(batch, channels) * factor
-    shift = shift if bias is None else shift + bias.float()
-    return (x.float() * factor[:, None, None] + shift[:, None, None]).to(x.dtype)
+    grouped: Tensor = x.float().flatten(1, 2).unflatten(-1, (n_groups, -1))
+    variance, mean = torch.var_mean(grouped, (1, 3), correction=0, keepdim=True)
+    normed = ((grouped - mean) * (variance + eps).rsqrt()).view(x.shape)
+    normed = normed if weight is None else normed * weight.float()
+    return (normed if bias is None else normed + bias.float()).to(x.dtype)
 
 
 def norm_by_pixels_(unet: nn.Module, wanted: bool) -> None:

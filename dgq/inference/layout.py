@@ -7,7 +7,6 @@ and which of them are the same.
 
 import hashlib
 from collections.abc import Mapping, Set
-from dataclasses import is_dataclass
 from types import FunctionType
 from typing import Any
 
@@ -15,23 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from dgq.inference.laying_out import ADAPTED
+from dgq.inference.weight_unit import unit_of
 from dgq.unet.compiling import LaidOut
 
 PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
 def layout_of(unet: nn.Module) -> str:
-    """That of all modules of a UNet that are laid out; empty without any."""
-    laid_out = {
-        name.replace(ADAPTED, ""): module
+    """That of all modules of a UNet that are laid out, and of their weights' units; or empty."""
+    laid_out = [
+        (name.replace(ADAPTED, ""), holder)
         for name, module in unet.named_modules()
-        if isinstance(module, LaidOut) and module.is_laid_out
-    }
+        for holder in (module, unit_of(module))
+        if isinstance(holder, LaidOut) and holder.is_laid_out
+    ]
     if not laid_out:
         return ""
     # Guarded where the UNet holds them, whoever else does.
     seen = {id(unet.calls): 0}
-    found = [(name, description(module, seen)) for name, module in laid_out.items()]
+    found = [(name, description(holder, seen)) for name, holder in laid_out]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
@@ -70,7 +71,8 @@ def parts(value: Any, seen: dict[int, int]) -> list[Any]:
 
 def is_frozen(value: Any) -> bool:
     """Whether an object is as good as its copy."""
-    return is_dataclass(value) and bool(value.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+    settings = getattr(value, "__dataclass_params__", None)
+    return settings is not None and bool(settings.frozen)
 
 
 def full_name(value: type | FunctionType) -> str:

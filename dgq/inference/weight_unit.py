@@ -17,6 +17,7 @@ from dgq.inference.products.gpu_weights import NibbleWeight
 from dgq.inference.products.products import ProductWeight
 from dgq.ops import unpack_all
 from dgq.ops.packed_together import PackedTogether, can_be_together, together
+from dgq.unet.compiling import LaidOut
 
 MOST_BYTES = 48 * 2**20
 """Of a unit, unpacked: about what an H200's cache of 50 MiB holds."""
@@ -28,7 +29,7 @@ Parts = Sequence[tuple[NibbleWeight, slice]]
 """Weights that are rows of a joint one."""
 
 
-class WeightUnit:
+class WeightUnit(LaidOut):
     """Weights that are unpacked together; never changed, so copies of a UNet share it.
 
     Args:

@@ -31,8 +31,8 @@ class Guard(Protocol):
 Filter = Callable[[Sequence[Guard]], Sequence[bool]]
 
 
-class LaidOut(nn.Module):
-    """Mixed into modules that are laid out for a device as a whole (``dgq.inference.layout``)."""
+class LaidOut:
+    """Mixed into what is laid out for a device as a whole (``dgq.inference.layout``)."""
 
     @property
     def is_laid_out(self) -> bool:
