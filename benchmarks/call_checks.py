@@ -1,0 +1,79 @@
+"""What torch checks before each call of a compiled UNet, in milliseconds: nothing is computed.
+
+    python benchmarks/call_checks.py
+
+Stock, quantized and compiled by ``torch.compile``, and quantized and compiled by its own method; of
+SD 1.4's structure with a thousandth of its weights, since checks do not depend on sizes.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from benchmarks.inference.full_size import Tiny
+from benchmarks.inference.request import Options
+from benchmarks.inference.subjects import Call
+from dgq.storage.checkpoint import load_quantized_unet
+
+
+def computes_nothing(graph: GraphModule, _: Any) -> Callable[..., list[Tensor]]:
+    """A compiler for Dynamo whose graphs return what they once allocated."""
+    outputs: Any = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    values = [node.meta["example_value"] for node in outputs]
+    kept = [torch.zeros(value.shape, dtype=value.dtype) for value in values]
+    return lambda *_: kept
+
+
+def compiled(unet: nn.Module, by_torch: bool) -> Callable[..., Any]:
+    """By ``torch.compile``, or by the UNet's own method."""
+    if by_torch:
+        return torch.compile(unet, fullgraph=True, backend=computes_nothing)
+    unet.compile(fullgraph=True, backend=computes_nothing)
+    return unet
+
+
+def milliseconds(unet: Callable[..., Any], call: Call, rounds: int) -> list[float]:
+    """Of calls after one that compiles."""
+    taken = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        unet(**call)
+        taken.append(1000 * (time.perf_counter() - started))
+    return taken[1:]
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=200, help="calls of each (default: 200)")
+    arguments = parser.parse_args()
+    table = Table("UNet", "least ms", "median", title=f"torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        subject = Tiny(Options(folder, (), 1, 1, 1, 1))
+        part, call = subject.own_part("quantized"), subject.call(2)
+        assert part is not None
+        part.ensure()
+        for title, load, by_torch in (
+            ("stock", subject.stock, True),
+            ("quantized, torch.compile(unet)", partial(load_quantized_unet, part.folder), True),
+            ("quantized, unet.compile()", partial(load_quantized_unet, part.folder), False),
+        ):
+            torch._dynamo.reset()  # a UNet would be called by the graph of the one before
+            taken = milliseconds(compiled(load(), by_torch), call, arguments.rounds)
+            table.add_row(title, f"{min(taken):.2f}", f"{median(taken):.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
