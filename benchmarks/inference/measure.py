@@ -160,7 +160,8 @@ def compiled(unet: nn.Module, device: str) -> Callable[..., Any]:
     """For each batch size anew: shapes that may vary make slower code."""
     # On a GPU with graphs, without which launching takes longer than computing.
     mode = "reduce-overhead" if is_gpu(device) else None
-    return torch.compile(unet, fullgraph=True, dynamic=False, mode=mode)
+    unet.compile(fullgraph=True, dynamic=False, mode=mode)
+    return unet
 
 
 def prepared(row: Row, call: Call) -> Call:

@@ -70,7 +70,7 @@ def parts(value: Any, seen: dict[int, int]) -> list[Any]:
 
 def is_frozen(value: Any) -> bool:
     """Whether an object is as good as its copy."""
-    return is_dataclass(value) and bool(value.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+    return is_dataclass(value) and bool(getattr(value, "__dataclass_params__").frozen)  # noqa: B009
 
 
 def full_name(value: type | FunctionType) -> str:
