@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+CLASS = "TYPE_MATCH"
+"""Guards on what class an object is of."""
 HOOKS = "EMPTY_NN_MODULE_HOOKS_DICT"
 """Guards on hooks, which are put on modules in place; torch checks them where it is told to."""
 
@@ -49,6 +51,8 @@ class Compiles(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As of any module, but calls do not check what is inside of quantized layers.
 
+        Nor whether one was given another ``forward``, as torch does not check for new hooks.
+
         Of other compilers than Inductor a ``mode`` cannot be told as options; then all is checked.
         """
         super().compile(*args, **with_filter(kwargs))
@@ -61,9 +65,15 @@ def check_at_each_call(layout: str) -> None:
 
 
 def needed(guards: Sequence[Guard]) -> list[bool]:
-    """Which guards are to be checked at each call: all but those inside of what is laid out."""
-    inside = {g.name for g in guards if isinstance(g.value, LaidOut) and g.value.is_laid_out}
-    return [g.guard_type == HOOKS or not is_inside(g.name, inside) for g in guards]
+    """Which guards are to be checked at each call: of what is laid out, that on its class alone."""
+    owners = {g.name for g in guards if isinstance(g.value, LaidOut) and g.value.is_laid_out}
+
+    def is_needed(guard: Guard) -> bool:
+        if is_inside(guard.name, owners):
+            return guard.guard_type == HOOKS
+        return guard.name not in owners or guard.guard_type == CLASS
+
+    return [is_needed(guard) for guard in guards]
 
 
 def is_inside(name: str, owners: set[str]) -> bool:

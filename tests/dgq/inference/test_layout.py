@@ -33,8 +33,7 @@ def test_tensors_are_described_but_for_their_values() -> None:
 
 def test_sets_are_described_in_one_order() -> None:
     names = [f"name_{i}" for i in range(20)]
-    backwards = [*reversed(names)]
-    assert described(set(names)) == described(set(backwards)) != described(set(names[1:]))
+    assert described(set(names)) == described({*reversed(names)}) != described(set(names[1:]))
 
 
 def test_what_is_held_twice_is_told_from_copies() -> None:
