@@ -10,7 +10,6 @@ from torch import nn
 
 from dgq.errors import DGQError, SettingsError
 from dgq.inference.build import check_tensors_
-from dgq.inference.group_norm import norm_by_pixels_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
@@ -79,6 +78,7 @@ class Execution:
         unet.execution = replace(  # type: ignore[assignment]
             self, mode="float", integer_layers=0, float_layers=reasons, attention="torch"
         )
+        unet.layout = layout_of(unet)  # type: ignore[assignment]
 
     def check(self, unet: nn.Module) -> None:
         """Raise DGQError unless a UNet's tensors, in their stored form, can be those of a model."""
@@ -177,7 +177,6 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
     Returns:
         Who computes attention.
     """
-    norm_by_pixels_(unet, channels_last and products.compiles_norms)
     if channels_last:
         nn.Module.to(unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
     name, attend = products.attention(dtype)

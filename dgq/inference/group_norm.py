@@ -45,9 +45,6 @@ def norm_pixels(
 
 def norm_by_pixels_(unet: nn.Module, wanted: bool) -> None:
     """Let the group norms of a UNet be ``GroupNormByPixels``, or stock ones again."""
-    before, after = nn.GroupNorm, GroupNormByPixels
-    if not wanted:
-        before, after = GroupNormByPixels, nn.GroupNorm  # type: ignore[assignment]
     for module in unet.modules():
-        if type(module) is before:
-            module.__class__ = after
+        if type(module) in (nn.GroupNorm, GroupNormByPixels):
+            module.__class__ = GroupNormByPixels if wanted else nn.GroupNorm

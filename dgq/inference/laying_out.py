@@ -6,6 +6,7 @@ from torch import nn
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.feed_forward import hand_over_codes_, hand_over_floats_
+from dgq.inference.group_norm import norm_by_pixels_
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.joint_product import join_
 from dgq.inference.kernel_layer import KernelLayer
@@ -50,6 +51,7 @@ def fold_layers_(unet: nn.Module, products: Products) -> Counter[str]:
             del layer
     hand_over_codes_(unet)
     unite_(unet)
+    norm_by_pixels_(unet, products.compiles_norms)
     return reasons
 
 
@@ -66,6 +68,7 @@ def unfold_layers_(unet: nn.Module) -> int:
     """
     hand_over_floats_(unet)
     separate_(unet)
+    norm_by_pixels_(unet, wanted=False)
     names = [n for n, module in unet.named_modules() if isinstance(module, KernelLayer)]
     n_integer = 0
     for name in names:

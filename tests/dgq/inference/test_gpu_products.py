@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import dgq
 from dgq.inference import execution
 from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
+from dgq.inference.group_norm import GroupNormByPixels
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.products import products_of
 from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight
@@ -230,6 +232,19 @@ def test_norms_have_the_dtype_of_their_input(calibrated_as: Models, on_gpu: None
     assert decibels(model.output, unet(**model.call)[0]) > 20
     unet.execution.run_in_float_(unet)  # layers in floating point, on whatever device comes
     assert decibels(model.output, unet(**model.call)[0]) > 20
+
+
+@torch.no_grad()
+def test_norms_are_stock_ones_where_layers_are(calibrated_as: Models, on_gpu: None) -> None:
+    unet: Any = load_quantized_unet(calibrated_as("multiples").folder, "integer", torch.bfloat16)
+
+    def norms(unet: Any) -> set[type]:
+        return {type(module) for module in unet.modules() if isinstance(module, nn.GroupNorm)}
+
+    assert norms(unet) == {GroupNormByPixels}
+    assert norms(dgq.dequantize(unet)) == {nn.GroupNorm}
+    unet.execution.before_move_(unet)
+    assert norms(unet) == {nn.GroupNorm}
 
 
 def test_norms_that_arrive_have_the_dtype_of_their_input(

@@ -58,6 +58,8 @@ def test_a_layout_is_that_of_layers_for_kernels(calibrated_as: Models) -> None:
     assert unet.layout == layout_of(unet) == ""
     dgq.prepare_(unet, "integer")
     assert unet.layout == before
+    unet.execution.run_in_float_(unet)
+    assert unet.layout == layout_of(unet) == ""
     assert not hasattr(dgq.dequantize(unet), "layout")
 
 
