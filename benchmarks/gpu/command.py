@@ -29,6 +29,7 @@ from dgq.storage.checkpoint import find_model
 from dgq.storage.files import check_writable, write_json
 
 STEPS_AT_ONCE = 5
+
 Check = Callable[[str, int], dict[str, Any]]
 """Of exactness, on a device and with a number of channels."""
 

@@ -196,8 +196,8 @@ def timings(
         peak = peak_gib(device)
         kernels = kernels_of(run) if is_gpu(device) else []
     figures = {"first_s": first_s, "wall_s": wall, "cpu_s": cpu, "others_cpu_s": others}
-    figures |= {"peak_gib": peak, "kernels": by_kind(kernels)}
-    return figures | {"each_kernel": [asdict(kernel) for kernel in kernels]}
+    of_device = {"kernels": by_kind(kernels), "each_kernel": [asdict(each) for each in kernels]}
+    return figures | {"peak_gib": peak} | of_device
 
 
 def _many(run: Callable[[], object], calls: int) -> Iterator[tuple[float, float, float]]:

@@ -76,12 +76,6 @@ class PackedTogether(NamedTuple):
     group_size: int
     n_bytes: int
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """What it holds in memory, by name."""
-        named = self._asdict().items()
-        return {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
-
     def parts(self) -> Iterator[tuple[int, PackedWeight]]:
         """Each layer: the offset of its unpacked weight, and the packed one, a view."""
         for numbers in self.layers.tolist():
