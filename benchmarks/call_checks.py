@@ -7,9 +7,10 @@ SD 1.4's structure with a thousandth of its weights, since checks do not depend 
 """
 
 import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -23,6 +24,8 @@ from torch.fx import GraphModule
 from benchmarks.inference.full_size import Tiny
 from benchmarks.inference.request import Options
 from benchmarks.inference.subjects import Call
+from benchmarks.scripts import exit_code
+from dgq.settings.checks import check_positive
 from dgq.storage.checkpoint import load_quantized_unet
 
 
@@ -52,28 +55,35 @@ def milliseconds(unet: Callable[..., Any], call: Call, rounds: int) -> list[floa
     return taken[1:]
 
 
-@torch.no_grad()
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 2 after one line about bad input."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=200, help="calls of each (default: 200)")
-    arguments = parser.parse_args()
+    rounds = parser.parse_args(argv).rounds
+    return exit_code(lambda: run(rounds))
+
+
+@torch.no_grad()
+def run(rounds: int) -> None:
+    """Print the table."""
+    check_positive("--rounds", rounds)
     table = Table("UNet", "least ms", "median", title=f"torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         subject = Tiny(Options(folder, (), 1, 1, 1, 1))
         part, call = subject.own_part("quantized"), subject.call(2)
         assert part is not None
         part.ensure()
+        quantized = partial(load_quantized_unet, part.folder)
         for title, load, by_torch in (
             ("stock", subject.stock, True),
-            ("quantized, torch.compile(unet)", partial(load_quantized_unet, part.folder), True),
-            ("quantized, unet.compile()", partial(load_quantized_unet, part.folder), False),
+            ("quantized, torch.compile(unet)", quantized, True),
+            ("quantized, unet.compile()", quantized, False),
         ):
             torch._dynamo.reset()  # a UNet would be called by the graph of the one before
-            taken = milliseconds(compiled(load(), by_torch), call, arguments.rounds)
+            taken = milliseconds(compiled(load(), by_torch), call, rounds)
             table.add_row(title, f"{min(taken):.2f}", f"{median(taken):.2f}")
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
