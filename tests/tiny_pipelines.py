@@ -72,15 +72,22 @@ def save_sd(folder: Path) -> Path:
 def micro_unet() -> UNet2DConditionModel:
     """Two levels of 8x8 and 4x4 latents, self- and cross-attention, skips; 24 targets."""
     torch.manual_seed(0)
+    return two_level_unet((8, 16), TEXT_WIDTH, n_groups=4)
+
+
+def two_level_unet(
+    channels: tuple[int, int], text_width: int, n_groups: int, layers: int = 1, heads: int = 2
+) -> UNet2DConditionModel:
+    """Of 8x8 and 4x4 latents, the smaller ones with attention."""
     return UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
+        block_out_channels=channels,
+        layers_per_block=layers,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
+        cross_attention_dim=text_width,
+        attention_head_dim=heads,
+        norm_num_groups=n_groups,
     ).eval()
 
 

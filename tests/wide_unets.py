@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from benchmarks.gpu_memory import fill_randomly_
@@ -12,6 +11,7 @@ from dgq.inference.execution import prepare_
 from dgq.inference.layers import PackedLayer
 from dgq.recipes.ours import Ours
 from dgq.settings import QuantizationSettings
+from tests.tiny_pipelines import two_level_unet
 
 TIMESTEPS = (801.0, 401.0, 1.0)
 SETTINGS = Ours(weight_bits=4, activation_bits=8).quantization
@@ -23,17 +23,7 @@ def wide_unet(settings: QuantizationSettings = SETTINGS) -> Any:
     """Two levels of 32 and 64 channels, quantized, in its stored form."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=TEXT_WIDTH,
-            attention_head_dim=2,
-            norm_num_groups=8,
-        )
-    unet.requires_grad_(False).eval()
+        unet = two_level_unet((32, 64), TEXT_WIDTH, n_groups=8).requires_grad_(False)
     fill_randomly_(unet, settings, TIMESTEPS, (8, 8), flat=False)
     for module in unet.modules():
         if isinstance(module, PackedLayer):  # so that outputs are about as large as inputs

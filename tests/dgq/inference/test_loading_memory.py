@@ -21,7 +21,7 @@ from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings
 from dgq.storage.checkpoint import load_quantized_unet, save_quantized
 from dgq.storage.model_files import WEIGHTS_FILE
 from tests.quantized_models import description
-from tests.tiny_pipelines import calibrate_
+from tests.tiny_pipelines import calibrate_, two_level_unet
 
 SETTINGS = QuantizationSettings(
     WeightSettings(4, "minmax", group_size=64, max_exponent=1),
@@ -69,16 +69,7 @@ class LiveTensors(TorchDispatchMode):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with at least 20 MB of weights in float32."""
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(64, 160),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    ).eval()
+    unet = two_level_unet((64, 160), 64, n_groups=8, layers=2, heads=4)
     assert parameter_bytes(unet) >= 20e6
     manifest = description(unet, SETTINGS)
     calibrate_(unet, SETTINGS)
