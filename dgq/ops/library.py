@@ -25,7 +25,10 @@ LIBRARY.define(
     "quantize_gated(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
     "Tensor step, int largest, int? offset=None) -> Tensor"
 )
-LIBRARY.define("pad(Tensor codes, Tensor of_zero, int[] padding) -> Tensor")
+LIBRARY.define(
+    "pad(Tensor codes, Tensor zero_point, Tensor factor, Tensor step, int largest, "
+    "int[] padding, int? offset=None) -> Tensor"
+)
 LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
 LIBRARY.define(
     "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "

@@ -48,7 +48,15 @@ def quantize_gated(
     return x.new_empty(shape, dtype=reference.code_dtype(offset))
 
 
-def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
+def pad(
+    codes: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+    offset: int | None = None,
+) -> Tensor:
     """Meta kernel of ``reference.pad``."""
     return codes.new_empty(reference.padded_shape(codes, padding))
 

@@ -80,9 +80,8 @@ class GpuProducts(Products):
         codes = reference.quantize(x, *tables, step, largest, [], offset).contiguous()
         if not any(padding):
             return codes
-        nothing = x.new_zeros(step.shape[0], x.shape[-1])
-        of_zero = reference.quantize(nothing, *tables, step, largest, [], offset)
-        padded: Tensor = pad(codes, of_zero, padding)
+        _, _, zero_point, factor = tables
+        padded: Tensor = pad(codes, zero_point, factor, step, largest, padding, offset)
         return padded
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:

@@ -70,16 +70,26 @@ def quantize_gated(
     return quantize(value * F.gelu(gate), *tables, largest, [], offset, spoilt)
 
 
-def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
-    """Codes of an image with those of zero around it.
+def pad(
+    codes: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+    offset: int | None = None,
+) -> Tensor:
+    """Codes of an image with those of zero around it: what ``quantize`` makes of a padded image.
 
     Args:
-        codes: ``[batch, height, width, channels]``.
-        of_zero: ``[1 or batch, channels]``.
-        padding: of height and width.
+        codes: ``[batch, height, width, channels]``, of ``quantize`` without padding.
+        zero_point: as in ``quantize``, like all that follow.
     """
     height, width = padding
-    padded = of_zero[:, None, None].expand(padded_shape(codes, padding)).clone()
+    step = step if zero_point.shape[0] > 1 else step.new_zeros(1)
+    of_zero = zero_point[step].float().clamp(0, largest) * factor - (offset or 0)
+    rows = of_zero.to(codes.dtype)[:, None, None]
+    padded = rows.expand(padded_shape(codes, padding)).clone()
     padded[:, height : padded.shape[1] - height, width : padded.shape[2] - width] = codes
     return padded
 

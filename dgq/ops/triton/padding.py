@@ -24,39 +24,62 @@ def unpadded(pixel, n_pixels, height, width, PAD_H: tl.constexpr, PAD_W: tl.cons
     return sample, (sample.to(tl.int64) * height + y) * width + x, inside
 
 
-def pad(codes: Tensor, of_zero: Tensor, padding: list[int]) -> Tensor:
-    """As ``reference.pad``."""
+def pad(
+    codes: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    step: Tensor,
+    largest: int,
+    padding: list[int],
+    offset: int | None = None,
+) -> Tensor:
+    """As ``reference.pad``, bit for bit."""
     padded = codes.new_empty(padded_shape(codes, padding))
     if padded.numel() > 0:
-        launch = _launch_of(codes.shape, padded.numel(), of_zero.shape[0] > 1, *padding)
-        launch(codes.contiguous(), of_zero.contiguous(), padded)
+        steps = (zero_point.shape[0] > 1, zero_point.shape[0] > 1 and step.shape[0] > 1)
+        around = (*padding, float(largest), offset or 0)
+        launch = _launch_of(codes.shape, padded.numel(), *around, *steps)
+        tables = (zero_point, factor, step)
+        launch(codes.contiguous(), *[table.contiguous() for table in tables], padded)
     return padded
 
 
 @lru_cache(KEPT)
 def _launch_of(
-    codes: tuple[int, int, int, int], n_padded: int, with_own: bool, up: int, left: int
+    codes: tuple[int, int, int, int],
+    n_padded: int,
+    up: int,
+    left: int,
+    largest: float,
+    offset: int,
+    per_step: bool,
+    per_row: bool,
 ) -> Launch:
-    """The launch of ``_pad``; ``with_own`` where each sample has codes of zero of its own."""
+    """The launch of ``_pad`` for codes of a shape; ``up`` and ``left`` are padding."""
     _, height, width, channels = codes
     n_pixels = n_padded // channels
     grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))
-    sizes = (n_pixels, height, width, channels, channels if with_own else 0)
-    return Launch(_pad, grid, (*sizes, up, left, PIXELS, CHANNELS))
+    constants = (largest, offset, up, left, per_step, per_row, PIXELS, CHANNELS)
+    return Launch(_pad, grid, (n_pixels, height, width, channels, *constants))
 
 
 @triton.jit
 def _pad(
     codes_ptr,
     zero_ptr,
+    factor_ptr,
+    step_ptr,
     out_ptr,
     n_pixels,
     height,
     width,
     channels,
-    zero_stride,
+    LARGEST: tl.constexpr,
+    OFFSET: tl.constexpr,
     PAD_H: tl.constexpr,
     PAD_W: tl.constexpr,
+    PER_STEP: tl.constexpr,
+    PER_ROW: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -66,7 +89,14 @@ def _pad(
     sample, place, inside = unpadded(pixel, n_pixels, height, width, PAD_H, PAD_W)
     codes = codes_ptr + place[:, None] * channels + channel[None, :]
     code = tl.load(codes, mask=inside[:, None] & known, other=0)
-    zeros = zero_ptr + sample[:, None] * zero_stride + channel[None, :]
-    zero = tl.load(zeros, mask=exists & known & ~inside[:, None], other=0)
+    if PER_ROW:
+        step = tl.load(step_ptr + sample, mask=pixel < n_pixels, other=0)[:, None]
+    else:
+        step = tl.load(step_ptr) if PER_STEP else 0
+    zeros = zero_ptr + step * channels + channel[None, :]
+    zero = tl.load(zeros, mask=exists & known & ~inside[:, None], other=0).to(tl.float32)
+    factor = tl.load(factor_ptr + channel, mask=channel < channels, other=0.0)[None, :]
+    of_zero = (tl.minimum(tl.maximum(zero, 0.0), LARGEST) * factor).to(tl.int32) - OFFSET
     places = out_ptr + pixel.to(tl.int64)[:, None] * channels + channel[None, :]
-    tl.store(places, tl.where(inside[:, None], code, zero), mask=exists & known)
+    whole = tl.where(inside[:, None], code.to(tl.int32), of_zero)
+    tl.store(places, whole.to(out_ptr.dtype.element_ty), mask=exists & known)

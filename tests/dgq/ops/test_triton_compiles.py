@@ -74,8 +74,11 @@ ptx = compiled(quantize._quantize,
                LARGEST=255.0, OFFSET=128, PAD_H=1, PAD_W=1, PER_STEP=True, PER_ROW=True,
                BLOCK_P=quantize.PIXELS, BLOCK_C=quantize.CHANNELS)
 assert "div.rn.f32" in ptx
-compiled(padding._pad, dict(codes_ptr="*i8", zero_ptr="*i8", out_ptr="*i8"), 90,
-         PAD_H=1, PAD_W=1, BLOCK_P=padding.PIXELS, BLOCK_C=padding.CHANNELS)
+for steps in (dict(PER_STEP=True, PER_ROW=True), dict(PER_STEP=True, PER_ROW=False)):
+    compiled(padding._pad, dict(codes_ptr="*i8", zero_ptr="*i16", factor_ptr="*fp32",
+                                step_ptr="*i64", out_ptr="*i8"), 90,
+             LARGEST=127.0, OFFSET=0, PAD_H=1, PAD_W=1, **steps,
+             BLOCK_P=padding.PIXELS, BLOCK_C=padding.CHANNELS)
 for out, scale in (("*i8", {}), ("*bf16", {"scale_ptr": "*fp32"})):
     compiled(unpack._expand, dict(codes_ptr="*u8", zero_ptr="*i8", factor_ptr="*i8",
                                   shift_ptr="*u8", out_ptr=out, **scale), 90,

@@ -98,16 +98,26 @@ def test_codes_equal_the_reference_bit_for_bit(
 @given(
     shape=st.tuples(*(st.integers(1, n) for n in (3, 4, 3, 140))),
     pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    n_steps=st.integers(1, 3),
     per_row=st.booleans(),
+    offset=st.sampled_from([None, 0, 128]),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_padding_equals_the_reference(
-    shape: tuple[int, ...], pads: tuple[int, int], per_row: bool
+    shape: tuple[int, ...], pads: tuple[int, int], n_steps: int, per_row: bool, offset: int | None
 ) -> None:
-    draw = Draw(0)
-    codes, of_zero = draw.bytes(*shape), draw.bytes(shape[0] if per_row else 1, shape[-1])
-    found = triton.pad(*here(codes, of_zero), list(pads))
-    assert torch.equal(found.cpu(), reference.pad(codes, of_zero, list(pads)))
+    draw, channels = Draw(0), shape[-1]
+    codes = draw.bytes(*shape)
+    given_ = (
+        codes.view(torch.uint8) if offset is None else codes,
+        draw.whole(-40, 127 + 40, n_steps, channels).to(torch.int16),
+        draw.whole(1, 2, channels).float(),
+        draw.whole(0, n_steps - 1, shape[0] if per_row else 1),
+        *(127, list(pads), offset),
+    )
+    found = triton.pad(*here(*given_))
+    assert torch.equal(found.cpu(), reference.pad(*given_))
+    assert found.dtype == given_[0].dtype
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e30, -1e30, 3e6, -3e6])
