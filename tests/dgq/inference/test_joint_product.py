@@ -330,7 +330,9 @@ def test_what_happens_to_a_unet_keeps_them_joined(calibrated_as: Models) -> None
     assert torch.equal(output, expected)
 
 
-@pytest.mark.parametrize("name", ["multiples", "w8a8 symmetric"])
+@pytest.mark.parametrize(
+    "name", ["multiples", pytest.param("w8a8 symmetric", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_a_compiled_unet_has_one_product_for_them(name: str, calibrated_as: Models) -> None:
     found = calibrated_as(name)

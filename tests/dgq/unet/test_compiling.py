@@ -250,6 +250,7 @@ def test_a_lora_is_put_on_scaled_and_taken_off(calibrated_as: Models) -> None:
     assert made.made == 4  # two were met again
 
 
+@pytest.mark.slow
 def test_graphs_are_not_shared_by_unets_of_other_bits(
     calibrated_as: Models, tmp_path: Path
 ) -> None:
