@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dgq.math.packing import pack_codes
 from dgq.ops import triton
+from dgq.ops.copy_engine import has_copy_engine
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels
-from dgq.ops.triton.convolve import has_copy_engine
 from dgq.ops.triton.epilogue import Epilogue
 from dgq.ops.triton.tiles import CANDIDATES
 from dgq.ops.triton.tma import convolve_boxes, suits
@@ -97,7 +97,7 @@ def boxes(x: Tensor) -> Iterator[triton.Tile]:
     """Those that are used, alone and sharing; of an interpreter a small one."""
     if not x.is_cuda:
         yield triton.Tile(32, 32, 32)
-    elif has_copy_engine(x):
+    elif has_copy_engine(x.device):
         for tile in TILES:
             yield from (replace(tile, parts=parts) for parts in PARTS)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dgq.adapters.configs import check_config, is_lora
+from dgq.adapters.fusing import refusal_to_fuse
 from dgq.errors import DGQError
 from dgq.unet.readers import Reader
 
@@ -187,11 +188,3 @@ def convert_adapter_(unet: nn.Module, name: str, dtype: torch.dtype) -> None:
         for group in groups_of(layer):
             if name in group:
                 group[name].to(dtype)
-
-
-def refusal_to_fuse() -> DGQError:
-    """What fusing into a quantized layer raises."""
-    return DGQError(
-        "fuse_lora: the codes of a quantized weight cannot take up a LoRA: leave it on as it is "
-        "(set_adapters scales it), or fuse it into the full-precision UNet and calibrate that"
-    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import first_line
+from dgq.ops.copy_engine import has_copy_engine
 from dgq.ops.library import LIBRARY
 from dgq.ops.reference import int_linear
 
@@ -19,9 +20,6 @@ LAUNCHED = (
 )
 LEAST_CAPABILITY = (8, 0)
 """Of Ampere, from which on Triton multiplies bytes on tensor cores."""
-
-COPIES_BOXES = (9, 10)
-"""Major capabilities: Hopper and Blackwell for data centres; others have no room for the tiles."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +34,6 @@ def register() -> None:
 def has_triton() -> bool:
     """Whether Triton is installed."""
     return find_spec("triton") is not None
-
-
-@cache
-def has_copy_engine(device: torch.device) -> bool:
-    """Whether a GPU copies whole boxes by itself, of a size that our tiles need."""
-    return torch.cuda.get_device_capability(device)[0] in COPIES_BOXES
 
 
 def launcher(name: str) -> Callable[..., Tensor]:
@@ -85,10 +77,10 @@ def products_are_exact(device: torch.device) -> bool:
     tables = (one, one[:1], zero, torch.zeros(1, dtype=torch.long))
     expected = int_linear(codes, weight, *tables, torch.float32)
     on_device = [tensor.to(device) for tensor in (codes, weight, *tables)]
-    from dgq.ops.triton import Tile, has_copy_engine
+    from dgq.ops.triton import Tile
 
     # One tile: timing all candidates would compile each of them at every first load.
-    tile = None if has_copy_engine(on_device[0]) else Tile()
+    tile = None if has_copy_engine(on_device[0].device) else Tile()
     found = launcher("int_linear")(*on_device, torch.float32, tile=tile)
     return torch.equal(found.cpu(), expected)
 

@@ -10,6 +10,7 @@ from dgq.inference.layers import PackedLayer
 from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight, nibbles_of
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
 from dgq.ops import gpu, pad, quantize, reference, residual_fusion
+from dgq.ops.copy_engine import has_copy_engine
 
 PACKED_BITS = 4
 """Up to which two codes share a byte."""
@@ -44,7 +45,7 @@ class GpuProducts(Products):
     @property
     def copies_boxes(self) -> bool:
         """Whether the device has a copy engine, and kernels for it."""
-        return self.place.type == "cuda" and gpu.has_copy_engine(self.place)
+        return has_copy_engine(self.place)
 
     def best_dtype(self) -> torch.dtype:
         """What tensor cores multiply, with the range of float32."""

@@ -5,7 +5,6 @@ loads the operands, else candidates are timed on the device, once for each shape
 ``TRITON_INTERPRET=1`` Triton runs the same kernels on tensors of a CPU.
 """
 
-from dgq.ops.triton.convolve import has_copy_engine
 from dgq.ops.triton.gated import int_linear_gated
 from dgq.ops.triton.padding import pad
 from dgq.ops.triton.products import (
@@ -22,7 +21,6 @@ from dgq.ops.triton.unpack_all import unpack_all
 __all__ = [
     "Tile",
     "conv2d_packed",
-    "has_copy_engine",
     "int_conv2d",
     "int_conv2d_packed",
     "int_linear",

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgq.ops import gpu
+from dgq.ops.copy_engine import has_copy_engine
 from dgq.ops.triton.epilogue import Epilogue, accumulator
 from dgq.ops.triton.launch import KEPT
 from dgq.ops.triton.matmul import product, tuned_product
@@ -102,15 +102,10 @@ def n_rows(x: tuple[int, ...], window: Window) -> int:
     return x[0] * math.prod(window.output(*x[1:3]))
 
 
-def has_copy_engine(x: Tensor) -> bool:
-    """Whether the device of a tensor copies whole boxes by itself."""
-    return x.is_cuda and gpu.has_copy_engine(x.device)
-
-
 def _tile_of_boxes(x: Tensor, weight: Operand, window: Window) -> Tile | None:
     """The tile to multiply boxes with; None where the copy engine cannot load them."""
     bytes_alone = x.dtype == torch.int8 and weight.zero_point is None
-    if not (bytes_alone and has_copy_engine(x)):
+    if not (bytes_alone and has_copy_engine(x.device)):
         return None
     return _tile_of_shapes(x.shape, weight.values.shape, window)
 

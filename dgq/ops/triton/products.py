@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgq.ops import reference
+from dgq.ops.copy_engine import has_copy_engine
 from dgq.ops.packed_weight import PackedWeight
-from dgq.ops.triton.convolve import Operand, convolve, has_copy_engine, n_rows
+from dgq.ops.triton.convolve import Operand, convolve, n_rows
 from dgq.ops.triton.epilogue import Epilogue
 from dgq.ops.triton.tiles import Tile
 from dgq.ops.triton.unpack import expanded
@@ -93,7 +94,7 @@ def int_conv2d_packed(
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
     window = Window.of(kernel, stride, (0, 0), dilation, groups)
     image, operand = as_image(codes), Operand(*weight)
-    by_boxes = tile is None and has_copy_engine(image)
+    by_boxes = tile is None and has_copy_engine(image.device)
     if by_boxes or n_rows(image.shape, window) >= expanded_from:
         operand = Operand(expanded(weight, image.shape[-1] // groups, groups, None, torch.int8))
     return as_given(convolve(image, operand, epilogue, window, dtype, tile), codes)

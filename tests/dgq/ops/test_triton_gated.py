@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dgq.inference.geometry import LinearGeometry
 from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight
-from dgq.ops import gpu, reference, triton
+from dgq.ops import reference, triton
+from dgq.ops.copy_engine import has_copy_engine
 from dgq.ops.triton import gated
 from dgq.ops.triton.tiles import Tile
 from dgq.settings import WeightSettings
@@ -151,6 +152,9 @@ def test_gpus_with_a_copy_engine_gate_in_the_product(
     from dgq.inference.products.gpu import GpuProducts
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
-    monkeypatch.setattr(gpu, "has_copy_engine", gpu.has_copy_engine.__wrapped__)  # not cached
-    assert GpuProducts(torch.device("cuda")).copies_boxes is gates
-    assert gpu.has_copy_engine(torch.device("cuda")) is gates
+    has_copy_engine.cache_clear()
+    try:
+        assert GpuProducts(torch.device("cuda")).copies_boxes is gates
+        assert has_copy_engine(torch.device("cuda")) is gates
+    finally:
+        has_copy_engine.cache_clear()

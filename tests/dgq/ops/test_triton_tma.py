@@ -137,7 +137,7 @@ def test_a_shape_takes_the_tile_of_the_nearest_measured_one() -> None:
 def test_operators_multiply_boxes_where_there_is_an_engine(
     kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convolve, "has_copy_engine", lambda x: True)
+    monkeypatch.setattr(convolve, "has_copy_engine", lambda device: True)
     used: list[Tile] = []
     right = convolve.convolve_boxes
 
