@@ -98,7 +98,7 @@ def main_section(model: str, rows: Sequence[Row]) -> list[str]:
 
 def main_table(model: str, rows: Sequence[Row]) -> str:
     """A line for each recipe at each number of bits."""
-    head = (f"`{model}`", "recipe", "SQNR dB", "95 % interval", "vs. DGQ", "integer layers")
+    head = (f"`{model}`", "recipe", "SQNR dB", "95 % interval", "vs. DGQ, dB", "integer layers")
     table = [header(*head, "GBOPs", "MB")]
     bits = sorted({row.bits for row in rows}, key=lambda b: [-int(n) for n in b[1:].split("a")])
     for each in bits:
