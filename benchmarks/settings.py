@@ -193,12 +193,13 @@ def page(names: Sequence[str], lines: Sequence[Sequence[str]], command: str, cap
         [
             "# Other samplers, steps and sizes",
             "",
-            f"`{command}` makes this page: SQNR of the quantized UNet's output in dB, pooled over "
+            f"`{command}` writes this page: SQNR of the quantized UNet's output in dB, pooled over "
             f"all calls of {captions} held-out captions that were drawn in full precision with "
-            "each setting, as the models run (`auto`). In brackets, the change from the setting "
-            "of the calibration, the first row; part of it is that other inputs are harder or "
-            "easier. Last, how many warnings a model gave of timesteps that it has no scales for; "
-            "those whose scales know no steps give none.",
+            "each setting. Models run as they do by default (`auto`). In brackets is the change "
+            "from the first row, the setting of the calibration; part of it comes from inputs that "
+            "are harder or easier. The last column is the largest number of warnings that a model "
+            "gave about timesteps for which it has no scales; models whose scales do not depend on "
+            "the step give none.",
             "",
             *table,
             "",

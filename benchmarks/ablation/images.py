@@ -9,7 +9,7 @@ from benchmarks.ablation.cells import Cell
 from benchmarks.ablation.runs import model_of
 from benchmarks.scripts import call
 
-CHOSEN = ("RTN", "DGQ, weights learned our way", "ours")
+CHOSEN = ("RTN", "DGQ, our weight learning", "ours")
 """Rows of the main table whose images are drawn, of the first seed."""
 
 

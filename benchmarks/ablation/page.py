@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.ablation.summary import Row, find, gain, rows_of
 
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
-BASELINE = "DGQ, weights learned our way"
+BASELINE = "DGQ, our weight learning"
 OURS = "ours"
 """At the end of each number of bits."""
 PARTS = (
@@ -40,7 +40,7 @@ def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
     rows = rows_of(lines)
     parts = [
         "# Results",
-        f"`{how}` makes this page; [results.json](results.json) has every number and the exact "
+        f"`{how}` writes this page; [results.json](results.json) has every number and the exact "
         "commands of each cell.",
         f"{explanation(lines)} {SKIPS}",
     ]
@@ -48,7 +48,7 @@ def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
         own = [row for row in rows if row.model == model]
         parts += main_section(model, own)
         parts += component_section(model, own)
-        parts += simple_section("Scores of attention", "scores", model, own)
+        parts += simple_section("Attention scores", "scores", model, own)
         parts += simple_section("Size of the calibration set", "samples", model, own)
     if images:
         parts += ["## Images", images_table(images)]
@@ -56,8 +56,8 @@ def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
 
 
 SKIPS = (
-    "Q-Diffusion alone quantizes skips separately; [experiment 21](../experiments.md) says what "
-    "DGQ gains if it does so too."
+    "Only Q-Diffusion quantizes skip connections separately; "
+    "[experiment 21](../experiments.md) says what DGQ gains by doing the same."
 )
 
 
@@ -65,11 +65,11 @@ def explanation(lines: Sequence[Mapping[str, Any]]) -> str:
     """What the columns mean."""
     prompts = sorted({line["n_prompts"] for line in lines})
     return (
-        f"SQNR is that of the UNet's output against full precision on the same inputs, pooled over "
-        f"all steps of {' or '.join(map(str, prompts))} held-out prompts, of the saved model as it "
-        "runs. ± is the standard deviation over calibration seeds, in brackets their number; "
-        "intervals hold 95 % of what other prompts would give (bootstrap). Scales, zero points, "
-        "exponents and groups count in MB."
+        "SQNR compares the UNet's output with full precision on the same inputs, pooled over all "
+        f"steps of {' or '.join(map(str, prompts))} held-out prompts, for the saved model as it "
+        "runs. ± is the standard deviation over calibration seeds, whose number is in brackets. "
+        "Intervals are 95 % bootstrap intervals over prompts, for the first seed. MB is the size "
+        "of the file, scales, zero points, exponents and groups included."
     )
 
 
@@ -98,7 +98,7 @@ def main_section(model: str, rows: Sequence[Row]) -> list[str]:
 
 def main_table(model: str, rows: Sequence[Row]) -> str:
     """A line for each recipe at each number of bits."""
-    head = (f"`{model}`", "recipe", "SQNR dB", "95 % by prompts", "against DGQ", "in integers")
+    head = (f"`{model}`", "recipe", "SQNR dB", "95 % interval", "vs. DGQ, dB", "integer layers")
     table = [header(*head, "GBOPs", "MB")]
     bits = sorted({row.bits for row in rows}, key=lambda b: [-int(n) for n in b[1:].split("a")])
     for each in bits:
@@ -116,7 +116,7 @@ def figures_of(row: Row, base: Row | None) -> Iterator[str]:
     yield "{:.1f} to {:.1f}".format(*row.interval_db)
     found = None if base is None or base is row else gain(row, base)
     yield "" if found is None else spread_text(found.mean_db, found.spread_db, "+.1f")
-    yield f"{line['integer_layers']} layers" if line["integer_layers"] else "no"
+    yield str(line["integer_layers"] or "none")
     yield f"{line['gbops']:.1f}"
     yield f"{line['megabytes']:.2f}"
 
@@ -127,7 +127,7 @@ def component_section(model: str, rows: Sequence[Row]) -> list[str]:
     if not own:
         return []
     columns = list(dict.fromkeys(row.bits for row in own))
-    table = [header("", *(text for bits in columns for text in (bits.upper(), "gain of the part")))]
+    table = [header("", *(text for bits in columns for text in (bits.upper(), "gain")))]
     for before, name in zip((None, *PARTS), PARTS, strict=False):
         texts = [text for bits in columns for text in part_cells(own, bits, name, before)]
         table.append(cells(name if before is None else f"+ {name}", *texts))
@@ -138,8 +138,9 @@ def component_section(model: str, rows: Sequence[Row]) -> list[str]:
 
 
 CLAIMS = (
-    "Each row has one part more than the row above; gains are in dB, with their intervals. A gain "
-    "whose interval holds 0 or less is a claim of the paper that is not reproduced here."
+    "Each row that starts with + adds one part to the row above; gains are in dB, with their 95 % "
+    "intervals. Where an interval includes 0 or lies below it, a claim of the paper is not "
+    "reproduced here."
 )
 
 

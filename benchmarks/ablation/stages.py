@@ -17,7 +17,7 @@ FAMILIES = {
     "qdiffusion_": "Q-Diffusion",
     "tfmq_": "TFMQ-DM",
     "mixdq_": "MixDQ",
-    "dgq_": "DGQ, weights learned our way",
+    "dgq_": "DGQ, our weight learning",
     "": "ours",
 }
 """What names in ``dgq.RECIPES`` begin with, and their rows; what is not there is left out."""
@@ -140,7 +140,7 @@ def published(choice: Choice) -> Found:
         for each in ("w4a8", "w4a6"):
             recipe = replace(RECIPES["dgq_" + each], learning=learning)  # type: ignore[type-var]
             label = f"dgq_{each}-published-{n}"
-            row = f"DGQ, weights learned as published, {n:,} iterations"
+            row = f"DGQ, published weight learning, {n:,} iterations"
             calibration = Calibration(
                 model, label, recipe, choice.seeds[0], batch_size=PUBLISHED_BATCH
             )
@@ -181,7 +181,7 @@ def scores(choice: Choice) -> Found:
             label = family + each
             if family not in choice.families or label not in RECIPES:
                 continue
-            for name, n_bits in (("activations' bits", None), ("16 bits", 16)):
+            for name, n_bits in (("the activations' bits", None), ("16 bits", 16)):
                 wanted = replace(RECIPES[label], score_bits=n_bits)  # type: ignore[type-var]
                 calibration = Calibration(model, label, wanted, choice.seeds[0])
                 yield f"{FAMILIES[family]}, scores at {name}", each, calibration

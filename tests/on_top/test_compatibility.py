@@ -40,24 +40,24 @@ SLACK = 7.0
 
 HEAD = """# What works on top of a quantized UNet
 
-Measured by `tests/on_top/test_compatibility.py` on a micro Stable Diffusion. *Works* means: with
-the add-on, the quantized UNet's picture is as close to the full-precision one's as without it
+`tests/on_top/test_compatibility.py` measures this on a micro Stable Diffusion. *Works* means that,
+with the add-on, the quantized UNet's picture is as close to the full-precision UNet's as without it
 (within {slack:.0f} dB), the add-on has an effect wherever it has one in full precision, and all
-quantized layers are still in place. *Refused* means: one line says why before anything is drawn,
-and the UNet is unchanged.
+quantized layers are still in place. *Refused* means that a one-line error says why before anything
+is drawn, and the UNet is unchanged.
 
-*In integers* and *in floating point*: recipes whose attention scores are not quantized (`w4a8` and
-the like), on a CPU with AVX2 and elsewhere. *Scores quantized*: the published ones (`dgq_*`,
-`rtn_*`).
+*In integers* and *in floating point* are for recipes whose attention scores are not quantized
+(`w4a8` and the like), on a CPU with AVX2 and elsewhere. *Scores quantized* is for the published
+recipes (`dgq_*`, `rtn_*`).
 
 """
 NOTES = """
 An adapter reads the unquantized activation and computes in the precision of the unquantized parts;
 the layer it wraps is unchanged. Attention processors that a pipeline installs compute on quantized
-projections. Ranges are fixed by the calibration: values that a strong LoRA or IP-Adapter drives
+projections. Ranges are fixed by the calibration, so values that a strong LoRA or IP-Adapter drives
 beyond them are clipped. Parts copied into other models (ControlNets, motion models) get
-dequantized weights. In integers the unquantized parts are bfloat16, which a motion model inherits:
-convert it to the pipeline's precision.
+dequantized weights. With integer execution the unquantized parts are bfloat16, and a motion model
+inherits this: convert it to the pipeline's precision.
 """
 
 
