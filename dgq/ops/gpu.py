@@ -1,4 +1,4 @@
-"""The operators on a GPU: Triton's kernels, where Triton is installed."""
+"""The operators on a GPU: Triton kernels, if Triton is installed."""
 
 import logging
 from collections.abc import Callable
@@ -18,16 +18,16 @@ LAUNCHED = (
     *("int_conv2d", "int_conv2d_packed", "conv2d_packed"),
 )
 LEAST_CAPABILITY = (8, 0)
-"""Of Ampere, from which on Triton multiplies bytes on tensor cores."""
+"""Ampere's: from here on Triton multiplies bytes on tensor cores."""
 
 COPIES_BOXES = (9, 10)
-"""Major capabilities: Hopper and Blackwell for data centres; others have no room for the tiles."""
+"""Major capabilities with room for the tiles: Hopper's, and Blackwell's in data centres."""
 
 log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Let ``torch.ops.dgq`` use Triton's kernels for tensors on a GPU; imported when first used."""
+    """Register Triton kernels with ``torch.ops.dgq``, for GPUs; imported when first used."""
     if has_triton():
         for name in LAUNCHED:
             LIBRARY.impl(name, launcher(name), "CUDA")
@@ -40,12 +40,12 @@ def has_triton() -> bool:
 
 @cache
 def has_copy_engine(device: torch.device) -> bool:
-    """Whether a GPU copies whole boxes by itself, of a size that our tiles need."""
+    """Whether a GPU has a copy engine for whole boxes, and room for our tiles."""
     return torch.cuda.get_device_capability(device)[0] in COPIES_BOXES
 
 
 def launcher(name: str) -> Callable[..., Tensor]:
-    """The function of ``dgq.ops.triton`` of that name."""
+    """A launcher of the function of ``dgq.ops.triton`` with this name."""
 
     def launch(*arguments: Any, **named: Any) -> Tensor:
         from dgq.ops import triton
@@ -59,7 +59,7 @@ def launcher(name: str) -> Callable[..., Tensor]:
 
 @cache
 def why_not(device: torch.device) -> str | None:
-    """Why the kernels cannot run on a device, if so; tried once on each."""
+    """Why the kernels cannot run on a device, or None; tried once per device."""
     if not has_triton():
         return "no integer kernels for cuda without Triton (pip install dgq[triton])"
     if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
@@ -67,7 +67,7 @@ def why_not(device: torch.device) -> str | None:
     try:
         exact = products_are_exact(device)
     except torch.OutOfMemoryError:
-        raise  # of this moment, not of this device
+        raise  # a passing condition, not a property of the device
     except Exception as error:  # whatever Triton raises where it finds no compiler or driver
         log.warning("Triton's kernels do not run on %s: %s", device, error)
         return f"Triton's kernels do not run here ({first_line(error)})"
@@ -75,7 +75,7 @@ def why_not(device: torch.device) -> str | None:
 
 
 def products_are_exact(device: torch.device) -> bool:
-    """Whether the largest products of bytes, and some others, are what they should be."""
+    """Whether the device multiplies bytes correctly, the largest ones and some random ones."""
     generator = torch.Generator().manual_seed(0)
     codes, weight = (
         torch.randint(-128, 128, (64, 256), generator=generator).to(torch.int8) for _ in range(2)
@@ -87,13 +87,13 @@ def products_are_exact(device: torch.device) -> bool:
     on_device = [tensor.to(device) for tensor in (codes, weight, *tables)]
     from dgq.ops.triton import Tile, has_copy_engine
 
-    # One tile: timing all candidates would compile each of them at every first load.
+    # One tile: timing all candidates would compile each of them whenever a model is first loaded.
     tile = None if has_copy_engine(on_device[0]) else Tile()
     found = launcher("int_linear")(*on_device, torch.float32, tile=tile)
     return torch.equal(found.cpu(), expected)
 
 
 def features(device: torch.device) -> tuple[str, ...]:
-    """What of a GPU decides how fast quantized models run."""
+    """Features of a GPU that decide how fast quantized models run."""
     major, minor = torch.cuda.get_device_capability(device)
     return torch.cuda.get_device_name(device), f"compute capability {major}.{minor}"
