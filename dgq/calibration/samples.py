@@ -13,7 +13,7 @@ from dgq.calibration.unet_calls import UNetCalls
 from dgq.settings import check_positive
 
 MOST_LATENT_PIXELS = 2**14
-"""Pixels of latents that run through the UNet at once: four samples of SD 1.4, or two guided ones."""
+"""Pixels of latents that run through the UNet at once: four samples of SD 1.4, two if guided."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The two operators that engines recognise int8 by: codes of a tensor, and an int8 weight."""
+"""The two operators by which engines recognise int8: codes of a tensor, and an int8 weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 255
-"""The largest code of a tensor, whatever the bits of a channel: multiplied codes fill a byte."""
+"""Largest code of a tensor, for all bits: codes times their factors fill a byte."""
 
 
 def codes(x: Tensor) -> Tensor:
@@ -22,11 +22,11 @@ def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Operators:
-    """In the form that one engine's converter reads.
+    """The operators in the form that one engine's converter reads.
 
     Args:
-        codes: as ``codes`` above.
-        dequantized: as ``dequantized`` above.
+        codes: function like ``codes`` above.
+        dequantized: function like ``dequantized`` above.
     """
 
     codes: Callable[[Tensor], Tensor] = codes
@@ -34,4 +34,4 @@ class Operators:
 
 
 PLAIN = Operators()
-"""Plain torch."""
+"""The operators in plain torch."""
