@@ -7,7 +7,7 @@ from dgq.math.affine import round_ste
 from dgq.quantizers.learnable import Learnable
 
 NEARNESS = 0.8
-"""Initial offsets as a fraction of the rounding error: at most 0.4, so that none moves by chance."""
+"""Initial offsets as a fraction of the rounding error: at most 0.4, so none moves by chance."""
 
 
 class LearnableCodes(Learnable):
