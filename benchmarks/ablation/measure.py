@@ -24,9 +24,9 @@ def measure(folder: Path, held_out: HeldOut, n_prompts: int) -> dict[str, Any]:
     """Figures of a model as it runs on this machine, as JSON can hold them.
 
     Args:
-        folder: of the quantized model.
+        folder: folder of the quantized model.
         held_out: calls and outputs in full precision.
-        n_prompts: the first so many are measured on.
+        n_prompts: number of prompts, from the first, to measure on.
     """
     unet = load_quantized_unet(folder)
     n_calls = held_out.calls.latents.shape[0]
@@ -72,7 +72,7 @@ def decibels(signal: float, noise: float) -> float:
 
 
 def interval(signal: Energies, noise: Energies) -> tuple[float, float]:
-    """The 95 % interval of the pooled SQNR, drawing the prompts again."""
+    """The 95 % interval of the pooled SQNR, from resampled prompts."""
     return bootstrap_interval(lambda w: decibels(float(w @ signal), float(w @ noise)), len(signal))
 
 
