@@ -72,7 +72,7 @@ def decibels(signal: float, noise: float) -> float:
 
 
 def interval(signal: Energies, noise: Energies) -> tuple[float, float]:
-    """The 95 % interval of the pooled SQNR, from resampled prompts."""
+    """The 95 % interval of the pooled SQNR, drawing the prompts again."""
     return bootstrap_interval(lambda w: decibels(float(w @ signal), float(w @ noise)), len(signal))
 
 

@@ -190,7 +190,7 @@ def convert_adapter_(unet: nn.Module, name: str, dtype: torch.dtype) -> None:
 
 
 def refusal_to_fuse() -> DGQError:
-    """The error of fusing into a quantized layer."""
+    """What fusing into a quantized layer raises."""
     return DGQError(
         "fuse_lora: the codes of a quantized weight cannot take up a LoRA: leave it on as it is "
         "(set_adapters scales it), or fuse it into the full-precision UNet and calibrate that"

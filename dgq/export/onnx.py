@@ -1,4 +1,4 @@
-"""ONNX of a quantized UNet, with int8 operands between QuantizeLinear and DequantizeLinear."""
+"""ONNX of a quantized UNet, its int8 operands between QuantizeLinear and DequantizeLinear."""
 
 import warnings
 from pathlib import Path
@@ -53,7 +53,7 @@ class _Dequantized(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, weight: Any, scale: Any) -> Any:
-        # ONNX Runtime recognises an integer product only if the zero point is present.
+        # ONNX Runtime takes a product for one of integers only where the zero point is there.
         zeros = torch.zeros(weight.type().sizes()[0], dtype=torch.int8)
         zero_point = g.op("Constant", value_t=zeros)
         made = g.op("DequantizeLinear", weight, scale, zero_point, axis_i=0)

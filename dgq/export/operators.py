@@ -1,4 +1,4 @@
-"""The two operators by which engines recognise int8: codes of a tensor, and an int8 weight."""
+"""The two operators that engines recognise int8 by: codes of a tensor, and an int8 weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Operators:
     """The operators in the form that one engine's converter reads.
 
     Args:
-        codes: function like ``codes`` above.
-        dequantized: function like ``dequantized`` above.
+        codes: as ``codes`` above.
+        dequantized: as ``dequantized`` above.
     """
 
     codes: Callable[[Tensor], Tensor] = codes

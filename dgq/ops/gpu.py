@@ -21,7 +21,7 @@ LEAST_CAPABILITY = (8, 0)
 """Ampere's: from here on Triton multiplies bytes on tensor cores."""
 
 COPIES_BOXES = (9, 10)
-"""Major capabilities with room for the tiles: Hopper's, and Blackwell's in data centres."""
+"""Major capabilities: Hopper and Blackwell for data centres; others have no room for the tiles."""
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def has_triton() -> bool:
 
 @cache
 def has_copy_engine(device: torch.device) -> bool:
-    """Whether a GPU has a copy engine for whole boxes, and room for our tiles."""
+    """Whether a GPU copies whole boxes by itself, of a size that our tiles need."""
     return torch.cuda.get_device_capability(device)[0] in COPIES_BOXES
 
 
@@ -87,7 +87,7 @@ def products_are_exact(device: torch.device) -> bool:
     on_device = [tensor.to(device) for tensor in (codes, weight, *tables)]
     from dgq.ops.triton import Tile, has_copy_engine
 
-    # One tile: timing all candidates would compile each of them whenever a model is first loaded.
+    # One tile: timing all candidates would compile each of them at every first load.
     tile = None if has_copy_engine(on_device[0]) else Tile()
     found = launcher("int_linear")(*on_device, torch.float32, tile=tile)
     return torch.equal(found.cpu(), expected)

@@ -35,7 +35,7 @@ class ModelFiles:
     """A quantized model in the present format.
 
     Args:
-        folder: folder of the model.
+        folder: that holds it.
     """
 
     folder: Path

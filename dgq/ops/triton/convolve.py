@@ -103,7 +103,7 @@ def n_rows(x: tuple[int, ...], window: Window) -> int:
 
 
 def has_copy_engine(x: Tensor) -> bool:
-    """Whether the device of a tensor has a copy engine for whole boxes."""
+    """Whether the device of a tensor copies whole boxes by itself."""
     return x.is_cuda and gpu.has_copy_engine(x.device)
 
 
