@@ -21,7 +21,7 @@ from dgq.math.reconstruction import sqnr_db
 
 BATCH, HEADS = 2, 8
 SIZES = [(4096, 40), (1024, 80), (256, 160), (64, 160)]
-"""Queries and dims of a head, of 64x64 latents."""
+"""Queries and head dimension, for 64x64 latents."""
 TEXT_TOKENS = 77
 
 
@@ -52,7 +52,7 @@ def compared(n_queries: int, n_keys: int, dim: int, calls: int) -> list[str]:
 
 
 def by_torch(*operands: Tensor) -> Tensor:
-    """Of query, key and value ``[batch, tokens, heads x dims]``."""
+    """Query, key and value ``[batch, tokens, heads x dims]``."""
     query, key, value = (x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in operands)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py --json PATH [--quick]
 
-Whole calibrations, as ``dgq.calibrate`` and ``train.py fit`` run them: rounding to nearest, the
-published recipe, and ours. Then the recipes on every fifth target alone, all from the same inputs.
-W4, A8 with 8 groups, 64 samples over 4 steps; errors are of 16 held-out samples.
+These are whole calibrations, run as by ``dgq.calibrate`` and ``train.py fit``: rounding to nearest,
+the published recipe, and ours. Then the recipes run on every fifth target alone, all with the same
+inputs. W4, A8 with 8 groups, 64 samples over 4 steps; errors are those of 16 held-out samples.
 """
 
 import argparse
@@ -47,7 +47,7 @@ NEAREST = LearningSettings(iterations=0, polish_iterations=0)
 
 
 class CountingCalibrator(Calibrator):
-    """Counts the rows that pass a target other than to learn on them or to measure."""
+    """Counts the rows that pass a target for other purposes than learning and measuring."""
 
     n_streamed = 0
 

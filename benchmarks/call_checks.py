@@ -1,4 +1,4 @@
-"""What torch checks before each call of a compiled UNet, in milliseconds: nothing is computed.
+"""Milliseconds of torch's checks before each call of a compiled UNet; nothing is computed.
 
     python benchmarks/call_checks.py
 
@@ -30,7 +30,7 @@ from dgq.storage.checkpoint import load_quantized_unet
 
 
 def computes_nothing(graph: GraphModule, _: Any) -> Callable[..., list[Tensor]]:
-    """A compiler for Dynamo whose graphs return what they once allocated."""
+    """A Dynamo compiler whose graphs return tensors allocated once."""
     outputs: Any = next(node for node in graph.graph.nodes if node.op == "output").args[0]
     values = [node.meta["example_value"] for node in outputs]
     kept = [torch.zeros(value.shape, dtype=value.dtype) for value in values]
@@ -46,7 +46,7 @@ def compiled(unet: nn.Module, by_torch: bool) -> Callable[..., Any]:
 
 
 def milliseconds(unet: Callable[..., Any], call: Call, rounds: int) -> list[float]:
-    """Of calls after one that compiles."""
+    """Milliseconds per call, after a call that compiles."""
     taken = []
     for _ in range(rounds + 1):
         started = time.perf_counter()

@@ -1,9 +1,10 @@
-"""How near exports are to our own execution, on recorded calls of the embedded model.
+"""How closely exports match our own execution, on recorded calls of the embedded model.
 
     python benchmarks/exports.py [--ckpt outputs/w4a8] [--captions 4]
 
-Beside them our own executions, which differ by the order of sums in floating point: a value next to
-the border of two codes may get either, and what follows sees a difference of a whole code.
+For comparison, it includes our own executions, which differ in the order of floating-point sums: a
+value near the border between two codes may get either, and later layers see a difference of a whole
+code.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from dgq.storage.checkpoint import load_quantized_unet
 
 Run = Callable[..., Any]
 EVERY = 4
-"""Steps of the sampler between those that have a column."""
+"""Sampler steps from one column of the table to the next."""
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def parse() -> argparse.Namespace:
 
 
 def executions(subject: Embedded, ckpt: str, threads: int) -> Iterator[tuple[str, Run]]:
-    """Ways to run the quantized UNet, those that are possible here."""
+    """The ways to run the quantized UNet that are possible here."""
     folder = subject.quantized(ckpt)
     float32 = load_quantized_unet(folder, "integer", torch.float32)
     yield "our integers, the rest float32", float32

@@ -1,4 +1,4 @@
-"""What differences from a paper or its public code matter (docs/explanation/fidelity.md).
+"""The effect of differences from a paper or its public code (docs/explanation/fidelity.md).
 
     python benchmarks/fidelity.py [--run outputs/dgq_w4a8]
 
@@ -111,7 +111,7 @@ def unfold_(unet: nn.Module, batches: list[dict[str, Any]]) -> None:
 
 
 def with_other_axes(unet: nn.Module) -> tuple[int, int]:
-    """Steps at which a quantizer's own spread would choose the other axis, of all of them."""
+    """Steps at which a quantizer's own spread would choose the other axis, and all steps."""
     other = total = 0
     for module in unet.modules():
         observer = getattr(module, "observer", None)
@@ -131,7 +131,7 @@ def with_other_axes(unet: nn.Module) -> tuple[int, int]:
 
 
 def one_sided_channels(unet: nn.Module) -> tuple[int, int]:
-    """Output channels whose weights have one sign, of all: where a range without zero differs."""
+    """Numbers of output channels with weights of one sign (ranges without zero), and of all."""
     weights = [m.weight.flatten(1) for m in unet.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return sum(int(((w > 0).all(1) | (w < 0).all(1)).sum()) for w in weights), sum(
         map(len, weights)

@@ -30,11 +30,11 @@ BITS = ("W4A8", "W4A6", "W4A4")
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours against the published way.
+    """Our way and the published way of one thing.
 
     Args:
         label: what differs.
-        bits: of both.
+        bits: bits of both models.
         ours: the model as it is.
         published: the same with the difference undone.
     """
@@ -46,7 +46,7 @@ class Difference:
 
 
 def differences(seed: int) -> Iterator[Difference]:
-    """All that can be measured, with calibrations of this seed."""
+    """All differences that can be measured, with calibrations of this seed."""
     yield from losses(seed)
     yield from warm_up(seed)
     yield from learned_ranges(seed)
@@ -76,14 +76,14 @@ def warm_up(seed: int) -> Iterator[Difference]:
 
 
 def at_8_and_6_bits(label: str, ours: Trial, published: Trial) -> Iterator[Difference]:
-    """Weights of DGQ with both."""
+    """DGQ with weights learned in both ways."""
     yield Difference(label, "W4A8", ours, published)
     at_6 = [with_activations(each, DGQ(4, 6)) for each in (ours, published)]
     yield Difference(label, "W4A6", *at_6)
 
 
 def learned_ranges(seed: int) -> Iterator[Difference]:
-    """Step sizes of the activations learned at 8 and 6 bits too; at 4 ours are."""
+    """Step sizes of the activations learned at 8 and 6 bits too; ours only at 4 bits."""
     ours = trial("qdiffusion_w4a8", QDiffusion(4, 8), seed)
     for bits, as_it_is in ((8, ours), (6, with_activations(ours, QDiffusion(4, 6)))):
         recipe = QDiffusion(4, bits, learning=LearningSettings(activation_lr=RANGE_LR))
@@ -102,7 +102,7 @@ def bits_of_scores(seed: int) -> Iterator[Difference]:
 
 
 def static_outside_the_time_path(seed: int) -> Iterator[Difference]:
-    """TFMQ's ranges: of each step in the time path alone."""
+    """TFMQ's ranges: per step only in the time path."""
     run = trial("tfmq_w4a8", TFMQ(4, 8), seed)
     for bits, ours in ((8, run), (6, with_activations(run, TFMQ(4, 6)))):
         published = replace(run, change=f"a{bits}-static-blocks", settings=static_blocks(bits))
@@ -110,7 +110,7 @@ def static_outside_the_time_path(seed: int) -> Iterator[Difference]:
 
 
 def static_blocks(bits: int) -> QuantizationSettings:
-    """One range for all steps, except for what reads the time alone."""
+    """One range for all steps, except in layers that depend on the timestep alone."""
     settings = TFMQ(4, bits).quantization
     _, path = find_time_path(load_unet(MODELS[0]), settings.keep)
     static = replace(settings.activations, per_step=False)

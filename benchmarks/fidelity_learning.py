@@ -1,4 +1,4 @@
-"""What it matters where the learning of the rounding differs from the published one.
+"""The effect of each difference between our learning of the rounding and the published one.
 
     python benchmarks/fidelity_learning.py
 

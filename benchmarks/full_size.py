@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def visit(
     streams: PairedStreams, target: Target, options: argparse.Namespace, learned: bool
 ) -> dict[str, float]:
-    """Capture, search ranges, learn a few iterations if asked to, and pass on; seconds of each."""
+    """Capture, search ranges, learn a few iterations if asked to, move on; returns seconds."""
     row: dict[str, float] = {}
     with Timer() as timer:
         streams.advance_reference()
@@ -120,7 +120,7 @@ def visit(
 
 
 def learn_some(streams: PairedStreams, target: Target, batch_size: int) -> None:
-    """A few iterations of the recipe."""
+    """Run a few iterations of the recipe."""
     optimizer, _ = learn.make_optimizer(target.parts(), RECIPE)
     for iteration in range(ITERATIONS):
         rows = torch.randperm(streams.n_rows)[:batch_size]
@@ -138,7 +138,7 @@ def summary(
     start_s: float,
     model_gib: float,
 ) -> dict[str, Any]:
-    """Totals, and what learning every target would take."""
+    """Totals, and the estimated time of learning every target."""
     streamed = sum(row["capture_s"] for row in rows) + start_s / 2
     iterations = iteration_seconds(rows, options.batch_size / options.samples)
     return {
@@ -159,19 +159,19 @@ def summary(
 
 
 def weights_of(target: Target) -> list[Tensor]:
-    """The weights of a target that are quantized."""
+    """The quantized weights of a target."""
     return [w for layer in learn.layers_of(target) if isinstance(w := layer.weight, Tensor)]
 
 
 def iteration_seconds(rows: list[dict[str, Any]], batch_share: float) -> list[float]:
     """Seconds of an iteration at each target, from those that were learned.
 
-    It costs a multiple of running its batch once, and a time for each weight: the two that fit the
-    measured targets best.
+    An iteration costs a multiple of the time to run its batch once, plus a time per weight; both
+    factors are fitted to the measured targets.
 
     Args:
-        rows: of the targets, with ``iteration_s`` where it was measured.
-        batch_share: of the samples that an iteration runs.
+        rows: figures of the targets, with ``iteration_s`` where it was measured.
+        batch_share: fraction of the samples that an iteration runs.
     """
     costs = torch.tensor([[row["capture_s"] * batch_share, row["n_weights"]] for row in rows])
     measured = [index for index, row in enumerate(rows) if "iteration_s" in row]
@@ -199,7 +199,7 @@ def ordered_targets(
 
 
 def random_calls(unet: UNet2DConditionModel, n_samples: int) -> UNetCalls:
-    """Calls of 4 steps without guidance, with what the UNet is conditioned on."""
+    """Calls of 4 steps without guidance, with the UNet's conditions."""
     config = unet.config
     n_prompts = n_samples // 4
     shape = (n_prompts, 1, N_TOKENS, config.cross_attention_dim)
@@ -228,7 +228,7 @@ def peak_gib(device: str) -> float:
 
 
 class Timer:
-    """CPU seconds of a block; seconds of the clock where an accelerator computes."""
+    """CPU seconds of a block, or wall seconds if an accelerator computes."""
 
     seconds = 0.0
 

@@ -1,13 +1,13 @@
-"""What a quantized UNet holds in memory on a GPU, counted on a CPU.
+"""Memory that a quantized UNet holds on a GPU, counted on a CPU.
 
     python benchmarks/gpu_memory.py [--model sd14] [--flat] [--json PATH]
 
-Random codes are laid out as for a GPU, and each storage is counted once, rounded up as CUDA's
-allocator does. What else that allocator holds, for other libraries or between tensors, is not
-counted: only a GPU can measure it. Takes half a minute and 2 GiB for SD 1.4's size.
+Random codes are laid out as for a GPU, and each storage is counted once, rounded up as by CUDA's
+allocator. Other memory of the allocator, for other libraries or between tensors, is not counted:
+only a GPU can measure it. Takes half a minute and 2 GiB for SD 1.4's size.
 
-``--flat`` counts a UNet whose groups of weights all have the same range: their exponents are 0, and
-kernels get none. Such a one was measured on an H200 on 2026-11-27.
+``--flat`` counts a UNet in which all groups of weights have the same range, so that their exponents
+are 0 and kernels get none. Such a UNet was measured on an H200 on 2026-11-27.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from dgq.storage.files import write_json
 
 CONFIGS: dict[str, dict[str, Any]] = {"sd14": SD14, "sdxl": SDXL_TURBO, "tiny": TINY}
 ROUNDED = 512
-"""Bytes that CUDA's allocator rounds up to a multiple of."""
+"""CUDA's allocator rounds up to multiples of this number of bytes."""
 
 
 class Hopper(GpuProducts):
-    """Of a GPU with a copy engine, on tensors of a CPU."""
+    """Products of a GPU with a copy engine, on CPU tensors."""
 
     copies_boxes = True
 
@@ -105,7 +105,7 @@ def fill_randomly_(
 
 
 def shape_of(module: nn.Module, name: str, steps: int) -> tuple[int, ...] | None:
-    """Of a table whose size a file decides; None for other tensors."""
+    """Shape of a table whose size comes from a file; None for other tensors."""
     if not isinstance(module, ChannelInput):
         return None
     channels = module.channels
@@ -131,7 +131,7 @@ def prepare_for_gpu_(unet: nn.Module) -> None:
 
 
 def by_kind(held: Iterable[Held]) -> list[dict[str, Any]]:
-    """Storages of the same name in modules of the same class together, the largest first."""
+    """Add up storages of the same name in modules of the same class, largest first."""
     kinds: dict[tuple[str, str, str], dict[str, Any]] = {}
     for one in held:
         kind = kinds.setdefault(one[:3], {**one._asdict(), "storages": 0, "bytes": 0})

@@ -1,4 +1,4 @@
-"""BRECQ's loss: errors of a target weighted by squared gradients of the network's output.
+"""BRECQ's loss: errors of a target, weighted with squared gradients of the network's output.
 
 The Hessian of the network's loss at a target's output is approximated by the diagonal of the Fisher
 information (BRECQ, arXiv 2102.05426, equation 10). For a squared error of the UNet's output that
@@ -21,12 +21,12 @@ from dgq.targets import Target
 from dgq.unet.context import quantization
 
 SEED = 0
-"""Of the directions."""
+"""Seed of the random directions."""
 
 
 @contextmanager
 def weighted_by_gradients() -> Iterator[None]:
-    """Calibrations learn by errors that are weighted, by 1 on average at each target."""
+    """Make calibrations learn with weighted errors, with mean weight 1 at each target."""
     start = Calibrator.start
     weights: dict[str, Tensor] = {}
 
@@ -55,12 +55,12 @@ def squared_gradients(
     """Squared gradient at every element of every target's output, in full precision.
 
     Args:
-        unet: quantizable.
+        unet: a quantizable UNet.
         targets: single modules, by name.
         calls: one for each micro-batch.
 
     Returns:
-        By target ``[rows, ...]`` in the order of the calls, with mean 1, in bfloat16.
+        ``[rows, ...]`` by target, in the order of the calls, with mean 1, in bfloat16.
     """
     generator = torch.Generator().manual_seed(SEED)
     parts = [gradients_of_call(unet, targets, call, generator) for call in calls]
@@ -72,11 +72,11 @@ def squared_gradients(
 def gradients_of_call(
     unet: nn.Module, targets: Mapping[str, Target], call: Call, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The same of one call, not scaled."""
+    """The same for one call, without scaling."""
     nodes: dict[str, Tensor] = {}
 
     def note(name: str, output: Tensor) -> Tensor:
-        # The first targets follow nothing that needs gradients.
+        # The first targets depend on nothing that needs gradients.
         nodes[name] = output if output.requires_grad else output.detach().requires_grad_()
         return nodes[name]
 

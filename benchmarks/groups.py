@@ -45,7 +45,7 @@ SEED = 1234
 
 @dataclass(frozen=True)
 class Attentions:
-    """What is quantized inside of attentions: a row of the table.
+    """What is quantized inside attentions: a row of the table.
 
     Args:
         scores: quantize scores at the bits of the activations; otherwise 16 bits.
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def rows_of(state: dict[str, Tensor]) -> list[Attentions]:
-    """Rows that the observed ranges allow: what was at 16 bits in the run was not observed."""
+    """Rows that the observed ranges allow: what was at 16 bits in the run has no ranges."""
     rows = [
         Attentions(scores=True, qkv=True),
         Attentions(scores=False, qkv=True),
@@ -154,7 +154,7 @@ def regrouped(
 
 
 def is_kept(name: str, owners: set[str]) -> bool:
-    """Whether a tensor is a weight or an observed range that the UNet has a place for."""
+    """Whether a tensor is a weight or an observed range for which the UNet has a place."""
     owner = name.rpartition(".")[0]
     return owner in owners and owner.endswith((".observer", ".weight_quantizer"))
 

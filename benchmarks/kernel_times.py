@@ -12,10 +12,10 @@ from dgq.settings.checks import check_positive
 
 
 def command(description: str, run: Callable[[int], None], argv: Sequence[str] | None) -> int:
-    """The exit code: 0, or 2 after one line about bad input.
+    """Run a benchmark; returns the exit code: 0, or 2 after one line about bad input.
 
     Args:
-        description: for ``--help``.
+        description: description for ``--help``.
         run: takes the number of calls of each kernel.
         argv: arguments, or None for those of the process.
     """

@@ -1,8 +1,9 @@
-"""A UNet with Stable Diffusion 1.4's structure and what makes it hard to quantize, from a seed.
+"""A UNet with Stable Diffusion 1.4's structure and its obstacles to quantization, from a seed.
 
-8.6 million random parameters, channels 32/64/128/128, 78 targets. Weights are Student-t, so heavier
-than normal; a few channels stand out in the gains of norms and in GEGLU units, and the ``<start>``
-token in the text context. It draws nothing, but it costs and errs as a trained UNet does.
+It has 8.6 million random parameters, channels 32/64/128/128, and 78 targets. Weights follow
+Student's t-distribution, with heavier tails than normal; a few channels stand out in the gains of
+norms and in GEGLU units, as does the ``<start>`` token in the text context. It draws nothing, but
+its cost and errors resemble those of a trained UNet.
 """
 
 import math

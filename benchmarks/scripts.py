@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def call(script: str, *arguments: str) -> None:
-    """Run one of the project's scripts; its failure is ours."""
+    """Run one of the project's scripts; if it fails, this command fails."""
     print("python", script, shlex.join(arguments), flush=True)
     subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """That of a command: 0, 2 after one line about bad input, or that of a script that failed."""
+    """A command's exit code: 0, 2 after one line about bad input, or that of a failed script."""
     try:
         return ending.exit_code(work)
     except subprocess.CalledProcessError as error:  # the script has said why
@@ -27,11 +27,11 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def calibrate(run: Path, *arguments: str) -> None:
-    """Calibrate into a folder, or resume there, unless that is done.
+    """Calibrate into a folder, or resume there, unless that has been done.
 
     Args:
-        run: the folder; without arguments the recipe is the one of its name.
-        arguments: of ``train.py fit``.
+        run: the folder; without arguments, its name is that of the recipe.
+        arguments: arguments of ``train.py fit``.
     """
     if has_model(run / "quantized"):
         return

@@ -1,7 +1,7 @@
-"""Single targets of the benchmark's UNet, learned by any settings from the same inputs.
+"""Single targets of the benchmark's UNet, learned with any settings from the same inputs.
 
-The network is rounded and learned by fixed settings (``PREFIX``), and at every fifth target others
-can be tried before: the library's own calibration, held at one target.
+The network is rounded and learned with fixed settings (``PREFIX``). At every fifth target, other
+settings can be tried first: this is the library's own calibration, held at one target.
 """
 
 import tempfile
@@ -80,7 +80,7 @@ def single_targets(keep: tuple[str, ...]) -> Iterator[tuple[str, Learn]]:
 def learn_(
     calibrator: Calibrator, index: int, bar: CalibrationProgress, settings: LearningSettings
 ) -> tuple[float, float]:
-    """Learn the current target by some settings; held-out error and CPU seconds."""
+    """Learn the current target with some settings; returns held-out error and CPU seconds."""
     target = calibrator.target
     calibrator.learning = settings
     learn.start_learning_(target)

@@ -1,4 +1,4 @@
-"""What quantizing skips separately brings to DGQ, and what its groups bring beside that.
+"""What separately quantized skips add to DGQ, and what its groups add on top.
 
     python benchmarks/split_skips.py [--models scenes scenes-xl] [--prompts 32]
 

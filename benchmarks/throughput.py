@@ -2,8 +2,8 @@
 
     python benchmarks/throughput.py
 
-Both take turns, batch by batch, in one process, so that a busy machine slows them alike; images of
-evaluate.py are checked, encoded and written meanwhile, those of the bare loop are dropped.
+Both take turns batch by batch in one process, so that a busy machine slows them alike. Images of
+evaluate.py are checked, encoded and written meanwhile; those of the bare loop are dropped.
 """
 
 import argparse

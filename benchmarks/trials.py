@@ -1,6 +1,6 @@
-"""Models that differ in one thing: calibrated once, measured once, as in ``benchmarks/ablation``.
+"""Models that differ in one thing, each calibrated and measured once as in ``benchmarks/ablation``.
 
-Runs and models are kept in a folder, by default that of the ablation, whose finished runs are used.
+Runs and models are kept in a folder, by default that of the ablation, whose runs are reused.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ OUTPUTS = Path("outputs/ablation")
 N_PROMPTS = 64
 
 Patch = Callable[[], AbstractContextManager[None]]
-"""What is otherwise in the library while a model is calibrated."""
+"""Context that changes the library while a model is calibrated."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Trial:
     """One model.
 
     Args:
-        calibration: whose weights and ranges it has.
+        calibration: calibration that gives its weights and ranges.
         change: name of its activations, if they are not those of the calibration.
-        settings: of these.
-        patch: what else is otherwise during the calibration, which then has a label of its own.
+        settings: settings of these activations.
+        patch: change of the library during the calibration, which then has its own label.
     """
 
     calibration: Calibration
@@ -53,12 +53,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its model."""
+        """Name of its model."""
         return "--".join(part for part in (self.calibration.name, self.change) if part)
 
 
 def run_folder(trial: Trial, outputs: Path = OUTPUTS) -> Path:
-    """The folder of its finished run, which is calibrated if it is not there."""
+    """The folder of its finished run, which is calibrated if it does not exist."""
     run = run_of(trial.calibration, outputs)
     if has_model(run / "quantized") or trial.patch is nullcontext:
         return calibrated(trial.calibration, outputs)
@@ -76,7 +76,7 @@ def run_folder(trial: Trial, outputs: Path = OUTPUTS) -> Path:
 
 
 def measured(trial: Trial, outputs: Path = OUTPUTS, n_prompts: int = N_PROMPTS) -> dict[str, Any]:
-    """Its figures on held-out prompts, as ``ablation.measure`` has them; measured once."""
+    """Its figures on held-out prompts, as from ``ablation.measure``; measured once."""
     write_config(trial.calibration, outputs)  # refuses figures of another recipe
     file = outputs / "trials" / f"{trial.name}-{n_prompts}-prompts.json"
     if file.is_file():

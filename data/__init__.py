@@ -1,1 +1,1 @@
-"""What calibration is fed: prompts, recorded UNet calls, and the DataModule that serves them."""
+"""Inputs of calibration: prompts, recorded UNet calls, and the DataModule that serves them."""

@@ -1,4 +1,4 @@
-"""What a benchmark of one's own offers: models, prompts, real images, and an exact scorer."""
+"""The interface of a benchmark: models, prompts, real images, and an exact scorer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Split = Literal["train", "test"]
 
 
 class Answers(Protocol):
-    """What a scorer finds in N images, attribute by attribute."""
+    """What a scorer found in N images, by attribute."""
 
     @property
     def hits(self) -> Mapping[str, Tensor]:
@@ -27,21 +27,21 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: calibration draws its prompts, evaluation knows its images by heart.
+    """A benchmark: calibration draws its prompts, and evaluation can render and score its images.
 
     Args:
-        name: what its prompts are about, for reports.
-        generation: how its pipelines are sampled, by their names in ``dgq``; the first is the
-            default of every command.
-        clip: folder of a CLIP model that knows its images.
-        sample_prompts: draws n prompts with a seed from a split, the same for the same arguments.
+        name: subject of its prompts, for reports.
+        generation: sampling of its pipelines, by their names in ``dgq``; the first is the default
+            of every command.
+        clip: folder of a CLIP model trained on its images.
+        sample_prompts: draws n prompts from a split; deterministic in its arguments, with a seed.
         is_prompt: whether renderer and scorer understand a text.
-        render: real images of prompts, of a size in pixels and with a seed, [N, 3, size, size] in
+        render: real images for prompts, given a size in pixels and a seed, [N, 3, size, size] in
             [0, 1].
-        class_prompts: texts whose zero-shot probabilities stand for classes (Inception score).
-        attributes: names of what its scorer answers for.
-        score: images [N, 3, side, side] in [0, 1] against N prompts; raises ValueError for images
-            that it cannot read.
+        class_prompts: texts whose zero-shot probabilities serve as classes (Inception score).
+        attributes: names of the attributes that its scorer reads.
+        score: scores images [N, 3, side, side] in [0, 1] against N prompts; raises ValueError for
+            images that it cannot read.
     """
 
     name: str

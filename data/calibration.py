@@ -32,7 +32,7 @@ from dgq.storage.locks import LockedError, lock_file, locked
 RECORDING_FORMAT = 2
 N_HELD_OUT_PROMPTS = 4
 N_MEASURED = 256
-"""Pairs that recipes may measure on before they choose, the same in all processes."""
+"""Pairs that recipes may measure on before they choose; the same in all processes."""
 
 DEFAULT_GENERATION = DEFAULT.generation[DEFAULT_PIPELINE]
 
@@ -88,7 +88,7 @@ class CalibrationData(LightningDataModule):
                 f"data.n_samples must be {n_calls} (one for each call of the UNet) to "
                 f"{n_prompts * n_calls} (calls times data.n_prompts), got {n_samples}"
             )
-        # As many for each call: what is left over is not used.
+        # The same number for each call: the remainder is not used.
         self.n_pairs = n_calls * (n_prompts if n_samples is None else n_samples // n_calls)
         self.pipeline = pipeline
         self.generation = generation
@@ -113,7 +113,7 @@ class CalibrationData(LightningDataModule):
 
     @cached_property
     def recording(self) -> Path:
-        """The file of the recorded calls, named after all that determines them."""
+        """The file of the recorded calls, named after everything that determines them."""
         key = {
             "format": RECORDING_FORMAT,
             "pipeline": pipeline_sha256(resolve(self.pipeline)),
@@ -126,7 +126,7 @@ class CalibrationData(LightningDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the samples and their order, to compare a resumed run with."""
+        """Values that determine the samples and their order, compared when a run is resumed."""
         return {
             "recording": self.recording.name,
             "n_samples": self.n_pairs,
@@ -137,7 +137,7 @@ class CalibrationData(LightningDataModule):
         }
 
     def check_processes(self, n: int) -> None:
-        """Raise DGQError unless so many processes can share the samples."""
+        """Raise DGQError unless this number of processes can share the samples."""
         n_micro_batches = math.ceil(self.n_pairs / self.micro_batch_size)
         if n > n_micro_batches:
             raise DGQError(
@@ -151,7 +151,7 @@ class CalibrationData(LightningDataModule):
             )
 
     def prepare_data(self) -> None:
-        """Record the calls, unless a file of the same ones is there."""
+        """Record the calls, unless a file with the same calls exists."""
         if self.recording.is_file():
             self.tidy()
             return
@@ -165,13 +165,13 @@ class CalibrationData(LightningDataModule):
                 self.record()
 
     def tidy(self) -> None:
-        """Remove what a process that was killed just after it recorded has left."""
+        """Remove temporary files of a process that was killed while recording."""
         if lock_file(self.recording).exists():
             with suppress(DGQError), locked(self.recording, wait=False):
                 remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)
 
     def record(self) -> None:
-        """Record the calls, unless another process just did; nobody else does meanwhile."""
+        """Record the calls under a lock, unless another process has just done so."""
         if self.recording.is_file():
             return
         remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)
@@ -196,11 +196,11 @@ class CalibrationData(LightningDataModule):
         self.held_out = self.own_share(held_out, math.ceil(len(held_out) / self.n_processes))
 
     def own_share(self, pairs: Tensor, at_most: int | None = None) -> list[dict[str, Any]]:
-        """This process' micro-batches, which are the same whatever the number of processes.
+        """This process' micro-batches, which are the same for any number of processes.
 
         Args:
-            pairs: ``[n, 2]``, of all processes.
-            at_most: pairs in a micro-batch, where all processes should have some.
+            pairs: ``[n, 2]``, pairs of all processes.
+            at_most: most pairs in a micro-batch, so that all processes get some.
         """
         size = min(self.micro_batch_size, at_most or self.micro_batch_size)
         parts = pairs.split(size)[self.rank :: self.n_processes]
@@ -208,33 +208,33 @@ class CalibrationData(LightningDataModule):
 
     @property
     def calls(self) -> UNetCalls:
-        """All recorded calls of the UNet; there from ``setup`` on."""
+        """All recorded calls of the UNet; available after ``setup``."""
         assert self._calls is not None
         return self._calls
 
     @property
     def n_processes(self) -> int:
-        """Processes that share the samples."""
+        """Number of processes that share the samples."""
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
     def rank(self) -> int:
-        """Which of them this is."""
+        """Rank of this process."""
         return 0 if self.trainer is None else self.trainer.global_rank
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Batches of row indices over all micro-batches, without end."""
+        """Endless batches of row indices over all micro-batches."""
         n_rows = sum(batch["sample"].shape[0] for batch in self.micro_batches)
         rows = RowBatches(n_rows, self.batch_size // self.n_processes, self.seed_of_batches)
         return DataLoader(rows, batch_size=None)
 
     def seed_of_batches(self) -> int:
-        """Of the target that the Trainer is at, in this process."""
+        """Seed of the Trainer's current target in this process."""
         target = 0 if self.trainer is None else self.trainer.current_epoch
         return seed_of_target(self.seed, target, self.rank)
 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Say something once, however many processes there are."""
+    """Print a message once, for any number of processes."""
     print(text, flush=True)

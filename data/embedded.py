@@ -1,6 +1,6 @@
-"""The benchmarks that data and evaluation know: the one place that imports the embedded models.
+"""The registered benchmarks: the only module that imports the embedded models.
 
-Another benchmark is one file that makes a ``Benchmark``, and its name in ``BENCHMARKS``; its
+To add a benchmark, write a file that makes a ``Benchmark`` and add its name to ``BENCHMARKS``; its
 pipelines get their names from a ``pipelines.json`` (``dgq.pipelines.embedded``).
 """
 
@@ -32,7 +32,7 @@ SCENES: Final = Benchmark(
 
 BENCHMARKS: Final = (SCENES,)
 DEFAULT: Final = BENCHMARKS[0]
-"""Whose prompts are drawn where no file is given for a pipeline of no benchmark."""
+"""Benchmark whose prompts are drawn if neither a file nor the pipeline's benchmark is known."""
 DEFAULT_PIPELINE: Final = next(iter(DEFAULT.generation))
 
 
@@ -42,12 +42,12 @@ def benchmark_of_pipeline(source: str) -> Benchmark | None:
 
 
 def benchmark_of_prompts(prompts: Iterable[str]) -> Benchmark | None:
-    """The benchmark that understands every one of the prompts."""
+    """The benchmark that understands all of the prompts, if any."""
     texts = list(prompts)
     return next((each for each in BENCHMARKS if all(map(each.is_prompt, texts))), None)
 
 
 def default_generation(source: str) -> GenerationSettings:
-    """How a pipeline is sampled where nobody says otherwise."""
+    """The default sampling of a pipeline."""
     benchmark = benchmark_of_pipeline(source)
     return GenerationSettings() if benchmark is None else benchmark.generation[source]

@@ -21,10 +21,10 @@ def choose_prompts(
 
     Args:
         captions: file to draw from; by default prompts of the benchmark.
-        n_prompts: how many.
-        seed: of the draw.
-        notes: what the file has that is not used is appended.
-        benchmark: whose prompts are drawn without a file; the embedded one by default.
+        n_prompts: number of prompts.
+        seed: seed of the draw.
+        notes: list to which notes on unused content of the file are appended.
+        benchmark: benchmark to draw from if there is no file; the embedded one by default.
 
     Raises:
         DGQError: if the file holds fewer distinct captions.

@@ -14,8 +14,8 @@ class RowBatches(IterableDataset[Tensor]):
     Args:
         n_rows: rows to draw from.
         batch_size: rows in a batch.
-        seed: asked for at the first batch: a resumed Trainer makes its iterators before it knows
-            the target.
+        seed: function that gives the seed, called at the first batch: a resumed Trainer makes its
+            iterators before it knows the target.
     """
 
     def __init__(self, n_rows: int, batch_size: int, seed: Callable[[], int]) -> None:

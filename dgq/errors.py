@@ -1,8 +1,8 @@
-"""The one exception that users are meant to read, and others in one line."""
+"""The exception whose messages are meant for users, and one-line forms of others."""
 
 
 class DGQError(Exception):
-    """Something the user can fix: one line says what was wrong, what was expected, what to do."""
+    """An error that users can fix: one line says what was wrong, what was expected, what to do."""
 
 
 class SettingsError(DGQError, ValueError):

@@ -1,7 +1,7 @@
 """The command line of ``evaluate.py``: options from the settings' fields, presets from YAML.
 
-By jsonargparse, as ``train.py``. By hand is what it has no word for: presets by their bare name,
-``--num-images`` beside ``--num_images``, and flags that need no ``true``.
+It uses jsonargparse, as ``train.py`` does. Added by hand is what jsonargparse lacks: presets by
+bare name, ``--num-images`` beside ``--num_images``, and flags that need no ``true``.
 """
 
 import re
@@ -34,7 +34,7 @@ DEFAULT, CUSTOM = "default", "custom"
 """Names of protocols without a preset."""
 
 FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
-"""Options that need no value to be switched on."""
+"""Options that act as flags, without a value."""
 
 CKPT_HELP = (
     "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
@@ -104,11 +104,11 @@ def resolve_protocols(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Look bare names of presets up in ``configs/protocols``.
 
     Returns:
-        The arguments, presets first as paths so that other options override them, and the presets'
-        names.
+        The arguments, in which presets come first as paths so that other options override them, and
+            the presets' names.
 
     Raises:
-        DGQError: for a preset that is neither a file nor there.
+        DGQError: for a preset that is neither a file nor in that folder.
     """
     paths: list[Path] = []
     others: list[str] = []
@@ -126,7 +126,7 @@ def resolve_protocols(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def find_protocol(name: str) -> Path:
-    """The file of a preset: a path as it is, else a name in ``configs/protocols``."""
+    """The file of a preset: a path itself, else a name in ``configs/protocols``."""
     for candidate in (Path(name), PROTOCOLS / name, PROTOCOLS / f"{name}.yaml"):
         if candidate.is_file():
             check_options_file(candidate)
@@ -141,7 +141,7 @@ def _presets() -> list[str]:
 
 
 def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
-    """``--num-images`` is ``--num_images``, and ``--overwrite`` alone is ``--overwrite=true``."""
+    """``--num-images`` becomes ``--num_images``, a bare ``--overwrite`` ``--overwrite=true``."""
     arguments = [
         re.sub(r"^--[\w-]+", lambda option: "--" + option[0][2:].replace("-", "_"), argument)
         for argument in argv
@@ -154,7 +154,7 @@ def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
 
 
 def _values(parsed: Namespace, settings: type) -> dict[str, Any]:
-    """What was parsed for the fields of a dataclass, lists as tuples."""
+    """The parsed values for the fields of a dataclass, with lists as tuples."""
     skipped = {"protocol", "protocol_name"}
     values = {f.name: parsed[f.name] for f in fields(settings) if f.name not in skipped}
     return {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}

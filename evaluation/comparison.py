@@ -1,4 +1,4 @@
-"""What is compared: a pipeline in full precision, and the quantized UNets that go into it."""
+"""The subjects of a comparison: a full-precision pipeline, and quantized UNets for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +28,11 @@ class Comparison:
     Args:
         models: full precision first.
         source: hub id or folder of the pipeline.
-        pipeline: in full precision.
-        pipeline_sha256: of all that it was loaded from.
+        pipeline: the full-precision pipeline.
+        pipeline_sha256: hash of everything that it was loaded from.
         generation: how images are sampled.
         execution: how quantized UNets run.
-        device: of everything.
+        device: device of everything.
     """
 
     models: list[Model]
@@ -44,7 +44,7 @@ class Comparison:
     device: str
 
     def unet(self, model: int) -> nn.Module:
-        """The UNet of a model, on its device; quantized ones are loaded anew."""
+        """The UNet of a model, on its device; quantized ones are loaded each time."""
         folder = self.models[model].checkpoint
         unet: nn.Module = (
             self.pipeline.unet
@@ -79,7 +79,7 @@ def load_comparison(
         settings: what the user asked.
         models: full precision first.
         source: hub id or folder of the pipeline.
-        prompt: any that will be drawn.
+        prompt: any prompt that will be drawn.
         device: of everything.
 
     Raises:
@@ -101,7 +101,7 @@ def load_comparison(
 
 
 def chosen_source(settings: EvaluationSettings, models: Sequence[Model]) -> str:
-    """The pipeline that the user names, or that all models were calibrated on."""
+    """The pipeline that the user names, or the one that all models were calibrated on."""
     if settings.pipeline is not None:
         return settings.pipeline
     calibrated = {m.name: m.manifest.pipeline for m in models if m.manifest is not None}

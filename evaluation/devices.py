@@ -6,10 +6,10 @@ from dgq.errors import DGQError, first_line
 
 
 def find_devices(name: str | None, n: int) -> list[str]:
-    """Devices of n processes: a GPU for each, or as many processes on the CPU.
+    """Devices of n processes: a GPU each, or the CPU for all of them.
 
     Raises:
-        DGQError: if there is no such device, or not as many.
+        DGQError: if there is no such device, or there are too few.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Optional packages: there, or named in one clear line."""
+"""Optional packages: either available, or reported in one clear line."""
 
 import importlib
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from dgq.errors import DGQError
 
 @dataclass(frozen=True)
 class Package:
-    """A package that only some users want.
+    """A package that only some users need.
 
     Args:
-        module: that is imported.
-        extra: of this project that installs it.
+        module: name of the module to import.
+        extra: extra of this project that installs it.
     """
 
     module: str
@@ -22,7 +22,7 @@ class Package:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it is there; it is not imported."""
+        """Whether it is installed; it is not imported."""
         return find_spec(self.module) is not None
 
     def load(self) -> ModuleType:

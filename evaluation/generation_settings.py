@@ -1,4 +1,4 @@
-"""How images are sampled: as the protocol says, else as the models were calibrated for."""
+"""Sampling of images: as the protocol says, else as the models were calibrated for."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from evaluation.protocol import Protocol
 def chosen_generation(
     protocol: Protocol, models: Sequence[Model], source: str
 ) -> GenerationSettings:
-    """What the protocol says; where it says nothing, what the models were calibrated for."""
+    """The protocol's sampling; where it says nothing, that of the models' calibration."""
     calibrated = [m.manifest.generation for m in models if m.manifest is not None]
     default = calibrated[0] if calibrated else default_generation(source)
     names = ("num_inference_steps", "guidance_scale", "height", "width")

@@ -1,4 +1,4 @@
-"""Everything that an evaluation needs, loaded and checked before any work starts."""
+"""The inputs of an evaluation, loaded and checked before any work starts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ from evaluation.settings import EvaluationSettings
 from evaluation.words import listed
 
 PROBE = Image.new("RGB", (64, 64))
-"""An image that every network looks at before hours of drawing."""
+"""A test image for every network, before hours of drawing."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the stages of an evaluation work with.
+    """The inputs of an evaluation's stages.
 
     Args:
-        settings: what the user asked.
-        prompts: one for each image.
+        settings: the user's settings.
+        prompts: prompts, one for each image.
         comparison: the pipeline and the UNets that draw.
         sets: the images of each model with each seed.
         devices: one process draws on each; the first measures.
-        metrics: that are measured.
-        extractors: of the features that they need.
-        notes: what readers of the results should know.
+        metrics: metrics to measure.
+        extractors: networks that extract the features they need.
+        notes: remarks for readers of the results.
     """
 
     settings: EvaluationSettings
@@ -50,21 +50,21 @@ class Inputs:
 
     @property
     def protocol(self) -> Protocol:
-        """What determines the numbers."""
+        """The protocol, which determines the numbers."""
         return self.settings.protocol
 
     @property
     def batch_size(self) -> int:
-        """Images that are drawn and measured at once."""
+        """Number of images drawn and measured at once."""
         return rows_of_a_batch(self.settings, self.prompts.captions)
 
     @property
     def n_embedded(self) -> int:
-        """Images that the CLIP score looks at, the first ones."""
+        """Number of images, from the first, that the CLIP score uses."""
         return len(self.prompts.captions[: self.protocol.clip_images])
 
     def stores_of_first_seed(self) -> dict[str, ImageStore]:
-        """Images of every model by its name, those with the first seed."""
+        """Stores of every model's images with the first seed, by name."""
         first = [each for each in self.sets if each.seed == self.protocol.seeds[0]]
         return {self.comparison.models[each.model].name: each.store for each in first}
 
@@ -98,7 +98,7 @@ def load_inputs(settings: EvaluationSettings) -> Inputs:
 def mismatches(
     protocol: Protocol, prompts: Prompts, metrics: Sequence[Metric], extractors: Extractors
 ) -> Iterator[str]:
-    """Metrics whose features are of the embedded CLIP where prompts are not of its images."""
+    """Warn of metrics that use the embedded CLIP if prompts are not about its images."""
     embedded = protocol.features == "clip" and protocol.clip is None
     there = {feature for feature, network in extractors.names.items() if network}
     names = list(dict.fromkeys(metric.name for metric in metrics if metric.features & there))

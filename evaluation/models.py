@@ -1,4 +1,4 @@
-"""What is compared: a pipeline in full precision, and its quantized UNets."""
+"""The models of a comparison: the full-precision pipeline, and its quantized UNets."""
 
 import json
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class Model:
     """One UNet of a comparison.
 
     Args:
-        name: in tables, and of the folder of its images.
+        name: name in tables and of the folder of its images.
         checkpoint: folder of the quantized model; None is the pipeline in full precision.
-        manifest: of the quantized model.
-        sha256: of the packed model, weights and manifest; None in full precision.
+        manifest: manifest of the quantized model.
+        sha256: hash of the packed model, weights and manifest; None in full precision.
         execution: how it runs here, once it has been loaded.
     """
 
@@ -59,7 +59,7 @@ def find_models(ckpts: Sequence[Path]) -> list[Model]:
 
 
 def locate(ckpt: Path) -> Path:
-    """Folder of the quantized model that a run folder, its Lightning checkpoint or itself names.
+    """The quantized model's folder that ``ckpt`` names: a run, its Lightning checkpoint, or itself.
 
     Raises:
         DGQError: if there is none, or the calibration has not finished.
@@ -81,7 +81,7 @@ def run_folder(folder: Path) -> Path:
 
 
 def check_same_architecture(unet: nn.Module, quantized: nn.Module, name: str, source: str) -> None:
-    """Raise DGQError if a quantized UNet is not one of this pipeline's."""
+    """Raise DGQError if a quantized UNet does not belong to this pipeline."""
     expected, actual = _architecture(unet), _architecture(quantized)
     for key in sorted(expected.keys() | actual.keys()):
         theirs, ours = expected.get(key), actual.get(key)
@@ -93,7 +93,7 @@ def check_same_architecture(unet: nn.Module, quantized: nn.Module, name: str, so
 
 
 def check_same_weights(unet: nn.Module, models: Sequence[Model], source: str) -> None:
-    """Raise DGQError if a quantized UNet was made from other weights than this pipeline's."""
+    """Raise DGQError if a quantized UNet was made from weights other than this pipeline's."""
     noted = [(m, m.manifest.unet_sha256) for m in models if m.manifest and m.manifest.unet_sha256]
     current = network_sha256(unet) if noted else ""
     for model, sha256 in noted:
@@ -106,7 +106,7 @@ def check_same_weights(unet: nn.Module, models: Sequence[Model], source: str) ->
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """The same as it will be read back: tuples become lists, paths strings."""
+    """The value as JSON returns it: tuples become lists, paths become strings."""
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 

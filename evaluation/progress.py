@@ -17,10 +17,10 @@ from rich.progress import (
 from rich.text import Text
 
 SPEED_PERIOD = 600
-"""Seconds that a speed is averaged over: a single slow batch must not make it disappear."""
+"""Seconds that the speed is averaged over, so that a single slow batch does not hide it."""
 
 LINE_SECONDS = 30
-"""Between two lines in a log."""
+"""Seconds between two lines in a log."""
 
 
 class SpeedColumn(ProgressColumn):
@@ -33,7 +33,7 @@ class SpeedColumn(ProgressColumn):
 
 
 class LineProgress(Progress):
-    """Where there is no terminal, such as in a log file: a line now and then."""
+    """Progress without a terminal, such as in a log file: a line now and then."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console=console, disable=True, speed_estimate_period=SPEED_PERIOD)
@@ -56,7 +56,7 @@ class LineProgress(Progress):
 
 
 def make_progress(console: Console) -> Progress:
-    """A bar for each task on ``console``, or lines where it is no terminal."""
+    """A bar for each task on ``console``, or lines if it is no terminal."""
     if not console.is_terminal:
         return LineProgress(console)
     return Progress(

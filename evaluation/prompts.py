@@ -1,4 +1,4 @@
-"""The prompts of an evaluation: those of a benchmark, or whatever file or dataset is given."""
+"""The prompts of an evaluation: those of a benchmark, or of a given file or dataset."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from dgq.storage.files import exists
 from evaluation.protocol import DEFAULT_NUM_IMAGES
 
 REFERENCE_SEED_OFFSET = 1_000_003
-"""References have a seed of their own, so that they are of other captions than the prompts."""
+"""Offset of the references' seed, so that they show other captions than the prompts."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts and where they come from.
+    """Prompts and their origin.
 
     Args:
         captions: one for each image.
-        source: for the report.
-        identity: of the list that these are the first of, for the names of folders.
+        source: origin, for the report.
+        identity: identity of the list that they are the first of, for folder names.
         notes: what was skipped.
     """
 

@@ -1,4 +1,4 @@
-"""What determines the numbers of an evaluation: its presets are in ``configs/protocols``."""
+"""The settings that determine an evaluation's numbers; presets are in ``configs/protocols``."""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from dgq.settings import check_choice, check_positive
 
 DEFAULT_NUM_IMAGES = 256
 LARGEST_MEASURED = 4096
-"""Pixels on a side that images are resized to; more fills the memory, and no network sees it."""
+"""Largest side in pixels that images are resized to; more would fill the memory without any use."""
 
 SEEDS = 2**32
-"""Seeds are smaller, as in a calibration."""
+"""Seeds are smaller than this, as in a calibration."""
 
 FeatureSource = Literal["clip", "inception"]
 
@@ -117,5 +117,5 @@ class Protocol:
 
 
 def flag(name: str) -> str:
-    """A setting as it is written on the command line."""
+    """A setting as the option of the command line."""
     return "--" + name.replace("_", "-")

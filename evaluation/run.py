@@ -27,17 +27,17 @@ from evaluation.settings import EvaluationSettings
 def evaluate(settings: EvaluationSettings, console: Console, command: str = "") -> dict[str, Any]:
     """Measure a full-precision pipeline, and quantized models against it.
 
-    Keeps images in the folder of images, writes ``metrics.json``, ``grid.png`` and
-    ``report.html`` into the output folder and prints a table. Images that are there already, from
-    an interrupted run or another evaluation with the same settings, are not drawn again.
+    Keeps images in the folder of images, writes ``metrics.json``, ``grid.png`` and ``report.html``
+    into the output folder, and prints a table. Images that exist already, from an interrupted run
+    or another evaluation with the same settings, are not drawn again.
 
     Args:
         settings: what to do.
         console: for progress and table.
-        command: how it was called, for the report.
+        command: the command as it was called, for the report.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
         DGQError: if an input is missing, damaged, or does not fit, before anything is written; or
@@ -69,7 +69,7 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
 
 
 def run(inputs: Inputs, progress: Progress) -> Results:
-    """The stages, each with what the one before it made."""
+    """Run the stages, each on the result of the previous one."""
     comparison, sets, batch_size = inputs.comparison, inputs.sets, inputs.batch_size
     settings, captions = inputs.settings, inputs.prompts.captions
     generate(comparison, sets, inputs.devices, batch_size, progress)
@@ -89,7 +89,7 @@ def run(inputs: Inputs, progress: Progress) -> Results:
 
 
 def real_images(inputs: Inputs) -> tuple[References | None, list[str]]:
-    """The references, if a metric compares with them, and notes on what was left out."""
+    """The references, if a metric needs them, and notes on what was left out."""
     if not any(metric.against is Against.REAL_IMAGES for metric in inputs.metrics):
         return None, []
     side = next(inputs.sets[0].store.measured(1))[0].width

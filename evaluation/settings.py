@@ -1,4 +1,4 @@
-"""What the user asks of an evaluation, apart from the protocol."""
+"""The user's settings of an evaluation, apart from the protocol."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

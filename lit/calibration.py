@@ -1,4 +1,4 @@
-"""The whole calibration as one Lightning fit: an epoch is a target, a batch a step of learning."""
+"""A whole calibration as one Lightning fit: an epoch is a target, a batch is a learning step."""
 
 import shutil
 from pathlib import Path
@@ -66,7 +66,7 @@ class Calibration(LightningModule):
 
     @property
     def data(self) -> Samples:
-        """The Trainer's DataModule."""
+        """The DataModule of the Trainer."""
         samples: Samples = self.trainer.datamodule  # type: ignore[attr-defined]
         return samples
 
@@ -74,7 +74,7 @@ class Calibration(LightningModule):
 
     @property
     def targets(self) -> dict[str, Target]:
-        """By name, in execution order; there from ``setup`` on."""
+        """The targets by name, in execution order; available after ``setup``."""
         return self.calibrator.targets
 
     @property
@@ -89,12 +89,12 @@ class Calibration(LightningModule):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By phase."""
+        """Seconds by phase."""
         return self.calibrator.seconds
 
     @property
     def sqnr_db(self) -> dict[str, float]:
-        """Of the whole UNet's output on held-out samples, at the end."""
+        """SQNR of the whole UNet's output on held-out samples, available at the end."""
         return self.calibrator.sqnr_db
 
     @property
@@ -114,7 +114,7 @@ class Calibration(LightningModule):
         self.calibrator.quantize_(calls.distinct_timesteps, calls.latent_size, one, settings)
 
     def chosen_settings(self) -> QuantizationSettings:
-        """What the recipe chooses for this UNet and its calls: the same in all processes."""
+        """The recipe's settings for this UNet and its calls, the same in all processes."""
         strategy = self.trainer.strategy
         settings = self.recipe.settings(self.unet.to(strategy.root_device), self.data.measured)
         self.unet.cpu()  # the Trainer moves it later
@@ -134,7 +134,7 @@ class Calibration(LightningModule):
         }
 
     def on_train_start(self) -> None:
-        """Bring all streams to the target that this run starts, or resumes, at."""
+        """Bring all streams to the target where this run starts or resumes."""
         if self.trainer.is_global_zero:
             clear_waiting_folders(self.waiting_folder)
         self.trainer.strategy.barrier()
@@ -143,27 +143,27 @@ class Calibration(LightningModule):
         self.calibrator.start(data.micro_batches, data.held_out, places, self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
-        """Capture the target's references, and start from nearest rounding."""
+        """Capture the target's references, and start from rounding to nearest."""
         self.calibrator.enter(self.target_name)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """After the last step on the rounding, turn to the polish."""
+        """Switch to the polish after the last step on the rounding."""
         self.calibrator.begin_step(batch_idx)
         self.calibrator.timer.start()
 
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
         """Reconstruction error of the target on some rows, plus the rounding's penalty."""
         if not self.calibrator.learns(batch_idx):
-            # Changes nothing; the Trainer accepts no loss at all in one process only.
+            # Has no effect; the Trainer does not accept a missing loss in one process only.
             return torch.zeros((), requires_grad=True)
         return self.calibrator.loss(rows.cpu(), batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        """Count the time of the learning."""
+        """Add the time of the learning to its phase."""
         self.calibrator.timer.stop("learning")
 
     def on_train_epoch_end(self) -> None:
-        """Harden the target, measure it, and pass on to the next."""
+        """Harden the target, measure it, and move on to the next."""
         self.calibrator.harden_()
         errors = {name: v for name, v in self.records[-1].items() if name != "target"}
         self.log_dict(errors, sync_dist=True)
@@ -171,22 +171,22 @@ class Calibration(LightningModule):
         self.calibrator.propagate()
 
     def on_train_end(self) -> None:
-        """Drop the streams, and what waited on disk."""
+        """Drop the streams, and the samples waiting on disk."""
         self.drop_streams()
 
     def drop_streams(self) -> None:
-        """Free what waits, in memory and on disk."""
+        """Free all waiting samples, in memory and on disk."""
         self.calibrator.close()
         shutil.rmtree(self.waiting_folder, ignore_errors=True)
 
     @property
     def waiting_folder(self) -> Path:
-        """Where this process keeps samples that wait on disk."""
+        """The folder where samples of this process wait on disk."""
         run = Path(self.trainer.default_root_dir)
         return waiting_folder(run, self.trainer.global_rank, self.waiting.folder)
 
     def manifest(self) -> Manifest:
-        """What the finished model is described by."""
+        """The manifest of the finished model."""
         data = self.data
         return Manifest(
             self.pipeline,
@@ -201,7 +201,7 @@ class Calibration(LightningModule):
     # Checkpoints: finished targets and observed ranges, never the full-precision weights
 
     def identity(self, data: dict[str, Any]) -> str:
-        """What a checkpoint must agree in to be resumed: content and settings, never a path.
+        """Values that a checkpoint must match to be resumed: content and settings, never a path.
 
         Args:
             data: the DataModule's part.
@@ -210,7 +210,7 @@ class Calibration(LightningModule):
         return identity_of(self.recipe, data | own | self.trainer_identity)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the log so far and what the run is determined by."""
+        """Add the log so far, and the values that determine the run."""
         checkpoint["calibration"] = {
             "identity": self.identity(self.data.identity),
             "calls": self.data.calls.sha256,
@@ -220,7 +220,7 @@ class Calibration(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the log; that the settings agree was checked before any work.
+        """Restore the log; the settings have already been compared with those of the checkpoint.
 
         Raises:
             DGQError: if the samples are not those that the checkpoint was made with.
@@ -239,5 +239,5 @@ class Calibration(LightningModule):
         return calibration_state(self.unet)
 
     def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Take up finished weights and observed ranges."""
+        """Restore finished weights and observed ranges."""
         load_calibration_state_(self.unet, state_dict)

@@ -39,11 +39,11 @@ class CalibrationCLI(LightningCLI):
     """``fit`` of the calibration into ``outputs/<config names>/``.
 
     Args:
-        args: of the command line.
+        args: arguments of the command line.
         data: the DataModule class.
-        run: folder of the run by default.
-        stopper: of the signals.
-        held: what is held until the command ends.
+        run: default folder of the run.
+        stopper: handler of the signals.
+        held: resources that are held until the command ends.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CalibrationCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Only ``fit``; measuring has a script of its own."""
+        """Only ``fit``; evaluation has its own script."""
         skipped = {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}
         return {"fit": skipped}
 
@@ -109,7 +109,7 @@ class CalibrationCLI(LightningCLI):
         """Do nothing: Lightning would let a checkpoint override the command line."""
 
     def _set_seed(self) -> None:
-        """Seed what draws at random, which nothing here does; refuse what is no seed."""
+        """Reject an invalid seed; nothing here draws from the global generators."""
         try:
             super()._set_seed()
         except (ValueError, TypeError) as error:
@@ -122,7 +122,7 @@ class CalibrationCLI(LightningCLI):
 
     @property
     def is_trial(self) -> bool:
-        """Whether a few steps are tried, which write nothing."""
+        """Whether only a few steps are tried, and nothing is written."""
         return bool(self._get(self.config_init or self.config, "trainer")["fast_dev_run"])
 
     @property
@@ -154,14 +154,14 @@ class CalibrationCLI(LightningCLI):
             super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Calibrate, or say what that would take."""
+        """Calibrate, or print the plan of a dry run."""
         if self.is_dry_run:
             print_plan(self.config[subcommand], self.data)
         else:
             super()._run_subcommand(subcommand)
 
     def fit(self, **arguments: Any) -> None:
-        """Calibrate; a checkpoint to resume from must fit, and is never unpickled."""
+        """Calibrate; a checkpoint to resume from must match, and is never unpickled."""
         learning = self.model.recipe.learning.total_iterations > 0
         self.datamodule.check_processes(self.trainer.world_size)  # before any is started
         trainer = identity_of_trainer(self.trainer, learning)
@@ -170,7 +170,7 @@ class CalibrationCLI(LightningCLI):
             identity = self.model.identity(self.datamodule.identity)
             saved = self.saved["calibration"]
             check_identity(saved["identity"], identity)
-            # What the recipe chose is not measured again.
+            # The recipe's choice is not measured again.
             self.model.resumed_settings = quantization_settings(saved["quantization"])
             self.saved = None
         waiting = self.model.waiting
@@ -187,11 +187,11 @@ class CalibrationCLI(LightningCLI):
 
     @property
     def how_to_resume(self) -> str:
-        """What is left after a stop; a trial leaves nothing."""
+        """The message after a stop; a trial keeps nothing."""
         return "nothing was kept" if self.is_trial else HOW_TO_RESUME
 
     def end_others(self, error: BaseException) -> None:
-        """End the other processes; raise what ended one of them in place of what followed."""
+        """End the other processes; if one of them failed first, raise its error instead."""
         if isinstance(error, Stopped) and is_first_process():
             print_stop(f"{error.reason}: {self.how_to_resume}")
             error.said = True
@@ -231,7 +231,7 @@ class CalibrationCLI(LightningCLI):
             raise DGQError(f"--trainer: {error}") from error
 
     def written_config(self) -> str:
-        """The configuration as the run's folder keeps it."""
+        """The configuration as stored in the run's folder."""
         subcommand = str(self.subcommand)
         parser = self._parser(subcommand)
         return f"{HEADER}{parser.dump(self.config[subcommand], skip_none=False)}"

@@ -1,4 +1,4 @@
-"""What happens around a calibration: progress, log, checkpoints, and the finished model."""
+"""Callbacks of a calibration: progress, log, checkpoints, and the finished model."""
 
 import csv
 import resource
@@ -19,7 +19,7 @@ from lit.run_folder import CONFIG, LOG
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory held so far: of the accelerator, or of this process."""
+    """Peak memory so far, of the accelerator or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -33,7 +33,7 @@ class TargetCheckpoint(ModelCheckpoint):
 
 
 class TargetProgress(ProgressBar):
-    """``CalibrationProgress`` on the first process' terminal."""
+    """``CalibrationProgress`` on the terminal of the first process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class TargetProgress(ProgressBar):
         self._disabled = False
 
     def disable(self) -> None:
-        """Show nothing: the Trainer asks this of all processes but the first."""
+        """Do nothing: the Trainer calls this in all processes but the first."""
         self._disabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,14 +51,14 @@ class TargetProgress(ProgressBar):
             self._progress.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the target, and show the error of the one before."""
+        """Show the target's name, and the error of the previous one."""
         if self._progress is not None and isinstance(pl_module, Calibration):
             self._progress.enter(pl_module.target_name, pl_module.records)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance by one step of learning."""
+        """Advance by one learning step."""
         if self._progress is not None:
             part = (batch_idx + 1) / trainer.num_training_batches
             self._progress.update(trainer.current_epoch + part)
@@ -82,11 +82,11 @@ class TargetProgress(ProgressBar):
 class RunFolder(Checkpoint):
     """Writes configuration, log and finished model into the run's folder.
 
-    As a ``Checkpoint`` it runs after the module's own hooks. It must stand before
+    As a ``Checkpoint`` it runs after the module's own hooks. It must come before
     ``TargetCheckpoint``, whose last file says that nothing is left to do.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: the whole configuration as YAML.
     """
 
@@ -110,7 +110,7 @@ class RunFolder(Checkpoint):
             save_quantized(pl_module.unet, self.folder / FOLDER, pl_module.manifest())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what was made and what to do next."""
+        """Print what was made and what to do next."""
         if not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
         if pl_module.complete:
@@ -127,7 +127,7 @@ class RunFolder(Checkpoint):
         )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where every target was finished before, write what is missing, or say that nothing is."""
+        """If every target was already finished, write what is missing, or say that nothing is."""
         if self._started or not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
         if self._is_whole():
@@ -139,7 +139,7 @@ class RunFolder(Checkpoint):
         print_line(f"{self.folder / FOLDER}: written again from the checkpoint")
 
     def _is_whole(self) -> bool:
-        """Whether the finished model and its log are there, undamaged."""
+        """Whether the finished model and its log exist, undamaged."""
         try:
             load_quantized_unet(self.folder / FOLDER)
         except DGQError:
@@ -149,7 +149,7 @@ class RunFolder(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Free what waits on disk, which may be what fills it."""
+        """Free the samples waiting on disk, which may be what fills it."""
         if isinstance(pl_module, Calibration) and self._started:
             pl_module.drop_streams()
 

@@ -20,7 +20,7 @@ from lit.stopping import is_first_process
 
 
 def main(args: Sequence[str], data: type[Samples]) -> int:
-    """Run the command line; the exit code.
+    """Run the command line; returns the exit code.
 
     Args:
         args: arguments without the program's name.

@@ -42,10 +42,10 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
 
 
 def find_configs(name: str) -> list[Path]:
-    """The files of a config: a path as it is, a name in ``configs/``, or a recipe with bits.
+    """The files of a config: a path itself, a name in ``configs/``, or a recipe combined with bits.
 
     Raises:
-        DGQError: if there is none.
+        DGQError: if there is no such config.
     """
     stem = name.removesuffix(".yaml")
     candidates = (folder / f"{stem}.yaml" for folder in (CONFIGS, RECIPES, BITS, MODELS))
@@ -65,7 +65,7 @@ def find_configs(name: str) -> list[Path]:
 
 
 def known_names() -> str:
-    """What there is in ``configs/``, by folder."""
+    """The names in ``configs/``, by folder."""
     kinds = {"recipes": RECIPES, "bits": BITS, "models": MODELS, "others": CONFIGS}
     names = {kind: sorted(f.stem for f in folder.glob("*.yaml")) for kind, folder in kinds.items()}
     return ", ".join(f"{kind} ({', '.join(stems)})" for kind, stems in names.items())

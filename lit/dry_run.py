@@ -1,4 +1,4 @@
-"""``fit --dry_run``: what a calibration would do and take, from its configuration alone."""
+"""``fit --dry_run``: what a calibration would do and need, from its configuration alone."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from lit.samples import Samples
 
 
 def print_plan(config: Any, data: type[Samples]) -> None:
-    """Print what a ``fit`` would do.
+    """Print what ``fit`` would do.
 
     Args:
-        config: of the command line, parsed; nothing of it is instantiated but settings.
-        data: the DataModule class, which says how many prompts it draws to measure on.
+        config: parsed configuration of the command line, of which only settings are instantiated.
+        data: the DataModule class, which tells how many prompts it draws to measure on.
     """
     made = planned(config, data.n_held_out_prompts)
     Console(emoji=False, highlight=False).print(make_table(made, f"dry run of {config['run']}"))
@@ -43,13 +43,13 @@ def planned(config: Any, n_held_out_prompts: int) -> Plan:
 
 
 def instance(kind: type, value: Any) -> Any:
-    """Settings of a kind from what was parsed."""
+    """Settings of one class, from parsed values."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
     return parser.instantiate_classes(parser.parse_object({"value": value})).value
 
 
 def device_of(accelerator: Any) -> torch.device:
-    """The device that the Trainer would choose."""
+    """The device that the Trainer would use."""
     wanted = str(accelerator) in ("auto", "gpu", "cuda")
     return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What a calibration is determined by: a checkpoint must agree in it to be resumed."""
+"""The identity of a calibration, which a checkpoint must match to be resumed."""
 
 import json
 from dataclasses import asdict, fields
@@ -11,7 +11,7 @@ from dgq.storage.described_settings import described
 
 
 def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
-    """All that determines a calibration, as JSON.
+    """Everything that determines a calibration, as JSON.
 
     Args:
         recipe: what is quantized, what is reconstructed, and how.
@@ -29,13 +29,13 @@ def identity_of(recipe: Recipe, others: dict[str, Any]) -> str:
 
 
 def options(recipe: Recipe) -> dict[str, Any]:
-    """The plain options of a recipe, some of which its settings do not show before it measures."""
+    """The plain options of a recipe, some of which its settings show only after it has measured."""
     values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}  # type: ignore[arg-type]
     return {name: v for name, v in values.items() if isinstance(v, bool | int | str)}
 
 
 def effective(learning: LearningSettings) -> dict[str, Any]:
-    """The settings that have an effect: none on the rounding where no iteration learns it."""
+    """The learning settings with an effect: none for the rounding if no iteration learns it."""
     settings = asdict(learning)
     unused = {"decay"} if learning.total_iterations == 0 else set()
     if learning.iterations == 0:

@@ -18,12 +18,12 @@ CLOCK = re.compile(r"^(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})$")
 class Limits(Callback):
     """Raises ``Stopped`` in the first process when a limit is reached or a signal was received.
 
-    Lightning would end the epoch, and with it harden what is learned by half.
+    Lightning would end the epoch instead, and harden what is only half learned.
 
     Args:
         max_steps: optimizer steps over all targets; -1 for no limit.
-        max_time: since the command began; None for no limit.
-        stopper: of the signals.
+        max_time: time since the command began; None for no limit.
+        stopper: handler of the signals.
     """
 
     def __init__(self, max_steps: int, max_time: timedelta | None, stopper: Stopper) -> None:
@@ -32,13 +32,13 @@ class Limits(Callback):
         self._stopper = stopper
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back from Lightning, which would end the fit as if it were finished."""
+        """Restore our signal handlers: Lightning's would end the fit as if it were finished."""
         self._stopper.listen()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop if it is time to."""
+        """Stop if a limit was reached or a signal was received."""
         self._stopper.check()
         if not trainer.is_global_zero:
             return
@@ -49,10 +49,10 @@ class Limits(Callback):
 
 
 def parse_time(value: Any) -> timedelta | None:
-    """A duration as Lightning takes it: DD:HH:MM:SS, a timedelta, or its arguments by name.
+    """A duration as Lightning accepts it: DD:HH:MM:SS, a timedelta, or its arguments by name.
 
     Raises:
-        DGQError: if it is none.
+        DGQError: if it is not a duration.
     """
     try:
         duration = _read_time(value)

@@ -1,4 +1,4 @@
-"""What the parser says about the command line, in words about what the user wrote."""
+"""Errors of the parser, rephrased in terms of what the user wrote."""
 
 import re
 
@@ -14,11 +14,11 @@ UNKNOWN_RECIPE = re.compile(
     r"(dot import path|no attribute|not correspond|instantiatable)",
     re.DOTALL,
 )
-"""What jsonargparse says about a class that it cannot find."""
+"""jsonargparse's messages about a class that it cannot find."""
 
 
 def explained(error: Exception) -> Exception:
-    """An error that is about what the user wrote."""
+    """The message of a parser error, in terms of what the user wrote."""
     text = str(error)
     if not isinstance(error, ArgumentError):
         return error
@@ -34,7 +34,7 @@ def explained(error: Exception) -> Exception:
 
 
 def recipe_names() -> list[str]:
-    """Classes of recipes that a config can name without their module."""
+    """Recipe classes that a config can name without their module."""
     kinds = (getattr(recipes, name) for name in recipes.__all__)
     return sorted(
         kind.__name__

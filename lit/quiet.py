@@ -1,4 +1,4 @@
-"""Hints of Lightning that concern its authors, not users of this project."""
+"""Suppression of Lightning's hints that do not concern users of this project."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ IRRELEVANT_WARNINGS = (
 
 
 def quieten_lightning() -> None:
-    """Hide them."""
+    """Suppress these hints."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in IRRELEVANT_WARNINGS:

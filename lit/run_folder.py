@@ -11,17 +11,17 @@ from dgq.storage.locks import LockedError, locked
 
 CONFIG, LOG, CHECKPOINT = "config.yaml", "log.csv", "last.ckpt"
 HEADER = "# Configuration of a calibration, written by it: this folder is its own.\n"
-"""First line of the configuration, by which a run's folder is recognised."""
+"""First line of the configuration, which identifies a run's folder."""
 
 LAST = "last"
 
 
 @contextmanager
 def claimed(run: Path) -> Iterator[None]:
-    """Keep other calibrations out of a folder, and what a killed one left behind.
+    """Lock a folder against other calibrations, and remove what a killed one left behind.
 
     Raises:
-        DGQError: if another one is at work there, or nothing can be written.
+        DGQError: if another calibration is using it, or it is not writable.
     """
     try:
         with locked(run / "run", wait=False):
@@ -39,14 +39,14 @@ def claimed(run: Path) -> Iterator[None]:
 
 
 def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
-    """The checkpoint to resume from; None where a run starts from the beginning.
+    """The checkpoint to resume from; None if the run starts from the beginning.
 
     Args:
         run: folder of the run.
         resume: ``last``, a file, or None for a new run.
 
     Raises:
-        DGQError: rather than write over a run that is not resumed, or over files of others.
+        DGQError: rather than overwrite a run that is not resumed, or other files.
     """
     last, model = run / CHECKPOINT, run / FOLDER
     if resume is not None and resume != LAST:
@@ -70,11 +70,11 @@ def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
 
 
 def check_free(run: Path, unless_started: bool = False) -> None:
-    """Raise DGQError if a new run would write over anything but its own, unfinished beginning.
+    """Raise DGQError if a new run would overwrite anything but its own unfinished beginning.
 
     Args:
         run: folder of the run.
-        unless_started: accept a folder of the model that is not finished.
+        unless_started: accept the folder of an unfinished model.
     """
     last, model = run / CHECKPOINT, run / FOLDER
     if last.exists() or (model.exists() and not unless_started):

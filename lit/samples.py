@@ -1,4 +1,4 @@
-"""What a calibration needs of its Trainer's DataModule: the two know nothing else of each other."""
+"""The interface between a calibration and its Trainer's DataModule."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -11,11 +11,11 @@ from dgq.storage.manifest import GenerationSettings
 class Samples(Protocol):
     """A DataModule whose batches are indices of rows, ``[rows]``, of its micro-batches.
 
-    ``calls``, ``micro_batches``, ``held_out`` and ``measured`` are there from its ``setup`` on.
+    ``calls``, ``micro_batches``, ``held_out`` and ``measured`` are available after ``setup``.
     """
 
     n_held_out_prompts: ClassVar[int]
-    """Prompts that it draws to measure errors on."""
+    """Number of prompts that it draws to measure errors on."""
 
     @property
     def generation(self) -> GenerationSettings:
@@ -23,7 +23,7 @@ class Samples(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Rows in one step of learning."""
+        """Rows per learning step."""
 
     @property
     def calls(self) -> UNetCalls:
@@ -31,19 +31,19 @@ class Samples(Protocol):
 
     @property
     def micro_batches(self) -> Sequence[Call]:
-        """Arguments of UNet calls to learn on, this process' share."""
+        """Arguments of UNet calls to learn on: this process' share."""
 
     @property
     def held_out(self) -> Sequence[Call]:
-        """The same of samples on which errors are measured and nothing is learned."""
+        """Arguments of UNet calls to measure errors on, from held-out samples."""
 
     @property
     def measured(self) -> Sequence[Call]:
-        """The same of some samples, alike in all processes, for recipes that measure first."""
+        """Some calls, the same in all processes, for recipes that measure before they choose."""
 
     def check_processes(self, n: int) -> None:
-        """Raise DGQError unless so many processes can share the samples."""
+        """Raise DGQError unless this number of processes can share the samples."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the samples and their order, to compare a resumed run with."""
+        """Values that determine the samples and their order, compared when a run is resumed."""

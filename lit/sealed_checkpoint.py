@@ -1,4 +1,4 @@
-"""``last.ckpt``: written beside and renamed, with a checksum of all its bytes, never unpickled."""
+"""``last.ckpt``: written atomically, with a checksum of all its bytes, and never unpickled."""
 
 import hashlib
 import io
@@ -15,14 +15,14 @@ from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 LENGTH = len("sha256:") + 64
-"""Of the comment of the zip archive that ``torch.save`` writes."""
+"""Prefix of the comment of the zip archive that ``torch.save`` writes."""
 
 
 class SealedCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints, safe from kills, full disks and flipped bits.
+    """Lightning checkpoints that survive kills, full disks and flipped bits.
 
-    Lightning itself writes into the temporary directory and moves the file, which on another file
-    system is a copy over the old one.
+    Lightning itself writes into the temporary directory and moves the file, which between file
+    systems means copying over the old one.
     """
 
     @override
@@ -55,7 +55,7 @@ def sealed(archive: bytes) -> bytes:
 
 
 def opened(content: bytes) -> bytes | None:
-    """The archive that was sealed; None if anything in it has changed."""
+    """The archive without its seal; None if anything in it has changed."""
     body, comment = content[:-LENGTH], COMMENT.fullmatch(content[-LENGTH:])
     if comment is None or hashlib.sha256(body).hexdigest().encode() != comment[1]:
         return None
@@ -63,10 +63,10 @@ def opened(content: bytes) -> bytes | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint of a calibration: tensors and plain values.
+    """Content of a calibration's checkpoint: tensors and plain values.
 
     Raises:
-        DGQError: if it is missing, damaged, or of something else.
+        DGQError: if it is missing, damaged, or something else.
     """
     check_regular(path)
     archive = opened(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Ending a calibration early in all its processes: only the first one decides."""
+"""Ending a calibration early in all its processes, as decided by the first one."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 LIMIT_REACHED = 3
-"""Exit status of a run that a limit of the Trainer stopped."""
+"""Exit status of a run that was stopped by a limit of the Trainer."""
 
 
 def is_first_process() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this is the process that writes and prints for all."""
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
@@ -18,7 +18,7 @@ def end_processes(trainer: Trainer) -> str:
     """End the other processes that a Trainer started.
 
     Returns:
-        Which of them had ended by themselves, and how.
+        The processes that had ended by themselves, and how.
     """
     launcher: Any = trainer.strategy.launcher
     processes = list(getattr(launcher, "procs", ()))

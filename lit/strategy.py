@@ -1,4 +1,4 @@
-"""Data parallel calibration: every process streams its own samples, gradients are averaged."""
+"""Data-parallel calibration: every process streams its own samples, and gradients are averaged."""
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -10,17 +10,17 @@ from typing_extensions import override
 class AveragingStrategy(DDPStrategy):
     """Averages the gradients that exist, without DistributedDataParallel's wrapper.
 
-    At any time only one target has gradients. DDP would raise on all other parameters, or reduce
-    zeros for every weight of the UNet at each step.
+    Only one target has gradients at any time. DDP would raise for all other parameters, or reduce
+    zeros for every weight of the UNet in each step.
     """
 
     @override
     def configure_ddp(self) -> None:
-        """Leave the module as it is."""
+        """Return the module unchanged."""
 
     @override
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Average over all processes, in one message."""
+        """Average the gradients over all processes, in one message."""
         parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
         if not gradients:

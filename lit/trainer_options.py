@@ -1,7 +1,7 @@
-"""Which options of Lightning's Trainer a calibration supports: each one is decided here.
+"""The options of Lightning's Trainer that a calibration supports; every option is listed here.
 
-An epoch is a target and a batch a step of learning, so options that change what those are would
-change what is learned. They are refused in one line, before any work.
+An epoch is a target and a batch is a learning step, so options that redefine these would change
+what is learned. They are refused with one line, before any work.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ NO_VALIDATION = "a calibration has no validation; it measures each target itself
 
 @dataclass(frozen=True)
 class Refused:
-    """All values of an option but some.
+    """An option of which only some values are accepted.
 
     Args:
         unless: values that are accepted.
-        reason: what to do instead.
+        reason: why, or what to do instead.
     """
 
     unless: tuple[Any, ...]
@@ -37,10 +37,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Checked:
-    """An option whose values are looked at.
+    """An option whose values are checked by a function.
 
     Args:
-        look: raises DGQError for values that cannot be used.
+        look: raises DGQError for invalid values.
     """
 
     look: Callable[[Any], Any]
@@ -135,7 +135,7 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
     """Raise DGQError for a setting of the Trainer that a calibration does not support.
 
     Args:
-        options: by name, before anything is instantiated.
+        options: options by name, before anything is instantiated.
         resuming: whether there is a checkpoint to resume from.
     """
     for name, value in options.items():
@@ -151,11 +151,11 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
 
 
 def identity_of_trainer(trainer: Trainer, learning: bool) -> dict[str, Any]:
-    """What of the Trainer determines the result.
+    """The Trainer settings that affect the result.
 
     Args:
-        trainer: that runs the calibration.
-        learning: whether anything is learned; ranges are the same for any number of processes.
+        trainer: the Trainer that runs the calibration.
+        learning: whether anything is learned; ranges do not depend on the number of processes.
     """
     device = trainer.strategy.root_device.type
     identity: dict[str, Any] = {"precision": str(trainer.precision), "device": device}

@@ -1,4 +1,4 @@
-"""Where the Trainer lets a calibration compute, and with which other processes."""
+"""The device, precision and processes that a Trainer gives to a calibration."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,7 +14,7 @@ class TrainerRuntime(Runtime):
     """Device, precision and processes of a Trainer.
 
     Args:
-        trainer: that runs the calibration.
+        trainer: the Trainer that runs the calibration.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -22,13 +22,13 @@ class TrainerRuntime(Runtime):
 
     @property
     def device(self) -> torch.device:
-        """Of this process."""
+        """Device of this process."""
         return self.trainer.strategy.root_device
 
     def precision(self) -> AbstractContextManager[Any]:
-        """What the Trainer enters around each step."""
+        """Context that the Trainer uses around each step."""
         return self.trainer.precision_plugin.forward_context()
 
     def reduce(self, tensor: Tensor, reduction: Reduction) -> Tensor:
-        """Over all processes of the Trainer."""
+        """Reduce a tensor over all processes of the Trainer."""
         return self.trainer.strategy.reduce(tensor, reduce_op=reduction)

@@ -1,4 +1,4 @@
-"""Where the samples of a run wait on disk: a folder for each process, removed at the end."""
+"""The folders on disk where a run's samples wait: one per process, removed at the end."""
 
 import glob
 import hashlib
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def waiting_folder(run: Path, rank: int, parent: Path | None) -> Path:
-    """The folder of one process; no other run has the same.
+    """The folder of one process, different from that of any other run.
 
     Args:
         run: the run's folder.
-        rank: of the process.
-        parent: where the user wants it; in the run's folder by default.
+        rank: rank of the process.
+        parent: folder that the user chose; the run's folder by default.
     """
     run = run.resolve()
     digest = hashlib.sha256(str(run).encode()).hexdigest()[:8]
@@ -20,7 +20,7 @@ def waiting_folder(run: Path, rank: int, parent: Path | None) -> Path:
 
 
 def clear_waiting_folders(first: Path) -> None:
-    """Remove what a killed run left behind, whatever its number of processes.
+    """Remove the folders that a killed run left behind, for any number of processes.
 
     Args:
         first: the folder of the first process.

@@ -1,4 +1,4 @@
-"""Which recipe, which bits: calibrates, measures and tabulates every recipe, and parts of them.
+"""Comparison of recipes and bits: calibrates, measures and tabulates all of them, and their parts.
 
     python benchmarks/ablation [--quick] [--full] [--stages main components ...]
 

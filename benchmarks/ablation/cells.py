@@ -1,4 +1,4 @@
-"""What is calibrated and what is measured: one calibration may serve several cells of a table."""
+"""Calibrations and cells: one calibration may serve several cells of a table."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -16,11 +16,11 @@ class Calibration:
 
     Args:
         model: embedded model.
-        label: of the recipe, for the run's folder.
-        recipe: by which it is calibrated.
-        seed: of prompts, noise and batches.
-        n_prompts: to learn on.
-        batch_size: rows in a step of learning.
+        label: label of the recipe, for the run's folder.
+        recipe: recipe of the calibration.
+        seed: seed of prompts, noise and batches.
+        n_prompts: prompts to learn on.
+        batch_size: rows per learning step.
     """
 
     model: str
@@ -32,13 +32,13 @@ class Calibration:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         few = "" if self.n_prompts == 128 else f"-{self.n_prompts}-prompts"
         return f"{self.model}-{self.label}{few}-{self.seed}"
 
     @property
     def config(self) -> dict[str, Any]:
-        """What ``train.py fit`` is configured with."""
+        """Configuration of ``train.py fit``."""
         samples = {"seed": self.seed, "n_prompts": self.n_prompts, "batch_size": self.batch_size}
         recipe = described(self.recipe)
         return {"pipeline": self.model, "model": {"recipe": recipe}, "data": samples}
@@ -49,11 +49,11 @@ class Cell:
     """One measured model: a calibration, with its own activations or others.
 
     Args:
-        stage: of the ablation.
-        row: of the table.
+        stage: stage of the ablation.
+        row: row of the table.
         bits: the column, or the group of rows.
-        recipe: whose activations and scores it has.
-        calibration: whose weights and ranges it has.
+        recipe: recipe that gives its activations and scores.
+        calibration: calibration that gives its weights and ranges.
     """
 
     stage: str
@@ -64,13 +64,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its model, which other cells may have too: the calibration, and what is changed."""
+        """Name of its model, which other cells may share: the calibration and what is changed."""
         changes = [f"{name}-{value}" for name, value in self.changes.items()]
         return "--".join([self.calibration.name, *changes])
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Fields of the recipe that the calibration's has otherwise."""
+        """Fields of the recipe that differ from those of the calibration's."""
         before = self.calibration.recipe
         names = [field.name for field in fields(before)]  # type: ignore[arg-type]
         own = {name: getattr(self.recipe, name) for name in names}
@@ -83,7 +83,7 @@ class Cell:
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as a configuration names it: its class, and what is not its default."""
+    """A recipe as in a configuration: its class, and the values that are not defaults."""
     default, init_args = type(recipe)(), {}
     for field in fields(recipe):  # type: ignore[arg-type]
         value = getattr(recipe, field.name)
@@ -93,7 +93,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A setting as YAML holds it."""
+    """A setting as a plain value for YAML."""
     if hasattr(value, "__dataclass_fields__"):
         return asdict(value)
     return list(value) if isinstance(value, tuple) else value
@@ -102,8 +102,8 @@ def plain(value: Any) -> Any:
 def serves(calibrated: Recipe, wanted: Recipe) -> bool:
     """Whether weights and ranges of one recipe's calibration are those of another's.
 
-    They are where the recipes differ in bits and grouping of activations and scores alone, ranges
-    are not learned, and what is quantized was observed.
+    This is so if the recipes differ only in bits and grouping of activations and scores, ranges are
+    not learned, and everything to be quantized was observed.
     """
     if type(calibrated) is not type(wanted) or type(wanted).settings is not Recipe.settings:
         return False
@@ -116,7 +116,7 @@ def serves(calibrated: Recipe, wanted: Recipe) -> bool:
 
 
 def observed(settings: QuantizationSettings) -> set[str]:
-    """What of the activations has ranges after a calibration."""
+    """The activations that have ranges after a calibration."""
     activations, scores = settings.activations, settings.scores
     if activations.n_bits == FLOAT:
         return set()

@@ -26,7 +26,7 @@ from dgq.storage.files import write_json, written_beside
 STAGES = ("main", "components", "scores", "samples")
 QUICK_PROMPTS = 4
 NARROWING = ("stages", "models", "seeds", "recipes", "prompts", "published_iterations", "quick")
-"""Options that leave cells out, or measure them on other prompts."""
+"""Options that leave out cells, or measure them on other prompts."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -84,13 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def is_whole(arguments: argparse.Namespace) -> bool:
-    """Whether no option narrows the tables."""
+    """Whether no option restricts the tables."""
     default = build_parser().parse_args([])
     return all(getattr(arguments, name) == getattr(default, name) for name in NARROWING)
 
 
 def choice_of(arguments: argparse.Namespace) -> Choice:
-    """What is asked for."""
+    """The selection that the options request."""
     if arguments.quick:
         return Choice(
             ("main",), MODELS[:1], (0,), ("rtn_",), n_prompts=QUICK_PROMPTS, published_iterations=0
@@ -120,10 +120,10 @@ def check_numbers(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace, how: str) -> None:
-    """Everything that is missing, cell by cell; tables after each.
+    """Calibrate and measure everything that is missing, cell by cell, writing tables after each.
 
     Raises:
-        DGQError: for a number outside its domain, before anything is begun.
+        DGQError: for a number outside its domain, before anything is started.
     """
     check_numbers(arguments)
     cells = cells_of(choice_of(arguments))
@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace, how: str) -> None:
 def finish(
     cell: Cell, store: Store, held_out: dict[str, HeldOut], n_prompts: int, outputs: Path
 ) -> None:
-    """Calibrate a cell's run unless that is done, measure it, and note it down."""
+    """Calibrate a cell's run if necessary, measure it, and record the result."""
     started = time.process_time()
     calibrated(cell.calibration, outputs)
     folder = model_of(cell, outputs)
@@ -180,7 +180,7 @@ def finish(
 
 
 def commands(cell: Cell, outputs: Path) -> list[str]:
-    """How a cell was made: the calibration, and what was changed of its activations."""
+    """The commands that made a cell: the calibration, and the change of its activations."""
     fit = shlex.join(fit_arguments(cell.calibration, outputs))
     made = [f"python train.py fit {fit} --run {run_of(cell.calibration, outputs)}"]
     if not cell.as_calibrated:
@@ -197,7 +197,7 @@ def write(
     arguments: argparse.Namespace,
     how: str,
 ) -> None:
-    """The page, its numbers, and README's tables; the project's own once all cells are there."""
+    """Write page, numbers and README's tables; the project's own once all cells are there."""
     found = [(cell, store.find(cell, n_prompts)) for cell in cells]
     lines = [
         {"stage": cell.stage, "row": cell.row, "bits": cell.bits, **line}
@@ -215,7 +215,7 @@ def write(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, unless it says so already."""
+    """Write a file atomically, unless it has this content already."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     with written_beside(path) as beside:

@@ -1,4 +1,4 @@
-"""Calls of the UNet for prompts that no calibration has seen, with full precision's outputs."""
+"""UNet calls of prompts that no calibration has seen, with the full-precision outputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from dgq.pipelines.loading import load_pipeline, load_unet, resolve
 from dgq.storage.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 SEED = 4321
-"""Of captions and noise; calibrations and evaluations draw theirs from other seeds."""
+"""Seed of captions and noise; calibrations and evaluations use other seeds."""
 
 AT_ONCE = 16
-"""Prompts in a call, two rows each with guidance."""
+"""Prompts per call, with two rows each under guidance."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class HeldOut:
 
     @property
     def n_prompts(self) -> int:
-        """How many were drawn."""
+        """Number of prompts that were drawn."""
         return int(self.calls.latents.shape[1])
 
     def batches(self, n_prompts: int) -> Iterator[tuple[int, slice, dict[str, Any]]]:
-        """Call, prompts and keyword arguments of each batch, of the first so many prompts."""
+        """Call, prompts and keyword arguments of each batch, for the first prompts."""
         for call in range(self.calls.latents.shape[0]):
             for first in range(0, n_prompts, AT_ONCE):
                 prompts = slice(first, min(first + AT_ONCE, n_prompts))
@@ -56,9 +56,9 @@ def held_out_calls(model: str, n_prompts: int, folder: Path) -> HeldOut:
     """Recorded calls and outputs of an embedded model, made once and kept in a folder.
 
     Args:
-        model: embedded.
-        n_prompts: of the scenes' test split.
-        folder: for the files.
+        model: name of the embedded model.
+        n_prompts: prompts of the scenes' test split.
+        folder: folder of the files.
     """
     which = f"{model}-{pipeline_sha256(resolve(model))[:8]}-{n_prompts}"
     recorded, references = folder / f"{which}.safetensors", folder / f"{which}-out.safetensors"

@@ -1,4 +1,4 @@
-"""Images of chosen models, drawn and judged by evaluate.py."""
+"""Images of selected models, drawn and measured by evaluate.py."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ CHOSEN = ("RTN", "DGQ, our weight learning", "ours")
 
 
 def drawn(cells: Sequence[Cell], outputs: Path, num_images: int) -> list[dict[str, Any]]:
-    """Metrics of full precision and of the chosen models, model by model; drawn ones are kept."""
+    """Metrics of full precision and selected models, model by model; images are kept."""
     found: list[dict[str, Any]] = []
     for model in dict.fromkeys(cell.calibration.model for cell in cells):
         chosen = [c for c in chosen_of(cells) if c.calibration.model == model]

@@ -24,9 +24,9 @@ def measure(folder: Path, held_out: HeldOut, n_prompts: int) -> dict[str, Any]:
     """Figures of a model as it runs on this machine, as JSON can hold them.
 
     Args:
-        folder: of the quantized model.
+        folder: folder of the quantized model.
         held_out: calls and outputs in full precision.
-        n_prompts: the first so many are measured on.
+        n_prompts: number of prompts, from the first, to measure on.
     """
     unet = load_quantized_unet(folder)
     n_calls = held_out.calls.latents.shape[0]

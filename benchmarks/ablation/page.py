@@ -30,11 +30,11 @@ IMAGES = {
 
 
 def page(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], how: str) -> str:
-    """The whole of docs/reference/results.md.
+    """The whole text of docs/reference/results.md.
 
     Args:
-        lines: of the finished cells.
-        images: of models whose images were drawn.
+        lines: lines of the finished cells.
+        images: metrics of models whose images were drawn.
         how: the command that made them.
     """
     rows = rows_of(lines)
@@ -82,7 +82,7 @@ def readme_section(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[
 
 
 def with_section(readme: str, section: str) -> str:
-    """README.md with other tables between its marks; unchanged without marks."""
+    """README.md with the tables between its marks replaced; unchanged without marks."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -122,7 +122,7 @@ def figures_of(row: Row, base: Row | None) -> Iterator[str]:
 
 
 def component_section(model: str, rows: Sequence[Row]) -> list[str]:
-    """DGQ's parts, one added at a time, and what each of them brings."""
+    """DGQ's parts, added one at a time, and the gain of each."""
     own = [row for row in rows if row.stage == "components"]
     if not own:
         return []
@@ -145,7 +145,7 @@ CLAIMS = (
 
 
 def part_cells(rows: Sequence[Row], bits: str, name: str, before: str | None) -> tuple[str, str]:
-    """SQNR of a row, and what it gains over the row before."""
+    """SQNR of a row, and its gain over the row before."""
     row = find(rows, row=name, bits=bits)
     over = None if before is None else find(rows, row=before, bits=bits)
     if row is None:

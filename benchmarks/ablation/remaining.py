@@ -1,4 +1,4 @@
-"""How much is left to do, and about how long it takes."""
+"""The remaining work, and its estimated duration."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,17 +16,17 @@ from dgq.settings import LearningSettings, QuantizationSettings
 from dgq.storage.checkpoint import has_model
 
 MEASURING_SECONDS = 0.35
-"""Of a cell, for each prompt, until one has been measured."""
+"""Assumed seconds of a cell for each prompt, until one has been measured."""
 
 
 class Remaining:
-    """What is not finished of some cells.
+    """The unfinished part of some cells.
 
     Args:
-        cells: all that are wanted.
-        store: of the finished ones.
-        outputs: where runs are.
-        n_prompts: that cells are measured on.
+        cells: all requested cells.
+        store: store of the finished cells.
+        outputs: folder of the runs.
+        n_prompts: prompts that cells are measured on.
     """
 
     def __init__(self, cells: Sequence[Cell], store: Store, outputs: Path, n_prompts: int) -> None:
@@ -34,7 +34,7 @@ class Remaining:
         self.update()
 
     def update(self) -> None:
-        """Look again at what is finished."""
+        """Update what is finished."""
         unfinished = [c for c in self.cells if self.store.find(c, self.n_prompts) is None]
         self.left = list({cell.name: cell for cell in unfinished}.values())
         runs = dict.fromkeys(cell.calibration for cell in self.left)
@@ -45,17 +45,17 @@ class Remaining:
         return "done " if self.store.find(cell, self.n_prompts) else "to do"
 
     def seconds(self) -> float:
-        """Estimated, with the threads of this process."""
+        """Estimated seconds, with the threads of this process."""
         calibrating = sum(seconds_of(run.model, run.recipe, run.n_prompts) for run in self.runs)
         return calibrating + len(self.left) * self.seconds_of_measuring()
 
     def seconds_of_measuring(self) -> float:
-        """Of one cell, from those that were measured."""
+        """Seconds of one cell, from those that were measured."""
         known = [line["measuring_cpu_s"] / line["n_prompts"] for line in self.store.lines.values()]
         return self.n_prompts * (median(known) if known else MEASURING_SECONDS)
 
     def text(self) -> str:
-        """In words."""
+        """The remaining work in words."""
         return (
             f"{len(self.runs)} calibrations and {len(self.left)} models to measure, about "
             f"{minutes(self.seconds())} left"
@@ -63,13 +63,13 @@ class Remaining:
 
 
 def seconds_of(model: str, recipe: Recipe, n_prompts: int) -> float:
-    """Of one calibration; those that learn alike take alike, so that each kind is planned once."""
+    """Seconds of one calibration, planned once for each kind of learning."""
     return planned_seconds(model, recipe.learning, n_prompts)
 
 
 @cache
 def planned_seconds(model: str, learning: LearningSettings, n_prompts: int) -> float:
-    """Of a calibration of 4-bit weights."""
+    """Seconds of a calibration of 4-bit weights."""
     recipe = Custom(QuantizationSettings(), learning)
     found = plan(model, recipe, generation=SCENES_GENERATION, n_prompts=n_prompts)
     return sum(found.seconds.values())

@@ -1,4 +1,4 @@
-"""Run folders: calibrated by train.py, and the models with other activations made from them."""
+"""Run folders: those calibrated by train.py, and models with other activations made from them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,12 @@ def run_of(calibration: Calibration, outputs: Path) -> Path:
 
 
 def config_of(calibration: Calibration, outputs: Path) -> Path:
-    """The run's configuration, as ``train.py fit`` is given it."""
+    """The run's configuration for ``train.py fit``."""
     return outputs / "configs" / f"{calibration.name}.yaml"
 
 
 def fit_arguments(calibration: Calibration, outputs: Path) -> list[str]:
-    """Arguments of ``train.py fit``, but for the folder."""
+    """Arguments of ``train.py fit``, without the folder."""
     return [
         "--config",
         str(config_of(calibration, outputs)),
@@ -35,7 +35,7 @@ def fit_arguments(calibration: Calibration, outputs: Path) -> list[str]:
 
 
 def calibrated(calibration: Calibration, outputs: Path) -> Path:
-    """The folder of a finished run; calibrated or resumed if it is not there.
+    """The folder of a finished run, which is calibrated or resumed if necessary.
 
     Raises:
         DGQError: if the folder has a run with other settings.
@@ -50,7 +50,7 @@ def write_config(calibration: Calibration, outputs: Path) -> None:
     """Write the run's configuration.
 
     Raises:
-        DGQError: if the run's folder was calibrated with another.
+        DGQError: if the run's folder was calibrated with another configuration.
     """
     config, run = config_of(calibration, outputs), run_of(calibration, outputs)
     text = yaml.safe_dump(calibration.config, sort_keys=False)
@@ -64,7 +64,7 @@ def write_config(calibration: Calibration, outputs: Path) -> None:
 
 
 def model_of(cell: Cell, outputs: Path) -> Path:
-    """The folder of a cell's model, which is made if it is not there; its run is finished."""
+    """The folder of a cell's model, made if it does not exist; the cell's run must be finished."""
     run = run_of(cell.calibration, outputs)
     if cell.as_calibrated:
         return run / "quantized"
@@ -72,7 +72,7 @@ def model_of(cell: Cell, outputs: Path) -> Path:
 
 
 def regrouped_model(run: Path, settings: QuantizationSettings, folder: Path) -> Path:
-    """The folder of a run's model with other activations, which is made if it is not there."""
+    """The folder of a run's model with other activations, made if it does not exist."""
     if has_model(folder) and read_manifest(folder).quantization == settings:
         return folder
     manifest = read_manifest(run)

@@ -1,4 +1,4 @@
-"""Which cells there are, the most telling first; a new recipe or option is a line here."""
+"""The cells of the ablation, most informative first; a new recipe or option is one line here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ FAMILIES = {
     "dgq_": "DGQ, our weight learning",
     "": "ours",
 }
-"""What names in ``dgq.RECIPES`` begin with, and their rows; what is not there is left out."""
+"""Prefixes of names in ``dgq.RECIPES``, with their rows; other recipes are left out."""
 
 REPEATED = ("dgq_", "")
-"""Families with all seeds by default."""
+"""Families that use all seeds by default."""
 
 ON_ALL_MODELS = ("rtn_", *REPEATED)
 """Families that are calibrated for every model by default."""
@@ -44,26 +44,26 @@ PUBLISHED_BATCH = 8
 
 NEAREST = LearningSettings(iterations=0, polish_iterations=0)
 SET_SIZES = (8, 32)
-"""Prompts to learn on, beside the default of 128."""
+"""Numbers of prompts to learn on, besides the default of 128."""
 
 GROUPS = (1, 2, 4, 16)
-"""Beside the default of 8."""
+"""Numbers of groups besides the default of 8."""
 
 COMPONENT_BITS = (8, 6)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked for.
+    """The requested part of the ablation.
 
     Args:
-        stages: of the ablation.
-        models: embedded ones.
-        seeds: of the calibrations.
-        families: of recipes, as in FAMILIES.
+        stages: stages of the ablation.
+        models: embedded models.
+        seeds: seeds of the calibrations.
+        families: families of recipes, as in FAMILIES.
         full: every recipe with every seed, and bits and models that the default leaves out.
-        published_iterations: of the published learning.
-        n_prompts: to calibrate on.
+        published_iterations: iterations of the published learning.
+        n_prompts: prompts to calibrate on.
     """
 
     stages: Sequence[str]
@@ -76,7 +76,7 @@ class Choice:
 
 
 def cells_of(choice: Choice) -> list[Cell]:
-    """All cells, each calibration used wherever it serves."""
+    """All cells, with each calibration shared by all cells that it serves."""
     made: list[Cell] = []
     for stage, row, bits, wanted in wanted_cells(choice):
         shared = (c.calibration for c in made)
@@ -86,7 +86,7 @@ def cells_of(choice: Choice) -> list[Cell]:
 
 
 def same_samples(calibration: Calibration, wanted: Calibration) -> bool:
-    """Whether a calibration serves what is wanted."""
+    """Whether an existing calibration serves a wanted one."""
     alike = replace(calibration, label=wanted.label, recipe=wanted.recipe)
     if alike != wanted:
         return False
@@ -94,9 +94,9 @@ def same_samples(calibration: Calibration, wanted: Calibration) -> bool:
 
 
 def wanted_cells(choice: Choice) -> Iterator[tuple[str, str, str, Calibration]]:
-    """Stage, row and bits of each cell, and the calibration it would have of its own."""
+    """Stage, row and bits of each cell, and the calibration that it would need on its own."""
     stages = {"main": main, "components": components, "scores": scores, "samples": samples}
-    # The first seed of everything comes before the others of anything.
+    # The first seed of every cell comes before further seeds of any.
     first = replace(choice, seeds=choice.seeds[:1])
     for name, stage in stages.items():
         if name in choice.stages:
@@ -131,7 +131,7 @@ def main(choice: Choice) -> Found:
 
 
 def published(choice: Choice) -> Found:
-    """DGQ with weights learned as published; few iterations by default, of the first model."""
+    """DGQ with weights learned as published; by default few iterations, first model only."""
     n = choice.published_iterations
     learning = replace(PUBLISHED, iterations=n)
     for model in choice.models if choice.full else choice.models[:1]:
@@ -148,7 +148,7 @@ def published(choice: Choice) -> Found:
 
 
 def components(choice: Choice) -> Found:
-    """The parts of DGQ in the paper's order, one more in each row; then other numbers of groups."""
+    """DGQ's parts in the paper's order, each row adding one; then other numbers of groups."""
     for model in choice.models if choice.full else choice.models[:1]:
         for bits in COMPONENT_BITS:
             for label, row, recipe in component_recipes(bits):
@@ -188,7 +188,7 @@ def scores(choice: Choice) -> Found:
 
 
 def samples(choice: Choice) -> Found:
-    """How many prompts a calibration needs."""
+    """Number of prompts that a calibration needs."""
     for model in choice.models if choice.full else choice.models[:1]:
         for family in [f for f in (REPEATED if choice.full else ("",)) if f in choice.families]:
             for n in (*SET_SIZES, 128):

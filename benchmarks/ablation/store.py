@@ -1,4 +1,4 @@
-"""What was measured: a line of JSON for each cell, appended when it is finished."""
+"""The measurements: a line of JSON per cell, appended when the cell is finished."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ class Store:
         file: read if it is there.
 
     Raises:
-        DGQError: for a line, other than a last one that was cut short, that is no JSON.
+        DGQError: for a line that is not JSON, except an incomplete last one.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,7 +35,7 @@ class Store:
             file.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
 
     def find(self, cell: Cell, n_prompts: int) -> dict[str, Any] | None:
-        """What was measured of a cell, with these settings and on as many prompts."""
+        """The measurements of a cell with these settings and this number of prompts."""
         found = self.lines.get(cell.name)
         if found is None or found["identity"] != identity(cell, n_prompts):
             return None
@@ -52,6 +52,6 @@ class Store:
 
 
 def identity(cell: Cell, n_prompts: int) -> str:
-    """A short hash of all that determines a cell, apart from the code."""
+    """A short hash of everything that determines a cell, apart from the code."""
     content = repr((cell.recipe, cell.calibration, n_prompts))
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -12,14 +12,14 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one recipe at some bits, over the seeds.
+    """Measurements of one recipe at some bits, over the seeds.
 
     Args:
-        stage: of the ablation.
-        model: embedded.
+        stage: stage of the ablation.
+        model: name of the embedded model.
         row: its name.
-        bits: of it.
-        lines: one for each seed.
+        bits: its bits.
+        lines: measurements, one for each seed.
     """
 
     stage: str
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def spread_db(self) -> float | None:
-        """Standard deviation over the seeds; None with one."""
+        """Standard deviation over the seeds; None for a single seed."""
         values = [line["sqnr_db"] for line in self.lines]
         return stdev(values) if len(values) > 1 else None
 
@@ -48,12 +48,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one row is than another, in decibel.
+    """The advantage of one row over another, in decibels.
 
     Args:
-        mean_db: over the seeds that both have.
-        spread_db: standard deviation over these; None with one.
-        interval_db: by prompts, of the first of them.
+        mean_db: mean over the seeds that both have.
+        spread_db: standard deviation over these; None for one.
+        interval_db: interval over prompts, for the first of them.
     """
 
     mean_db: float
@@ -74,7 +74,7 @@ def rows_of(lines: Iterable[Line]) -> list[Row]:
 
 
 def find(rows: Sequence[Row], **wanted: str) -> Row | None:
-    """The first row of these properties."""
+    """The first row with these properties."""
     for row in rows:
         if all(getattr(row, name) == value for name, value in wanted.items()):
             return row
@@ -82,7 +82,7 @@ def find(rows: Sequence[Row], **wanted: str) -> Row | None:
 
 
 def gain(row: Row, over: Row) -> Gain | None:
-    """Of one row over another; None where they share no seed, or were measured on other prompts."""
+    """Gain of one row over another; None unless they share a seed and the prompts."""
     others = {line["seed"]: line for line in over.lines}
     pairs = [(line, others[line["seed"]]) for line in row.lines if line["seed"] in others]
     pairs = [(a, b) for a, b in pairs if a["signal_by_prompt"] == b["signal_by_prompt"]]

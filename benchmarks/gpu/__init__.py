@@ -1,7 +1,7 @@
-"""All that only a GPU can tell, in one command of eight minutes.
+"""All measurements that need a GPU, in one command of eight minutes.
 
     python benchmarks/gpu OUT [--rehearse] [--steps NAME ...]
 
-Steps run in processes of their own and in the order of their worth, each until its time is up; what
-they found is in OUT as soon as it is known. ``--rehearse`` runs all of it on a CPU with tiny sizes.
+Steps run in their own processes in order of importance, each until its time is up; results are in
+OUT as soon as they are known. ``--rehearse`` runs all of it on a CPU with tiny sizes.
 """

@@ -1,4 +1,4 @@
-"""Attention of Stable Diffusion 1.4's shapes by each of torch's fused kernels."""
+"""Attention of Stable Diffusion 1.4's shapes with each of torch's fused kernels."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +19,7 @@ BACKENDS = (
 )
 HEADS = 8
 DIMS = {4096: 40, 1024: 80, 256: 160}
-"""Of a head, by the pixels of an image of 64x64 latents."""
+"""Head dimensions, by the number of pixels, for 64x64 latents."""
 TEXT_TOKENS = 77
 BATCHES = (2, 16)
 TO_REHEARSE = {64: 40}
@@ -27,7 +27,7 @@ TO_REHEARSE = {64: 40}
 
 @torch.no_grad()
 def measure_attention(device: str, turns: Turns, rehearse: bool) -> Iterator[dict[str, Any]]:
-    """Everything known so far, after each shape; as JSON holds it."""
+    """All results so far, after each shape; plain values for JSON."""
     found: list[dict[str, Any]] = []
     dims = TO_REHEARSE if rehearse else DIMS
     for batch, (queries, dim) in product((1,) if rehearse else BATCHES, dims.items()):

@@ -35,11 +35,11 @@ Check = Callable[[str, int], dict[str, Any]]
 
 SUMMARY = "steps.json"
 LEAST_SECONDS = 20
-"""A step is not begun with less."""
+"""A step is not started with fewer seconds left."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the steps; the exit code, 2 after one line about bad input, 1 if a step has failed."""
+    """Run the steps; the exit code is 2 after one line about bad input, 1 if a step failed."""
     arguments = parse(argv)
     if arguments.child:
         child(arguments)
@@ -48,10 +48,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(arguments: argparse.Namespace) -> int:
-    """Run the steps; 1 if one has failed.
+    """Run the steps; returns 1 if one failed.
 
     Raises:
-        DGQError: for bad input, before anything is begun.
+        DGQError: for bad input, before anything is started.
     """
     check_positive("--jobs", arguments.jobs)
     check_positive("--seconds", arguments.seconds)
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run(plan: Plan, steps: dict[str, Step], seconds: float, jobs: int = 1) -> int:
-    """All steps for which there is time; what became of each is written as it is known."""
+    """Run all steps for which there is time; the outcome of each is written at once."""
     end = time.monotonic() + seconds
     became: dict[str, Any] = {}
     writing, hopeless = Lock(), Event()
@@ -129,7 +129,7 @@ def run(plan: Plan, steps: dict[str, Step], seconds: float, jobs: int = 1) -> in
 
 
 def run_step(plan: Plan, name: str, step: Step, seconds: float) -> str:
-    """``done``, or what went wrong; what the commands said is in a file beside the figures."""
+    """``done``, or what went wrong; the commands' output is in a file beside the figures."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]),
         "TORCHINDUCTOR_CACHE_DIR": str(plan.scratch / "inductor"),
@@ -176,7 +176,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """What is asked of this command's own children."""
+    """Do the work of one of this command's own children."""
     kind, _, name = arguments.child.partition(":")
     rehearse = arguments.rehearse
     device = "cpu" if rehearse else "cuda"

@@ -1,4 +1,4 @@
-"""Every candidate of tiles, on shapes like Stable Diffusion's: are the sums those of float64?"""
+"""Exactness of every candidate tile, compared with float64 on shapes like Stable Diffusion's."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Case:
 
     Args:
         kernel: height and width.
-        stride: of both.
+        stride: stride in both directions.
         packed: whether the weight has 4 bits.
     """
 
@@ -47,7 +47,7 @@ PARTS = (1, 3)
 
 
 def check(name: str, device: str, channels: int) -> dict[str, Any]:
-    """Of one case all tiles; as JSON holds it: what is not exact, or failed, and why."""
+    """Results of all tiles for one case, for JSON: what is inexact or failed, and why."""
     case = CASES[name]
     codes, operands, sums = drawn(case, device, channels)
     function: Any = triton.int_conv2d_packed if case.packed else triton.int_conv2d
@@ -71,7 +71,7 @@ def outcome(
     expected: Tensor,
     agrees: Callable[[Tensor, Tensor], bool] = torch.equal,
 ) -> str:
-    """``exact``, or what else became of a product."""
+    """``exact``, or how a product failed."""
     try:
         return "exact" if agrees(run(), expected) else "WRONG"
     except Exception as error:  # whatever a compiler or a driver says
@@ -81,7 +81,7 @@ def outcome(
 def check_boxes(
     case: Case, codes: Tensor, operands: tuple[Any, ...], sums: Tensor
 ) -> dict[str, str]:
-    """The tiles of the kernel that loads boxes, but those that a stride rules out."""
+    """The tiles of the kernel that loads boxes, except those ruled out by a stride."""
     weight, *tables = operands[:5]
     taps = weight.permute(0, 2, 3, 1).contiguous()
     window = Window((case.kernel,) * 2, (case.stride,) * 2, (0, 0), (1, 1), 1)
@@ -94,7 +94,7 @@ def check_boxes(
 
 
 def boxes(x: Tensor) -> Iterator[triton.Tile]:
-    """Those that are used, alone and sharing; of an interpreter a small one."""
+    """The tiles in use, alone and sharing; only a small one in an interpreter."""
     if not x.is_cuda:
         yield triton.Tile(32, 32, 32)
     elif has_copy_engine(x.device):
@@ -103,7 +103,7 @@ def boxes(x: Tensor) -> Iterator[triton.Tile]:
 
 
 def tiles(device: str) -> Iterator[triton.Tile]:
-    """All candidates, alone and sharing; of an interpreter the smallest."""
+    """All candidates, alone and sharing; only the smallest in an interpreter."""
     candidates = CANDIDATES if device.startswith("cuda") else (triton.Tile(32, 32, 32),)
     for tile in candidates:
         for parts in PARTS:
@@ -111,12 +111,12 @@ def tiles(device: str) -> Iterator[triton.Tile]:
 
 
 def tiles_first() -> triton.Tile:
-    """One that all devices have room for."""
+    """A tile that all devices have room for."""
     return triton.Tile()
 
 
 def drawn(case: Case, device: str, channels: int) -> tuple[Tensor, tuple[Any, ...], Tensor]:
-    """Codes, the operands between them and the output's type, and the sums, in float32."""
+    """Codes, the operands between them and the output dtype, and the sums in float32."""
     generator = torch.Generator().manual_seed(case.kernel)
 
     def whole(low: int, high: int, *size: int) -> Tensor:

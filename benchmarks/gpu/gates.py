@@ -1,4 +1,4 @@
-"""A product, its GEGLU and quantization in one kernel: right codes, and the fastest tile."""
+"""A product with GEGLU and quantization in one kernel: its codes, and the fastest tile."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,15 +20,15 @@ CANDIDATES = (
     Tile(256, 64, 64, warps=8, stages=4),
     Tile(64, 64, 128, warps=4, stages=4),
 )
-"""Columns are those of values; there are as many of gates."""
+"""Columns are those of values; there are as many columns of gates."""
 
 TO_REHEARSE = (Tile(32, 32, 32),)
 MOST_DIFFERENT = 1e-3
-"""Share of codes that may be neighbours: quotients in the middle between two, rounded otherwise."""
+"""Accepted share of neighbouring codes: quotients midway between two may round differently."""
 
 
 def check_gates(device: str, channels: int) -> dict[str, Any]:
-    """Of all tiles, as JSON holds it: which codes are wrong, or what failed."""
+    """Results of all tiles as plain values for JSON: which codes are wrong, or what failed."""
     operands = drawn(Shape(1, 300, 8 * channels, channels), device)
     expected = reference.int_linear_gated(*operands)
     results = {}
@@ -38,13 +38,13 @@ def check_gates(device: str, channels: int) -> dict[str, Any]:
 
 
 def agrees(found: Tensor, expected: Tensor) -> bool:
-    """Whether codes are the expected ones, or seldom a neighbour."""
+    """Whether codes are the expected ones, except for a few neighbours."""
     different = (found.int() - expected.int()).abs()
     return int(different.max()) <= 1 and float(different.float().mean()) <= MOST_DIFFERENT
 
 
 def seconds_of_gates(shape: Shape, device: str) -> dict[str, float]:
-    """Of each tile, on a layer of a GEGLU."""
+    """Seconds of each tile, on the layer of a GEGLU."""
     operands = drawn(shape, device)
     return {str(tile): seconds_of(runs(operands, tile), device) for tile in tiles(device)}
 
@@ -61,12 +61,12 @@ def is_of_gates(shape: Shape) -> bool:
 
 
 def tiles(device: str) -> Iterator[Tile]:
-    """Those to try; of an interpreter a small one."""
+    """The tiles to try; only a small one in an interpreter."""
     yield from CANDIDATES if device.startswith("cuda") else TO_REHEARSE
 
 
 def drawn(shape: Shape, device: str) -> tuple[Any, ...]:
-    """Random operands, whose codes are spread over all that there are."""
+    """Random operands whose codes cover the whole range."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-128, 128, (1, shape.rows, shape.channels), generator=generator)
     weight = torch.randint(-128, 128, (shape.out, shape.channels), generator=generator)

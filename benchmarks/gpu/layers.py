@@ -1,4 +1,4 @@
-"""Peaks of the device, and every shape of layer of an SD-1.4-sized UNet against them."""
+"""Peaks of the device, and every layer shape of an SD-1.4-sized UNet compared with them."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,15 +22,15 @@ from dgq.storage.checkpoint import load_quantized_unet
 def measure_layers(
     model: str, device: str, batches: list[int], cache: Path, size: int, turns: Turns
 ) -> Iterator[dict[str, Any]]:
-    """Everything known so far, after each batch size; as JSON holds it.
+    """All results so far, after each batch size; plain values for JSON.
 
     Args:
-        model: whose layers.
-        device: that computes.
-        batches: sizes.
-        cache: for the quantized model.
-        size: of the operands that peaks are measured on.
-        turns: of this process and others.
+        model: model whose layers are measured.
+        device: device that computes.
+        batches: batch sizes.
+        cache: folder of the quantized model.
+        size: size of the operands that peaks are measured on.
+        turns: turns of this process and others.
     """
     subject = SUBJECTS[model](Options(str(cache), (), 1, 1, 1, 1, device))
     part = subject.part("quantized", "w4a8")

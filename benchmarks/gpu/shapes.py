@@ -1,6 +1,6 @@
-"""The product of whole boxes on shapes of layers: which tile is fastest, and what others need.
+"""The product of boxes on layer shapes: the fastest tile, compared with other products.
 
-What ``dgq/ops/triton/tma_tiles.py`` knows was found this way.
+The entries of ``dgq/ops/triton/tma_tiles.py`` were found this way.
 """
 
 from collections.abc import Iterator
@@ -40,15 +40,15 @@ CANDIDATES = (
     Tile(128, 64, 128, stages=4),
     Tile(32, 64, 128, stages=4),
 )
-"""Beside those that are used."""
+"""Tiles to try besides those in use."""
 
 SMALL = (Shape(9, 128, 32, 32), Shape(1, 50, 32, 64), Shape(1, 50, 256, 32))
-"""To rehearse with."""
+"""Shapes for rehearsals."""
 
 
 @torch.no_grad()
 def measure_shapes(device: str, turns: Turns, rehearse: bool) -> Iterator[dict[str, Any]]:
-    """Everything known so far, after each shape; as JSON holds it."""
+    """All results so far, after each shape; plain values for JSON."""
     found: list[dict[str, Any]] = []
     tiles = [Tile(32, 32, 32)] if rehearse else [*TILES, *CANDIDATES]
     for shape in SMALL if rehearse else MEASURED:
@@ -60,7 +60,7 @@ def measure_shapes(device: str, turns: Turns, rehearse: bool) -> Iterator[dict[s
 
 
 def drawn(shape: Shape, device: str) -> tuple[Tensor, Tensor, Epilogue, Window]:
-    """Codes, a weight, tables and a window of a shape."""
+    """Codes, a weight, tables and a window for a shape."""
     kernel = round(shape.taps**0.5)
     batch, side = SIDES[shape.rows] if kernel > 1 else (1, 1)
     size = (batch, side + 2, side + 2) if kernel > 1 else (1, 1, shape.rows)
@@ -90,7 +90,7 @@ def measure(
     tiles: list[Tile],
     device: str,
 ) -> dict[str, Any]:
-    """Seconds of each tile, of the stock layer in bfloat16, and of matrices of its size in fp8."""
+    """Seconds of each tile, of the bfloat16 stock layer, and of an fp8 product of its size."""
     codes, weight, epilogue, window = operands
     seconds = {}
     for tile in tiles:
@@ -110,7 +110,7 @@ def measure(
 
 
 def stock_seconds(codes: Tensor, weight: Tensor, window: Window, device: str) -> float:
-    """Of a convolution or a linear layer in bfloat16, with its bias."""
+    """Seconds of a convolution or linear layer in bfloat16, with its bias."""
     bias = torch.randn(weight.shape[0], device=device, dtype=torch.bfloat16)
     x, w = torch.randn(codes.shape, device=device), torch.randn(weight.shape, device=device)
     x, w = x.bfloat16(), w.bfloat16()

@@ -1,4 +1,4 @@
-"""The smallest quantized UNet on the device, before what takes minutes: does it run at all?"""
+"""The smallest quantized UNet on the device, run before the steps that take minutes."""
 
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ LEAST_DB = 25.0
 """Of the UNet in bfloat16 against the same one in floating point, in float32."""
 
 CALLS = 3
-"""A GPU records the graph of a compiled UNet in the second, and replays it in the third."""
+"""Calls: a GPU records the graph of a compiled UNet in the second, and replays it in the third."""
 
 
 class Smallest(FullSize):
-    """With a layer of each kind."""
+    """A UNet with one layer of each kind."""
 
     name = "smallest"
     title = "the smallest UNet"

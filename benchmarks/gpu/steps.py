@@ -1,4 +1,4 @@
-"""The steps: what is run, for how long at most, in the order of their worth."""
+"""The steps in order of importance: what they run, and for how long at most."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from benchmarks.inference.turns import Turns
 
 BENCHMARKS = Path(__file__).parents[1]
 SECONDS = 470
-"""Of a step at most."""
+"""Most seconds of a step."""
 
 SMOKE_SECONDS = 180
 
 ROWS_AT_ONCE = 5
-"""Processes of an inference benchmark."""
+"""Number of processes of an inference benchmark."""
 
 GATES, UNPACKING = "gated", "unpacking"
-"""What is checked beside the cases of products."""
+"""Checks besides the cases of products."""
 
 TURNS = "turns"
 """Folder of the processes that measure one at a time."""
@@ -29,10 +29,10 @@ class Step:
     """Commands that run at the same time.
 
     Args:
-        seconds: until they are stopped.
-        commands: each with the arguments after ``python``.
-        interprets: whether a CPU interprets Triton's kernels in it.
-        is_required: whether all others end if it fails.
+        seconds: seconds until they are stopped.
+        commands: arguments of each after ``python``.
+        interprets: whether a CPU interprets Triton kernels in it.
+        is_required: whether its failure ends all other steps.
     """
 
     seconds: int
@@ -43,12 +43,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where and how large.
+    """Places and sizes of a run.
 
     Args:
         out: folder for figures.
-        scratch: folder for what is made on the way: weights, compiled code.
-        rehearse: on a CPU, with tiny sizes.
+        scratch: folder for intermediate files: weights, compiled code.
+        rehearse: whether it runs on a CPU, with tiny sizes.
         ckpt: a quantized embedded model, for its SQNR; or empty.
     """
 

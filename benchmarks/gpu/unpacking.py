@@ -1,4 +1,4 @@
-"""Weights of several layers unpacked by one launch: are they those of the reference?"""
+"""Exactness of weights of several layers unpacked by one launch, compared with the reference."""
 
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ LARGEST = 15
 
 
 def check_unpacking(device: str, channels: int) -> dict[str, Any]:
-    """Of layers with one and nine taps, with and without factors and shifts, as JSON holds it."""
+    """Results for layers with one and nine taps, with and without factors and shifts, for JSON."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((channels, 9), (channels + 7, 1), (5, 9), (3, 25), (3 * channels, 1), (40, 1))
     mixed = ((True, True), (False, True), (True, False), (False, False), (True, True), (True, True))
@@ -34,14 +34,14 @@ def check_unpacking(device: str, channels: int) -> dict[str, Any]:
 
 
 def unpacked_together(packed: PackedTogether) -> Tensor:
-    """What the kernel writes for layers, without what lies between."""
+    """The kernel's output for the layers, without the gaps between them."""
     whole = triton.unpack_all(*packed)
     sizes = [(offset, 2 * weight.codes.numel()) for offset, weight in packed.parts()]
     return torch.cat([whole[offset : offset + size] for offset, size in sizes])
 
 
 def unpacked(weight: PackedWeight) -> Tensor:
-    """One by one, by the reference."""
+    """The layers unpacked one by one, by the reference."""
     whole: Tensor = reference.unpack(*weight, 2 * weight.codes.shape[2]).flatten()
     return whole
 
@@ -61,7 +61,7 @@ def random_weight(
     has_shift: bool,
     generator: torch.Generator,
 ) -> PackedWeight:
-    """A weight of all codes, the largest of which just fit into s8.
+    """A weight with all codes, the largest of which just fit into s8.
 
     A zero point in the middle leaves room for larger factors.
     """

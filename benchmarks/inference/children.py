@@ -1,4 +1,4 @@
-"""Child processes of this command: what they are asked, and what they answer."""
+"""Child processes of this command: their requests and their answers."""
 
 import json
 import os
@@ -35,15 +35,15 @@ RUNNING: set["subprocess.Popen[str]"] = set()
 
 
 def ask(request: Request, options: Options, work: Path) -> dict[str, Any]:
-    """What a child answers.
+    """The answer of a child.
 
     Args:
-        request: to it.
+        request: request to the child.
         options: of the command.
         work: folder for compiled code, kept by ``torch.compile`` until the command ends.
 
     Raises:
-        DGQError: if it fails, with the last line that it said.
+        DGQError: if it fails, with the last line of its output.
     """
     with tempfile.TemporaryDirectory(dir=work) as folder:
         question, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
@@ -64,10 +64,10 @@ def ask(request: Request, options: Options, work: Path) -> dict[str, Any]:
 def run_child(
     command: Sequence[str], environment: Mapping[str, str], turns: Turns
 ) -> tuple[int, str]:
-    """The exit code of a child, and what it said on stderr; with others, in a group of its own.
+    """The exit code of a child and its stderr; if there are others, it runs in its own group.
 
     Raises:
-        DGQError: if it does not end.
+        DGQError: if it does not end in time.
     """
     group = None if turns.folder is None else 0
     pipe = subprocess.PIPE
@@ -89,14 +89,14 @@ def run_child(
 
 
 def kill(child: "subprocess.Popen[str]") -> None:
-    """End a child that runs, and all that it has started if its group is its own."""
+    """End a running child, and everything it started if it has its own group."""
     if child.poll() is None:
         is_leader = os.getpgid(child.pid) == child.pid
         os.killpg(child.pid, signal.SIGKILL) if is_leader else child.kill()
 
 
 def stop_children() -> None:
-    """End those that run in other threads, which then continue."""
+    """End the children of other threads, which then continue."""
     for child in list(RUNNING):
         kill(child)
 
@@ -110,7 +110,7 @@ def reason(code: int, said: str) -> str:
 
 
 def answer(question: Path, target: Path) -> None:
-    """Do what is asked; runs in the child."""
+    """Carry out a request; runs in the child."""
     content = json.loads(question.read_text())
     options = Options(**content["options"] | {"ckpts": tuple(content["options"]["ckpts"])})
     request = Request(**content["request"])

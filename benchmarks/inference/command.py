@@ -28,7 +28,7 @@ POSITIVE = ("repeats", "calls", "jobs", "threads", "captions", "calibration_call
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure and write; the exit code, 2 after one line about bad input, 1 if a row has failed."""
+    """Measure and write; the exit code is 2 after one line about bad input, 1 if a row failed."""
     if argv[:1] == [CHILD]:
         quieten_libraries()
         warnings.filterwarnings("ignore")
@@ -146,12 +146,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def default_batches(device: str, subject: Subject) -> tuple[int, ...]:
-    """Batch sizes that are measured unless others are asked for."""
+    """Default batch sizes."""
     return GPU_BATCHES if is_gpu(device) else subject.default_batches
 
 
 def plan(arguments: argparse.Namespace, command: str) -> Run:
-    """What is to be run.
+    """The run that was requested.
 
     Raises:
         DGQError: before anything is done, if a number is too small or a model is missing.

@@ -1,4 +1,4 @@
-"""What differs where a GPU computes: waiting for it, and whose memory is counted."""
+"""Differences of a GPU: waiting for it, and counting its memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def is_gpu(device: str) -> bool:
 
 
 def wait(device: str) -> None:
-    """Until what was asked for has been computed."""
+    """Wait until all requested work is done."""
     if is_gpu(device):
         torch.cuda.synchronize(device)
 
@@ -30,7 +30,7 @@ def on(device: str, value: Any) -> Any:
 
 
 def forget_peak(device: str) -> None:
-    """Let the peak begin anew."""
+    """Reset the peak."""
     if is_gpu(device):
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -47,7 +47,7 @@ def peak_gib(device: str) -> float:
 def resident_gib(device: str) -> float:
     """Memory held now: of the device's allocator, or of this process."""
     if is_gpu(device):
-        # What cuBLAS keeps after its first product, 32 MiB on Hopper, is no model's.
+        # What cuBLAS keeps after its first product, 32 MiB on Hopper, belongs to no model.
         torch._C._cuda_clearCublasWorkspaces()
         return torch.cuda.memory_allocated(device) / GIB
     return memory.resident_gib()

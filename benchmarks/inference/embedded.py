@@ -1,4 +1,4 @@
-"""The embedded model: real weights, real calls, and so an SQNR beside the seconds."""
+"""The embedded model: with real weights and calls, and therefore an SQNR beside the seconds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -46,7 +46,7 @@ class Embedded(Subject):
 
     @property
     def folder(self) -> Path:
-        """In the cache; another pipeline has another."""
+        """The cache folder, which depends on the pipeline."""
         return Path(self.options.cache) / f"embedded-{self._sha256[:8]}"
 
     def stock(self) -> UNet2DConditionModel:
@@ -54,7 +54,7 @@ class Embedded(Subject):
         return load_unet(self.pipeline)
 
     def identity(self) -> dict[str, Any]:
-        """The pipeline's content and how it is run."""
+        """The pipeline's content, and its sampling."""
         return {
             "pipeline": self._sha256,
             "generation": asdict(self.generation),
@@ -62,7 +62,7 @@ class Embedded(Subject):
         }
 
     def ckpts(self) -> Sequence[str]:
-        """As they were given."""
+        """The quantized models as given by the user."""
         return self.options.ckpts
 
     def quantized(self, ckpt: str) -> Path:
@@ -70,14 +70,14 @@ class Embedded(Subject):
         return quantized_folder(ckpt)
 
     def own_part(self, name: str) -> Part | None:
-        """Recorded calls; quantized models are there."""
+        """The recorded calls; quantized models exist already."""
         if name != "calls":
             return None
         counts = {"captions": self.options.captions, "calls": self.options.calibration_calls}
         return Part(self.folder / "calls", self.identity() | counts, self._record)
 
     def call(self, batch: int) -> Call:
-        """A call in the middle of the sampler, of so many rows of held-out captions."""
+        """A call in the middle of the sampler, with this number of rows of held-out captions."""
         arguments, _ = self._held_out_call(len(self._calls.timesteps) // 2)
         rows = arguments["sample"].shape[0]
         some: Call = _rows(arguments, torch.arange(batch) % rows)

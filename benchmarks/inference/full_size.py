@@ -1,4 +1,4 @@
-"""A UNet of Stable Diffusion 1.4's size with random weights: only its speed means anything."""
+"""A UNet of Stable Diffusion 1.4's size with random weights: only its speed is meaningful."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,12 +24,12 @@ SETTINGS = Ours(weight_bits=4, activation_bits=8, range_method="minmax").quantiz
 """The arithmetic of ``w4a8.yaml``; weights are rounded to nearest, which costs the same time."""
 
 FINEST = 2
-"""The smallest groups of weights, in powers of two below the largest: real ones differ too."""
+"""Range of the groups of weights, in powers of two below the largest: real groups differ too."""
 
 N_TOKENS = 77
 TIMESTEPS = tuple(float(t) for t in range(961, 0, -40))
 OBSERVED_SIZE = 16
-"""Ranges are observed on small latents: as far as speed goes, any will do."""
+"""Ranges are observed on small latents, since they do not affect the speed."""
 
 
 class FullSize(Subject):
@@ -42,11 +42,11 @@ class FullSize(Subject):
 
     @property
     def folder(self) -> Path:
-        """In the cache."""
+        """The cache folder."""
         return Path(self.options.cache) / self.name
 
     def stock(self) -> UNet2DConditionModel:
-        """In float32, on the device: making random weights takes longer on a CPU."""
+        """The UNet in float32, made on the device: making random weights takes longer on a CPU."""
         torch.manual_seed(0)
         with torch.device(self.options.device):
             unet = UNet2DConditionModel(**self.config).requires_grad_(False).eval()
@@ -66,11 +66,11 @@ class FullSize(Subject):
         return self._random_call(batch, self.config["sample_size"], torch.tensor(TIMESTEPS[12]))
 
     def ckpts(self) -> Sequence[str]:
-        """One, made here."""
+        """The single quantized model, which is made here."""
         return ("w4a8",)
 
     def quantized(self, ckpt: str) -> Path:
-        """In the cache."""
+        """Its folder in the cache."""
         return self.folder / "quantized"
 
     def own_part(self, name: str) -> Part | None:
@@ -141,7 +141,7 @@ class FullSizeXL(FullSize):
 
 
 class Tiny(FullSize):
-    """To rehearse with."""
+    """A small UNet for rehearsals."""
 
     name = "tiny"
     title = "SD 1.4's structure with a thousandth of the weights, 16x16 latents"

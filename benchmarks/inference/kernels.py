@@ -1,4 +1,4 @@
-"""What a GPU does in a call: its kernels, by name and by what they are for."""
+"""Kernels that a GPU runs in a call, by name and by purpose."""
 
 import re
 from collections import Counter
@@ -18,17 +18,17 @@ KINDS: Mapping[str, str] = {
     "quantization alone": r"^_quantize",
     "products": r"product|nvjet|gemm|fprop|cutlass|triton_mm|convolution2d|xmma",
 }
-"""By what their names contain, the first that does."""
+"""Kinds by parts of the kernel names; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One of those that a call launches.
+    """A kernel that a call launches.
 
     Args:
-        name: as the profiler has it.
-        launches: in one call.
-        seconds: of all launches.
+        name: name as given by the profiler.
+        launches: launches in one call.
+        seconds: seconds of all launches.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Kernel:
 
 
 def kernels_of(run: Callable[[], object]) -> list[Kernel]:
-    """Those of one call, the longest first."""
+    """The kernels of one call, the longest first."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(CALLS):
             run()

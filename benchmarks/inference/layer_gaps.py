@@ -1,4 +1,4 @@
-"""Each shape of layer in a UNet: how far it is from what the device can, and from bfloat16."""
+"""Each shape of layer in a UNet: its distance from the device's peak, and from bfloat16."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,19 +22,19 @@ MOST_ELEMENTS = 10**9
 
 @dataclass
 class Shape:
-    """Layers that compute the same.
+    """Layers with the same computation.
 
     Args:
-        geometry: of them, in words.
-        input: shape of what they read.
-        layers: how many there are.
-        seconds: of one, with the quantization of its input where that is its own.
-        product_seconds: of its product alone.
-        bf16_seconds: of the stock layer.
-        fp8_seconds: of a product of matrices of its size in fp8, without what reads the windows of
-            a convolution; None where there is none.
-        least_seconds: that the device needs for operations and bytes.
-        exact: whether the accumulators agree with those of float64.
+        geometry: their geometry, in words.
+        input: shape of their input.
+        layers: number of layers.
+        seconds: seconds of one layer, with the quantization of its input if it is its own.
+        product_seconds: seconds of its product alone.
+        bf16_seconds: seconds of the stock layer.
+        fp8_seconds: seconds of a matrix product of its size in fp8, without reading the windows of
+            a convolution; None if there is none.
+        least_seconds: seconds that the device needs for its operations and bytes.
+        exact: whether the accumulators agree with float64.
     """
 
     geometry: str
@@ -53,7 +53,7 @@ Arguments = tuple[IntegerLayer, tuple[Any, ...]]
 
 @torch.no_grad()
 def layer_gaps(unet: nn.Module, call: Mapping[str, Any], peaks: Peaks, device: str) -> list[Any]:
-    """Of all shapes in a call, those that take longest together first; as JSON holds them."""
+    """Figures of all shapes in a call, longest total time first; plain values for JSON."""
     shapes: dict[Any, Shape] = {}
     arguments: dict[Any, Arguments] = {}
 
@@ -100,7 +100,7 @@ def measure_shape(
 
 
 def fp8_seconds(rows: int, inputs: int, out: int, device: str) -> float | None:
-    """Of a product of matrices in fp8 by cuBLAS."""
+    """Seconds of a matrix product in fp8 by cuBLAS."""
     if not is_gpu(device) or torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
         return None
     if rows * inputs > MOST_ELEMENTS or inputs % 16 or out % 16:
@@ -125,7 +125,7 @@ def product(layer: IntegerLayer, codes: QuantizedTensor) -> Callable[[], Tensor]
 
 
 def is_exact(layer: IntegerLayer, codes: QuantizedTensor) -> bool:
-    """Whether the sums are those of float64; of the first sample, which float32 holds."""
+    """Whether the first sample's sums, which float32 holds, equal those in float64."""
     whole = layer.kernel_weight.whole_numbers().double()
     first = codes.codes[:1]
     one = torch.ones_like(layer.weight_scale)

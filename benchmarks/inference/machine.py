@@ -1,4 +1,4 @@
-"""What figures depend on: the CPU, and the libraries."""
+"""What figures depend on: the CPU and the libraries."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "triton", "diffusers", "openvino", "nncf", "onnxruntime")
 
 
 def machine() -> dict[str, Any]:
-    """As JSON holds it."""
+    """CPU, features and versions, as plain values for JSON."""
     return {
         "cpu": cpu_name(),
         "features": list(cpu.features()),
@@ -38,7 +38,7 @@ def cpu_name(file: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def busy_seconds(file: Path = Path("/proc/stat")) -> float:
-    """CPU seconds of all processes since the machine started; 0 where they cannot be told."""
+    """CPU seconds of all processes since the machine started; 0 if unknown."""
     try:
         user, nice, system, *_ = map(int, file.read_text().split("\n", 1)[0].split()[1:])
     except (OSError, ValueError):

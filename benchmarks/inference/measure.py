@@ -1,4 +1,4 @@
-"""One row in a process of its own: load, call, and tell what it took."""
+"""Measures one row in its own process: loads it, calls it, and reports the cost."""
 
 import gc
 import time
@@ -27,7 +27,7 @@ from dgq.unet.arguments import converted
 ALWAYS_ALONE = Turns(None)
 
 MIN_SECONDS = 1.0
-"""Small models are called again until their timed calls last so long together."""
+"""Small models are called until their timed calls add up to this many seconds."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Loaded:
 
     Args:
         unet: to call.
-        n_bytes: of its file.
-        execution: what runs, in one line.
-        compile_s: that compiling for the first batch size took while loading.
+        n_bytes: bytes of its file.
+        execution: description of what runs, in one line.
+        compile_s: seconds to compile for the first batch size, if that happens while loading.
     """
 
     unet: Callable[..., Any]
@@ -157,7 +157,7 @@ def _compiled(unet: nn.Module, row: Row, subject: Subject) -> Callable[..., Any]
 
 
 def compiled(unet: nn.Module, device: str) -> Callable[..., Any]:
-    """For each batch size anew: shapes that may vary make slower code."""
+    """Compile for each batch size separately, because dynamic shapes give slower code."""
     # On a GPU with graphs, without which launching takes longer than computing.
     mode = "reduce-overhead" if is_gpu(device) else None
     unet.compile(fullgraph=True, dynamic=False, mode=mode)
@@ -179,13 +179,13 @@ def prepared(row: Row, call: Call) -> Call:
 def timings(
     run: Callable[[], object], calls: int, device: str = "cpu", turns: Turns = ALWAYS_ALONE
 ) -> dict[str, Any]:
-    """Seconds of a first call and of timed ones, and the most memory meanwhile.
+    """Seconds of a first call and of timed calls, and the peak memory meanwhile.
 
     Args:
         run: a call.
-        calls: timed ones, at least.
-        device: whose memory is counted.
-        turns: of this process and others; the first call, which compiles, waits for none.
+        calls: least number of timed calls.
+        device: device whose memory is counted.
+        turns: turns of this process and others; the first call, which compiles, does not wait.
     """
     gc.collect()
     forget_peak(device)

@@ -11,7 +11,7 @@ CLEAR = Path("/proc/self/clear_refs")
 
 
 def resident_gib() -> float:
-    """What this process holds now; nan where it cannot be told."""
+    """Memory that this process holds now; nan if unknown."""
     return _status("VmRSS", float("nan"))
 
 
@@ -21,13 +21,13 @@ def peak_gib() -> float:
 
 
 def forget_peak() -> None:
-    """Let the peak begin anew, where the system can."""
+    """Reset the peak, if the system can."""
     with suppress(OSError):
         CLEAR.write_text("5")
 
 
 def total_gib() -> float:
-    """Of the machine."""
+    """Memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 

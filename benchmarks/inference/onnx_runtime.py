@@ -13,15 +13,15 @@ ERRORS_ONLY = 3
 
 
 class OnnxUNet:
-    """An export of ours in ONNX Runtime on a CPU.
+    """One of our exports in ONNX Runtime on a CPU.
 
     Args:
-        folder: of the export.
-        threads: that compute.
+        folder: folder of the export.
+        threads: number of threads.
     """
 
     products = "linear layers in int8, convolutions in float32"
-    """It has no int8 convolution whose output is not quantized too."""
+    """ONNX Runtime has no int8 convolution with an unquantized output."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime

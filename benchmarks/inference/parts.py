@@ -1,4 +1,4 @@
-"""What rows need and is made once: kept in a cache folder, with the settings that it depends on."""
+"""Parts that rows need: made once, and kept in a cache folder with the settings they depend on."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from filelock import FileLock
 from dgq.storage.files import write_json
 
 MADE = "made.json"
-"""Written last: a folder without it is unfinished."""
+"""File that is written last: a folder without it is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Part:
     """A folder in the cache.
 
     Args:
-        folder: of its files.
-        settings: all that they depend on, as JSON holds it.
+        folder: folder of its files.
+        settings: everything that they depend on, as plain values for JSON.
         make: writes the files into the folder.
     """
 

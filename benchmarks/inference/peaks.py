@@ -1,4 +1,4 @@
-"""What a device can at most: operations a second, and bytes a second."""
+"""Peak performance of a device: operations and bytes per second."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ REPEATS = 2
 
 @dataclass(frozen=True)
 class Peaks:
-    """Measured on large operands.
+    """Peaks measured on large operands.
 
     Args:
         int8_ops: multiplications and additions of bytes a second, by torch or by our kernels.
-        bf16_ops: of bfloat16.
+        bf16_ops: the same for bfloat16.
         bytes_per_s: read and written.
     """
 
@@ -29,13 +29,13 @@ class Peaks:
     bytes_per_s: float
 
     def least_seconds(self, operations: float, n_bytes: float, integer: bool) -> float:
-        """That a product can take: as its operations need, or its bytes."""
+        """Least seconds of a product, as limited by its operations or its bytes."""
         rate = self.int8_ops if integer else self.bf16_ops
         return max(operations / rate, n_bytes / self.bytes_per_s)
 
 
 def measure_peaks(device: str, size: int = 8192) -> Peaks:
-    """Square products of a size, and a copy of 16 times as many bytes as one operand has."""
+    """Measure square products of a size, and a copy of 16 times the bytes of an operand."""
     wide = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     whole = torch.randint(-128, 127, (size, size), device=device, dtype=torch.int8)
     source = torch.empty(16 * size * size, device=device, dtype=torch.uint8)
@@ -55,7 +55,7 @@ def measure_peaks(device: str, size: int = 8192) -> Peaks:
 
 
 def seconds_of(run: Callable[[], Tensor], device: str) -> float:
-    """Of one call: on a GPU as kernels take, launched by a graph, else the least of some calls."""
+    """Seconds of one call: on a GPU of its kernels in a graph, else the least of some calls."""
     if is_gpu(device):
         from triton.testing import do_bench_cudagraph
 

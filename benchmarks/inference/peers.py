@@ -14,21 +14,21 @@ from dgq.export.openvino import MODEL as EXPORTED_MODEL
 
 MODEL = "unet.xml"
 EXPORTED = Path("unet") / EXPORTED_MODEL
-"""Where an export of ours has its model."""
+"""Path of the model in one of our exports."""
 
 DEPENDS_ON = {"openvino": ("openvino",), "nncf": ("openvino", "nncf")}
 
 
 def versions(name: str) -> dict[str, str]:
-    """Of the packages that a converted model depends on."""
+    """Versions of the packages that a converted model depends on."""
     return {package: version(package) for package in ("torch", "diffusers", *DEPENDS_ON[name])}
 
 
 class Traceable(nn.Module):
-    """A UNet that takes tensors alone, in the order of ``tensors_of``.
+    """A UNet that takes only tensors, in the order of ``tensors_of``.
 
     Args:
-        unet: in full precision.
+        unet: the full-precision UNet.
         call: keyword arguments like those that it will be given.
     """
 
@@ -63,10 +63,10 @@ def quantize(unet: nn.Module, calls: Sequence[Mapping[str, Any]], folder: Path, 
 
     Args:
         unet: in full precision.
-        calls: to calibrate on.
+        calls: calls to calibrate on.
         folder: for OpenVINO's model.
-        full: all default algorithms; without the correction of biases if not, which runs the model
-            once for every layer.
+        full: run all default algorithms; otherwise skip the correction of biases, which runs the
+            model once per layer.
     """
     import nncf
     import openvino
@@ -119,7 +119,7 @@ class OpenVINOUNet:
         return (torch.from_numpy(output),)
 
     def compile_(self, shapes: list[list[int]]) -> float:
-        """For these shapes of the inputs; seconds that it took."""
+        """Compile for these input shapes; returns the seconds that it took."""
         started = time.perf_counter()
         self._compiled = None
         model = self._core.read_model(self.file)
@@ -130,10 +130,10 @@ class OpenVINOUNet:
 
     @property
     def n_bytes(self) -> int:
-        """Of both files."""
+        """Bytes of both files."""
         return sum(self.file.with_suffix(s).stat().st_size for s in (".xml", ".bin"))
 
     @property
     def precision(self) -> str:
-        """That the device has chosen."""
+        """The precision that the device has chosen."""
         return str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))

@@ -1,4 +1,4 @@
-"""What is asked of a child process."""
+"""The requests to child processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Options:
-    """What a child process has to know of the command line.
+    """The parts of the command line that a child needs.
 
     Args:
-        cache: folder for what is made once.
+        cache: folder for parts that are made once.
         ckpts: quantized models of the embedded model.
-        threads: of every library.
-        calls: timed in each process and batch size, at least.
-        captions: held-out ones, on whose calls the SQNR is measured.
-        calibration_calls: that NNCF calibrates the embedded model on.
-        device: that computes, in torch's words.
-        turns: folder of processes that measure one at a time; empty where one is alone anyway.
+        threads: number of threads of every library.
+        calls: least number of timed calls in each process and batch size.
+        captions: held-out captions whose calls the SQNR is measured on.
+        calibration_calls: number of calls that NNCF calibrates the embedded model on.
+        device: device that computes, as torch names it.
+        turns: folder of the processes that measure one at a time; empty if a process is alone
+            anyway.
     """
 
     cache: str
@@ -35,10 +36,10 @@ class Request:
 
     Args:
         model: which UNet.
-        part: to make; empty if a row is measured.
-        row: to measure.
-        ckpt: which quantized model.
-        batches: sizes.
+        part: part to make; empty if a row is measured.
+        row: row to measure.
+        ckpt: name of the quantized model.
+        batches: batch sizes.
         quality: measure the SQNR too.
     """
 

@@ -9,7 +9,7 @@ from dgq.inference.execution import Mode
 
 Engine = Literal["stock", "quantized", "openvino", "onnx", "torchao"]
 INSTALL = "pip install -e .[bench] -c constraints.txt"
-"""With the constraints, or nncf replaces torch."""
+"""With the constraints, because otherwise nncf replaces torch."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Row:
         title: in the table.
         engine: torch on the stock UNet or on a quantized one, OpenVINO, ONNX Runtime, or torchao,
             which quantizes the linear layers of the stock UNet while it loads.
-        parts: what has to be made for it, by name; see ``Subject.part``.
-        compiled: by ``torch.compile``.
-        bfloat16: of a stock UNet: weights and activations.
-        execution: of a quantized UNet.
-        precision: OpenVINO's hint, or what a quantized UNet computes in where it is not quantized;
-            their own choice where empty.
-        packages: that have to be installed.
+        parts: parts that must be made for it, by name; see ``Subject.part``.
+        compiled: whether ``torch.compile`` is used.
+        bfloat16: for a stock UNet: weights and activations in bfloat16.
+        execution: execution of a quantized UNet.
+        precision: OpenVINO's hint, or the dtype of a quantized UNet's unquantized parts; empty for
+            their own choice.
+        packages: packages that must be installed.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def of_ckpt(self) -> bool:
-        """Whether it comes once for each quantized model."""
+        """Whether there is one such row for each quantized model."""
         return "quantized" in self.parts
 
 
@@ -76,7 +76,7 @@ USUAL_ROWS = {
         packages=("onnx", "onnxruntime"),
     ),
 }
-"""By the name that ``--rows`` takes."""
+"""Rows by the name that ``--rows`` accepts."""
 
 PRECISIONS = {
     f"{execution}-{short}": Row(
@@ -92,7 +92,7 @@ PRECISIONS = {
     )
     for short, precision in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16"))
 }
-"""Rows that come only when asked for: what half precision costs."""
+"""Rows that run only on request: the cost of half precision."""
 
 GPU_ROWS = {
     name: USUAL_ROWS[name]
@@ -106,7 +106,7 @@ GPU_ROWS = {
         packages=("torchao",),
     )
 }
-"""Rows of a GPU."""
+"""Rows for a GPU."""
 
 ROWS = USUAL_ROWS | PRECISIONS | GPU_ROWS
 
@@ -116,7 +116,7 @@ BASES = {
     "bf16-compiled": "x bf16 compiled",
     "nncf": "x NNCF",
 }
-"""Rows that others are compared with, and the columns of the ratios."""
+"""Rows that others are compared with, and their ratio columns."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Entrant:
     Args:
         model: which UNet.
         row: name in ``ROWS``.
-        ckpt: which quantized model; empty where the row has none.
+        ckpt: name of the quantized model; empty if the row has none.
         title: in the table.
     """
 
@@ -182,7 +182,7 @@ def entrants(model: str, names: Sequence[str], ckpts: Sequence[str]) -> Iterator
 
 
 def turns(rows: Sequence[Entrant], repeats: int) -> Iterator[tuple[int, Entrant]]:
-    """Round robin: every row once, then every row again; with the number of the round."""
+    """Round robin: every row once, then every row again, with the number of the round."""
     for repeat in range(repeats):
         for row in rows:
             yield repeat, row

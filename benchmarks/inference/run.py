@@ -22,17 +22,17 @@ from dgq.storage.files import write_json, written_beside
 
 
 class Run:
-    """What is measured, and what is known of it so far.
+    """The subjects of a run, and the results so far.
 
     Args:
-        command: as it was typed.
-        options: for children.
-        subjects: by name.
+        command: the command as typed.
+        options: options for children.
+        subjects: subjects by name.
         entrants: the rows, in the tables' order.
-        batches: sizes for each subject.
-        counts: processes of each row; rows that load and compile side by side.
-        notes: on what was skipped.
-        files: for JSON and Markdown, if asked for.
+        batches: batch sizes for each subject.
+        counts: number of processes of each row, and of rows that load and compile side by side.
+        notes: notes on what was skipped.
+        files: files for JSON and Markdown, if requested.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Run:
         self.writing = Lock()
 
     def run(self, work: Path) -> None:
-        """Make what rows need and is not in the cache, and let the rows take turns.
+        """Make the parts that are missing in the cache, and let the rows take turns.
 
-        A row fails whose part cannot be made; those that have failed do not come again.
+        A row fails if its part cannot be made; failed rows are not run again.
         """
         if self.jobs > 1 and not self.options.turns:
             self.options = replace(self.options, turns=str(work / "turns"))
@@ -105,7 +105,7 @@ class Run:
             self.failures |= dict.fromkeys(users, f"{request.part}: {error}")
 
     def missing_parts(self) -> dict[Request, list[Entrant]]:
-        """What has to be made, in order, and the rows that need it."""
+        """The parts to make, in order, and the rows that need them."""
         missing: dict[Request, list[Entrant]] = {}
         for entrant in self.entrants:
             subject = self.subjects[entrant.model]
@@ -118,7 +118,7 @@ class Run:
         return missing
 
     def _requests(self, entrant: Entrant, repeat: int) -> list[Request]:
-        """To processes of their own: one for all batch sizes, or side by side one for each."""
+        """Requests to separate processes: one for all batch sizes, or side by side one for each."""
         batches = self.batches[entrant.model]
         quality = repeat == 0 and entrant.model == "embedded"
         whole = Request(
@@ -140,7 +140,7 @@ class Run:
             self.write()
 
     def figures(self) -> dict[str, Any]:
-        """Everything that is known so far, as JSON holds it."""
+        """All results so far, as plain values for JSON."""
         return {
             "command": self.command,
             "machine": machine(),
@@ -154,7 +154,7 @@ class Run:
         }
 
     def _rounds(self) -> int:
-        """How often all rows have had their turn, but for those that have failed."""
+        """How often all rows have had their turn, apart from failed ones."""
         done = [
             len(answers) // len(self._requests(entrant, 0))
             for entrant, answers in self.answers.items()
@@ -163,7 +163,7 @@ class Run:
         return min(done, default=0)
 
     def write(self) -> None:
-        """The files that were asked for."""
+        """Write the files that were requested."""
         to_json, to_markdown = self.files
         if to_json is not None:
             write_json(to_json, self.figures())
@@ -178,6 +178,6 @@ class Run:
 
 
 def progress() -> Progress:
-    """A bar on stderr, which says what is being done."""
+    """A progress bar on stderr that says what is being done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))

@@ -29,10 +29,10 @@ EXPORTS = {"export-openvino": "openvino", "export-onnx": "onnx"}
 """Parts that are exports, and the engines they are for."""
 
 OF_CKPT = ("weight-only", *EXPORTS)
-"""Parts that are made from one quantized model."""
+"""Parts made from one quantized model."""
 
 IN_FLOAT = 16
-"""Bits that settings give to what is not quantized."""
+"""Bits in settings that stand for unquantized operands."""
 
 
 class Subject(ABC):
@@ -46,7 +46,7 @@ class Subject(ABC):
     title: str
     default_batches: tuple[int, ...]
     parts: tuple[str, ...] = ()
-    """Needed by every row."""
+    """Names of the parts that every row needs."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -54,7 +54,7 @@ class Subject(ABC):
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """In the cache."""
+        """The cache folder."""
 
     @abstractmethod
     def stock(self) -> UNet2DConditionModel:
@@ -62,7 +62,7 @@ class Subject(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What the stock UNet depends on, as JSON holds it."""
+        """What the stock UNet depends on, as plain values for JSON."""
 
     @abstractmethod
     def call(self, batch: int) -> Call:
@@ -81,19 +81,19 @@ class Subject(ABC):
         """Calls that NNCF calibrates on."""
 
     def own_part(self, name: str) -> Part | None:
-        """A part that only this UNet has."""
+        """A part that only this UNet has, by name."""
         return None
 
     def held_out(self) -> Iterator[tuple[Call, Tensor]]:
-        """Calls with the outputs in full precision, to measure the SQNR on; by default none."""
+        """Calls with the full-precision outputs, to measure the SQNR on; none by default."""
         return iter(())
 
     def part(self, name: str, ckpt: str) -> Part | None:
-        """What has to be made for a row; None for what is there.
+        """The part that a row needs; None if it exists already.
 
         Args:
-            name: ``weight-only``, ``openvino``, ``nncf``, an export, or one of its own.
-            ckpt: which quantized model.
+            name: ``weight-only``, ``openvino``, ``nncf``, an export, or a part of this UNet only.
+            ckpt: name of the quantized model.
         """
         if name == "weight-only":
             return self._weight_only_part(ckpt)
@@ -118,7 +118,7 @@ class Subject(ABC):
         return self.folder / f"{name}-{self.ckpts().index(ckpt)}"
 
     def _identity_of(self, ckpt: str) -> Mapping[str, Any]:
-        """What a quantized model depends on."""
+        """What a quantized model depends on, as plain values for JSON."""
         part = self.own_part("quantized")
         return part.settings if part else {"sha256": read_manifest(self.quantized(ckpt)).sha256}
 

@@ -1,4 +1,4 @@
-"""From what children answered to the figures of the tables."""
+"""From the children's answers to the figures of the tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,18 @@ from typing import Any
 from benchmarks.inference.rows import BASES, Entrant
 
 Answers = Mapping[Entrant, Sequence[Mapping[str, Any]]]
-"""Of each row, one for each repeat."""
+"""Answers of each row, one for each repeat."""
 
 
 def summarise(answers: Answers, failures: Mapping[Entrant, str]) -> list[dict[str, Any]]:
     """All tables, one for each model and batch size, with ratios.
 
     Args:
-        answers: of all rows, in their order; of some there may be none yet.
+        answers: answers of all rows, in order; some rows may have none yet.
         failures: rows that have failed, and why.
 
     Returns:
-        For each table: model, batch size, and its rows as JSON holds them.
+        For each table: model, batch size, and its rows as plain values for JSON.
     """
     tables = []
     for model in dict.fromkeys(entrant.model for entrant in answers):
@@ -40,8 +40,8 @@ def summarise(answers: Answers, failures: Mapping[Entrant, str]) -> list[dict[st
 def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -> dict[str, Any]:
     """One row: all repeats together.
 
-    Wall time is the least and the median of all calls. Compiling took as long as in the repeat
-    where it took longest: later ones find the code in torch's cache.
+    Wall time is the least and the median over all calls. The time to compile is that of the slowest
+    repeat: later ones find the code in torch's cache.
     """
     timed = [answer["batches"][batch] for answer in answers if batch in answer["batches"]]
     wall = [seconds for one in timed for seconds in one["wall_s"]]
@@ -74,9 +74,9 @@ def others_cores(timed: Sequence[Mapping[str, Any]]) -> float:
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with how many times as fast they are as the rows of ``BASES``; None where there is none.
+    """Rows with their speed relative to the rows of ``BASES``; None if there is none.
 
-    Of the least wall times, in the same run.
+    Ratios are those of the least wall times in the same run.
     """
     return [
         {**row, "faster_than": {base: _ratio(rows, base, row) for base in BASES}} for row in rows
@@ -97,5 +97,5 @@ def _names(entrant: Entrant) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no nan."""
+    """Replace nan by None, as JSON has no nan."""
     return value if math.isfinite(value) else None

@@ -14,14 +14,14 @@ BEFORE_RATIOS = ("", "wall s", "median", "CPU s")
 AFTER_RATIOS = ("peak GiB", "resident GiB", "file MB", "compile s", "SQNR dB")
 NONE = "-"
 DISTURBED = 0.2
-"""Cores that others may keep busy before a remark is made."""
+"""Cores that other processes may keep busy without a remark."""
 
 WIDTH = 150
-"""Columns of a terminal that the tables need: a narrower one wraps their lines."""
+"""Columns of a terminal that the tables need; a narrower one wraps their lines."""
 
 
 def headers(table: Mapping[str, Any]) -> list[str]:
-    """Of the columns, with ratios to the rows that were measured."""
+    """Titles of the columns, with ratios to the rows that were measured."""
     return [*BEFORE_RATIOS, *(BASES[base] for base in bases(table)), *AFTER_RATIOS]
 
 
@@ -37,7 +37,7 @@ def rows_of(table: Mapping[str, Any]) -> list[list[str]]:
 
 
 def cells(row: Mapping[str, Any], bases: Sequence[str]) -> list[str]:
-    """One row as text; what there is no figure of is a dash."""
+    """One row as text, with dashes for missing figures."""
     if "failed" in row:
         n_figures = len(BEFORE_RATIOS) + len(bases) + len(AFTER_RATIOS) - 2
         return [row["title"], "failed", *[NONE] * n_figures]
@@ -59,12 +59,12 @@ def seconds(value: float) -> str:
 
 
 def heading(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """What a table is of."""
+    """The title of a table."""
     return f"{titles[table['model']]}, batch {table['batch']}"
 
 
 def print_tables(figures: Mapping[str, Any], console: Console) -> None:
-    """To a terminal, with what they depend on."""
+    """Print the tables to a terminal, with the conditions."""
     console.width = max(console.width, WIDTH)
     for table in figures["tables"]:
         shown = Table(title=escape(heading(table, figures["titles"])), box=SIMPLE)
@@ -78,7 +78,7 @@ def print_tables(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """The same to paste into docs."""
+    """The tables to paste into docs."""
     lines = [f"`{figures['command']}`: {' '.join(conditions(figures))}", ""]
     for table in figures["tables"]:
         lines += [f"### {heading(table, figures['titles'])}", ""]
@@ -95,7 +95,7 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Ite
 
 
 def conditions(figures: Mapping[str, Any]) -> Iterator[str]:
-    """On what the figures depend, in a few sentences."""
+    """The conditions of the figures, in a few sentences."""
     machine = figures["machine"]
     features = ", ".join(machine["features"]) or "no fast integer products"
     gpu = f"{machine['gpu']}; " if machine.get("gpu") else ""
@@ -108,7 +108,7 @@ def conditions(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def remarks(figures: Mapping[str, Any]) -> Iterator[str]:
-    """What was skipped, what has failed, and what runs in each row."""
+    """What was skipped, what has failed, and what each row runs."""
     yield from figures["notes"]
     if figures.get("jobs", 1) > 1:
         yield "rows were prepared side by side: compiling waited while others were timed"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def counted_traffic() -> Iterator[Callable[[], float | None]]:
-    """Gives the GB of a call of what was compiled so far; None where nothing was, as with a cache.
+    """Yield a function that gives the GB per call of what was compiled; None if nothing was.
 
     An operator's operands and outputs count once, whatever it does between them.
     """

@@ -1,4 +1,4 @@
-"""Processes that prepare side by side and measure one at a time, the others stopped meanwhile."""
+"""Processes that prepare side by side but measure one at a time, while the others are stopped."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ from filelock import FileLock, Timeout
 
 LOCK = "measuring.lock"
 SETTLING_S = 0.3
-"""Until what others have asked of a GPU is done."""
+"""Wait until a GPU has finished the work of other processes."""
 
 
 class Turns:
-    """Of the process groups that have joined.
+    """Turns among the process groups that have joined.
 
     Args:
-        folder: that they share; none where a process is alone anyway.
+        folder: folder that they share; None if a process is alone anyway.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -26,7 +26,7 @@ class Turns:
 
     @classmethod
     def of(cls, folder: str) -> "Turns":
-        """Those of a folder; an empty name is none."""
+        """The turns of a folder; none for an empty name."""
         return cls(Path(folder) if folder else None)
 
     def join(self, group: int) -> None:
@@ -36,13 +36,13 @@ class Turns:
             (self.folder / str(group)).touch()
 
     def leave(self, group: int) -> None:
-        """What ``join`` has done is over: the number may soon be another's."""
+        """Undo ``join``: the number may soon belong to another group."""
         if self.folder is not None:
             (self.folder / str(group)).unlink(missing_ok=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While this group is the only one that runs."""
+        """Context in which only this group runs."""
         if self.folder is None:
             yield
             return
@@ -56,7 +56,7 @@ class Turns:
                 self._tell_others(signal.SIGCONT)
 
     def wake(self) -> None:
-        """Let all continue, unless one measures: whoever did may have ended without saying so."""
+        """Let all groups continue unless one measures: one may have ended without doing so."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(Timeout), FileLock(self.folder / LOCK).acquire(timeout=0):

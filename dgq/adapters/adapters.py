@@ -1,4 +1,4 @@
-"""LoRA on a quantized UNet: PEFT's layers around ours, by the calls that stock UNets have."""
+"""LoRA on a quantized UNet: PEFT layers around ours, through the same methods as stock UNets."""
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -17,8 +17,8 @@ from dgq.unet.readers import Reader
 class Adapters(dict[str, Any]):
     """Configurations of the adapters on a quantized UNet, by name.
 
-    PEFT puts a new one in before it looks at the layers: there it is checked, and told which of
-    PEFT's layers go around quantized ones.
+    PEFT adds a new configuration before it looks at the layers, so it is checked here, and told
+    which PEFT layers wrap quantized ones.
     """
 
     def __setitem__(self, name: str, config: Any) -> None:
@@ -30,19 +30,19 @@ class Adapters(dict[str, Any]):
             config._register_custom_module({Reader: lora_layer})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """As of a dictionary, one by one."""
+        """As ``dict.update``, one entry at a time."""
         for name, config in dict(*args, **kwargs).items():
             self[name] = config
 
 
 class TakesAdapters(nn.Module):
-    """Mixed into quantized UNets: adapters are put on as on stock ones, or refused in one line."""
+    """Mixed into quantized UNets: adapters work as on stock ones, or are refused with one line."""
 
     precision: torch.dtype | None
 
     @property
     def peft_config(self) -> Adapters:
-        """Configurations of the adapters, by name; empty without any."""
+        """Configurations of the adapters, by name; empty if there are none."""
         adapters: Adapters = self.__dict__.setdefault("_adapters", Adapters())
         return adapters
 
@@ -57,20 +57,20 @@ class TakesAdapters(nn.Module):
         self.__dict__.pop("_adapters", None)
 
     def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
-        """As the stock UNet's: a new adapter, to be trained.
+        """As the stock UNet's: adds a new adapter, to be trained.
 
         Raises:
-            DGQError: for an adapter that is no plain LoRA.
+            DGQError: for an adapter other than a plain LoRA.
         """
         check_config(adapter_config)
         with putting_on(self):
             super().add_adapter(adapter_config, adapter_name)  # type: ignore[misc]
 
     def load_lora_adapter(self, source: Any, *args: Any, **kwargs: Any) -> None:
-        """As the stock UNet's; the adapter computes in the precision of what is not quantized.
+        """As the stock UNet's; the adapter computes in the precision of the unquantized parts.
 
         Raises:
-            DGQError: for an adapter that is no plain LoRA, or of another model.
+            DGQError: for an adapter other than a plain LoRA, or one of another model.
         """
         before = set(self.peft_config)
         with putting_on(self):
@@ -85,14 +85,14 @@ class TakesAdapters(nn.Module):
             convert_adapter_(self, name, self.computes_in(torch.float32))
 
     def computes_in(self, given: torch.dtype) -> torch.dtype:
-        """The precision of what is not quantized, for inputs of the given one."""
+        """The precision of the unquantized parts, for inputs of a given precision."""
         raise NotImplementedError
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
-        """As the stock UNet's where adapters are on layers that were kept.
+        """As the stock UNet's, if adapters are only on unquantized layers.
 
         Raises:
-            DGQError: where one is on a quantized layer.
+            DGQError: if an adapter is on a quantized layer.
         """
         if any(isinstance(layer.base_layer, Reader) for layer in adapted_layers(self).values()):
             raise refusal_to_fuse()
@@ -105,7 +105,7 @@ class TakesAdapters(nn.Module):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """As the stock UNet's; it casts what is not quantized."""
+        """As the stock UNet's; casts the unquantized parts."""
         compute_dtype = compute_dtype or self.computes_in(torch.float32)
         super().enable_layerwise_casting(  # type: ignore[misc]
             storage_dtype, compute_dtype, *args, **kwargs
@@ -113,10 +113,10 @@ class TakesAdapters(nn.Module):
         self.precision = compute_dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """As the stock UNet's; its own precision is no conversion.
+        """As the stock UNet's; converting it to its own precision does nothing.
 
-        diffusers asks for it, or for none, when it has added an IP-Adapter or saves a LoRA, and
-        refuses to convert quantized models.
+        diffusers asks for this precision, or for none, after adding an IP-Adapter or when saving a
+        LoRA, but refuses to convert quantized models.
         """
         device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
         if dtype not in (None, self.dtype) or layout is not None:
@@ -133,10 +133,10 @@ class TakesAdapters(nn.Module):
                 added.to(self.computes_in(torch.float32))
 
     def set_attn_processor(self, processor: Any) -> None:
-        """As the stock UNet's; all are changed, or none.
+        """As the stock UNet's; changes all processors or none.
 
         Raises:
-            DGQError: for processors that would leave out what is quantized.
+            DGQError: for processors that would skip the quantization of scores.
         """
         for name, module in self.named_modules():
             if hasattr(module, "check_processor"):
@@ -149,7 +149,7 @@ class TakesAdapters(nn.Module):
 
 @contextmanager
 def putting_on(unet: TakesAdapters) -> Iterator[None]:
-    """Takes off again what could not be put on; PEFT's warning of earlier adapters is muted."""
+    """Remove adapters again if adding them fails; mutes PEFT's warning of earlier ones."""
     before, loaded = set(unet.peft_config), unet._hf_peft_config_loaded
     try:
         with warnings.catch_warnings():
@@ -164,7 +164,7 @@ def putting_on(unet: TakesAdapters) -> Iterator[None]:
 
 
 def take_off_(unet: nn.Module, but: Collection[str]) -> None:
-    """Take all adapters off a UNet but those of some names."""
+    """Remove all adapters from a UNet except those with these names."""
     for name, layer in adapted_layers(unet).items():
         for adapter in {key for group in groups_of(layer) for key in group} - set(but):
             layer.delete_adapter(adapter)
@@ -178,12 +178,12 @@ def adapted_layers(unet: nn.Module) -> dict[str, Any]:
 
 
 def groups_of(layer: nn.Module) -> list[nn.ModuleDict]:
-    """What one of PEFT's layers holds of its adapters, by their names."""
+    """The modules of a PEFT layer that hold its adapters, each by adapter name."""
     return [m for m in layer.children() if isinstance(m, nn.ModuleDict)]
 
 
 def convert_adapter_(unet: nn.Module, name: str, dtype: torch.dtype) -> None:
-    """Let the layers of one adapter compute in a precision."""
+    """Make the layers of one adapter compute in this precision."""
     for layer in adapted_layers(unet).values():
         for group in groups_of(layer):
             if name in group:

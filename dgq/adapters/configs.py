@@ -1,4 +1,4 @@
-"""Which of PEFT's adapters quantized layers can take."""
+"""Which PEFT adapters quantized layers support."""
 
 from dataclasses import fields
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from dgq.errors import DGQError
 
 PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of ``init_lora_weights`` that leave the weights of the layer as they are."""
+"""Values of ``init_lora_weights`` that do not change the weights of the layer."""
 
 
 def is_lora(config: Any) -> bool:
-    """Whether PEFT's configuration is of a LoRA."""
+    """Whether a PEFT configuration is that of a LoRA."""
     return str(getattr(config.peft_type, "value", config.peft_type)) == "LORA"
 
 
@@ -27,7 +27,7 @@ def check_config(config: Any) -> None:
 
 
 def problem_of(config: Any) -> str | None:
-    """What of an adapter quantized layers cannot take, if anything."""
+    """The part of an adapter that quantized layers do not support, if any."""
     if not is_lora(config):
         return str(getattr(config.peft_type, "value", config.peft_type))
     for field in fields(config):

@@ -1,4 +1,4 @@
-"""PEFT's LoRA layers around quantized ones. Needs ``peft``; imported when an adapter is put on."""
+"""PEFT's LoRA layers around quantized ones. Needs ``peft``; imported when an adapter is added."""
 
 from itertools import chain
 from typing import Any
@@ -13,7 +13,7 @@ from dgq.unet.readers import Reader
 
 
 class AroundQuantized(nn.Module):
-    """Mixed into PEFT's layers: a stock layer stands in while they look at what they go around."""
+    """Mixed into PEFT's layers: shows them a stock layer while they inspect the layer they wrap."""
 
     base_layer: Any
     _move_adapter_to_device_of_base_layer: Any
@@ -40,10 +40,10 @@ class AroundQuantized(nn.Module):
         return None if device.type == "meta" else device, torch.float32
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
-        """As of a stock layer, where it was dequantized.
+        """As in PEFT, if the layer was dequantized.
 
         Raises:
-            DGQError: where it is quantized.
+            DGQError: if the layer is quantized.
         """
         if isinstance(self.base_layer, Reader):
             raise refusal_to_fuse()
@@ -59,13 +59,13 @@ class LoraConv2d(AroundQuantized, Conv2d):
 
 
 def lora_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> nn.Module:
-    """The layer that PEFT puts around a quantized one."""
+    """The PEFT layer that wraps a quantized layer."""
     kind = LoraConv2d if isinstance(geometry(target), ConvGeometry) else LoraLinear
     return kind(target, adapter_name, config=config, **kwargs)
 
 
 def geometry(layer: nn.Module) -> Any:
-    """What a quantized layer, calibrating or not, or a stock one computes."""
+    """The geometry of a layer: quantized, under calibration, or stock."""
     if isinstance(layer, HasGeometry):
         return layer.geometry
     assert isinstance(layer, nn.Linear | nn.Conv2d)

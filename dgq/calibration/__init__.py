@@ -1,1 +1,1 @@
-"""Calibrating a UNet: recording its calls, the work at each target, and what is reported."""
+"""Calibrating a UNet: recording its calls, learning each target, and reporting the result."""

@@ -1,4 +1,4 @@
-"""From the calls that a pipeline made, batch by batch, to tensors by call and prompt."""
+"""Arrange the calls that a pipeline made in batches as tensors by call and prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from dgq.calibration.unet_calls import UNetCalls, flatten
 from dgq.errors import DGQError
 
 OWN_LATENTS = "sample"
-"""What changes from call to call anyway; by half only where halves do not share their latents."""
+"""Arguments that always change from call to call; by half only if halves have their own latents."""
 
 
 def arranged(calls: Sequence[Mapping[str, Any]], n_prompts: int) -> UNetCalls:
-    """The calls that a pipeline made for one batch of prompts, all unconditional rows first.
+    """Arrange the calls of one batch of prompts, which have all unconditional rows first.
 
     Args:
         calls: keyword arguments of each call, in order.

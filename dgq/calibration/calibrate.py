@@ -137,7 +137,7 @@ def checked_waiting(waiting: WaitingSettings | None) -> WaitingSettings:
     """Where samples wait; on the device by default.
 
     Raises:
-        DGQError: for something else, and a folder that cannot be written into.
+        DGQError: for anything else, or a folder that cannot be written into.
     """
     if waiting is None:
         return WaitingSettings()
@@ -155,9 +155,9 @@ def check_work(
     """Raise DGQError for calls that the UNet cannot compute, or samples that do not fit in memory.
 
     Args:
-        calibrator: of the UNet.
-        call: of a sample.
-        amount: of samples that there are or will be.
+        calibrator: calibrator of the UNet.
+        call: call of one sample.
+        amount: numbers of samples that exist or will be drawn.
         waiting: where they will wait.
     """
     one = one_row(call, calibrator.runtime.device)

@@ -1,7 +1,7 @@
-"""What happens at one target, and from one to the next; whoever drives it only counts.
+"""The work at each target and between targets; a driver only counts.
 
-A driver enters each target, asks for its loss at each step of learning, hardens it, and passes on;
-``dgq.calibrate`` does so in a plain loop, the repository's command line through Lightning.
+A driver enters each target, requests its loss at each learning step, hardens it, and moves on.
+``dgq.calibrate`` does this in a plain loop, the repository's command line through Lightning.
 """
 
 import math
@@ -31,13 +31,13 @@ from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
 
 class Calibrator:
-    """Reconstructs the targets of a UNet, which it changes in place, in execution order.
+    """Reconstructs the targets of a UNet in execution order, changing the UNet in place.
 
     Args:
-        unet: stock, in evaluation mode, without gradients.
+        unet: a stock UNet, in evaluation mode, without gradients.
         recipe: what is quantized, what is reconstructed, and how.
         batch_size: rows that run through a target at once to measure and observe it.
-        runtime: where it computes; drivers that know it late set it before ``start``.
+        runtime: where it computes; a driver that learns this late sets it before ``start``.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Calibrator:
         """Make the UNet quantizable, and find the order of its targets.
 
         Args:
-            timesteps: the scheduler's values that the samples are of.
+            timesteps: the scheduler's values of the samples.
             latent_size: height and width of the latents.
             call: any call of the UNet, of one sample.
-            settings: that the recipe chose for this UNet; its own by default.
+            settings: settings that the recipe chose for this UNet; the recipe's own by default.
         """
         self.settings = settings or self.recipe.settings(self.unet)
         quantize_(self.unet, self.settings, timesteps, latent_size)
@@ -94,13 +94,13 @@ class Calibrator:
         places: Iterator[Waiting],
         n_finished: int = 0,
     ) -> None:
-        """Bring all samples to the first target, or to the one that a resumed run continues with.
+        """Bring all samples to the first target, or to the one where a resumed run continues.
 
         Args:
-            calls: one for each micro-batch to learn on.
-            held_out: the same of samples on which errors are measured and nothing is learned.
+            calls: calls to learn on, one for each micro-batch.
+            held_out: calls to measure errors on, from held-out samples.
             places: where samples wait.
-            n_finished: targets that were hardened before.
+            n_finished: number of targets that are already hardened.
         """
         with self.phase("capture"):
             self._samples = SamplesAtTargets(
@@ -124,17 +124,17 @@ class Calibrator:
 
     @property
     def samples(self) -> SamplesAtTargets:
-        """All samples; there from ``start`` on."""
+        """All samples; available after ``start``."""
         assert self._samples is not None
         return self._samples
 
     @property
     def observes_on_the_way(self) -> bool:
-        """Whether activations are observed as the quantized streams advance, not for learning."""
+        """Whether activations are observed as the streams advance, not in order to learn ranges."""
         return not self.learning.learns_ranges
 
     def enter(self, name: str) -> None:
-        """Capture a target's references, start from nearest rounding, and measure that."""
+        """Capture a target's references, start from rounding to nearest, and measure its error."""
         self.name = name
         if isinstance(self.target, Network):
             self.enter_network(self.target)
@@ -149,7 +149,7 @@ class Calibrator:
         learn.set_soft_rounding_(self.target, self.learning.iterations > 0)
 
     def enter_network(self, network: Network) -> None:
-        """Fix all ranges, measure what all targets together have come to, and learn from there."""
+        """Fix all ranges, measure the error of all targets together, and start learning."""
         self.fix_ranges()
         self.records.append({"target": self.name})
         self.records[-1]["error_nearest"] = self.error(activations=True)
@@ -157,7 +157,7 @@ class Calibrator:
         start_learning_network_(network, self.recipe.network)
 
     def begin_step(self, iteration: int) -> None:
-        """After the last step on the rounding, turn to the polish."""
+        """Switch to the polish after the last step on the rounding."""
         if iteration == self.learning.iterations and not isinstance(self.target, Network):
             self.fix_rounding()
 
@@ -175,7 +175,7 @@ class Calibrator:
         return reconstruction_loss(*output) + learn.penalty(self.target, iteration, self.learning)
 
     def fix_rounding(self) -> None:
-        """Round hard from here on, observe the activations, and begin to learn their ranges."""
+        """Switch to hard rounding, observe the activations, and start learning their ranges."""
         learn.set_soft_rounding_(self.target, False)
         if self.learning.learns_ranges:
             with self.phase("observation"):
@@ -184,7 +184,7 @@ class Calibrator:
             learn.start_learning_ranges_(self.target)
 
     def share_ranges(self) -> None:
-        """Widen the ranges of the current target by those of the other processes; exact."""
+        """Widen the ranges of the current target by those of the other processes, exactly."""
         for quantizer in learn.quantizers_of(self.target):
             for name, buffer in quantizer.require_observer().named_buffers():
                 if buffer.numel():
@@ -201,7 +201,8 @@ class Calibrator:
         learn.harden_ranges_(self.target)
         self.records[-1]["error"] = self.error()
         if learned_ranges:
-            # Weights were learned for quantized activations: nearest's error is no measure of them.
+            # Weights were learned for quantized activations, so nearest rounding is no fair
+            # comparison.
             self.records[-1]["error_quantized"] = self.error(activations=True)
         elif self.recipe.keeps_better:
             self.keep_better()
@@ -214,14 +215,14 @@ class Calibrator:
             self.records[-1]["error"] = self.records[-1]["error_nearest"]
 
     def harden_network_(self, network: Network) -> None:
-        """End the learning; without effect if the error on held-out samples has not fallen."""
+        """End the learning; discard it unless the error on held-out samples has fallen."""
         error, before = self.measured_error(activations=True), self.records[-1]["error_nearest"]
         keep = error < before  # False where it is not finite
         harden_network_(network, keep)
         self.records[-1]["error"] = error if keep else before
 
     def propagate(self) -> None:
-        """Pass on to the next target; after the last one, finish."""
+        """Move on to the next target; after the last one, finish."""
         if not isinstance(self.target, Network):
             with self.phase("observation"):
                 self.samples.advance_quantized(self.observes_on_the_way)
@@ -246,7 +247,7 @@ class Calibrator:
         return error
 
     def measured_error(self, activations: bool) -> float:
-        """The same, whatever it is."""
+        """``error`` without the check that it is finite."""
         with self.phase("measuring"):
             held_out = self.samples.visit(self.target, held_out=True)
             parts = held_out.noise_and_signal(self.batch_size, activations)
@@ -268,7 +269,7 @@ class Calibrator:
         }
 
     def fix_ranges(self) -> None:
-        """Choose what is left to choose of the activations, and what of it weights absorb."""
+        """Choose the ranges of activations that are still open; weights absorb multiples."""
         if self.learning.learns_ranges:
             absorb_multiples_(self.unet)
         else:
@@ -287,7 +288,7 @@ class Calibrator:
 
     @cached_property
     def timer(self) -> PhaseTimer:
-        """Counts into ``seconds``."""
+        """A timer that adds to ``seconds``."""
         return PhaseTimer(self.runtime.device, self.seconds)
 
     @contextmanager

@@ -27,11 +27,11 @@ class Drawing:
     """Prompts and how they are drawn.
 
     Args:
-        pipeline: that draws, in full precision.
-        prompts: the last of which are held out.
+        pipeline: full-precision pipeline that draws.
+        prompts: prompts, of which the last are held out.
         generation: steps, guidance and size.
         n_held_out: how many prompts are held out.
-        at_once: prompts in a batch; few of large pictures and many of small ones by default.
+        at_once: prompts per batch; by default few for large images and many for small ones.
         sampling: which samples are used.
     """
 
@@ -46,7 +46,7 @@ class Drawing:
         """The first call, of one prompt, and how many samples there will be.
 
         Raises:
-            DGQError: for more samples than there are, or settings that the pipeline refuses.
+            DGQError: if too many samples are requested, or the pipeline refuses the settings.
         """
         if self.at_once is not None:
             check_positive("record_batch_size", self.at_once)
@@ -69,7 +69,7 @@ class Drawing:
         """Draw all prompts.
 
         Args:
-            call: of one prompt.
+            call: call of one prompt.
             progress: show a bar.
         """
         height, width = call["sample"].shape[-2:]
@@ -84,7 +84,7 @@ class Drawing:
 
 @contextmanager
 def quiet(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Without the pipeline's own bar, which would tell of each batch's steps."""
+    """Hide the pipeline's own progress bar, which would show the steps of each batch."""
     before = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(**{**before, "disable": True})
     try:

@@ -1,4 +1,4 @@
-"""Calls of a UNet that a user recorded: checked, and split into samples."""
+"""UNet calls recorded by a user: checked, and split into samples."""
 
 import inspect
 import math
@@ -12,7 +12,7 @@ from dgq.calibration.recording import by_name
 from dgq.errors import DGQError
 
 Sample = dict[str, Any]
-"""Keyword arguments of a UNet call of one sample: the rows that belong together."""
+"""Keyword arguments of a UNet call with one sample: the rows that belong together."""
 
 HOW = "dgq.recording(unet) makes such a list"
 
@@ -25,13 +25,13 @@ def samples_in(
     A sample is a row, or with guidance the rows that share their latents.
 
     Args:
-        unet: that the calls are of.
-        calls: keyword arguments of each call, or pairs of positional ones and those.
-        name: of a call, for messages.
-        like: samples of calls that these have to agree with.
+        unet: UNet that the calls were made to.
+        calls: keyword arguments of each call, or pairs of positional and keyword arguments.
+        name: name of a call, for messages.
+        like: samples that the calls have to match.
 
     Raises:
-        DGQError: for calls that cannot be calibrated on together.
+        DGQError: for calls that cannot be used together for calibration.
     """
     if not calls:
         raise DGQError(f"there are no calls to calibrate on; {HOW}")
@@ -43,7 +43,7 @@ def samples_in(
 
 
 def checked(unet: nn.Module, call: Any, name: str) -> Sample:
-    """One call by argument names, with a timestep for each row and nothing that is None."""
+    """One call by argument names, with a timestep for each row and without None values."""
     given = named_arguments(unet, call, name)
     for needed in ("sample", "timestep"):
         if needed not in given:
@@ -63,7 +63,7 @@ def checked(unet: nn.Module, call: Any, name: str) -> Sample:
 
 
 def named_arguments(unet: nn.Module, call: Any, name: str) -> Sample:
-    """Arguments by name, given so or as ``(args, kwargs)``."""
+    """Arguments by name, from keyword arguments or a pair ``(args, kwargs)``."""
     if isinstance(call, Mapping):
         return by_name(unet, (), dict(call))
     if isinstance(call, tuple | list) and len(call) == 2 and isinstance(call[1], Mapping):
@@ -109,7 +109,7 @@ def _whole(value: Any, n_rows: int, name: str) -> Any:
 
 
 def check_alike(first: Sample, other: Sample, name: str) -> None:
-    """Raise DGQError unless two calls have the same arguments, in the same shapes but for rows."""
+    """Raise DGQError unless two calls have the same arguments and shapes, except for rows."""
     expected, found = dict(_shapes(first)), dict(_shapes(other))
     for key in [*expected, *found]:
         if expected.get(key) != found.get(key):
@@ -120,7 +120,7 @@ def check_alike(first: Sample, other: Sample, name: str) -> None:
 
 
 def _shapes(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Names of all values, with the shapes of tensors but for their rows."""
+    """Names of all values, with the shapes of tensors, except for rows."""
     if isinstance(value, Mapping | list):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         return [each for key, item in items for each in _shapes(item, f"{name}.{key}".strip("."))]
@@ -130,7 +130,7 @@ def _shapes(value: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def split_call(call: Sample) -> list[Sample]:
-    """The samples of a call: with guidance rows that share their latents belong together."""
+    """The samples of a call: with guidance, rows that share their latents are one sample."""
     latents = call["sample"]
     n_rows = latents.shape[0]
     shares = [
@@ -148,13 +148,13 @@ def of_rows(call: Sample, rows: slice) -> Sample:
 
 
 def combined(samples: Sequence[Sample]) -> Sample:
-    """One call of several samples."""
+    """Combine several samples into one call."""
     call = {n: each_tensor([s[n] for s in samples], torch.cat) for n in samples[0]}
     return {**call, "return_dict": False}
 
 
 def each_tensor(values: Sequence[Any], function: Callable[[Any], Tensor]) -> Any:
-    """Nested values of one form as one, with ``function`` of the tensors at each place."""
+    """Merge nested values of one structure, applying ``function`` to the tensors at each place."""
     first = values[0]
     if isinstance(first, Tensor):
         return function(list(values))

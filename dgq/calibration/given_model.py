@@ -1,4 +1,4 @@
-"""What can be calibrated: a pipeline that draws from prompts, or a UNet, as it must be."""
+"""Checks of the model to calibrate: a pipeline that draws from prompts, or a UNet."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ from dgq.unet.quantize import quantizable_layers
 
 
 def unet_of(model: Any) -> UNet2DConditionModel:
-    """The UNet of a pipeline, or what was given as one.
+    """The UNet of a pipeline, or a UNet that was given itself.
 
     Raises:
-        DGQError: for a pipeline that has none.
+        DGQError: for a pipeline without a UNet.
     """
     if not isinstance(model, DiffusionPipeline):
         return model
@@ -29,10 +29,10 @@ def unet_of(model: Any) -> UNet2DConditionModel:
 
 
 def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
-    """Raise DGQError for a UNet that cannot be calibrated as it is; it stays as it is.
+    """Raise DGQError for a UNet that cannot be calibrated as it is, without changing it.
 
     Args:
-        unet: given.
+        unet: the given UNet.
         recipe: what will be quantized.
     """
     quantizable_layers(unet, recipe.quantization.keep)
@@ -44,7 +44,7 @@ def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
 
 
 def check_call(unet: nn.Module, call: Mapping[str, Any]) -> None:
-    """Raise DGQError unless the UNet can be called so, and answers with numbers."""
+    """Raise DGQError unless the UNet accepts this call and returns finite numbers."""
     chunked = [n for n, m in unet.named_modules() if getattr(m, "_chunk_size", None) is not None]
     if chunked:
         raise DGQError(
@@ -61,6 +61,6 @@ def check_call(unet: nn.Module, call: Mapping[str, Any]) -> None:
 
 
 def source_of(model: Any) -> str:
-    """Where a pipeline was loaded from; nothing for one made in code, or a UNet alone."""
+    """Where a pipeline was loaded from; empty for one made in code, or for a UNet alone."""
     name = model.name_or_path if isinstance(model, DiffusionPipeline) else None
     return canonical(str(name)) if name else ""

@@ -1,4 +1,4 @@
-"""Prompts that a user gives, and the pipelines that draw from them."""
+"""Prompts given by a user, and the pipelines that draw from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def prompts_in(model: Any, samples: Any) -> list[str] | None:
     """The samples as prompts; ``None`` if they are calls of the UNet.
 
     Raises:
-        DGQError: for no samples, something else than a list, or prompts for a UNet alone.
+        DGQError: for no samples, for anything but a list, or for prompts with a UNet alone.
     """
     if isinstance(samples, str | Mapping) or not isinstance(samples, Sequence):
         kind = type(samples).__name__
@@ -31,13 +31,13 @@ def prompts_in(model: Any, samples: Any) -> list[str] | None:
 def check_prompts(
     pipeline: DiffusionPipeline, prompts: Sequence[Any], n_held_out: int, calls: Any
 ) -> None:
-    """Raise DGQError for prompts that nothing can be drawn from, or too few.
+    """Raise DGQError for prompts that cannot be drawn, or too few of them.
 
     Args:
-        pipeline: that is to draw them.
-        prompts: given.
+        pipeline: pipeline that will draw them.
+        prompts: the given prompts.
         n_held_out: how many of them are held out.
-        calls: held out beside; expected to be None.
+        calls: given held-out calls; must be None here.
     """
     kind = type(pipeline).__name__
     if kind not in KINDS:

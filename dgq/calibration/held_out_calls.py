@@ -1,4 +1,4 @@
-"""Which of the samples of recorded calls are learned on, and which are held out."""
+"""Which samples of recorded calls are learned on, and which are held out."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from dgq.calibration.samples import Samples, Sampling
 from dgq.errors import DGQError
 
 HELD_OUT_PART = 8
-"""One in so many samples of a timestep is held out."""
+"""Of this many samples of a timestep, one is held out."""
 
 MEASURED_AT_EACH_STEP = 4
 
@@ -21,9 +21,9 @@ def samples_of_calls(
     """Samples to learn on, evenly over the timesteps, and samples to measure on.
 
     Args:
-        samples: of all calls, in order.
-        held_out: to measure on; by default the last eighth at each timestep, one at least.
-        sampling: how many samples, and of which seed.
+        samples: samples of all calls, in order.
+        held_out: samples to measure on; by default the last eighth at each timestep, at least one.
+        sampling: how many samples, and their seed.
 
     Raises:
         DGQError: if nothing can be held out, or there are too few samples.
@@ -67,12 +67,12 @@ def of_timesteps(samples: Sequence[Sample]) -> dict[float, list[Sample]]:
 
 
 def n_held_out(group: Sequence[Sample]) -> int:
-    """How many of the samples of a timestep are held out: none of one, which is needed."""
+    """How many samples of a timestep are held out; none if there is only one."""
     return 0 if len(group) < 2 else max(1, len(group) // HELD_OUT_PART)
 
 
 def evenly(by_step: dict[float, list[Sample]], n_samples: int | None, seed: int) -> list[Sample]:
-    """As many samples of each timestep, in random order; all by default."""
+    """The same number of samples of each timestep, in random order; all by default."""
     n_all = sum(len(group) for group in by_step.values())
     if n_samples is not None and not len(by_step) <= n_samples <= n_all:
         raise DGQError(
@@ -90,7 +90,7 @@ def evenly(by_step: dict[float, list[Sample]], n_samples: int | None, seed: int)
 
 
 def spread(samples: Sequence[Sample], n: int) -> list[Sample]:
-    """At most ``n`` samples, evenly over all of them."""
+    """At most ``n`` samples, spread evenly over all of them."""
     n = min(n, len(samples))
     return [samples[index * len(samples) // n] for index in range(n)]
 

@@ -9,13 +9,13 @@ CONTAINER = Path("/sys/fs/cgroup")
 
 
 def free_host_bytes(meminfo: Path = MEMINFO, container: Path = CONTAINER) -> int:
-    """Bytes that are available, or left to this container if those are fewer.
+    """Bytes available on the host, or those left to this container if they are fewer.
 
-    Where the system does not say what is available, all of its memory.
+    If the system does not tell how much is available, all of its memory counts.
 
     Args:
-        meminfo: file of Linux.
-        container: folder of a control group's limits.
+        meminfo: Linux's file of memory figures.
+        container: folder with the limits of a control group.
     """
     try:
         found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)

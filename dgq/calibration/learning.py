@@ -1,4 +1,4 @@
-"""Learning one target: what is learned of its weights and activations, how fast, at what cost."""
+"""Learning one target: which parts of its weights and activations, at what rates and penalty."""
 
 import math
 from collections.abc import Iterable
@@ -27,23 +27,23 @@ def layers_of(target: Target) -> list[QuantizedLayer]:
 
 
 def learnables(modules: Iterable[nn.Module]) -> list[LearnableRounding]:
-    """What can be learned about weights, among some modules."""
+    """The learnable roundings among some modules."""
     return [m for m in modules if isinstance(m, LearnableRounding)]
 
 
 def quantizers_of(target: Target) -> list[RangeQuantizer]:
-    """The activation quantizers of a target that do something."""
+    """The activation quantizers of a target that quantize."""
     return [m for m in target.parts() if isinstance(m, RangeQuantizer) and m.n_bits != FLOAT_BITS]
 
 
 def start_learning_(target: Target) -> None:
-    """Search the ranges of all weights of a target, and round them to nearest for a start."""
+    """Search the ranges of all weights of a target, and round them to nearest as a start."""
     for layer in layers_of(target):
         layer.start_learning_()
 
 
 def set_soft_rounding_(target: Target, soft: bool) -> None:
-    """Let the rounding be learned, or fix it as it stands."""
+    """Learn the rounding softly, or fix it as it stands."""
     for learnable in learnables(target.parts()):
         learnable.logits.requires_grad_(soft)
 
@@ -55,7 +55,7 @@ def harden_(target: Target) -> None:
 
 
 def start_learning_ranges_(target: Target) -> None:
-    """Set the ranges of a target's activations as they were observed, and let them be learned."""
+    """Set the ranges of a target's activations as observed, and start learning them."""
     for quantizer in quantizers_of(target):
         quantizer.fit_()
         quantizer.start_learning_()
@@ -76,7 +76,7 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
     """The term that drives each rounding of a target to 0 or 1, at this iteration."""
     if iteration >= settings.iterations:
         return 0.0
-    # Counted from 1, as in BRECQ: the last iteration has the end's temperature.
+    # Counted from 1, as in BRECQ: the last iteration has the end temperature.
     temperature = temperature_at((iteration + 1) / settings.iterations, settings.warmup)
     if temperature is None:
         return 0.0
@@ -91,16 +91,16 @@ def make_optimizer(
     network: NetworkSettings | None = None,
     n_blocks: int = 0,
 ) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
-    """One Adam over everything learnable among some modules, and its learning rates.
+    """One Adam optimizer over everything learnable in some modules, and its learning rates.
 
-    Its state is made when a parameter first gets a gradient: clear it when a target is finished,
-    and it never holds more than the current target's. The rates begin anew for each target.
+    Adam creates its state when a parameter first gets a gradient. Cleared after each target, the
+    state never exceeds that of the current target. The rates start over at each target.
 
     Args:
-        modules: of the UNet.
+        modules: modules of the UNet.
         settings: rates and iterations.
-        network: rates of the UNet as a whole, if it is visited.
-        n_blocks: how many targets come before that.
+        network: rates for the UNet as a whole, if it is visited.
+        n_blocks: number of targets before the UNet as a whole.
     """
     found = list(modules)
     parts = learnables(found)
@@ -122,7 +122,7 @@ def make_optimizer(
         return network.activation_lr * left(step)
 
     def left(step: int) -> float:
-        """What is left of the rates of the UNet as a whole."""
+        """Factor of the learning rates for the UNet as a whole."""
         return decay(step % total, total, settings.decay)
 
     rates = [
@@ -157,7 +157,7 @@ def activation_lr(iteration: int, settings: LearningSettings) -> float:
 
 
 def decay(iteration: int, n_iterations: int, method: Decay) -> float:
-    """What is left of a learning rate: half a cosine from 1 to 0, or 1 until it ends."""
+    """Factor of a learning rate: half a cosine from 1 to 0, or 1 until the end."""
     if iteration >= n_iterations:
         return 0.0
     return 1.0 if method == "constant" else 0.5 * (1 + math.cos(math.pi * iteration / n_iterations))

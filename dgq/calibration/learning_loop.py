@@ -1,4 +1,4 @@
-"""All targets in a plain loop, as Lightning runs them: the same batches, rates and steps."""
+"""Learn all targets in a plain loop, with the same batches, rates and steps as under Lightning."""
 
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
@@ -11,12 +11,12 @@ from dgq.calibration.samples import Sampling
 
 
 def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress) -> None:
-    """Learn, harden and leave every target of a calibration that was started.
+    """Learn, harden and leave every target of a started calibration.
 
     Args:
-        calibrator: with its samples at the first target.
+        calibrator: calibrator whose samples are at the first target.
         sampling: size and seed of the batches.
-        bar: that is shown.
+        bar: progress bar to update.
     """
     recipe = calibrator.recipe
     optimizer, schedule = make_optimizer(

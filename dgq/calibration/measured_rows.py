@@ -7,18 +7,18 @@ from dgq.calibration.given_calls import combined, of_rows
 from dgq.calibration.runtime import Call
 
 N_MEASURED = 192
-"""Rows; more hardly change the choice of bits (docs/experiments.md)."""
+"""Number of rows; more of them hardly change the choice of bits (docs/experiments.md)."""
 
 MOST_PIXELS = 2**12
-"""Of the latents that are measured at once: a row of SD 1.4, whose activations are all kept."""
+"""Pixels of latents that are measured at once: a row of SD 1.4, whose activations are all kept."""
 
 
 def measured_rows(calls: Sequence[Call], n_rows: int = N_MEASURED) -> list[dict[str, Any]]:
-    """Rows evenly spread over all calls, as calls of as many rows as memory for gradients bears.
+    """Rows spread evenly over all calls, in calls as large as memory for gradients allows.
 
     Args:
         calls: keyword arguments of UNet calls, with a timestep for each row.
-        n_rows: how many, at most.
+        n_rows: most rows to take.
     """
     places = [(call, row) for call in calls for row in range(call["sample"].shape[0])]
     n_rows = min(n_rows, len(places))

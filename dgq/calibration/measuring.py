@@ -1,4 +1,4 @@
-"""How far a quantized UNet is from itself in full precision, on given calls."""
+"""How far a quantized UNet is from the full-precision UNet, on given calls."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from dgq.unet.context import quantization
 
 
 def sqnr_by_step(unet: nn.Module, by_step: Mapping[float, Sequence[Call]]) -> dict[float, float]:
-    """SQNR in decibel of the UNet's output at each timestep, everything quantized.
+    """SQNR in decibels of the UNet's output at each timestep, with everything quantized.
 
     Args:
-        unet: calibrated.
+        unet: a calibrated UNet.
         by_step: calls of each timestep.
     """
     return {timestep: sqnr_db(unet, calls) for timestep, calls in by_step.items()}
@@ -23,7 +23,7 @@ def sqnr_by_step(unet: nn.Module, by_step: Mapping[float, Sequence[Call]]) -> di
 
 @torch.no_grad()
 def sqnr_db(unet: nn.Module, calls: Sequence[Call]) -> float:
-    """SQNR in decibel of the UNet's output over some calls, everything quantized."""
+    """SQNR in decibels of the UNet's output over some calls, with everything quantized."""
     parts = [_noise_and_signal(unet, call) for call in calls]
     noise, signal = sum(parts, torch.zeros(2)).tolist()
     return decibels(noise, signal)

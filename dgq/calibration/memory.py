@@ -1,4 +1,4 @@
-"""How much the samples that wait at a target take, known before any work."""
+"""How much memory the samples waiting at a target take, computed before any work."""
 
 import shutil
 import tempfile
@@ -24,17 +24,17 @@ from dgq.unet.context import QuantizationContext
 from dgq.unet.quantized_unet import become_quantized_
 
 USABLE = 0.9
-"""Part of the free memory that samples may take."""
+"""Fraction of the free memory that samples may take."""
 
 STREAMS = 2
-"""Each sample waits in full precision and as quantized so far."""
+"""Streams that each sample waits in: full precision, and as quantized so far."""
 
 
 class Scale(StayingPut):
-    """Weighs the tensors that wait, and keeps the most.
+    """Adds up the tensors that wait, and keeps the largest total.
 
     Args:
-        owner: whose parameters and buffers do not wait.
+        owner: module whose parameters and buffers do not wait.
     """
 
     def __init__(self, owner: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Scale(StayingPut):
         self.n_bytes = 0
 
     def park(self, tensors: Iterable[Tensor]) -> None:
-        """Weigh the tensors of one moment, each storage once."""
+        """Add up the tensors waiting at one moment, each storage once."""
         storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
         now = sum(n for place, n in storages.items() if place not in self._own)
         self.n_bytes = max(self.n_bytes, now)
@@ -57,19 +57,19 @@ def waiting_bytes(
     call: Mapping[str, Any],
     latent_size: tuple[int, int],
 ) -> int:
-    """The most bytes that the tensors of one call hold at a target, in one stream.
+    """The most bytes that the tensors of one call hold at any target, in one stream.
 
-    Found on a copy without values, on the meta device.
+    Computed on a copy without values, on the meta device.
 
     Args:
-        unet: stock.
-        recipe: by which it will be calibrated.
-        call: of one row.
-        latent_size: of it.
+        unet: a stock UNet.
+        recipe: recipe of the calibration.
+        call: call of one row.
+        latent_size: size of its latents.
     """
     with init_empty_weights(include_buffers=True):
         empty = UNet2DConditionModel.from_config(unet.config).eval()
-    # Streams need the context of a quantized UNet; its layers may stay what they are.
+    # Streams need the context of a quantized UNet; its layers may stay as they are.
     context = QuantizationContext((0.0,), latent_size)
     context._warned = True  # timesteps have no values there
     become_quantized_(empty, context)
@@ -90,14 +90,14 @@ def check_waiting_memory(
     amount: Amount,
     waiting: WaitingSettings,
 ) -> None:
-    """Raise DGQError if the samples do not fit where they are to wait.
+    """Raise DGQError if the samples do not fit where they will wait.
 
     Args:
-        unet: stock, on its device.
-        recipe: by which it will be calibrated.
-        call: of one row.
-        amount: of all samples that wait.
-        waiting: where.
+        unet: a stock UNet, on its device.
+        recipe: recipe of the calibration.
+        call: call of one row.
+        amount: numbers of all samples that wait.
+        waiting: where they wait.
     """
     n_rows = (amount.n_samples + amount.n_held_out) * amount.n_rows
     height, width = call["sample"].shape[-2:]
@@ -115,7 +115,7 @@ def check_waiting_memory(
 
 
 def free_bytes(waiting: WaitingSettings, device: torch.device) -> int:
-    """What is free where samples wait."""
+    """Free bytes where samples wait."""
     if waiting.place == "disk":
         return shutil.disk_usage(waiting.folder or Path(tempfile.gettempdir())).free
     if waiting.place == "device" and device.type == "cuda":

@@ -1,7 +1,7 @@
 """Learning the whole UNet at once, with everything quantized.
 
-Codes that move, gains of outputs, shifts of biases, scales and zero points of activations: all end
-up in tensors that are there already, so that nothing becomes larger or slower.
+Moved codes, gains of outputs, shifts of biases, and scales and zero points of activations all end
+up in existing tensors, so that nothing becomes larger or slower.
 """
 
 from typing import cast
@@ -14,14 +14,14 @@ from dgq.targets.network import Network
 
 
 def start_learning_network_(target: Network, settings: NetworkSettings) -> None:
-    """Let all layers, and ranges of all activations, be learned.
+    """Start learning all layers and the ranges of all activations.
 
     Blocks run again for their gradients: a graph of the whole UNet would hold all its activations
-    and, dequantized, all its weights.
+    and all its dequantized weights.
 
     Args:
-        target: hardened, ranges of its activations fixed.
-        settings: say whether codes move.
+        target: the UNet, hardened, with fixed ranges of its activations.
+        settings: whether codes move.
     """
     for layer in layers_of(target):
         layer.start_learning_output_(moving_codes=settings.rounding_lr > 0)
@@ -34,8 +34,8 @@ def harden_network_(target: Network, keep: bool) -> None:
     """End the learning.
 
     Args:
-        target: with what was learned.
-        keep: take it up; otherwise everything is as it was before.
+        target: the UNet with what was learned.
+        keep: keep the result; otherwise restore everything.
     """
     for layer in layers_of(target):
         layer.harden_output_(keep)

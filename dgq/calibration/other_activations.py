@@ -1,4 +1,4 @@
-"""Another quantization of the activations from the ranges that a calibration observed."""
+"""Other quantizers of the activations, from the ranges that a calibration observed."""
 
 import copy
 from typing import Any
@@ -18,7 +18,7 @@ from dgq.unet.quantize import activation_quantizers, attention_quantizers, fit_a
 def sharing_copy(unet: nn.Module) -> Any:
     """A copy of a UNet under calibration that shares its parameters and quantized weights.
 
-    Quantizers of activations are its own, and so is its context.
+    It has its own quantizers of activations and its own context.
     """
     own = {
         id(tensor)
@@ -31,14 +31,14 @@ def sharing_copy(unet: nn.Module) -> Any:
 
 
 def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> None:
-    """Exchange all quantizers of activations, and fit them to what the old ones observed.
+    """Replace all quantizers of activations, fitting the new ones to the observed ranges.
 
     Args:
-        unet: under calibration.
-        settings: in which the weights' are those it was calibrated with.
+        unet: a UNet under calibration.
+        settings: settings whose weight settings are those of the calibration.
 
     Raises:
-        DGQError: if something is to be quantized that was not observed.
+        DGQError: if something to be quantized was not observed.
     """
     context = context_of(unet)
     observers = {n: q.observer for n, q in activation_quantizers(unet).items()}

@@ -1,4 +1,4 @@
-"""How long each phase of a calibration takes, over all targets."""
+"""How long each phase of a calibration takes, summed over all targets."""
 
 import time
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import torch
 
 
 class PhaseTimer:
-    """Seconds spent in each phase: of the CPU, or on the wall where an accelerator computes.
+    """Seconds spent in each phase: CPU time, or wall time if an accelerator computes.
 
     Args:
-        device: that computes.
-        seconds: of an earlier part of the same run, by phase; they are added to.
+        device: device that computes.
+        seconds: seconds by phase from an earlier part of the same run, to which this adds.
     """
 
     def __init__(self, device: torch.device, seconds: dict[str, float]) -> None:
@@ -25,7 +25,7 @@ class PhaseTimer:
         self._started = self._clock()
 
     def stop(self, phase: str) -> None:
-        """End the phase that was begun last."""
+        """End the phase that began last."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + self._clock() - self._started
 
     def _clock(self) -> float:

@@ -1,4 +1,4 @@
-"""The bar over all targets that names the current one and the error reached so far."""
+"""The progress bar over all targets, with the current target and the error reached so far."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -8,12 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class CalibrationProgress:
-    """A bar on the terminal, from ``start`` to ``stop``; also a context manager.
+    """A progress bar on the terminal, from ``start`` to ``stop``; also a context manager.
 
     Args:
-        n_targets: of the calibration.
-        n_finished: by an earlier part of the same run.
-        show: otherwise nothing is printed.
+        n_targets: targets of the calibration.
+        n_finished: targets that an earlier part of the same run finished.
+        show: whether to print anything.
     """
 
     def __init__(self, n_targets: int, n_finished: int = 0, show: bool = True) -> None:
@@ -34,15 +34,15 @@ class CalibrationProgress:
         self.bar.start()
 
     def stop(self) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar and leave it on the screen."""
         self.bar.stop()
 
     def enter(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Name the target, and show the error of the one before.
+        """Show the target's name, and the error of the previous one.
 
         Args:
             name: of the target.
-            records: of the targets before.
+            records: records of the previous targets.
         """
         change = ""
         if records:
@@ -51,7 +51,7 @@ class CalibrationProgress:
         self.bar.update(self._task, description=name, error=change)
 
     def update(self, n_finished: float) -> None:
-        """Show how many targets are finished, and the part of the current one."""
+        """Show how many targets are finished, including the fraction of the current one."""
         self.bar.update(self._task, completed=n_finished)
 
     def __enter__(self) -> "CalibrationProgress":

@@ -1,4 +1,4 @@
-"""Recording what a pipeline gives its UNet."""
+"""Recording the arguments that a pipeline passes to its UNet."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ def recording(unet: nn.Module) -> Iterator[list[dict[str, Any]]]:
         The list, which grows with each call.
 
     Raises:
-        DGQError: for something else than a network, and at a call with latents that are not finite.
+        DGQError: if ``unet`` is no network, or a call has latents that are not finite.
     """
     if not isinstance(unet, nn.Module):
         raise DGQError(f"recording takes a UNet, such as pipe.unet, not a {type(unet).__name__}")
@@ -76,7 +76,7 @@ def by_name(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
 
 
 def _kept(value: Any, before: Any) -> Any:
-    """A copy in host memory, or the one of the call before where nothing has changed."""
+    """A copy in host memory, or the previous call's copy if nothing has changed."""
     if isinstance(value, Tensor):
         copy = value.detach().to("cpu", copy=True)
         same = isinstance(before, Tensor) and before.dtype == copy.dtype
@@ -157,10 +157,10 @@ def record_calls(
     """Generate every prompt once (latents only) and record the UNet's inputs.
 
     Args:
-        pipeline: in full precision.
+        pipeline: full-precision pipeline.
         prompts: at least one.
         generation: steps, guidance and size.
-        seed: of the first prompt's noise; the next prompt's is one larger.
+        seed: seed of the first prompt's noise; it increases by one per prompt.
         batch_size: prompts at a time.
         progress: show a bar.
     """

@@ -1,4 +1,4 @@
-"""What a calibration found, in figures."""
+"""Figures of a finished calibration."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a calibration gives back."""
+"""The result of a calibration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class CalibrationResult:
     ) -> "CalibrationResult":
         """The same weights with other bits or groups of activations, without calibrating again.
 
-        Ranges were observed by channel and pixel for each step, and serve every setting.
+        Ranges were observed by channel, pixel and step, which is enough for every setting.
 
         Args:
             activations: bits and grouping.

@@ -1,4 +1,4 @@
-"""Which samples each step of learning sees."""
+"""Which samples each learning step uses."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from dgq.errors import SettingsError
 
 SEEDS = 2**32
-"""Seeds are smaller: of more the generator on a CPU would ignore the rest."""
+"""Seeds are smaller than this: a CPU's generator would ignore further digits."""
 
 
 def row_batches(n_rows: int, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -16,10 +16,10 @@ def row_batches(n_rows: int, batch_size: int, seed: int) -> Iterator[Tensor]:
 
     Args:
         n_rows: rows to draw from.
-        batch_size: rows in a batch; all rows where there are fewer.
+        batch_size: rows per batch; all rows if there are fewer.
         seed: of the permutations.
     """
-    # Whole batches alone, or processes with more samples than others would weigh less.
+    # Only full batches; otherwise processes with more samples than others would weigh less.
     batch_size = min(batch_size, n_rows)
     n_even = n_rows - n_rows % batch_size
     generator = torch.Generator().manual_seed(seed)
@@ -29,7 +29,7 @@ def row_batches(n_rows: int, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 
 def seed_of_target(seed: int, target: int, rank: int = 0) -> int:
-    """The seed of the batches at one target (its index) in one process."""
+    """The seed of the batches at one target, given by its index, in one process."""
     return seed * 1_000_003 + rank * 10_007 + target
 
 

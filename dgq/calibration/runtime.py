@@ -1,4 +1,4 @@
-"""Where a calibration computes: device, precision, and the processes that share the samples."""
+"""Where a calibration computes: device, precision, and processes that share the samples."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,10 +14,10 @@ Reduction = Literal["sum", "min", "max"]
 
 
 class Runtime:
-    """One process that computes in the precision of its tensors.
+    """A single process that computes in the precision of its tensors.
 
     Args:
-        device: of the UNet and the samples.
+        device: device of the UNet and the samples.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,7 +29,7 @@ class Runtime:
         return self._device
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Entered around everything that is computed."""
+        """Context that surrounds all computations."""
         return nullcontext()
 
     def reduce(self, tensor: Tensor, reduction: Reduction) -> Tensor:

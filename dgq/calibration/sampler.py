@@ -7,15 +7,15 @@ from dgq.errors import DGQError
 
 
 def count_calls(sampler: Any, num_inference_steps: int, owner: str = "the pipeline") -> int:
-    """How often a sampler calls the UNet for a picture; PNDM once more than it has steps.
+    """Number of UNet calls that a sampler makes per image; PNDM makes one more than it has steps.
 
     Args:
-        sampler: a scheduler of diffusers; it stays as it is.
-        num_inference_steps: of it.
+        sampler: a diffusers scheduler, which is not changed.
+        num_inference_steps: number of its steps.
         owner: for messages.
 
     Raises:
-        DGQError: if it does not have so many steps.
+        DGQError: if the sampler cannot make this number of steps.
     """
     name = f"the sampler {type(sampler).__name__} of {owner}"
     try:

@@ -1,4 +1,4 @@
-"""The samples of a calibration: to learn on, and held out to measure on."""
+"""The samples of a calibration: those to learn on, and those held out to measure on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dgq.calibration.unet_calls import UNetCalls
 from dgq.settings import check_positive
 
 MOST_LATENT_PIXELS = 2**14
-"""Of the samples that run through the UNet at once: four of SD 1.4, two with guidance."""
+"""Pixels of latents that run through the UNet at once: four samples of SD 1.4, two if guided."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Sampling:
     """Which samples are used, and how many at a time.
 
     Args:
-        n_samples: to learn on, evenly over the timesteps; all by default. With guidance each is
-            two rows.
-        n_held_out: on which the error of each target is measured.
+        n_samples: samples to learn on, evenly over the timesteps; all by default. With guidance
+            each sample is two rows.
+        n_held_out: samples on which the error of each target is measured.
         batch_size: rows in one step of learning.
         micro_batch_size: samples that run through the UNet at once; by default as many as have
             16,384 pixels of latents, at most 32.
-        seed: of noise, samples and batches.
+        seed: seed of noise, samples and batches.
     """
 
     n_samples: int | None = None
@@ -45,10 +45,10 @@ class Sampling:
         check_seed("seed", self.seed)
 
     def at_once(self, n_rows: int, latent_size: tuple[int, int]) -> int:
-        """Samples in a micro-batch.
+        """Number of samples in a micro-batch.
 
         Args:
-            n_rows: of each sample.
+            n_rows: rows of each sample.
             latent_size: height and width.
         """
         fitting = MOST_LATENT_PIXELS // (n_rows * latent_size[0] * latent_size[1])
@@ -56,12 +56,12 @@ class Sampling:
 
 
 class Amount(NamedTuple):
-    """How many samples there are.
+    """Numbers of samples.
 
     Args:
-        n_samples: to learn on.
-        n_held_out: to measure targets on.
-        n_rows: of each.
+        n_samples: samples to learn on.
+        n_held_out: samples to measure targets on.
+        n_rows: rows of each sample.
     """
 
     n_samples: int
@@ -74,12 +74,12 @@ class Samples:
     """Arguments of UNet calls.
 
     Args:
-        micro_batches: to learn on.
-        held_out: on which the error of each target is measured.
-        by_step: held out, by timestep, on which the whole UNet is measured.
+        micro_batches: calls to learn on.
+        held_out: calls on which the error of each target is measured.
+        by_step: held-out calls by timestep, on which the whole UNet is measured.
         latent_size: height and width of the latents.
-        n_samples: in ``micro_batches``; each may be several rows.
-        n_held_out: in ``held_out``.
+        n_samples: samples in ``micro_batches``; each may be several rows.
+        n_held_out: samples in ``held_out``.
         timesteps: the scheduler's values, in the order of the sampler.
     """
 
@@ -93,7 +93,7 @@ class Samples:
 
     @property
     def amount(self) -> Amount:
-        """How many there are."""
+        """The numbers of samples."""
         n_rows = sum(call["sample"].shape[0] for call in (*self.micro_batches, *self.held_out))
         each = -(-n_rows // (self.n_samples + self.n_held_out))
         return Amount(self.n_samples, self.n_held_out, each)
@@ -103,12 +103,12 @@ def samples_of_prompts(calls: UNetCalls, n_held_out_prompts: int, sampling: Samp
     """Samples from the recorded calls of prompts, the last of which are held out.
 
     Args:
-        calls: recorded.
-        n_held_out_prompts: how many of the last.
-        sampling: how many samples, and of which seed.
+        calls: recorded calls.
+        n_held_out_prompts: how many of the last prompts are held out.
+        sampling: how many samples, and their seed.
 
     Raises:
-        DGQError: for fewer samples than calls of a prompt, or more than there are.
+        DGQError: for fewer samples than UNet calls per prompt, or more than were recorded.
     """
     n_prompts = calls.latents.shape[1] - n_held_out_prompts
     pairs = calls.sample_pairs(sampling.n_samples, sampling.seed, n_prompts)
@@ -131,6 +131,6 @@ def samples_of_prompts(calls: UNetCalls, n_held_out_prompts: int, sampling: Samp
 
 
 def pairs_at(calls: UNetCalls, timestep: float, first: int) -> Tensor:
-    """Pairs ``[n, 2]`` of all calls at a timestep with all prompts from the ``first`` on."""
+    """Pairs ``[n, 2]`` of each call at a timestep with each prompt from ``first`` on."""
     index = (calls.timesteps == timestep).nonzero().flatten()
     return torch.cartesian_prod(index, torch.arange(first, calls.latents.shape[1])).view(-1, 2)

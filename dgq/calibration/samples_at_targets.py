@@ -1,4 +1,4 @@
-"""Samples on their way from target to target: those that are learned on, and those held out."""
+"""Samples on their way from target to target: those to learn on, and those held out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,12 +19,12 @@ class SamplesAtTargets:
     """All samples, which pass each target in full precision and as quantized so far.
 
     Args:
-        unet: quantizable.
-        targets: by name, in execution order.
-        calls: one for each micro-batch to learn on.
-        held_out: the same of samples on which errors are measured and nothing is learned.
+        unet: a quantizable UNet.
+        targets: targets by name, in execution order.
+        calls: calls to learn on, one for each micro-batch.
+        held_out: calls to measure errors on, from held-out samples.
         places: where samples wait.
-        device: that the UNet is on.
+        device: device of the UNet.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SamplesAtTargets:
         self._held_out.advance_reference()
 
     def advance_quantized(self, observing: bool) -> None:
-        """Run the quantized streams through the current target, and observe it on the way.
+        """Run the quantized streams through the current target, optionally observing it.
 
         A resumed run passes the finished targets in the same way, since observed attention is
         rounded differently from attention that is not.
@@ -74,10 +74,10 @@ class SamplesAtTargets:
 
     @torch.no_grad()
     def output_noise_and_signal(self, activations: bool) -> Tensor:
-        """Squared errors of the UNet's outputs for the held-out samples, and squares, ``[2]``.
+        """Sums of squared errors and squared outputs of the UNet on held-out samples, ``[2]``.
 
         Args:
-            activations: whether they are quantized; weights are.
+            activations: quantize activations as well as weights.
         """
         parts = torch.zeros(2)
         references = self._held_out.full_precision.results

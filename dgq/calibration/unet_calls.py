@@ -1,4 +1,4 @@
-"""The calls that a pipeline made of its UNet, as tensors in one file."""
+"""The UNet calls that a pipeline made, as tensors in one file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ CHANGING = "changing."
 class UNetCalls:
     """Inputs of every UNet call for every prompt.
 
-    With guidance a call has two halves, unconditional and conditional, that mostly share their
+    With guidance, a call has two halves, unconditional and conditional, which mostly share their
     latents.
 
     Args:
         latents: ``[calls, prompts, channels, height, width]``.
         timesteps: ``[calls]``; a sampler may visit one twice.
-        conditioning: what else the UNet is given, by (dotted) name of the argument,
-            ``[prompts, halves, ...]``, where it is the same in all calls.
-        sha256: of all of it, where it was read from a file.
-        changing: the same where it changes from call to call, ``[calls, prompts, halves, ...]``;
-            ``sample`` where halves have latents of their own.
+        conditioning: the UNet's other arguments that are the same in all calls, by (dotted) name,
+            ``[prompts, halves, ...]``.
+        sha256: hash of all of it, if it was read from a file.
+        changing: other arguments that change from call to call, ``[calls, prompts, halves, ...]``;
+            ``sample`` if halves have latents of their own.
     """
 
     latents: Tensor

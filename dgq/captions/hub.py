@@ -1,4 +1,4 @@
-"""Captions from a dataset of the hub, or from a folder that the ``datasets`` library reads."""
+"""Captions from a hub dataset, or from a folder that the ``datasets`` library reads."""
 
 import re
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ FILE_SUFFIXES = {".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a name that is no path here can be a dataset, ``owner/name:split:column``."""
+    """Whether a name that is no local path can be a dataset, ``owner/name:split:column``."""
     return HUB_ID.fullmatch(source) is not None and Path(source).suffix.lower() not in FILE_SUFFIXES
 
 
 def read_dataset(source: str, columns: Sequence[str]) -> list[str]:
-    """One column of a dataset; the first of several captions of an image.
+    """One column of a dataset; the first if an image has several captions.
 
     Args:
         source: folder, or ``owner/name`` with optional split and column. Without a split it is the
             only one, or ``test``.
-        columns: names to look for where ``source`` says none.
+        columns: names to look for if ``source`` names no column.
 
     Raises:
-        DGQError: if it cannot be had, or has no such split or column.
+        DGQError: if it is not available, or has no such split or column.
     """
     name, *rest = [source] if Path(source).is_dir() else source.split(":")
     wanted_split, wanted_column = (*rest, None, None)[:2]

@@ -1,4 +1,4 @@
-"""Captions from a file, a folder or the hub, whatever of the usual formats they are in."""
+"""Captions from a file, a folder or the hub, in any of the usual formats."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from dgq.storage.files import check_regular, exists
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 LINE_ENDS = re.compile(r"\r\n|\n|\r")
-"""What ends a line of a file: a caption may hold what Unicode calls a line separator."""
+"""Line ends of a file: only these, since a caption may contain Unicode's line separators."""
 
 FORMATS = ".txt (one caption a line), .json (COCO's captions), .jsonl, .csv or .tsv"
 ENCODINGS = {
@@ -23,7 +23,7 @@ ENCODINGS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-"""By the mark at the beginning; without one a file is UTF-8, wherever it is read."""
+"""Encodings by byte-order mark; a file without one is UTF-8 on every system."""
 
 OTHERS = {
     b"PAR1": "Parquet",
@@ -48,10 +48,10 @@ def read_captions(source: str | Path, notes: list[str] | None = None) -> list[st
             - ``.tsv`` without quotes, such as PartiPrompts.tsv,
             - a dataset for the ``datasets`` library: a folder, or a hub id, optionally with split
               and column (``owner/name:split:column``).
-        notes: what was skipped is appended, counted.
+        notes: list to which counts of skipped captions are appended.
 
     Raises:
-        DGQError: if it is missing, of another format, or holds no caption.
+        DGQError: if it is missing, in another format, or holds no caption.
     """
     path = Path(source)
     if not exists(path) and is_hub_id(str(source)):
@@ -64,7 +64,7 @@ def read_captions(source: str | Path, notes: list[str] | None = None) -> list[st
 
 
 def _checked(source: str | Path, captions: list[str], notes: list[str]) -> list[str]:
-    """The captions that are not blank, each of which is text that can be encoded."""
+    """The captions that are not blank, checked to be valid text."""
     stripped = [caption.strip() for caption in captions]
     kept = [caption for caption in stripped if caption]
     if not kept:
@@ -121,7 +121,7 @@ def _file_captions(path: Path) -> list[str]:
         return table_captions(path, text, kind)
     lines = LINE_ENDS.split(text)
     if text.endswith(("\n", "\r")):
-        lines.pop()  # what follows the end of the last line is no blank caption
+        lines.pop()  # the last line's end begins no blank caption
     if kind == ".txt":
         _check_plain(path, text, lines)
         return lines
@@ -132,7 +132,7 @@ def _file_captions(path: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file, in the encoding that it says, or UTF-8."""
+    """The text of a file, in the encoding of its byte-order mark, or UTF-8."""
     try:
         check_regular(path)
         content = path.read_bytes()
@@ -155,7 +155,7 @@ def _read_text(path: Path) -> str:
 
 
 def _json_captions(path: Path, text: str, kind: str) -> list[str]:
-    """COCO's captions, or an object a line: ``datasets`` names those .json too."""
+    """COCO's captions, or one object per line, which ``datasets`` also names .json."""
     if kind == ".json":
         try:
             return first_captions(path, json.loads(text))
@@ -173,7 +173,7 @@ def _json_captions(path: Path, text: str, kind: str) -> list[str]:
 
 
 def _caption_of(content: dict[str, Any], path: Path, number: int) -> str:
-    """The caption in a line's object; the first of several."""
+    """The caption in a line's object; the first if there are several."""
     name = next((n for known in COLUMNS for n in content if n.strip().lower() == known), None)
     if name is None:
         found = ", ".join(content) or "nothing"
@@ -205,7 +205,7 @@ def _is_object(line: str) -> bool:
 
 
 def _check_plain(path: Path, text: str, lines: list[str]) -> None:
-    """Raise DGQError for a file of another format that is named .txt."""
+    """Raise DGQError for a file of another format that is named ``.txt``."""
     start = text.lstrip()[:200].lower()
     kind = None
     if start.startswith(("<!doctype", "<html", "<?xml")):
@@ -219,6 +219,6 @@ def _check_plain(path: Path, text: str, lines: list[str]) -> None:
 
 
 def _is_header(line: str, mark: str) -> bool:
-    """Whether a line names columns, one of them of captions."""
+    """Whether a line is a header with a column of captions."""
     cells = [cell.strip().strip('"').lower() for cell in line.split(mark)]
     return len(cells) > 1 and any(c in COLUMNS for c in cells) and not any(" " in c for c in cells)

@@ -1,4 +1,4 @@
-"""A column of captions of a CSV or TSV file."""
+"""The column of captions in a CSV or TSV file."""
 
 import csv
 import io
@@ -10,22 +10,22 @@ from typing import Any
 from dgq.errors import DGQError
 
 COLUMNS = ("text", "caption", "prompt", "captions", "sentence")
-"""Names that a column of captions has, in any spelling."""
+"""Names of a column of captions, in any case."""
 
 
 def table_captions(path: Path, text: str, kind: str) -> list[str]:
-    """The column of captions of a table, every row of which must have one.
+    """The captions in a table, every row of which must have one.
 
     Args:
-        path: of the file, for messages.
-        text: what is in it.
-        kind: ``.csv``, or ``.tsv`` for tabs and quotes that mean nothing.
+        path: path of the file, for messages.
+        text: content of the file.
+        kind: ``.csv``, or ``.tsv`` for tab-separated cells in which quotes are ordinary characters.
 
     Raises:
-        DGQError: if it is no table, has no such column, or a row does not fit the header.
+        DGQError: if it is no table, has no column of captions, or a row does not fit the header.
     """
     if kind == ".csv":
-        # Lines end as the csv module says, inside quotes too; not where Unicode would break them.
+        # Lines end where the csv module says, also inside quotes, not at Unicode's line separators.
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     else:
         lines = re.split(r"\r\n|\n|\r", text)
@@ -50,7 +50,7 @@ def _column(path: Path, rows: "csv.DictReader[str]") -> list[str]:
 
 
 def _cell(path: Path, row: Mapping[Any, Any], name: str, line: int) -> str:
-    """The caption of a row that fits the header."""
+    """The caption in a row, which must fit the header."""
     value = row[name]
     if value is None:
         raise DGQError(f"row {line} of {path} has no {name}: it is cut short; correct the file")

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print or write the card.
 
     Raises:
-        DGQError: if the model is damaged, an id is none, or a card is there already.
+        DGQError: if the model is damaged, an id is invalid, or a card already exists.
     """
     if arguments.overwrite and not arguments.write:
         raise DGQError("--overwrite replaces a card that is written: give --write too")
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def note_paths(path: Path) -> None:
-    """Say so if the description beside a card names a place on this machine."""
+    """Print a note if the description beside a card names a path on this machine."""
     files = find_model(path)
     pipeline = files.manifest().pipeline
     if pipeline and not publishable(pipeline):

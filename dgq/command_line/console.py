@@ -1,4 +1,4 @@
-"""What commands show: one line for an error, parts of the work as they go on, no noise."""
+"""Console output of commands: one-line errors, progress of phases, no noise."""
 
 import argparse
 import io
@@ -19,7 +19,7 @@ from dgq.errors import DGQError
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
-    """The quantized model that a subcommand is about."""
+    """Add the argument that names the quantized model of a subcommand."""
     parser.add_argument(
         "path",
         metavar="DIR",
@@ -30,34 +30,34 @@ def add_path(parser: argparse.ArgumentParser) -> None:
 
 
 def print_error(error: Exception) -> None:
-    """Say on stderr, in one line, what was wrong."""
+    """Print on stderr, in one line, what was wrong."""
     print_marked("[bold red]error:[/]", str(error))
 
 
 def print_stop(text: str) -> None:
-    """Say on stderr, in one line, why a command ended early and how to resume."""
+    """Print on stderr, in one line, why a command ended early and how to resume."""
     print_marked("[bold yellow]stopped[/]", text.removeprefix("stopped "))
 
 
 def print_marked(mark: str, text: str) -> None:
-    """Say something on stderr, in one line, after a mark."""
+    """Print one line on stderr, after a mark."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     console.print(f"{mark} {escape(' '.join(printable(text).split()))}")
 
 
 def print_line(text: str) -> None:
-    """Say something on stdout, as it stands."""
+    """Print a line on stdout, unchanged."""
     Console(soft_wrap=True, highlight=False, emoji=False).print(escape(printable(text)))
 
 
 def printable(text: str) -> str:
-    """Text with what no terminal and no file in UTF-8 can hold written as an escape."""
+    """Text with everything escaped that terminals and UTF-8 files cannot represent."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Show on stderr what is being done, and then how long it took."""
+    """Show on stderr what is being done, and how long it took."""
     console = Console(stderr=True, highlight=False, emoji=False)
     started = time.perf_counter()
     with console.status(escape(name)):
@@ -66,14 +66,14 @@ def phase(name: str) -> Iterator[None]:
 
 
 def check_arguments(args: Sequence[str]) -> None:
-    """Raise DGQError for an argument with bytes that are no text."""
+    """Raise DGQError for an argument with bytes that are not text."""
     for arg in args:
         if printable(arg) != arg:
             raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
 
 
 def quieten_libraries() -> None:
-    """Hide bars and hints of libraries that concern their authors, not users of this project."""
+    """Hide libraries' progress bars and hints that do not concern users of this project."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in Latin-1 has no arrows and bars

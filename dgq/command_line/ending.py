@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and one line about anything that is not success."""
+"""How a command ends: its exit status, and one line about anything other than success."""
 
 import os
 import signal
@@ -16,15 +16,15 @@ def exit_code(
     after_stop: str = "what was finished is kept",
     after_failure: str = "fix that, then repeat the command",
 ) -> int:
-    """Do what a command does.
+    """Run a command and return its exit code.
 
     Args:
-        work: of the command; the exit code that it returns, if any, is passed on.
-        after_stop: what a signal leaves behind, in words.
-        after_failure: what to do where a file cannot be read or written.
+        work: the command; the exit code that it returns, if any, is passed on.
+        after_stop: what remains after a signal, in words.
+        after_failure: what to do if a file cannot be read or written.
 
     Returns:
-        0; 2 after one line about bad input; 128 and the signal's number where one ended it.
+        0; 2 after one line about bad input; 128 plus the signal's number if one ended it.
     """
     quieten_libraries()
     try:

@@ -1,4 +1,4 @@
-"""Choose a subcommand, run it, and say what is wrong in one line."""
+"""Choose a subcommand, run it, and report errors in one line."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ class Subcommand(Protocol):
     SUMMARY: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Tell a parser its options."""
+        """Add the subcommand's options to a parser."""
 
     def run(self, arguments: argparse.Namespace) -> None:
-        """Do it.
+        """Run the subcommand.
 
         Raises:
-            DGQError: in one line, what the user can correct.
+            DGQError: for what the user can correct.
         """
 
 
@@ -29,7 +29,7 @@ SUBCOMMANDS: tuple[Subcommand, ...] = (card, export, inspect)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of all subcommands."""
+    """The parser of all subcommands."""
     made = argparse.ArgumentParser(
         prog="python -m dgq",
         description="Work with quantized models: folders as `python train.py fit` writes them.",
@@ -43,6 +43,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the command; returns the exit code: 0, or 2 after one line about bad input."""
     arguments = parser().parse_args(argv)
     return exit_code(lambda: arguments.run(arguments), "nothing was written")

@@ -1,4 +1,4 @@
-"""Files of options: what a parser would say without the file's name, or not at all."""
+"""Checks of option files, whose errors a parser would report without a file name or not at all."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +13,7 @@ def check_options_file(path: Path, sections: Collection[str] = ()) -> None:
 
     Args:
         path: of the file.
-        sections: options with options of their own, which anything else would reset.
+        sections: options with suboptions; a plain value would reset all of them.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))

@@ -1,6 +1,6 @@
 """Stopping early: a signal ends a command with one line, a status, and nothing half done.
 
-Whatever is written is written beside and renamed, so that an exception may leave at any place.
+Everything is written beside its place and renamed, so that an exception may end it anywhere.
 """
 
 import os
@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Those that a user, a closed terminal or a cluster ends a job with."""
+"""Signals with which a user, a closed terminal or a cluster ends a job."""
 
 PARENT_POLL_SECONDS = 1.0
 
 
 class Stopped(BaseException):
-    """Raised where a run is stopped from outside; no ``except Exception`` may swallow it.
+    """Raised when a run is stopped from outside; no ``except Exception`` may catch it.
 
     Args:
-        reason: for the user.
+        reason: reason, for the user.
         status: exit status of the command.
     """
 
@@ -35,8 +35,7 @@ class Stopped(BaseException):
 class Stopper:
     """Turns signals into ``Stopped``.
 
-    An exception in the wrong place, such as the end of an object, is swallowed by Python: whoever
-    has a loop calls ``check``.
+    Python swallows exceptions in some places, such as finalizers, so loops also call ``check``.
 
     Args:
         is_first: whether this is the first of several processes, or the only one; the others
@@ -48,7 +47,7 @@ class Stopper:
         self._stopped: Stopped | None = None
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Stop; signals that follow are ignored while everything is cleaned up."""
+        """Stop; further signals are ignored during cleanup."""
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         name = signal.Signals(number).name
@@ -56,7 +55,7 @@ class Stopper:
         raise self._stopped
 
     def check(self) -> None:
-        """Raise ``Stopped`` if a signal came and its exception was lost."""
+        """Raise ``Stopped`` if a signal arrived and its exception was lost."""
         if self._stopped is not None:
             raise self._stopped
 
@@ -69,10 +68,10 @@ class Stopper:
 
 @contextmanager
 def stopping_on_signals(is_first: bool = True) -> Iterator[Stopper]:
-    """While this is entered, signals raise ``Stopped`` in the main thread of the first process.
+    """Context in which signals raise ``Stopped`` in the main thread of the first process.
 
     Args:
-        is_first: whether this is that process; the others end when it has ended.
+        is_first: whether this is that process; the others end after it.
     """
     stopper = Stopper(is_first)
     if threading.current_thread() is not threading.main_thread():
@@ -90,7 +89,7 @@ def stopping_on_signals(is_first: bool = True) -> Iterator[Stopper]:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process when the first one has been killed, even in a collective operation."""
+    """End this process when the first one was killed, even during a collective operation."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

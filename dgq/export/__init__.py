@@ -1,1 +1,1 @@
-"""Quantized UNets for other engines: the integer products of this project in their operators."""
+"""Export of quantized UNets: this project's integer products as operators of other engines."""

@@ -1,8 +1,8 @@
-"""What zeros around an image add to a product of codes, whose zero is not a code of zero.
+"""Corrections at image borders, where padding with zeros does not mean codes of zero.
 
-An engine pads codes with zeros, which stand for ``-scale * zero_point``. The bias of a pixel inside
-counts the zero points of all taps of the kernel; at the border those that see no pixel are taken
-back.
+An engine pads codes with zeros, which stand for ``-scale * zero_point``. The bias of an inner pixel
+accounts for the zero points of all taps of the kernel; at the border, the contribution of taps that
+read no pixel is subtracted.
 """
 
 import torch
@@ -12,7 +12,7 @@ from dgq.inference.geometry import ConvGeometry
 
 
 def outside(size: int | Tensor, out: int | Tensor, conv: ConvGeometry, axis: int) -> Tensor:
-    """Which taps of a kernel see no pixel of a row or a column: ``[out, taps]``, bool.
+    """Which taps of a kernel read no pixel of a row or a column: ``[out, taps]``, bool.
 
     Args:
         size: pixels of the input along the axis.
@@ -26,7 +26,7 @@ def outside(size: int | Tensor, out: int | Tensor, conv: ConvGeometry, axis: int
 
 
 def missing_taps(x: Tensor, y: Tensor, conv: ConvGeometry) -> Tensor:
-    """Taps that see no pixel, for each pixel of the output: float32 ``[height * width, taps]``.
+    """Taps that read no pixel, for each pixel of the output: float32 ``[height * width, taps]``.
 
     Args:
         x: input ``[batch, in, height, width]``.
@@ -44,7 +44,7 @@ def border_correction(missing: Tensor, taken_back: Tensor, y: Tensor) -> Tensor:
 
     Args:
         missing: ``[height * width, taps]``, as ``missing_taps`` returns it.
-        taken_back: ``[1, taps, out]``, what each tap that sees no pixel takes back.
+        taken_back: ``[1, taps, out]``, the correction for each tap that reads no pixel.
         y: output ``[batch, out, height, width]``.
     """
     by_pixel: Tensor = (missing @ taken_back).unflatten(1, (y.shape[2], y.shape[3]))

@@ -1,7 +1,7 @@
 """The UNet in ComfyUI's format: int8 linear layers by output channel, the rest in 16 bits.
 
-ComfyUI multiplies such a weight with activations that it quantizes by itself, one scale for each
-row of each call. So only the weights of a calibration are in the file, none of its ranges: no
+ComfyUI multiplies such a weight with activations that it quantizes itself, with one scale for each
+row of each call. So the file contains only the weights of a calibration and none of its ranges: no
 zero points, no scales of channels or steps.
 """
 
@@ -24,18 +24,18 @@ from dgq.unet.split_layer import SplitConv2d, join_tensors_
 
 MODEL = "unet.safetensors"
 QUANTIZED = {"format": "int8_tensorwise"}
-"""How ComfyUI calls int8 weights, whether with one scale or with one for each output channel."""
+"""ComfyUI's name for int8 weights, with one scale or one for each output channel."""
 
 LARGEST = 127
 
 
 def write_comfyui(source: Path, folder: Path, phase: Phase) -> str:
-    """Write the UNet of a quantized model to ``folder``; returns what became of its layers.
+    """Write the UNet of a quantized model to ``folder``; returns a summary of its layers.
 
     Args:
-        source: of the quantized model.
-        folder: that exists.
-        phase: surrounds each part of the work.
+        source: folder of the quantized model.
+        folder: an existing folder.
+        phase: context around each part of the work.
     """
     with phase("loading"):
         unet = load_quantized_unet(source, "float", torch.float32)
@@ -51,7 +51,7 @@ def comfyui_tensors(unet: nn.Module) -> dict[str, Tensor]:
     """The tensors of a quantized UNet under the names that ComfyUI reads.
 
     Args:
-        unet: loaded with ``execution="float"``.
+        unet: a UNet loaded with ``execution="float"``.
 
     Raises:
         DGQError: if the original layout cannot describe it, or no linear layer is quantized.
@@ -64,7 +64,7 @@ def comfyui_tensors(unet: nn.Module) -> dict[str, Tensor]:
 
 
 def tensors_of(unet: nn.Module) -> dict[str, Tensor]:
-    """By name in diffusers: quantized linear layers as ComfyUI wants them, others in float16."""
+    """Tensors by diffusers name: quantized linear layers in ComfyUI's form, others in float16."""
     found: dict[str, Tensor] = {}
     layers = {n: m for n, m in unet.named_modules() if isinstance(m, FrozenLayer)}
     for name, layer in layers.items():

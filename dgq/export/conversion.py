@@ -25,16 +25,16 @@ from dgq.unet.attention import QuantizedAttention
 from dgq.unet.shared_inputs import SHARED_INPUTS
 
 INSIDE = ("query_quantizer", "key_quantizer", "value_quantizer", "score_quantizer")
-"""Quantizers of an attention whose products stay in floating point in other engines."""
+"""Quantizers of an attention, whose products stay in floating point in other engines."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a UNet's layers.
+    """How a UNet's layers were converted.
 
     Args:
-        int8_layers: that multiply int8 weights with codes.
-        float_layers: by reason, layers that stay in floating point.
+        int8_layers: number of layers that multiply int8 weights with codes.
+        float_layers: number of layers in floating point, by reason.
     """
 
     int8_layers: int
@@ -50,11 +50,11 @@ def convert_(unet: nn.Module, operators: Operators = PLAIN) -> Converted:
     """Replace the layers of a quantized UNet, loaded with ``execution="float"``, in place.
 
     Args:
-        unet: with packed layers.
-        operators: in the form that the engine's converter reads.
+        unet: a UNet with packed layers.
+        operators: operators in the form that the engine's converter reads.
 
     Raises:
-        DGQError: if none can be an integer product, or attention itself is quantized.
+        DGQError: if no layer can be an integer product, or attention itself is quantized.
     """
     attentions = {n: m for n, m in unet.named_modules() if isinstance(m, QuantizedAttention)}
     check_attentions(attentions)
@@ -82,7 +82,7 @@ def convert_(unet: nn.Module, operators: Operators = PLAIN) -> Converted:
 
 
 def check_attentions(attentions: dict[str, QuantizedAttention]) -> None:
-    """Raise DGQError for attentions with more quantized than what their layers read."""
+    """Raise DGQError for attentions that quantize more than the input of their layers."""
     for name, owner in attentions.items():
         for leaf in INSIDE:
             quantizer = getattr(owner, leaf)
@@ -94,7 +94,7 @@ def check_attentions(attentions: dict[str, QuantizedAttention]) -> None:
 
 
 def follow_calls_(unet: nn.Module, rows: StepRows) -> None:
-    """Let all of a UNet read the step in a form that can be traced."""
+    """Make the whole UNet read the step in a traceable form."""
     calls = TracedCalls(unet.calls, rows)  # type: ignore[arg-type]
     for module in unet.modules():
         if hasattr(module, "calls"):
@@ -106,9 +106,9 @@ class Readers:
     """Replaces the layers that read one quantized tensor, all or none of them.
 
     Args:
-        unet: that they are in.
-        rows: that take what depends on the step.
-        operators: of the engine.
+        unet: UNet that holds the layers.
+        rows: table that takes the vectors that depend on the step.
+        operators: operators of the engine.
     """
 
     unet: nn.Module
@@ -118,11 +118,11 @@ class Readers:
     def convert_(
         self, quantizer: nn.Module | None, names: list[str], owner: nn.Module | None = None
     ) -> Counter[str]:
-        """Replace layers; counts those that stay in floating point, by reason.
+        """Replace layers; returns how many stay in floating point, by reason.
 
         Args:
-            quantizer: of the tensor.
-            names: of the layers.
+            quantizer: quantizer of the tensor.
+            names: names of the layers.
             owner: attention that quantizes for several layers, if one does.
         """
         layers = {name: self.unet.get_submodule(name) for name in names}
@@ -165,14 +165,14 @@ class Readers:
 def folded_weights(
     quantizer: nn.Module | None, layers: dict[str, FrozenLayer]
 ) -> dict[str, Tensor | None]:
-    """The int8 weight ``[out, n]`` of each layer; None where it does not fit."""
+    """The int8 weight ``[out, n]`` of each layer; None if it does not fit."""
     assert isinstance(quantizer, ChannelInput)
     packed = {name: layer for name, layer in layers.items() if isinstance(layer, PackedLayer)}
     return {n: fold(m, quantizer.factors(m.in_channels)[1]) for n, m in packed.items()}
 
 
 def obstacle_of(quantizer: nn.Module | None, layers: list[nn.Module]) -> str | None:
-    """Why layers that read one quantized tensor cannot multiply int8 weights, if so."""
+    """Why layers that read one quantized tensor cannot multiply int8 weights, or None."""
     if not all(isinstance(layer, FrozenLayer) for layer in layers):
         return KEPT_READER
     if not all(isinstance(layer, PackedLayer) for layer in layers):
@@ -187,6 +187,6 @@ def obstacle_of(quantizer: nn.Module | None, layers: list[nn.Module]) -> str | N
 
 
 def replace_(owner: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put another module in the place of a direct child."""
+    """Replace a direct child module."""
     name = next(name for name, child in owner.named_children() if child is old)
     owner.register_module(name, new)

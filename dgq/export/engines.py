@@ -1,4 +1,4 @@
-"""The engines that a quantized UNet is exported for, and what each of them needs."""
+"""The engines that a quantized UNet can be exported for, and what each of them needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Engine:
 
     Args:
         summary: what is written, in a few words.
-        packages: that have to be installed to write the export.
-        write: writes the quantized UNet of a folder into another; returns what became of its
-            layers, in one line.
+        packages: packages that must be installed to write the export.
+        write: writes the quantized UNet of one folder into another; returns a one-line summary of
+            its layers.
     """
 
     summary: str
@@ -32,7 +32,7 @@ class Engine:
         """Raise DGQError if a package is missing.
 
         Args:
-            name: of the engine, which its extra has too.
+            name: name of the engine and of its extra.
         """
         missing = [package for package in self.packages if find_spec(package) is None]
         if missing:
@@ -42,7 +42,7 @@ class Engine:
             )
 
     def versions(self) -> dict[str, str]:
-        """Of the packages that write the export."""
+        """Versions of the packages that write the export."""
         return {package: version(package) for package in ("torch", "diffusers", *self.packages)}
 
 
@@ -57,4 +57,4 @@ ENGINES = {
         "the UNet's weights for ComfyUI, int8 linears and float16 convolutions", (), write_comfyui
     ),
 }
-"""By the name that ``--to`` takes."""
+"""Engines by the name that ``--to`` accepts."""

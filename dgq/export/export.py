@@ -1,4 +1,4 @@
-"""Export a quantized model to a folder that another engine reads."""
+"""Export a quantized model to a folder that another engine can read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from dgq.storage.checkpoint import read_manifest
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export consists of.
+    """A finished export.
 
     Args:
-        folder: that it is in.
-        layers: what became of the layers, in one line.
-        n_bytes: of all its files.
+        folder: its folder.
+        layers: one-line summary of its layers.
+        n_bytes: bytes of all its files.
     """
 
     folder: Path
@@ -34,15 +34,15 @@ def export(
     overwrite: bool = False,
     phase: Phase = silent,
 ) -> Exported:
-    """Write a quantized model for another engine, as a whole or not at all.
+    """Write a quantized model for another engine, completely or not at all.
 
     Args:
-        path: of a finished run, or of the folder of a quantized model.
+        path: a finished run, or the folder of a quantized model.
         engine: name in ``ENGINES``.
-        out: folder to make.
-        whole_pipeline: text encoders and VAE too, in floating point (OpenVINO only).
+        out: folder to create.
+        whole_pipeline: export text encoders and VAE too, in floating point (OpenVINO only).
         overwrite: replace an earlier export.
-        phase: surrounds each part of the work.
+        phase: context around each part of the work.
 
     Raises:
         DGQError: before work starts, if something is missing or in the way, or the model cannot be

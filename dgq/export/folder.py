@@ -1,4 +1,4 @@
-"""The folder of an export: there as a whole or not at all, and never in place of something else."""
+"""The folder of an export: written completely or not at all, and never over anything else."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from dgq.errors import DGQError
 from dgq.storage.files import check_writable, exists, partial_name, write_json
 
 DESCRIPTION = "export.json"
-"""What an export was made of; it also tells an export from any other folder."""
+"""File that describes an export; it also distinguishes an export from any other folder."""
 
 
 def check_free(out: Path, overwrite: bool) -> None:
     """Raise DGQError unless an export may be written to ``out``.
 
     Args:
-        out: folder to be made.
+        out: folder to create.
         overwrite: an earlier export may be replaced; nothing else ever is.
     """
     if not exists(out):
@@ -32,7 +32,7 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 @contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place when the block ends without error."""
+    """A folder beside ``out`` that replaces it when the block ends without error."""
     beside, old = (out.with_name(partial_name(out.name, suffix)) for suffix in (".new", ".old"))
     beside.mkdir(parents=True)
     try:
@@ -46,5 +46,5 @@ def folder_beside(out: Path) -> Iterator[Path]:
 
 
 def describe(folder: Path, content: dict[str, Any]) -> None:
-    """Write what an export was made of."""
+    """Write the description of an export."""
     write_json(folder / DESCRIPTION, content)

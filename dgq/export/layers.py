@@ -5,10 +5,10 @@ As in ``dgq.inference.folding``, with ``x = s[t] m[c] (q - z[t, c])``::
     codes = clamp(round(x / (s[t] m[c]) + z[t, c]))              one scale, 1, for the whole tensor
     y[o] = s[t] (w[o] . codes + constant[o]) + rest[t, o]        int8 weights by output channel
 
-The first line is a multiplication and an addition before a quantization with a fixed range: what
-depends on channel and step never reaches the quantized operands. ``constant`` is what zero points
-add on average over the steps; it is large beside what differs between steps, and engines add it
-before they round to 16 bits.
+The first line is a multiplication and an addition, then a quantization with a fixed range: whatever
+depends on channel and step never reaches the quantized operands. ``constant`` is the average over
+the steps of what zero points add. It is large compared with the differences between steps, so
+engines add it before they round to 16 bits.
 """
 
 import torch
@@ -28,10 +28,10 @@ class CodesOf(nn.Module):
     """Codes of an activation, as whole numbers in floating point.
 
     Args:
-        quantizer: of the activation.
-        channels: of it.
-        rows: that take what depends on the step.
-        operators: of the engine.
+        quantizer: quantizer of the activation.
+        channels: channels of the activation.
+        rows: table that takes the vectors that depend on the step.
+        operators: operators of the engine.
     """
 
     factor: Tensor | None
@@ -47,12 +47,12 @@ class CodesOf(nn.Module):
         self.inverse = rows.add(1 / scale)
         self.zero_point = rows.add(quantizer.zero_point.expand(-1, channels))
         self.scale = rows.add(quantizer.scale[:, None])
-        """Of the codes, ``[1, 1]``: what layers multiply their sums with."""
+        """Scale of the codes, ``[1, 1]``, with which layers multiply their sums."""
         whole = self.largest == LARGEST
         self.register_buffer("factor", None if whole else on_codes.float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Codes of ``x``, of its shape."""
+        """Codes of ``x``, in its shape."""
         codes = x * along_channels(self.inverse(), x) + along_channels(self.zero_point(), x)
         if self.factor is not None:
             codes = codes.round().clamp(0, self.largest) * along_channels(
@@ -66,10 +66,10 @@ class CodeLayer(nn.Module):
 
     Args:
         packed: the layer.
-        quantizer: of its input.
-        codes: made from that quantizer.
-        folded: int8 weight ``[out, n]`` with all factors.
-        rows: that take what depends on the step.
+        quantizer: quantizer of its input.
+        codes: codes made from that quantizer.
+        folded: int8 weight ``[out, n]`` times all factors.
+        rows: table that takes the vectors that depend on the step.
     """
 
     weight: Tensor
@@ -105,7 +105,7 @@ class CodeLayer(nn.Module):
         self.register_buffer("constant", constant.float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the stock layer computes, of a tensor or of its codes."""
+        """The stock layer's output, for a tensor or its codes."""
         codes = x if self.input_quantizer is None else self.input_quantizer(x)
         weight = self.operators.dequantized(self.weight, self.weight_scale)
         sums = self.geometry.apply(codes, weight, None)
@@ -119,7 +119,7 @@ class CodeLayer(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """A layer that stays in floating point, its weight dequantized once.
+    """A layer that stays in floating point; its weight is dequantized once.
 
     Args:
         frozen: the layer.
@@ -138,16 +138,16 @@ class PlainLayer(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the stock layer computes."""
+        """The stock layer's output."""
         x = x if self.input_quantizer is None else self.input_quantizer(x)
         return self.geometry.apply(x, self.weight, self.bias)
 
 
 class PlainQuantizer(nn.Module):
-    """Quantizes and dequantizes in operators that engines know.
+    """Quantizes and dequantizes with operators that engines support.
 
     Args:
-        quantizer: that does the same.
+        quantizer: quantizer with the same result.
     """
 
     def __init__(self, quantizer: InputQuantizer) -> None:
@@ -162,12 +162,12 @@ class PlainQuantizer(nn.Module):
 
 
 def scale_of(packed: PackedLayer) -> Tensor:
-    """What a folded weight is multiplied with, float64 ``[out]``."""
+    """Factor of a folded weight, float64 ``[out]``."""
     return packed.scale.double() * 2.0 ** -largest_exponent(packed.exponent)
 
 
 def sums_by_tap(folded: Tensor, zero_point: Tensor, conv: Geometry) -> Tensor:
-    """What zero points add through each tap of a kernel: float64 ``[steps, taps, out]``.
+    """Contribution of zero points through each tap of a kernel: float64 ``[steps, taps, out]``.
 
     Args:
         folded: int8 ``[out, n]``.
@@ -185,7 +185,7 @@ def sums_by_tap(folded: Tensor, zero_point: Tensor, conv: Geometry) -> Tensor:
 
 def along_channels(vector: Tensor, x: Tensor) -> Tensor:
     """``[1, n]`` broadcastable to the channels of ``x``: the second axis of images or the last."""
-    # Not by indexing, which traces leave slices of.
+    # Not by indexing, which leaves slices in traces.
     if x.ndim == 4:
         return vector.unsqueeze(2).unsqueeze(3)
     return vector.unsqueeze(1) if x.ndim == 3 else vector

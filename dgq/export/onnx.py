@@ -16,7 +16,7 @@ from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.files import write_json
 
 MODEL, DATA = "model.onnx", "model.onnx_data"
-"""The names that optimum looks for."""
+"""Names that optimum expects."""
 
 OPSET = 18
 FREE = {
@@ -27,10 +27,10 @@ FREE = {
     "time_ids": {0: "batch"},
     OUTPUT: {0: "batch", 2: "height", 3: "width"},
 }
-"""Sizes of inputs and output that are not fixed."""
+"""Dynamic sizes of inputs and output."""
 
 INLINE = 2**16
-"""Bytes up to which a tensor stays in the file of the graph, where sizes are read from."""
+"""Tensors up to this many bytes stay in the file of the graph, where shapes are read from."""
 
 
 class _Codes(torch.autograd.Function):
@@ -65,12 +65,12 @@ QDQ = Operators(_Codes.apply, _Dequantized.apply)
 
 
 def write_onnx(source: Path, folder: Path, phase: Phase) -> str:
-    """Write the UNet of a quantized model to ``folder/unet``; returns what became of its layers.
+    """Write the UNet of a quantized model to ``folder/unet``; returns a summary of its layers.
 
     Args:
-        source: of the quantized model.
-        folder: that exists.
-        phase: surrounds each part of the work.
+        source: folder of the quantized model.
+        folder: an existing folder.
+        phase: context around each part of the work.
     """
     with phase("loading and folding"):
         unet = load_quantized_unet(source, "float", torch.float32)
@@ -84,18 +84,18 @@ def write_onnx(source: Path, folder: Path, phase: Phase) -> str:
 
 
 def save_onnx(unet: nn.Module, inputs: dict[str, Tensor], folder: Path) -> None:
-    """Write ONNX, with the weights in a file of their own.
+    """Write ONNX, with the weights in a separate file.
 
     Args:
         unet: as ``convert_`` leaves it with ``QDQ``.
         inputs: example inputs by name.
-        folder: that exists.
+        folder: an existing folder.
     """
     import onnx
 
     module = Traceable(unet, tuple(inputs)).eval()
     names = (*inputs, OUTPUT)
-    # Traced: the exporter that torch.export precedes takes twenty times as long for the same graph.
+    # Traced: the exporter based on torch.export takes twenty times as long for the same graph.
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

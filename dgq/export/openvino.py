@@ -14,22 +14,22 @@ from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.files import write_json
 
 MODEL = "openvino_model.xml"
-"""The name that optimum-intel looks for; the weights lie beside, in ``.bin``."""
+"""File name that optimum-intel expects; the weights are beside it, in ``.bin``."""
 
 IN_FLOAT32 = "precise_0"
-"""Mark of operators whose result is never rounded to 16 bits."""
+"""Mark of operators whose results are never rounded to 16 bits."""
 
 LAST_EXACT = ("Gather", "FakeQuantize", "MatMul", "Convolution", "Concat")
-"""Operators where what is computed of the timestep ends."""
+"""Operators that end the part of the graph computed from the timestep."""
 
 
 def write_openvino(source: Path, folder: Path, phase: Phase) -> str:
-    """Write the UNet of a quantized model to ``folder/unet``; returns what became of its layers.
+    """Write the UNet of a quantized model to ``folder/unet``; returns a summary of its layers.
 
     Args:
-        source: of the quantized model.
-        folder: that exists.
-        phase: surrounds each part of the work.
+        source: folder of the quantized model.
+        folder: an existing folder.
+        phase: context around each part of the work.
     """
     with phase("loading and folding"):
         unet = load_quantized_unet(source, "float", torch.float32)
@@ -69,16 +69,16 @@ def named(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
 
 
 def save_openvino(model: Any, folder: Path) -> None:
-    """Write a model; scales stay in 32 bits, weights are int8 anyway."""
+    """Write a model; scales stay in 32 bits, and weights are int8 anyway."""
     import openvino
 
     openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
 
 
 def keep_time_exact_(model: Any) -> None:
-    """Let what is computed of the timestep stay in float32 where the rest is rounded to bfloat16.
+    """Keep everything computed from the timestep in float32 if the rest is rounded to bfloat16.
 
-    A timestep of 961 would be 960, and several steps of a long sampler the same one.
+    Otherwise timestep 961 would become 960, and several steps of a long sampler would coincide.
     """
     frontier = [model.input("timestep").node]
     while frontier:

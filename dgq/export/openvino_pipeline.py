@@ -1,4 +1,4 @@
-"""What a pipeline of optimum-intel needs beside the UNet: text encoders and VAE in OpenVINO."""
+"""The parts of a pipeline that optimum-intel needs besides the UNet: text encoders and VAE."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from dgq.storage.files import write_json
 
 N_TOKENS = 77
 SMALL = 8
-"""Latents of a trace: it holds for any size."""
+"""Size of latents in a trace, which is valid for any size."""
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 COPIED = ("tokenizer", "tokenizer_2", "scheduler")
-"""Parts without weights, as diffusers writes them."""
+"""Parts without weights, under diffusers' names."""
 
 
 class TextEncoder(nn.Module):
-    """A text encoder that returns all that pipelines read.
+    """A text encoder that returns everything that pipelines read.
 
     Args:
-        encoder: of transformers.
+        encoder: a transformers text encoder.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -35,7 +35,7 @@ class TextEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """First the output that the pipeline takes by its place, then all hidden states."""
+        """First the output that pipelines take by position, then all hidden states."""
         output = self.encoder(input_ids, output_hidden_states=True, return_dict=True)
         pooled = output["text_embeds"] if "text_embeds" in output else output["pooler_output"]
         last = output["last_hidden_state"]
@@ -44,10 +44,10 @@ class TextEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The half of a VAE that makes images of latents.
+    """The half of a VAE that turns latents into images.
 
     Args:
-        vae: both halves.
+        vae: the whole VAE.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -61,10 +61,10 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The half of a VAE that makes latents of images.
+    """The half of a VAE that turns images into latents.
 
     Args:
-        vae: both halves.
+        vae: the whole VAE.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -78,11 +78,11 @@ class Encoder(nn.Module):
 
 
 def write_rest_of_pipeline(source: str, folder: Path) -> None:
-    """Write all of a pipeline but the UNet, in the layout of optimum-intel.
+    """Write all of a pipeline except the UNet, in the layout of optimum-intel.
 
     Args:
-        source: of the full-precision pipeline.
-        folder: that exists.
+        source: source of the full-precision pipeline.
+        folder: an existing folder.
     """
     pipeline = load_pipeline(source)
     for name in ENCODERS:
@@ -96,7 +96,7 @@ def write_rest_of_pipeline(source: str, folder: Path) -> None:
 
 
 def write_text_encoder(encoder: Any, folder: Path) -> None:
-    """Write a text encoder of CLIP."""
+    """Write a CLIP text encoder."""
     n_hidden = encoder.config.num_hidden_layers + 1
     has_projection = hasattr(encoder, "text_projection")
     outputs = ["text_embeds", "last_hidden_state"]
@@ -109,7 +109,7 @@ def write_text_encoder(encoder: Any, folder: Path) -> None:
 
 
 def write_vae(vae: Any, folder: Path) -> None:
-    """Write both halves of a VAE, each into a folder of its own."""
+    """Write both halves of a VAE, each into its own folder."""
     config = vae.config
     size = SMALL * 2 ** (len(config.block_out_channels) - 1)
     latents = {"latent_sample": torch.zeros(2, config.latent_channels, SMALL, SMALL)}
@@ -123,13 +123,13 @@ def write_vae(vae: Any, folder: Path) -> None:
 def write_part(
     module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], folder: Path
 ) -> None:
-    """Write OpenVINO's model of one network, weights in 16 bits.
+    """Write one network for OpenVINO, with 16-bit weights.
 
     Args:
         module: takes tensors in the order of the inputs.
         inputs: example inputs by name.
         outputs: names of the outputs.
-        folder: to make.
+        folder: folder to create.
     """
     import openvino
 
@@ -143,7 +143,7 @@ def write_part(
 
 
 def index_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
-    """What is in the folder, in the words of diffusers, which optimum-intel reads."""
+    """The index of the folder in diffusers' terms, which optimum-intel reads."""
     index = {
         name: value
         for name, value in pipeline.config.items()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 255
-"""The largest code of a tensor, whatever the bits of a channel: multiplied codes fill a byte."""
+"""Largest code of a tensor, for all bits: codes times their factors fill a byte."""
 
 
 def codes(x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Operators:
-    """In the form that one engine's converter reads.
+    """The operators in the form that one engine's converter reads.
 
     Args:
         codes: as ``codes`` above.
@@ -34,4 +34,4 @@ class Operators:
 
 
 PLAIN = Operators()
-"""Plain torch."""
+"""The operators in plain torch."""

@@ -1,13 +1,13 @@
-"""Parts of an export that take a while, for somebody to watch."""
+"""Progress of an export: named parts that take a while."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Phase = Callable[[str], AbstractContextManager[None]]
-"""Surrounds a part of the work, with what it does in a few words."""
+"""Context around a part of the work, given its name."""
 
 
 @contextmanager
 def silent(_name: str) -> Iterator[None]:
-    """A phase that nobody watches."""
+    """A phase that reports nothing."""
     yield

@@ -1,4 +1,4 @@
-"""Vectors that depend on the sampler step, in one table that is read once in each call."""
+"""Vectors that depend on the sampler step, in one table that is read once per call."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from dgq.unet.calls import SamplerCall, SamplerCalls
 
 StepVector = Callable[[], Tensor]
-"""Gives a vector at the step of the call, ``[1, n]``."""
+"""Returns a vector at the step of the call, ``[1, n]``."""
 
 
 class _Row:
-    """The vectors of the current call; no attribute of a module, which an export may not change."""
+    """The vectors of the current call; not a module's attribute, which an export may not change."""
 
     vectors: Sequence[Tensor] = ()
 
@@ -20,7 +20,7 @@ class _Row:
 class StepRows(nn.Module):
     """A table ``[steps, n]`` with the vectors of all layers side by side.
 
-    Engines pay for each operator: one gather and one split take less time than a gather for each of
+    Every operator costs engines time: one gather and one split are faster than a gather for each of
     some hundred vectors.
     """
 
@@ -34,7 +34,7 @@ class StepRows(nn.Module):
         self.register_buffer("table", torch.empty(0), persistent=False)
 
     def add(self, values: Tensor) -> StepVector:
-        """Put ``[steps, n]`` into the table; ``[1, n]``, the same at all steps, stays outside."""
+        """Add ``[steps, n]`` to the table; ``[1, n]``, the same at all steps, stays outside."""
         values = values.float().contiguous()
         if values.shape[0] == 1:
             return lambda: values
@@ -44,7 +44,7 @@ class StepRows(nn.Module):
         return lambda: self._current.vectors[index]
 
     def close_(self) -> None:
-        """Join what was added; nothing is added any more."""
+        """Join everything that was added; nothing can be added afterwards."""
         if self._columns:
             self.table = torch.cat(self._columns, 1)
         self._columns.clear()
@@ -56,11 +56,11 @@ class StepRows(nn.Module):
 
 
 class TracedCalls(SamplerCalls):
-    """Calls of a UNet that is traced: each reads the row of its step.
+    """Calls of a UNet under tracing: each reads the row of its step.
 
     Args:
-        calls: of the UNet.
-        rows: with the vectors of all layers.
+        calls: calls of the UNet.
+        rows: table with the vectors of all layers.
     """
 
     def __init__(self, calls: SamplerCalls, rows: StepRows) -> None:
@@ -68,9 +68,9 @@ class TracedCalls(SamplerCalls):
         self.rows = rows
 
     def begin(self, sample: Tensor, timestep: Tensor | float) -> SamplerCall | None:
-        """Note the call that begins; returns the one to put back at its end.
+        """Register the call that begins; returns the previous one, to be restored at the end.
 
-        The size of the latents is not read, which would fix it: channels do not depend on it.
+        The size of the latents is not read, since that would fix it; channels do not depend on it.
         """
         before, step = self.current, self.step_of(torch.as_tensor(timestep))
         self.current = SamplerCall(step, self.latent_size)
@@ -78,4 +78,4 @@ class TracedCalls(SamplerCalls):
         return before
 
     def _warn_of(self, gap: Tensor) -> None:
-        """A trace cannot warn."""
+        """Do nothing: a trace cannot warn."""

@@ -1,4 +1,4 @@
-"""A UNet as engines take it: tensors in, one tensor out, traced by a call of its own size."""
+"""A UNet in the form that engines read: tensors in, one tensor out, traced with a small call."""
 
 import warnings
 from typing import Any, cast
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 from dgq.errors import DGQError
 
 N_TOKENS = 77
-"""Of an example text; any number of them works afterwards."""
+"""Tokens of the example text; any number of them works afterwards."""
 
 ADDED = ("text_embeds", "time_ids")
-"""What SDXL's UNets take beside; flat here, as in pipelines of other engines."""
+"""Further inputs of SDXL's UNets; flat here, as in pipelines of other engines."""
 
 
 OUTPUT = "out_sample"
-"""The name of the output, as optimum gives it."""
+"""Name of the output, as optimum names it."""
 
 
 class Traceable(nn.Module):
     """A UNet whose arguments are tensors, in the order of ``example_inputs``.
 
     Args:
-        unet: of diffusers.
-        names: of the arguments.
+        unet: a diffusers UNet.
+        names: names of the arguments.
     """
 
     def __init__(self, unet: nn.Module, names: tuple[str, ...]) -> None:
@@ -44,14 +44,14 @@ class Traceable(nn.Module):
 
 
 def example_inputs(unet: nn.Module, batch: int = 2) -> dict[str, Tensor]:
-    """Inputs of a call by name: random, and small, since a trace holds for any size.
+    """Example inputs by name: random, and small, since a trace is valid for any size.
 
     Args:
-        unet: quantized.
-        batch: of the latents; two, since a trace takes a size of one for a constant.
+        unet: a quantized UNet.
+        batch: batch of the latents; two, because a trace would take a size of one as constant.
 
     Raises:
-        DGQError: for a UNet that takes more than Stable Diffusion's or SDXL's.
+        DGQError: for a UNet with inputs other than those of Stable Diffusion or SDXL.
     """
     config: Any = unet.config
     calls: Any = unet.calls
@@ -75,7 +75,7 @@ def example_inputs(unet: nn.Module, batch: int = 2) -> dict[str, Tensor]:
 
 
 def small_latents(config: Any) -> tuple[int, int]:
-    """Height and width of latents that are two pixels wide where the UNet has the fewest."""
+    """Height and width of latents that are two pixels wide at the UNet's lowest resolution."""
     size = 2 ** len(config.block_out_channels)
     return size, size
 
@@ -98,8 +98,9 @@ def check_conditioning(config: Any) -> None:
 def sizes_of_added(config: Any) -> tuple[int, int]:
     """How many ``time_ids`` SDXL's UNet takes, and the width of its ``text_embeds``.
 
-    Six numbers, sizes and crops of the image, or five in the refiner, whose aesthetic score stands
-    for two of them and whose only text encoder gives tokens and ``text_embeds`` of one width.
+    There are six numbers, for sizes and crops of the image. The refiner has five: its aesthetic
+    score replaces two of them, and its only text encoder gives tokens and ``text_embeds`` of the
+    same width.
     """
     total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
     n_ids = 5 if total - 5 * each == config.cross_attention_dim else 6
@@ -111,6 +112,6 @@ def traced(unet: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule
     module = Traceable(unet, tuple(inputs)).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        # Not checked: a second trace numbers its modules in another way.
+        # Not checked: a second trace would number its modules differently.
         script = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
     return cast(torch.jit.ScriptModule, script)

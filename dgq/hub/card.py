@@ -23,7 +23,7 @@ def card_text(facts: Facts) -> str:
 
 
 def header(facts: Facts) -> str:
-    """What the hub reads."""
+    """The header, which the hub reads."""
     own: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -35,7 +35,7 @@ def header(facts: Facts) -> str:
 
 
 def introduction(facts: Facts) -> Iterator[str]:
-    """What it is."""
+    """Title and summary."""
     bits = short_bits(facts.manifest.quantization)
     name = facts.base_model or publishable(facts.manifest.pipeline)
     embedded = name in EMBEDDED
@@ -67,7 +67,7 @@ def contents(facts: Facts) -> Iterator[str]:
 
 
 def results(facts: Facts) -> Iterator[str]:
-    """What was measured."""
+    """The measured results."""
     evidence, report = facts.evidence, facts.evidence.report
     yield "## Measured"
     yield ""
@@ -108,7 +108,7 @@ def evaluation(protocol: Mapping[str, Any], evidence: Evidence) -> Iterator[str]
 
 
 def loading(facts: Facts) -> Iterator[str]:
-    """The lines that load it."""
+    """Section with the code that loads it."""
     yield "## How to load"
     yield ""
     yield "Needs the Python package `dgq`, which diffusers finds once it is imported."
@@ -121,7 +121,7 @@ def loading(facts: Facts) -> Iterator[str]:
 
 
 def loading_lines(facts: Facts) -> Iterator[str]:
-    """Python that loads it and draws a picture."""
+    """Python code that loads it and draws an image."""
     repo, base = facts.repo_id, facts.pipeline
     if facts.loads == "pipeline":
         yield "import dgq"
@@ -150,7 +150,7 @@ def loading_lines(facts: Facts) -> Iterator[str]:
 
 
 def reproduction(facts: Facts) -> Iterator[str]:
-    """How to make and measure it again."""
+    """Section on how to make and measure it again."""
     evidence = facts.evidence
     name = facts.repo_id.rpartition("/")[2]
     yield "## How to reproduce"
@@ -169,7 +169,7 @@ def reproduction(facts: Facts) -> Iterator[str]:
 
 
 def limits(facts: Facts) -> Iterator[str]:
-    """What it does not do."""
+    """Section on its limits."""
     manifest = facts.manifest
     height, width = manifest.latent_size
     yield "## Limits"
@@ -223,10 +223,10 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
 
 
 def short_bits(settings: QuantizationSettings) -> str:
-    """Such as W4A8."""
+    """Bits in short, such as W4A8."""
     return f"W{settings.weights.n_bits}A{settings.activations.n_bits}"
 
 
 def named(text: object) -> str:
-    """Words of others in a line of a table or a paragraph, without paths of a machine."""
+    """Foreign text for a table cell or paragraph, without local paths."""
     return " ".join(without_paths(str(text)).replace("|", "/").split())

@@ -1,4 +1,4 @@
-"""What was measured of a model: results of evaluations and the calibration's own, beside it."""
+"""Measurements found beside a model: results of evaluations, and those of its calibration."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ LABELS = {
     "ssim": ("SSIM to full precision", 4),
     "lpips": ("LPIPS to full precision", 3),
 }
-"""Metrics of an evaluation that a card shows: label, decimal places."""
+"""Metrics of an evaluation that a card shows: label and decimal places."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Row:
     """One metric.
 
     Args:
-        label: of it.
-        full_precision: its value with its interval; empty where there is none.
-        quantized: the same of the model.
+        label: label of the metric.
+        full_precision: value with interval in full precision; empty if there is none.
+        quantized: the same for the quantized model.
     """
 
     label: str
@@ -50,14 +50,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What lies beside a model.
+    """Measurements found beside a model.
 
     Args:
-        protocol: of the evaluation; None where the model was not evaluated.
-        rows: its metrics.
-        execution: how the model ran then.
-        config: of the calibration; empty where it is not known.
-        report: of ``dgq.calibrate``; empty where there is none.
+        protocol: protocol of the evaluation; None if the model was not evaluated.
+        rows: metrics of the evaluation.
+        execution: how the model ran in the evaluation.
+        config: configuration of the calibration; empty if unknown.
+        report: report of ``dgq.calibrate``; empty if there is none.
     """
 
     protocol: Mapping[str, Any] | None = None
@@ -68,11 +68,11 @@ class Evidence:
 
 
 def evidence_beside(folder: Path, sha256: str) -> Evidence:
-    """What lies in the folder of a model, or in that of its run.
+    """Measurements in the folder of a model, or in that of its run.
 
     Args:
-        folder: of the model.
-        sha256: of the model, by which evaluations name it.
+        folder: folder of the model.
+        sha256: hash of the model, by which evaluations name it.
 
     Raises:
         DGQError: if a file is damaged.
@@ -107,7 +107,7 @@ def evaluations(
 
 
 def check(protocol: Mapping[str, Any], full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError unless a card can be made of an evaluation."""
+    """Raise KeyError, TypeError or ValueError unless an evaluation has what a card needs."""
     list(rows_of(full, own))
     for name in ("sampler", "device", "prompts", "references", "num_inference_steps"):
         protocol[name]
@@ -122,7 +122,7 @@ def check(protocol: Mapping[str, Any], full: Mapping[str, Any], own: Mapping[str
 
 
 def rows_of(full: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[Row]:
-    """The metrics that were measured, and what the UNet costs."""
+    """The measured metrics, and the cost of the UNet."""
     for key, (label, digits) in LABELS.items():
         if own["metrics"].get(key) is not None:
             values = (estimate(each["metrics"].get(key), digits) for each in (full, own))
@@ -136,7 +136,7 @@ def rows_of(full: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def estimate(found: Mapping[str, Any] | None, digits: int) -> str:
-    """A value, its deviation over seeds, and its 95 % interval."""
+    """A value with its deviation over seeds and its 95 % interval, as text."""
     if found is None:
         return ""
     text = f"{found['value']:,.{digits}f}"
@@ -148,7 +148,7 @@ def estimate(found: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def read_config(file: Path) -> Mapping[str, Any]:
-    """The configuration of a calibration; raises DGQError if it is none."""
+    """The configuration of a calibration; raises DGQError if the file holds none."""
     check_regular(file)
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -168,5 +168,5 @@ def is_file(path: Path) -> bool:
 
 
 def damaged(file: Path) -> DGQError:
-    """The one line that says so."""
+    """The error for a damaged file."""
     return DGQError(f"{file} is damaged: restore it, or remove it to go without")

@@ -20,17 +20,17 @@ UNKNOWN_PIPELINE = "PIPELINE"
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is made from.
+    """The facts that a model card is made from.
 
     Args:
-        manifest: of the model as it is published.
-        kinds: of its layers.
+        manifest: manifest of the model as published.
+        kinds: kinds of its layers.
         kept: names of the layers in full precision.
-        n_bytes: of its files of weights.
-        full_bytes: of the UNet in full precision.
+        n_bytes: bytes of its files of weights.
+        full_bytes: bytes of the UNet in full precision.
         evidence: what was measured.
         repo_id: where it is published.
-        base_model: id of what it was made from, if that is on the hub.
+        base_model: hub id of the pipeline that it was made from, if it has one.
         loads: how it is loaded: ``unet`` and ``pipeline`` by diffusers, ``earlier`` by dgq alone.
         header: further entries of the header, such as a licence.
     """
@@ -48,20 +48,20 @@ class Facts:
 
     @property
     def pipeline(self) -> str:
-        """Where the rest of the pipeline comes from, as anybody can find it."""
+        """Where the rest of the pipeline comes from, as a source that anybody can find."""
         return self.base_model or publishable(self.manifest.pipeline) or UNKNOWN_PIPELINE
 
 
 def facts_of(
     files: ModelFiles | FirstFiles, unet: nn.Module, evidence: Evidence, **others: Any
 ) -> Facts:
-    """What a model's files and its UNet, with or without tensors, say of it.
+    """Facts from a model's files and its UNet, which needs no tensors.
 
     Args:
-        files: of the model.
-        unet: of inference modules.
+        files: files of the model.
+        unet: UNet of inference modules.
         evidence: what was measured.
-        others: further fields.
+        others: further fields of ``Facts``.
     """
     manifest = files.manifest()
     return Facts(

@@ -17,13 +17,13 @@ def model_card(
     """The text of a README.md for the hub, from what a model holds and what was measured of it.
 
     Args:
-        folder: of a finished run, of a quantized model, or of a pipeline with one.
-        base_model: id of the pipeline on the hub that it was made from; by default the one that
-            the model names, where that is an id.
-        repo_id: where it will be published, for the lines that load it.
+        folder: folder of a finished run, of a quantized model, or of a pipeline with one.
+        base_model: hub id of the pipeline that it was made from; by default the one that the model
+            names, if that is an id.
+        repo_id: hub id where it will be published, for the lines that load it.
 
     Raises:
-        DGQError: if the model is damaged, or an id is none.
+        DGQError: if the model is damaged, or an id is invalid.
     """
     files = find_model(folder)
     manifest, tensors = files.read()  # which verifies them

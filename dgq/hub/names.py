@@ -1,4 +1,4 @@
-"""What may be published of where things are: ids of the hub, never a path of this machine."""
+"""Which sources may be published: hub ids, never a path on this machine."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from dgq.storage.files import exists
 from dgq.storage.manifest import QUANTIZATION
 
 PLACE = "_name_or_path"
-"""Where diffusers notes in a configuration what a model was loaded from."""
+"""Key where diffusers notes in a configuration what a model was loaded from."""
 
 PATH = re.compile(r"(?<![\w.:/~\\-])(?:file:/|~|\.{1,2}|[A-Za-z]:)?[/\\][^\s\"'`|,;()\[\]]+")
-"""Something that begins like a path: at a root, a home, a drive or here."""
+"""Text that begins like a path: with a root, a home, a drive or the current folder."""
 
 
 def hub_id(source: str) -> str | None:
@@ -37,10 +37,10 @@ def publishable(source: str) -> str:
 
 
 def checked_id(source: str, option: str) -> str:
-    """An id of the hub that a user gave.
+    """A hub id given by a user.
 
     Raises:
-        DGQError: if it is none, such as a path.
+        DGQError: if it is no hub id but, for example, a path.
     """
     found = hub_id(source)
     if found is None:
@@ -49,7 +49,7 @@ def checked_id(source: str, option: str) -> str:
 
 
 def published_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without paths of this machine; a quantized model is to be sealed anew."""
+    """A configuration without local paths; a quantized model has to be sealed again."""
     kept = {k: v for k, v in config.items() if k != PLACE}
     quantization = kept[QUANTIZATION]
     pipeline = publishable(quantization["pipeline"])

@@ -1,4 +1,4 @@
-"""What is uploaded of a UNet: our card, in place of the one that diffusers writes."""
+"""Uploading a UNet: our model card replaces the one that diffusers writes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,15 @@ class Origin:
     """What a UNet was loaded from.
 
     Args:
-        place: a folder or an id; empty where nobody noted it.
-        sha256: of the model there.
+        place: a folder or an id; empty if unknown.
+        sha256: hash of the model there.
     """
 
     place: str
     sha256: str
 
     def evidence(self) -> Evidence:
-        """What lies beside it; nothing where it is no folder here."""
+        """Measurements beside it; none if it is no local folder."""
         folder = Path(self.place)
         if not self.place or not folder.is_dir():
             return Evidence()
@@ -37,12 +37,12 @@ class Origin:
 
 
 def write_card(unet: nn.Module, folder: Path, repo_id: str, origin: Origin) -> None:
-    """Write our card over that in a folder that is about to be uploaded; its header is kept.
+    """Replace the model card in a folder that is about to be uploaded; its header is kept.
 
     Args:
-        unet: quantized.
-        folder: with the files of it.
-        repo_id: where they go.
+        unet: a quantized UNet.
+        folder: folder with its files.
+        repo_id: hub id that they are uploaded to.
         origin: what the UNet was loaded from.
     """
     file = folder / CARD_FILE

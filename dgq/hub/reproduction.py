@@ -17,15 +17,15 @@ PRESETS = ("paper", "quick", "scenes")
 """Names of protocols in the repository."""
 
 DATA = ("n_prompts", "n_samples", "n_held_out", "batch_size", "micro_batch_size", "seed")
-"""Settings of the samples that decide what is learned."""
+"""Settings of the samples that affect what is learned."""
 
 
 def recipe_yaml(manifest: Manifest, config: Mapping[str, Any]) -> str:
-    """What ``train.py fit --config`` takes to calibrate such a model again.
+    """The YAML with which ``train.py fit --config`` calibrates such a model again.
 
     Args:
-        manifest: of the model.
-        config: of its calibration, as far as it is known.
+        manifest: manifest of the model.
+        config: configuration of its calibration, as far as it is known.
     """
     model, data = (section(config, name) for name in ("model", "data"))
     quantization = manifest.quantization
@@ -45,9 +45,9 @@ def commands(evidence: Evidence, pipeline: str, name: str) -> list[str]:
     """The commands that calibrate a model and measure it.
 
     Args:
-        evidence: of the model.
-        pipeline: that it is made from.
-        name: of the run's folder.
+        evidence: measurements of the model.
+        pipeline: pipeline that it is made from.
+        name: name of the run's folder.
     """
     fit = f"python train.py fit --config recipe.yaml --pipeline {pipeline} --run outputs/{name}"
     captions = section(evidence.config, "data").get("captions")
@@ -65,12 +65,12 @@ def commands(evidence: Evidence, pipeline: str, name: str) -> list[str]:
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a configuration; empty where it is not there."""
+    """A section of a configuration; empty if it is missing."""
     found = config.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
 def last_part(source: str) -> str:
-    """A file's name without its folders; a data set of the hub as it is."""
+    """A file's name without its folders; a hub data set unchanged."""
     is_path = exists(Path(source)) or bool(Path(source).suffix)
     return Path(source).name if is_path else without_paths(source)

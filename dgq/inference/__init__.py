@@ -1,1 +1,1 @@
-"""The second life of a quantized UNet: modules that run, and hold nothing but packed tensors."""
+"""Modules that run a quantized UNet: they hold nothing but packed tensors."""

@@ -1,4 +1,4 @@
-"""Put inference modules into a UNet, for the tensors of a calibration or of a file to fill."""
+"""Build inference modules into a UNet, to be filled with tensors of a calibration or a file."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,7 +27,7 @@ from dgq.unet.shared_inputs import input_quantizer_of, shares_input
 from dgq.unet.split_layer import names_of_parts, split_
 
 BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}
-"""Quantizers of groupings whose scales are no table."""
+"""Quantizers of groupings without a table of scales."""
 
 
 def build_(
@@ -143,7 +143,7 @@ def score_quantizer(
 
 
 def fill_(unet: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give empty inference modules, and what is kept, their tensors; checks names and values.
+    """Load tensors into empty inference modules and unquantized layers; checks names and values.
 
     Raises:
         DGQError: if the tensors are not those of this UNet.
@@ -159,8 +159,8 @@ def check_tensors_(unet: nn.Module) -> None:
     """Make inference modules ready to compute with the tensors they were given.
 
     Raises:
-        DGQError: for shapes and values that are none of theirs, and for weights that are kept in
-            floating point and are not finite.
+        DGQError: for invalid shapes or values, and for weights that stay in floating point and are
+            not finite.
     """
     for name, module in unet.named_modules():
         if isinstance(module, PackedLayer):

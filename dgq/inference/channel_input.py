@@ -1,4 +1,4 @@
-"""Quantizers of channels whose scales are whole multiples of one: they make codes."""
+"""Quantizers that emit integer codes: the scales of their channels are multiples of one scale."""
 
 from abc import ABC, abstractmethod
 
@@ -15,7 +15,7 @@ from dgq.unet.calls import SamplerCalls
 from dgq.unet.compiling import LaidOut
 
 PREPARED = ("channel_multiple", "channel_zero", "code_factor")
-"""Tables of a ``ChannelInput`` that makes codes, derived from what is stored."""
+"""Tables of a ``ChannelInput`` that makes codes, derived from the stored tensors."""
 
 
 class MakesCodes(ABC):
@@ -23,9 +23,9 @@ class MakesCodes(ABC):
 
     @abstractmethod
     def offset(self, largest: int) -> int | None:
-        """What is taken from codes up to a largest one, so that they fit into int8; None for uint8.
+        """What is taken from codes up to ``largest`` to fit them into int8; None for uint8.
 
-        Where it is much larger than the codes, sums lose digits when biases take it back.
+        If it is much larger than the codes, sums lose digits when biases add it again.
         """
 
     @abstractmethod
@@ -39,15 +39,15 @@ class MakesCodes(ABC):
         offset: int | None,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """Codes of ``[batch, ..., channels]``, minus the offset.
+        """Codes of ``[batch, ..., channels]``, less the offset.
 
         Args:
-            x: to quantize.
-            tables: scale, multiples, zero points and factors, as ``reference.quantize`` has them.
-            step: of each sample.
-            largest: code.
-            padding: of height and width.
-            offset: as ``offset`` tells.
+            x: the activation.
+            tables: scale, multiples, zero points and factors, as ``reference.quantize`` takes them.
+            step: step of each sample.
+            largest: largest code.
+            padding: padding of height and width.
+            offset: as returned by ``offset``.
             spoilt: ``[batch]``, to be set to NaN for samples with a NaN, where that costs nothing.
         """
 
@@ -68,16 +68,16 @@ class MakesCodes(ABC):
 class ChannelInput(InputQuantizer, LaidOut):
     """Channels whose scales are whole multiples of one, so that a layer is one integer product.
 
-    ``scale [steps]`` is the finest, ``zero_point [steps, channels]``, ``multiple [channels]``; one
-    channel may stand for all, as it does for a whole tensor.
+    ``scale [steps]`` is the finest scale, beside ``zero_point [steps, channels]`` and ``multiple
+    [channels]``; a single channel stands for all where a tensor is quantized as a whole.
 
     Args:
         n_bits: of the codes, 2 to 8.
-        calls: of the UNet.
+        calls: calls of the UNet.
         channels: of the activation.
         of_text: tokens are words.
-        max_exponent: bits that multiples take from the budget of both operands.
-        absorbed: the weights of all layers that read it have absorbed the multiples.
+        max_exponent: bits that multiples take from the spare bits of both operands.
+        absorbed: whether the weights of all layers that read it have absorbed the multiples.
     """
 
     multiple: Tensor
@@ -137,11 +137,11 @@ class ChannelInput(InputQuantizer, LaidOut):
 
     @property
     def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Scale, multiples, zero points and factors, as ``reference.quantize`` has them."""
+        """Scale, multiples, zero points and factors, as ``reference.quantize`` takes them."""
         return self.scale, self.channel_multiple, self.channel_zero, self.code_factor
 
     def step_on(self, device: torch.device) -> Tensor:
-        """The step of each sample; it is on another device only outside of a call."""
+        """The step of each sample on a device; it is on another one only outside of a call."""
         return self.calls.step.to(device)
 
     def check_no_gradient(self, x: Tensor) -> None:
@@ -152,7 +152,7 @@ class ChannelInput(InputQuantizer, LaidOut):
             )
 
     def factors(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Factors ``[channels]`` of the codes and of the weights whose products are the multiples.
+        """Factors ``[channels]`` of the codes and of the weights; their products are the multiples.
 
         Args:
             channels: of the input.
@@ -164,7 +164,7 @@ class ChannelInput(InputQuantizer, LaidOut):
         return shared_multiple(multiple, self.n_bits, self.max_exponent)
 
     def prepare_(self, channels: int, products: MakesCodes) -> None:
-        """Make codes from now on for layers whose weights were multiplied by their factors.
+        """Start emitting codes, for layers whose weights were multiplied by their factors.
 
         Args:
             channels: of the input.
@@ -178,7 +178,7 @@ class ChannelInput(InputQuantizer, LaidOut):
             self.register_buffer(name, table.detach().contiguous(), persistent=False)
 
     def release_(self) -> None:
-        """Make no codes any longer: quantize in floating point."""
+        """Stop emitting codes: quantize in floating point."""
         self.emits_codes, self.products, self.offset = False, None, None
         for name in PREPARED:
             self._buffers.pop(name, None)
@@ -190,7 +190,7 @@ class ChannelInput(InputQuantizer, LaidOut):
         return self.products is not None
 
     def has_code_of_zero(self) -> bool:
-        """Whether zeros around an image can be codes, at every step."""
+        """Whether zero padding has a code at every step."""
         return bool(((self.zero_point >= 0) & (self.zero_point <= self.largest)).all())
 
     def problem(self) -> str | None:

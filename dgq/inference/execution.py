@@ -24,7 +24,7 @@ from dgq.unet.context import QuantizationContext
 Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
-"""Of what is not quantized."""
+"""Dtypes that the unquantized parts can have."""
 
 CPU = CpuProducts()
 
@@ -57,7 +57,7 @@ class Execution:
 
     @property
     def arithmetic(self) -> str:
-        """What results depend on, beside the model."""
+        """What numerical results depend on, besides the model."""
         return f"{self.integer_layers} integer layers, {self.dtype}, attention by {self.attention}"
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Execution:
         )
 
     def run_in_float_(self, unet: nn.Module) -> None:
-        """Let a UNet run in floating point from now on, since its tensors are moved one by one."""
+        """Switch a UNet to floating point for good, because its tensors are moved one by one."""
         n_layers = unfold_layers_(unet)
         settle_norms_(unet, getattr(torch, self.dtype))
         reasons = self.float_layers | (
@@ -81,15 +81,15 @@ class Execution:
         unet.layout = layout_of(unet)  # type: ignore[assignment]
 
     def check(self, unet: nn.Module) -> None:
-        """Raise DGQError unless a UNet's tensors, in their stored form, can be those of a model."""
+        """Raise DGQError unless a UNet's tensors, in their stored form, are valid."""
         check_tensors_(unet)
 
     def before_move_(self, unet: nn.Module) -> None:
-        """Let a UNet take its stored form, before it is moved to another device as a whole."""
+        """Return a UNet to its stored form, before it is moved to another device as a whole."""
         unfold_layers_(unet)
 
     def after_move_(self, unet: nn.Module) -> None:
-        """Let a UNet run as fast as the device can that it was moved to; nothing is refused."""
+        """Make a UNet run as fast as the device it was moved to allows, whatever its mode."""
         if self.mode == "float":
             settle_norms_(unet, norm_dtype(unet, getattr(torch, self.dtype)))
             return
@@ -102,7 +102,7 @@ class Execution:
 def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = None) -> Execution:
     """Choose how a quantized UNet runs on its device, and lay its weights out, layer by layer.
 
-    It is noted as ``unet.execution``.
+    The result is also kept as ``unet.execution``.
 
     Args:
         unet: a loaded or frozen UNet, on the device where it will run.
@@ -143,7 +143,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     if dtype is None:
         dtype = products.best_dtype() if uses_kernels else torch.float32
     attention = settle_(unet, dtype, products, channels_last=uses_kernels)
-    # Copied there by the first call, it would be a copy from the host in every compiled one.
+    # Here rather than in the first call, or each compiled call would copy it from the host.
     calls.known_on(next(unet.parameters()).device)
     execution = Execution(
         *(mode, n_integer, dict(reasons), name_of(dtype), attention),
@@ -154,7 +154,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
 
 
 def check_mode(mode: Any) -> None:
-    """Raise SettingsError for what is no mode of execution."""
+    """Raise SettingsError unless ``mode`` is a mode of execution."""
     if mode not in MODES:
         raise SettingsError(f"execution must be one of {', '.join(MODES)}, got {mode!r}")
 
@@ -167,15 +167,15 @@ def check_precision(dtype: Any) -> None:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """As torch calls it, without the module."""
+    """Torch's name of a dtype, without the module."""
     return str(dtype).removeprefix("torch.")
 
 
 def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_last: bool) -> str:
-    """Convert what is not quantized, on a CPU but for the norms; lay images out by pixels.
+    """Convert the unquantized parts (on a CPU all but the norms); lay images out channels last.
 
     Returns:
-        Who computes attention.
+        Which kernel computes attention.
     """
     if channels_last:
         nn.Module.to(unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -193,15 +193,15 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
 
 
 def norm_dtype(unet: nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """Of the norms' weights, where the rest is in ``dtype``: float32 on a CPU."""
+    """Dtype of the norms' weights where the rest is in ``dtype``: float32 on a CPU."""
     on_cpu = all(parameter.device.type == "cpu" for parameter in unet.parameters())
     return torch.float32 if on_cpu else dtype
 
 
 def settle_norms_(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the norms' weights, which only a CPU multiplies with inputs of another dtype.
+    """Convert the norms' weights: only a CPU can multiply them with inputs of another dtype.
 
-    What they add up is in float32 everywhere.
+    Norms accumulate in float32 everywhere.
     """
     for module in unet.modules():
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):

@@ -1,4 +1,4 @@
-"""Feed-forward blocks that run: their gate hands codes to the last layer, not floating point."""
+"""Feed-forward blocks whose gate passes codes to the last layer, not floating point."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from dgq.inference.integer_layer import IntegerLayer
 from dgq.unet.readers import innermost, is_hooked, unwrapped
 
 N_MODULES = 3
-"""Of a block without a final dropout: a gate, a dropout, a layer."""
+"""Number of modules in a block without a final dropout: a gate, a dropout, a layer."""
 
 
 class GatedFeedForward(FeedForward):
     """A feed-forward block with a GEGLU whose product, gate and quantization are one step.
 
-    A stock block that ``hand_over_codes_`` gave this class. In training, and where adapters around
-    a layer are on or hooks look at what is computed, it computes as the stock one.
+    ``hand_over_codes_`` gives a stock block this class. It computes as the stock one in training,
+    and while a layer has active adapters or hooks look at intermediate results.
     """
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -32,9 +32,9 @@ class GatedFeedForward(FeedForward):
 
 
 def hand_over_codes_(unet: nn.Module) -> None:
-    """Let every feed-forward block that can be gated in integers be so."""
+    """Make every feed-forward block whose gate can work in integers a ``GatedFeedForward``."""
     for module in unet.modules():
-        # Adapters and hooks that are there now may be gone at a later call, and then it is gated.
+        # Adapters and hooks that are here now may be gone at a later call, which is then gated.
         if type(module) is FeedForward and has_codes_to_hand_over(module):
             module.__class__ = GatedFeedForward
 
@@ -47,7 +47,7 @@ def hand_over_floats_(unet: nn.Module) -> None:
 
 
 def has_codes_to_hand_over(block: FeedForward) -> bool:
-    """Whether a block has a GEGLU and two layers that multiply integers, adapters around or not."""
+    """Whether a block has a GEGLU and two integer layers, with or without adapters."""
     if len(block.net) != N_MODULES or type(block.net[0]) is not GEGLU:
         return False
     return all(multiplies(innermost(layer)) for layer in (block.net[0].proj, block.net[2]))

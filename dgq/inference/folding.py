@@ -6,7 +6,8 @@ With activations ``x = s[t] m[c] (q - z[t, c])``, whose multiples are ``m = a b`
     y = s[t] sw[o] 2^-E (sum_c q' v'  -  sum_c z' v') + bias
     q' = a[c] q,   z' = a[c] z[t, c],   v' = b[c] 2^(E - e[o, c]) v[o, c]
 
-``a`` fills what the codes leave free in u8, ``b`` and the exponents what the weights do in s8.
+``a`` uses the bits that the codes leave free in u8; ``b`` and the exponents those that the weights
+leave free in s8.
 """
 
 import torch
@@ -17,7 +18,7 @@ from dgq.ops.native import sums_fit
 
 
 def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:
-    """The factor of each weight for its group of inputs, by exponents ``[out, n]``."""
+    """The factor of each weight, from the exponents ``[out, n]`` of its groups of inputs."""
     return 1 if exponent is None else 1 << (largest - exponent.to(torch.int32))
 
 

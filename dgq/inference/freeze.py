@@ -1,4 +1,4 @@
-"""From the first life of a quantized UNet to the second: what calibration found, packed."""
+"""Freeze a calibrated UNet: what calibration found becomes the packed tensors that run."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ RENAMED = (
     (r"\.processor\.scores\.", ".score_quantizer."),
     (r"\.processor\.(query|key|value)\.", r".\1_quantizer."),
 )
-"""From names of calibration modules, those of the first file format included, to inference ones."""
+"""Tensor names in calibration modules (and in the first file format) to those in inference ones."""
 
 LEARNED = (".learnable.", ".learnable_output.", ".learnable_codes.", ".observer.")
 
@@ -30,8 +30,8 @@ def freeze_(unet: nn.Module, settings: QuantizationSettings) -> None:
     """Turn a calibrated UNet into one that runs, in place: floating-point weights are dropped.
 
     Args:
-        unet: calibrated: every target is hardened, every range is fitted.
-        settings: that it was calibrated with.
+        unet: a calibrated one: every target is hardened, every range is fitted.
+        settings: those that it was calibrated with.
 
     Raises:
         DGQError: if a layer has no codes yet, or an activation no scales; nothing is changed then.
@@ -59,9 +59,9 @@ def check_calibrated(unet: nn.Module) -> None:
 def frozen_state(
     calibrated: Mapping[str, Tensor], settings: QuantizationSettings
 ) -> dict[str, Tensor]:
-    """Tensors of inference modules from those of calibration modules.
+    """Convert the tensors of calibration modules to those of inference modules.
 
-    Also from those in files of the first format, which stored calibration modules.
+    Files of the first format hold calibration modules, so this reads them too.
     """
     owners: dict[str, dict[str, Tensor]] = {}
     for name, tensor in calibrated.items():
@@ -92,7 +92,7 @@ def frozen(
     one_group = activations.grouping == "kmeans" and activations.n_groups == 1
     is_score = name.endswith(".score_quantizer")
     if "group_index" in tensors and (one_group or is_score):
-        # One group of all: as channels are stored that have everything in common.
+        # One group for the whole tensor: stored as one channel that stands for all.
         one = torch.ones(1, dtype=torch.int16)
         return tensors_of_channels(tensors["scale"][:, 0], tensors["zero_point"], one)
     if "exponent" in tensors:
@@ -105,7 +105,7 @@ def frozen(
 
 
 def tensors_of_channels(scale: Tensor, zero_point: Tensor, multiple: Tensor) -> dict[str, Tensor]:
-    """What ``ChannelInput`` holds."""
+    """The tensors of a ``ChannelInput``, by name."""
     return {"scale": scale, "zero_point": zero_point, "multiple": multiple}
 
 
@@ -117,6 +117,6 @@ def renamed(name: str) -> str:
 
 
 def narrow(zero_point: Tensor) -> Tensor:
-    """The same whole numbers in 16 bits where they fit."""
+    """Zero points as int16 where they fit, else as int32."""
     fits = bool((zero_point.abs() < 2**15).all())
     return zero_point.to(torch.int16 if fits else torch.int32)

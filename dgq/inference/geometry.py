@@ -105,7 +105,7 @@ def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:
     """The geometry of a stock layer.
 
     Raises:
-        DGQError: for a convolution whose padding is not a number of zeros.
+        DGQError: for a convolution that does not pad with a fixed number of zeros.
     """
     if isinstance(layer, nn.Linear):
         return LinearGeometry(layer.in_features, layer.out_features)
@@ -124,7 +124,7 @@ def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:
 
 
 def stock_layer(geometry: Geometry, has_bias: bool = True) -> nn.Linear | nn.Conv2d:
-    """A stock layer that computes this, without memory: on the meta device."""
+    """The stock layer of a geometry, on the meta device, where it takes no memory."""
     if not isinstance(geometry, ConvGeometry):
         sizes = geometry.in_channels, geometry.out_channels
         return nn.Linear(*sizes, bias=has_bias, device="meta")

@@ -1,8 +1,8 @@
-"""Group norms of images that lie pixel by pixel, in a form that a compiler makes fast.
+"""Group norms of channels-last images, written so that a compiler makes them fast.
 
-Torch's decomposition goes through an image channel by channel, whatever its layout: kernels that
-Inductor makes of it read and write a few bytes of each line of memory, and codes made of it have to
-be laid out again for the product.
+Torch's decomposition walks through an image channel by channel, whatever its layout: the kernels
+that Inductor generates read and write a few bytes of each cache line, and codes that they emit have
+to be laid out again for the product.
 """
 
 import torch
@@ -12,10 +12,10 @@ from dgq.ops.reference import IMAGE
 
 
 class GroupNormByPixels(nn.GroupNorm):
-    """As the stock one; compiled, it reads an image in the order of its pixels."""
+    """The stock group norm; when compiled, it reads an image pixel by pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Of ``[batch, channels, height, width]``."""
+        """Normalize ``[batch, channels, height, width]``."""
         by_pixels = input.ndim == IMAGE and input.is_contiguous(memory_format=torch.channels_last)
         if not (by_pixels and torch.compiler.is_compiling()):
             return super().forward(input)
@@ -31,7 +31,7 @@ def norm_pixels(
 
     Args:
         x: the images.
-        n_groups: that channels are split into.
+        n_groups: number of groups that the channels are split into.
         weight: ``[channels]``, or None for 1.
         bias: ``[channels]``, or None for 0.
         eps: added to variances.
@@ -44,7 +44,7 @@ def norm_pixels(
 
 
 def norm_by_pixels_(unet: nn.Module, wanted: bool) -> None:
-    """Let the group norms of a UNet be ``GroupNormByPixels``, or stock ones again."""
+    """Turn the group norms of a UNet into ``GroupNormByPixels``, or back into stock ones."""
     for module in unet.modules():
         if type(module) in (nn.GroupNorm, GroupNormByPixels):
             module.__class__ = GroupNormByPixels if wanted else nn.GroupNorm

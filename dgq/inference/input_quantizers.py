@@ -1,4 +1,4 @@
-"""Quantizers of activations that run: fixed tensors of scales, nothing that observes or learns."""
+"""Quantizers of activations for inference: fixed scales, nothing that observes or learns."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class InputQuantizer(InPart, StoredTensors):
 
     Args:
         n_bits: of the codes, 2 to 8.
-        calls: of the UNet.
+        calls: calls of the UNet.
         channels: of the activation.
         of_text: tokens are words, which do not move when the latents change their size.
     """
@@ -45,7 +45,7 @@ class InputQuantizer(InPart, StoredTensors):
         return self.rounded(x)
 
     def rounded(self, x: Tensor) -> Tensor:
-        """``x`` quantized and dequantized."""
+        """Return ``x`` quantized and dequantized."""
         scale, zero_point = self.parameters_of(x)
         return fake_quantize(x.float(), scale, zero_point, self.n_bits).to(x.dtype)
 

@@ -18,7 +18,7 @@ from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.math.multiples import of_weights
 
 FOLDED_AT_ONCE = 2**18
-"""Weights that are folded at a time."""
+"""Number of weights that are folded at a time."""
 
 
 class IntegerLayer(KernelLayer[ProductWeight]):
@@ -28,7 +28,7 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         packed: the layer in its stored form.
         reader: the quantizer of its input, its own or its owner's.
         folded: the weight ``[out, n]``, as ``fold`` returns it.
-        products: of the device that it is on.
+        products: integer products of its device.
     """
 
     folded_bias: Tensor
@@ -42,7 +42,7 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         self.register_buffer("folded_bias", self.fold_bias(reader, folded), persistent=False)
 
     def fold_bias(self, reader: ChannelInput, folded: Tensor) -> Tensor:
-        """The bias of each step, without what zero points add: ``[steps, out]``, float32."""
+        """The bias of each step less the contribution of zero points: ``[steps, out]``, float32."""
         on_codes, _ = reader.factors(self.geometry.in_channels)
         zero_point = reader.zero_point * on_codes - self.offset
         zeros = zero_point_sums(folded, zero_point, self.geometry)
@@ -50,13 +50,13 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         return (bias if self.bias is None else bias + self.bias).float()
 
     def bias_of(self, quantized: QuantizedTensor) -> Tensor:
-        """The bias for every row of the scales of what was quantized."""
+        """The bias for each row of the input's scales."""
         return self.folded_bias
 
     def forward(
         self, x: Tensor | QuantizedTensor, quantized: QuantizedTensor | None = None
     ) -> Tensor:
-        """What the stock layer computes; of a tensor it quantizes first, or of a quantized one."""
+        """The stock layer's output; an input that is not quantized yet is quantized first."""
         x = x if quantized is None else quantized
         if not isinstance(self.geometry, ConvGeometry):
             return self.output_of(x if isinstance(x, QuantizedTensor) else self._codes(x))
@@ -65,15 +65,15 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         return self.output_of(x).permute(0, 3, 1, 2)
 
     def output_of(self, quantized: QuantizedTensor) -> Tensor:
-        """What the layer computes of a quantized tensor, ``[batch, ..., out]``."""
+        """The layer's output for a quantized tensor, ``[batch, ..., out]``."""
         return self.product(quantized, self.bias_of(quantized), quantized.dtype)
 
     def gated(self, x: Tensor, reader: ChannelInput) -> QuantizedTensor:
-        """``value * gelu(gate)`` of the two halves of what the layer computes, quantized.
+        """Quantized ``value * gelu(gate)`` of the two halves of the layer's output.
 
         Args:
             x: ``[batch, ..., in]``.
-            reader: the quantizer of the layer that reads it.
+            reader: the input quantizer of the layer that reads the result.
         """
         quantized = self._codes(x)
         tables = (self.weight_scale, self.bias_of(quantized))
@@ -93,17 +93,17 @@ class IntegerLayer(KernelLayer[ProductWeight]):
 
 
 def fold(packed: PackedLayer, factor: Tensor) -> Tensor | None:
-    """The int8 weight ``[out, n]`` times all factors; None where it does not fit.
+    """The int8 weight ``[out, n]`` times all factors; None if it does not fit into int8.
 
     Args:
         packed: the layer.
-        factor: ``[channels]``, of the weights that meet each input channel.
+        factor: ``[channels]``, the factor of the weights that meet each input channel.
     """
     n_rows, at_once = packed.geometry.out_channels, max(1, FOLDED_AT_ONCE // packed.fan_in)
     folded = packed.codes.new_empty((n_rows, packed.fan_in), dtype=torch.int8)
     by_channel = of_weights(factor, packed.geometry.weight_shape)
     largest = largest_exponent(packed.exponent)
-    # Some rows at a time: what is made on the way takes several bytes for each weight.
+    # Some rows at a time: intermediate results take several bytes per weight.
     for first in range(0, n_rows, at_once):
         rows = slice(first, first + at_once)
         on_inputs = by_channel[rows] if by_channel.shape[0] > 1 else by_channel

@@ -1,9 +1,9 @@
-"""Layers that read one quantized tensor as one product: q, k and v, or k and v of a text.
+"""One product for layers that read the same quantized tensor: q, k and v, or the text's k and v.
 
-On a GPU the product of one such layer at a small batch fills a third of the device, and takes about
-as long as its launch; that of all of them takes hardly longer. Their weights, scales and biases are
-parts of joint ones, so nothing is in memory twice, and each layer still computes alone where it has
-to: with an adapter, in an attention processor of its own, under a hook.
+At a small batch, the product of one such layer fills a third of a GPU and takes about as long as
+its launch; the product of all of them takes hardly longer. The layers' weights, scales and biases
+are views of joint tensors, so nothing is in memory twice, and each layer still computes alone where
+it has to: with an adapter, in a custom attention processor, or under a hook.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from dgq.inference.quantized_tensor import QuantizedTensor
 
 
 class JointProduct:
-    """One product of several linear layers; they hold it, and it does not hold them.
+    """One product of several linear layers. They refer to it; it does not refer to them.
 
     Args:
-        weight: of all layers, one below the other.
+        weight: weights of all layers, stacked.
         weight_scale: ``[out]``, of all layers.
         bias: ``[steps, out]``, of all layers.
-        parts: the weight of each layer, in the memory of the joint one.
+        parts: the weight of each layer, a view of the joint one.
     """
 
     def __init__(
@@ -40,25 +40,25 @@ class JointProduct:
 
     @property
     def places(self) -> list[slice]:
-        """The rows of each layer."""
+        """The rows of each layer in the joint weight."""
         return places_of(self.sizes)
 
     def is_of(self, layers: Sequence[nn.Module]) -> bool:
-        """Whether these are all of its layers, in its order."""
+        """Whether these are exactly the layers of this product, in its order."""
         weights = [getattr(layer, "kernel_weight", None) for layer in layers]
         return len(weights) == len(self.parts) and all(
             weight is part for weight, part in zip(weights, self.parts, strict=True)
         )
 
     def __call__(self, quantized: QuantizedTensor) -> Sequence[Tensor]:
-        """What each layer computes of ``[batch, ..., in]``: views ``[batch, ..., out]``."""
+        """The output of each layer for ``[batch, ..., in]``: views ``[batch, ..., out]``."""
         output = self.weight.multiply(quantized, self.weight_scale, self.bias)
         parts: Sequence[Tensor] = output.split(self.sizes, -1)
         return parts
 
 
 def join_(layers: Sequence[IntegerLayer]) -> None:
-    """Let linear layers that read one quantized tensor be one product, where kernels gain by it.
+    """Join linear layers that read one quantized tensor into one product, where that is faster.
 
     Layers whose biases depend on the sample stay apart.
     """
@@ -78,5 +78,5 @@ def join_(layers: Sequence[IntegerLayer]) -> None:
 
 
 def places_of(sizes: Sequence[int]) -> list[slice]:
-    """The rows of parts of some sizes, one below the other."""
+    """The row slices of stacked parts with these sizes."""
     return [slice(*pair) for pair in pairwise(accumulate(sizes, initial=0))]

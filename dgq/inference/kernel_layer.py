@@ -21,10 +21,10 @@ Weight = TypeVar("Weight", bound=ProductWeight)
 
 
 class KernelLayer(HasGeometry, LayerInPart, StoredTensors, LaidOut, Generic[Weight]):
-    """A layer that was made from a packed one, and saves what that one held.
+    """A layer made from a packed one; its state dict still holds the packed tensors.
 
-    The codes are taken out of its weight again, and the exponents where the weight has them or
-    all are 0, so that a weight is in memory once.
+    Codes are recovered from its weight, and so are exponents if the weight has them or all are 0,
+    so that a weight is in memory only once.
 
     Args:
         packed: the layer in its stored form.

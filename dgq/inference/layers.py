@@ -27,9 +27,10 @@ class FrozenLayer(HasGeometry, LayerInPart, StoredTensors):
     """A layer that reads quantized activations; it is neither ``nn.Linear`` nor ``nn.Conv2d``.
 
     Args:
-        geometry: what it computes.
-        input_quantizer: None where the owner quantizes for several layers, or nobody does.
-        activation_bits: of its input, for counting.
+        geometry: kind and sizes of the layer.
+        input_quantizer: None if the owner quantizes for several layers, or the input stays as it
+            is.
+        activation_bits: bits of its input, for counting bit operations.
     """
 
     bias: Tensor | None
@@ -48,7 +49,7 @@ class FrozenLayer(HasGeometry, LayerInPart, StoredTensors):
         return FLOAT_BITS
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
-        """What the stock layer computes, with quantized operands."""
+        """The stock layer's output, computed with quantized operands."""
         if quantized is not None:
             x = quantized
         elif self.input_quantizer is not None:
@@ -60,7 +61,7 @@ class FrozenLayer(HasGeometry, LayerInPart, StoredTensors):
 
     @property
     def shape_of_bias(self) -> dict[str, tuple[int, ...]]:
-        """The shape that a bias has to have, by its name; empty without one."""
+        """The expected shape of the bias, by name; empty without a bias."""
         return {} if self.bias is None else {"bias": (self.geometry.out_channels,)}
 
     def problem(self) -> str | None:
@@ -101,9 +102,9 @@ class PackedLayer(FrozenLayer):
     the multiple of the input's channel where it was absorbed.
 
     Args:
-        arguments: of ``FrozenLayer``.
+        arguments: those of ``FrozenLayer``.
         weights: bits and groups.
-        has_bias: whether there is one.
+        has_bias: whether the layer has a bias.
     """
 
     codes: Tensor
@@ -175,10 +176,10 @@ class PackedLayer(FrozenLayer):
             return "an absorbed multiple is not a whole number from 1 to 256"
         if self.bias is not None and not bool(self.bias.isfinite().all()):
             return "a bias is not finite"
-        return None  # every byte is made of codes
+        return None  # any byte is a valid packed code
 
     def settle_(self) -> None:
-        """Pack codes of earlier files, where a code took half a byte or a byte, without gaps."""
+        """Repack without gaps the codes of earlier files, which gave each half a byte or a byte."""
         before = 4 if self.weight_bits <= 4 else 8
         if before == self.weight_bits or self.codes.dtype != torch.uint8:
             return

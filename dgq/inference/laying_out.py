@@ -27,11 +27,11 @@ FLOAT_WEIGHTS = "weights in floating point"
 UNQUANTIZED = "activations in floating point"
 TOO_WIDE = "multiplied weights do not fit into 8 bits"
 ADAPTED = ".base_layer"
-"""What follows on the name of a layer that adapters are around."""
+"""Suffix of the name of a layer that adapters wrap."""
 
 
 def fold_layers_(unet: nn.Module, products: Products) -> Counter[str]:
-    """Replace every layer that can be one integer product; the reasons of the others, counted."""
+    """Replace every layer that can be one integer product; returns why others cannot, counted."""
     reasons: Counter[str] = Counter()
     owners = {n: m for n, m in unet.named_modules() if isinstance(m, QuantizedAttention)}
     for name, owner in owners.items():
@@ -56,7 +56,7 @@ def fold_layers_(unet: nn.Module, products: Products) -> Counter[str]:
 
 
 def under_adapters(unet: nn.Module, name: str) -> str:
-    """The name of a layer, which may have adapters around it."""
+    """The name of a layer itself, which adapters may wrap."""
     return name + ADAPTED if hasattr(unet.get_submodule(name), "base_layer") else name
 
 
@@ -95,7 +95,7 @@ def readers_of(owner: QuantizedAttention) -> dict[nn.Module, tuple[str, ...]]:
 def fold_readers_(
     unet: nn.Module, products: Products, quantizer: nn.Module | None, names: list[str]
 ) -> Counter[str]:
-    """Replace the layers that read one quantized tensor, all or none; the reasons if not."""
+    """Replace the layers that read one quantized tensor, all or none; returns why not."""
     layers = [unet.get_submodule(name) for name in names]
     frozen = [layer for layer in layers if isinstance(layer, FrozenLayer)]
     if len(frozen) < len(layers):
@@ -124,14 +124,14 @@ def fold_readers_(
 
 
 def integer_kind(quantizer: ChannelInput) -> type[IntegerLayer]:
-    """The layer that reads what a quantizer emits."""
+    """The class of the layers that read what a quantizer emits."""
     if isinstance(quantizer, ResidualInput):
         return ResidualLayer
     return LiveLayer if isinstance(quantizer, LiveInput) else IntegerLayer
 
 
 def lay_out_alone_(unet: nn.Module, products: Products, name: str) -> str:
-    """Lay out the weight of a layer whose activations are not quantized; what it does then."""
+    """Lay out the weight of a layer with unquantized activations; returns how it then computes."""
     layer = unet.get_submodule(name)
     assert isinstance(layer, PackedLayer)
     weight = products.weight_alone(layer)
@@ -142,7 +142,7 @@ def lay_out_alone_(unet: nn.Module, products: Products, name: str) -> str:
 
 
 def obstacle_of(quantizer: nn.Module | None, layers: list[FrozenLayer]) -> str | None:
-    """Why layers that read one quantized tensor cannot multiply integers, if so."""
+    """Why layers that read one quantized tensor cannot multiply integers, or None."""
     if not all(isinstance(layer, PackedLayer) for layer in layers):
         return FLOAT_WEIGHTS
     if quantizer is None or isinstance(quantizer, nn.Identity):

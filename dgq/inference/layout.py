@@ -1,8 +1,8 @@
-"""What a compiled graph takes for granted of quantized layers, as one string.
+"""What a compiled graph assumes about quantized layers, as one string.
 
-Equal strings mean that a graph made for one UNet computes what the other one does, with its
-tensors: classes, constants, and everything of the tensors but their values, wherever they are held,
-and which of them are the same.
+If two UNets have equal strings, a graph compiled for one is right for the other with the other's
+tensors. The string covers classes, constants, all properties of tensors but their values, wherever
+they are held, and which tensors are the same.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
 def layout_of(unet: nn.Module) -> str:
-    """That of all modules of a UNet that are laid out, and of their weights' units; or empty."""
+    """The layout of all laid-out modules of a UNet and their weight units; empty if none."""
     laid_out = [
         (name.replace(ADAPTED, ""), holder)
         for name, module in unet.named_modules()
@@ -30,18 +30,18 @@ def layout_of(unet: nn.Module) -> str:
     ]
     if not laid_out:
         return ""
-    # Guarded where the UNet holds them, whoever else does.
+    # The calls are guarded where the UNet itself holds them, so mentions elsewhere are left out.
     seen = {id(unet.calls): 0}
     found = [(name, description(holder, seen)) for name, holder in laid_out]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def description(value: Any, seen: dict[int, int]) -> Any:
-    """A value, and all that it holds, as constants.
+    """A value, and everything that it holds, as constants.
 
     Args:
         value: anything that a module may hold.
-        seen: numbers of the objects that were described, by ``id``; others are added.
+        seen: numbers of the objects described so far, by ``id``; further ones are added.
     """
     if isinstance(value, PLAIN):
         return value
@@ -65,16 +65,16 @@ def parts(value: Any, seen: dict[int, int]) -> list[Any]:
         return [description(held, seen) for held in value]
     if isinstance(value, Set):
         return sorted(repr(held) for held in value)
-    # Of what has no attributes, what it prints; different prints cost a compilation.
+    # An object without attributes is described by its repr; a different one costs a compilation.
     return parts(vars(value), seen) if hasattr(value, "__dict__") else [repr(value)]
 
 
 def is_frozen(value: Any) -> bool:
-    """Whether an object is as good as its copy."""
+    """Whether an object is immutable, so that a copy of it is as good."""
     settings = getattr(value, "__dataclass_params__", None)
     return settings is not None and bool(settings.frozen)
 
 
 def full_name(value: type | FunctionType) -> str:
-    """Of a class or function, with its module."""
+    """Full name of a class or function, with its module."""
     return f"{value.__module__}.{value.__qualname__}"

@@ -1,4 +1,4 @@
-"""Quantizer of an activation that runs on each sample's own range."""
+"""Inference quantizer of an activation that uses each sample's own range."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from dgq.quantizers.observer import Ranges
 
 
 class LiveInput(ChannelInput):
-    """Channels whose scales are fixed multiples of one, which each sample has of its own.
+    """Channels whose scales are fixed multiples of a scale that each sample has of its own.
 
     ``multiple [channels]``; ``scale [1]`` is relative to the sample's own, ``zero_point
     [1, channels]`` added to the sample's own (``dgq.quantizers.live_ranges``).
@@ -48,7 +48,7 @@ class LiveInput(ChannelInput):
         return live_parameters(ranges, self.multiple, self.n_bits, self.scale, self.zero_point)
 
     def has_code_of_zero(self) -> bool:
-        """Zero is in every range."""
+        """True, since zero is in every range."""
         return True
 
     def problem(self) -> str | None:

@@ -1,7 +1,7 @@
 """An integer layer whose input has a scale and zero points for each sample.
 
-What zero points add to an output is no table then: it is the product of a row (an image as large
-as the kernel) of zeros, by the same operator::
+The contribution of zero points to an output is then no fixed table, but the product of a row (or
+an image as large as the kernel) of zeros, by the same operator::
 
     y[sample] = s[sample] sw (sum_c q' v'  -  sum_c z'[sample] v') + bias
 
@@ -26,7 +26,7 @@ class LiveLayer(IntegerLayer):
         return bias[None].float()
 
     def bias_of(self, quantized: QuantizedTensor) -> Tensor:
-        """The bias of each sample, without what its zero points add: ``[batch, out]``."""
+        """The bias of each sample less the contribution of its zero points: ``[batch, out]``."""
         return self.folded_bias - self.of_zeros(quantized)
 
     def of_zeros(self, quantized: QuantizedTensor) -> Tensor:

@@ -16,10 +16,10 @@ class QuantizedTensor(NamedTuple):
         codes: uint8, or int8 with an offset, channels last, and padded if a convolution reads it.
         scale: ``[steps]`` or ``[1]``.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` of each sample.
-        dtype: of what was quantized.
-        of_zero: codes of zeros of each sample, ``[batch, channels]``, where zero points are its
-            own; None where biases hold what they add.
-        of_sum: where these codes are of the last part of a sum, what the sum is.
+        dtype: dtype of the activation before quantization.
+        of_zero: codes of zero for each sample, ``[batch, channels]``, if each sample has zero
+            points of its own; None if biases hold the contribution of zero points.
+        of_sum: the sum whose last part these codes are; None if they are no part of a sum.
     """
 
     codes: Tensor
@@ -31,11 +31,11 @@ class QuantizedTensor(NamedTuple):
 
 
 class OfSum(NamedTuple):
-    """A sum of quantized tensors of which the codes of the last one are new.
+    """A sum of quantized tensors, of which only the last one has new codes.
 
     Args:
-        first: the codes of all the rest, where there was no call before.
-        before: the rest, float32, channels last.
+        first: codes of the rest of the sum, if there was no call before.
+        before: the rest of the sum, float32, channels last.
         total: the sum, without padding.
     """
 

@@ -1,4 +1,4 @@
-"""Quantizer of what an activation adds to the same one at the call before."""
+"""Quantizer of the difference between an activation and its value at the previous call."""
 
 from torch import Tensor
 
@@ -7,11 +7,11 @@ from dgq.inference.quantized_tensor import OfSum, QuantizedTensor
 
 
 class ResidualInput(LiveInput):
-    """Keeps the sum ``x`` of all that was quantized of an image, and quantizes ``a - x``.
+    """Keeps the sum ``x`` of everything quantized so far for an image, and quantizes ``a - x``.
 
-    Errors do not pile up, since the difference is taken to the quantized sum. At the first call
-    there is no sum: two rounds make up for it, the second of what the first one left. All of it is
-    float32, whatever the precision of the activation.
+    Errors do not accumulate, since the difference is taken from the quantized sum. The first call
+    has no sum yet, so it quantizes in two rounds: the activation, then the error of the first
+    round. All of this is float32, whatever the precision of the activation.
     """
 
     def forward(self, x: Tensor) -> Tensor | QuantizedTensor:  # type: ignore[override]

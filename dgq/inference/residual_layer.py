@@ -1,7 +1,7 @@
-"""An integer layer that adds what its input changed to its output of the call before.
+"""An integer layer that adds the effect of its input's change to its previous output.
 
-A layer is linear: of ``x + d`` it computes what it computed of ``x``, and one integer product of
-the codes of ``d``.
+A layer is linear: its output for ``x + d`` is its output for ``x`` plus one integer product of the
+codes of ``d``.
 """
 
 import torch
@@ -32,15 +32,15 @@ class ResidualLayer(LiveLayer):
         self.calls = reader.calls
 
     def output_of(self, quantized: QuantizedTensor) -> Tensor:
-        """What the layer computes of the quantized sum, ``[batch, ..., out]``."""
+        """The layer's output for the quantized sum, ``[batch, ..., out]``."""
         of_sum, memory = quantized.of_sum, self.calls.memory
         assert of_sum is not None
         before = self._of_first(of_sum)
         if before is None and memory is not None:
             before = memory.output_of(self, of_sum.before)
         if before is None:
-            # Its quantizer was read without it: by another layer, or an attention processor of
-            # its own that projects one by one.
+            # The quantizer was last read without this layer: by another one, or by a custom
+            # attention processor that projects one by one.
             total = self._of_values(of_sum.total)
         else:
             total = before + self._without_bias(quantized)
@@ -56,7 +56,7 @@ class ResidualLayer(LiveLayer):
         return self.product(quantized, -self.of_zeros(quantized), torch.float32)
 
     def _of_values(self, x: Tensor) -> Tensor:
-        """The same in floating point, of a sum without padding."""
+        """The product in floating point, for a sum without padding."""
         weight, _ = self.operands()
         if not isinstance(self.geometry, ConvGeometry):
             return self.geometry.apply(x, weight, None)

@@ -1,4 +1,4 @@
-"""Quantization of attention scores that runs: fixed ranges or maxima for each step."""
+"""Quantizers of attention scores for inference: fixed ranges or maxima for each step."""
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ class AffineScores(ChannelInput):
         self.keep_start = keep_start
 
     def forward(self, scores: Tensor) -> Tensor:
-        """``[batch, heads, queries, keys]``, softmaxed."""
+        """Quantize softmaxed scores ``[batch, heads, queries, keys]``."""
         return but_start(self.quantize, scores, -1) if self.keep_start else self.quantize(scores)
 
     def quantize(self, scores: Tensor) -> Tensor:

@@ -7,25 +7,25 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_SCALE = 2.0**64
-"""Products of two larger ones would overflow float32; those of real models are below 1."""
+"""Upper bound of scales: products of two larger ones overflow float32; real ones are below 1."""
 
 
 class StoredTensors(nn.Module):
-    """Holds the tensors of a quantized model: parameters, which nothing trains.
+    """Holds the tensors of a quantized model as parameters that are never trained.
 
-    As parameters they are seen by all that moves models: offloading, device maps, memory counts.
-    ``.to(dtype)``, ``.half()`` and alike move them and never round them: scales rounded to 16 bits
-    would be other scales.
+    Being parameters, they are seen by everything that moves models: offloading, device maps, memory
+    counts. ``.to(dtype)``, ``.half()`` and the like move them but never round them: scales rounded
+    to 16 bits would be other scales.
     """
 
     def store(self, name: str, tensor: Tensor | None) -> None:
-        """Register a tensor, or that there is none."""
+        """Register a tensor under a name, or None in its place."""
         parameter = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
         self.register_parameter(name, parameter)
 
     @property
     def stored(self) -> dict[str, Tensor]:
-        """The tensors that a file holds of this module alone, by name."""
+        """The tensors of this module itself that a file holds, by name."""
         return {name: tensor for name, tensor in self._parameters.items() if tensor is not None}
 
     def _load_from_state_dict(

@@ -9,7 +9,7 @@ from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight
 
 MULTIPLIED = (torch.bfloat16, torch.float16)
-"""What the kernels take."""
+"""Dtypes that the kernels take."""
 
 
 class WeightOnlyLayer(KernelLayer[AloneWeight]):
@@ -28,7 +28,7 @@ class WeightOnlyLayer(KernelLayer[AloneWeight]):
         self.register_buffer("float_bias", bias.detach(), persistent=False)
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
-        """What the stock layer computes; where the kernels cannot, with the dequantized weight."""
+        """The stock layer's output; by the dequantized weight where no kernel applies."""
         x = x if quantized is None else quantized
         if x.dtype not in MULTIPLIED or (torch.is_grad_enabled() and x.requires_grad):
             weight, bias = self.operands()

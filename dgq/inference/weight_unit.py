@@ -1,7 +1,7 @@
-"""Weights of a module's layers that are unpacked together, as the module begins.
+"""Weights of a module's layers that are unpacked together when the module starts.
 
-A launch for each layer takes a GPU longer than the unpacking. While its module runs, each weight
-knows where it was unpacked to; a layer that is called outside of it unpacks its weight alone.
+On a GPU, a launch for each layer takes longer than the unpacking. While the module runs, each
+weight knows where it was unpacked to; a layer called outside of the module unpacks its own weight.
 """
 
 from collections import Counter
@@ -20,10 +20,10 @@ from dgq.ops.packed_together import PackedTogether, can_be_together, together
 from dgq.unet.compiling import LaidOut
 
 MOST_BYTES = 48 * 2**20
-"""Of a unit, unpacked: about what an H200's cache of 50 MiB holds."""
+"""Largest unit, in unpacked bytes: about what an H200's cache of 50 MiB holds."""
 
 LEAST_WEIGHTS = 2
-"""Of a unit: one alone gains nothing."""
+"""Fewest weights of a unit: a single one gains nothing."""
 
 Parts = Sequence[tuple[NibbleWeight, slice]]
 """Weights that are rows of a joint one."""
@@ -33,8 +33,8 @@ class WeightUnit(LaidOut):
     """Weights that are unpacked together; never changed, so copies of a UNet share it.
 
     Args:
-        weights: each with those that are its rows; they become views of common memory.
-        group_size: of all that have groups.
+        weights: each with the weights that are its rows; they become views of common memory.
+        group_size: group size of all weights that have groups.
     """
 
     def __init__(self, weights: Sequence[tuple[NibbleWeight, Parts]], group_size: int) -> None:
@@ -48,7 +48,7 @@ class WeightUnit(LaidOut):
                 part.packed = packed.rows(rows)
 
     def begin(self, module: nn.Module, arguments: Any) -> None:
-        """Unpack all: a hook before the module."""
+        """Unpack all weights: a forward pre-hook of the module."""
         whole = unpack_all(*self.packed)
         for (weight, parts), offset in zip(self.weights, self.offsets, strict=True):
             unpacked = as_operand(whole, offset, weight)
@@ -57,7 +57,7 @@ class WeightUnit(LaidOut):
                 part.unpacked = unpacked[rows]
 
     def end(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """Forget what was unpacked: a hook behind the module."""
+        """Release the unpacked weights: a forward hook of the module."""
         for weight, parts in self.weights:
             weight.unpacked = None
             for part, _ in parts:
@@ -68,7 +68,7 @@ class WeightUnit(LaidOut):
 
 
 def as_operand(whole: Tensor, offset: int, weight: NibbleWeight) -> Tensor:
-    """The weight that begins somewhere in int8 bytes, as the operators of byte weights read it."""
+    """View of the int8 weight at an offset, as the operators of byte weights read it."""
     rows, channels, *kernel = weight.geometry.weight_shape
     taps = weight.packed.codes.shape[1]
     lines = whole[offset : offset + rows * taps * channels]
@@ -78,9 +78,9 @@ def as_operand(whole: Tensor, offset: int, weight: NibbleWeight) -> Tensor:
 
 
 def unite_(unet: nn.Module) -> None:
-    """Let the layers of each part of a UNet unpack their weights together, where kernels can.
+    """Make the layers of each part of a UNet unpack their weights together, where kernels can.
 
-    A part is as large as fits: a block, or a residual block and a transformer.
+    A part is the largest module that fits: a block, or else a residual block or a transformer.
     """
     packed = [weight.packed for weight, _ in weights_of(unet)]
     sizes = Counter(weight.group_size for weight in packed if weight.shift is not None)
@@ -102,12 +102,12 @@ def separate_(unet: nn.Module) -> None:
 
 
 def unit_of(module: nn.Module) -> WeightUnit | None:
-    """The weights that are unpacked as a module begins."""
+    """The unit whose weights are unpacked when a module starts, if any."""
     return next(filter(None, map(unit_behind, module._forward_pre_hooks.values())), None)
 
 
 def unit_behind(hook: Any) -> WeightUnit | None:
-    """The unit that a hook is of."""
+    """The unit that a hook belongs to, if any."""
     owner = getattr(hook, "__self__", None)
     return owner if isinstance(owner, WeightUnit) else None
 
@@ -115,7 +115,7 @@ def unit_behind(hook: Any) -> WeightUnit | None:
 def parts_of(
     module: nn.Module, group_size: int
 ) -> Iterator[tuple[nn.Module, list[tuple[NibbleWeight, Parts]]]]:
-    """The largest modules within one whose weights fit into a unit, with their weights."""
+    """The largest submodules whose weights fit into a unit, with those weights."""
     for child in module.children():
         weights = [
             (weight, parts) for weight, parts in weights_of(child) if suits(weight, group_size)
@@ -123,14 +123,14 @@ def parts_of(
         if len(weights) < LEAST_WEIGHTS:
             continue
         n_bytes = sum(2 * weight.packed.codes.numel() for weight, _ in weights)
-        if n_bytes <= MOST_BYTES and not isinstance(child, nn.ModuleList):  # which is not called
+        if n_bytes <= MOST_BYTES and not isinstance(child, nn.ModuleList):  # lists are never called
             yield child, weights
         else:
             yield from parts_of(child, group_size)
 
 
 def weights_of(module: nn.Module) -> list[tuple[NibbleWeight, Parts]]:
-    """Packed weights that a module's layers multiply integers with, joint ones once."""
+    """Packed weights of a module's integer layers; joint ones once."""
     found: dict[int, tuple[NibbleWeight, Parts]] = {}
     for layer in module.modules():
         if not isinstance(layer, IntegerLayer):

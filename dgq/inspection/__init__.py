@@ -1,1 +1,1 @@
-"""What a quantized model on disk holds, and how it runs here."""
+"""Inspection of a quantized model on disk, and of how it runs here."""

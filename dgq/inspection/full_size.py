@@ -1,4 +1,4 @@
-"""How large the stock UNet is that a quantized one was made from."""
+"""Size of the stock UNet that a quantized one was made from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,6 @@ from dgq.inspection.cost import parameter_bytes
 
 
 def full_precision_bytes(unet_config: Mapping[str, Any]) -> int:
-    """Bytes of its weights in float32; none are made."""
+    """Bytes of its weights in float32, computed without creating them."""
     with init_empty_weights():
         return parameter_bytes(UNet2DConditionModel.from_config(dict(unet_config)))

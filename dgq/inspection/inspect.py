@@ -1,4 +1,4 @@
-"""All that is to be known of a quantized model, read and checked as for running it."""
+"""Inspection of a quantized model, which is read and checked as for running it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +26,10 @@ HASHED = "weights have the hash in the description"
 
 
 def inspect_model(path: str | Path) -> dict[str, Any]:
-    """What a quantized model holds and how it would run here, as JSON can hold it.
+    """What a quantized model holds and how it would run here, as plain values for JSON.
 
     Args:
-        path: of a run's folder, the folder of a model in any format, or a pipeline's.
+        path: folder of a run, of a model in any format, or of a pipeline.
 
     Raises:
         DGQError: if it is missing, damaged, or does not belong together.
@@ -72,8 +72,8 @@ def sizes(
     Args:
         files: of the model.
         manifest: of it.
-        packed: in memory, where layers compute in floating point.
-        running: in memory, as it runs here.
+        packed: bytes in memory if layers compute in floating point.
+        running: bytes in memory as it runs here.
     """
     return {
         "on_disk": files.size(),

@@ -1,4 +1,4 @@
-"""What each layer of a UNet costs: weights, multiply-accumulates, bits."""
+"""The cost of each layer of a UNet: weights, multiply-accumulates, bits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ LAYERS = (nn.Linear, nn.Conv2d, FrozenLayer, IntegerLayer)
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One linear or convolution layer in one call of the UNet.
+    """Cost of one linear or convolution layer in one call of the UNet.
 
     Args:
-        weights: of it, without biases.
+        weights: number of its weights, without biases.
         weight_bits: 32 in floating point.
-        activation_bits: of its input; 32 in floating point.
+        activation_bits: bits of its input; 32 in floating point.
         macs: multiply-accumulates.
-        input_shape: of what it is given.
+        input_shape: shape of its input.
     """
 
     weights: int
@@ -80,7 +80,7 @@ def layer_costs(unet: nn.Module, call: Mapping[str, Any]) -> dict[str, LayerCost
 
 
 def weight_count(layer: nn.Module) -> int:
-    """Weights of a layer in any of its forms."""
+    """Number of weights of a layer in any of its forms."""
     if isinstance(layer, FrozenLayer | IntegerLayer):
         return prod(layer.geometry.weight_shape)
     assert isinstance(layer, nn.Linear | nn.Conv2d)

@@ -1,4 +1,4 @@
-"""What the layers of a quantized UNet are made of: bits, groups, exponents, multiples."""
+"""The composition of a quantized UNet's layers: bits, groups, exponents, multiples."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ Quantizer = TypeVar("Quantizer", bound=InputQuantizer)
 
 @dataclass(frozen=True)
 class Kind:
-    """Layers of the same bits.
+    """Layers with the same bits.
 
     Args:
         weight_bits: 32 in floating point.
-        activation_bits: of their inputs; 32 in floating point.
-        layers: how many.
-        weights: of all of them, without biases.
+        activation_bits: bits of their inputs; 32 in floating point.
+        layers: number of layers.
+        weights: number of all their weights, without biases.
     """
 
     weight_bits: int
@@ -67,7 +67,7 @@ def activation_multiples(unet: nn.Module) -> dict[str, int]:
 
 
 def activation_groups(unet: nn.Module) -> dict[str, Any]:
-    """How many activations have which number of groups, along which axis."""
+    """How many activations have each number of groups, and along which axis."""
     axes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for quantizer in inputs(unet, GroupedInput):
@@ -77,7 +77,7 @@ def activation_groups(unet: nn.Module) -> dict[str, Any]:
 
 
 def activations(unet: nn.Module) -> dict[str, int]:
-    """Quantized activations by their bits, scores of attention left out."""
+    """Numbers of quantized activations by their bits, without attention scores."""
     bits = Counter(str(q.n_bits) for q in inputs(unet, InputQuantizer))
     return dict(sorted(bits.items()))
 
@@ -90,7 +90,7 @@ def inputs(unet: nn.Module, kind: type[Quantizer]) -> Iterator[Quantizer]:
 
 
 def counted(tensors: Iterator[Tensor]) -> dict[str, int]:
-    """How often each whole number is there, smallest first."""
+    """How often each whole number occurs, smallest first."""
     total: Counter[int] = Counter()
     for tensor in tensors:
         values, counts = tensor.unique(return_counts=True)

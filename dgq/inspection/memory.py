@@ -1,4 +1,4 @@
-"""What a UNet holds in memory: every storage once, however many tensors are views of it."""
+"""Memory that a UNet holds: each storage counts once, however many tensors are views of it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,10 +13,10 @@ class Held(NamedTuple):
     """Memory that a UNet holds.
 
     Args:
-        owner: the class of the module whose it is.
-        name: of the first tensor in it.
-        dtype: of that tensor, in torch's words.
-        n_bytes: of all of it.
+        owner: class of the module that owns it.
+        name: name of the first tensor in it.
+        dtype: dtype of that tensor, as torch names it.
+        n_bytes: bytes of all of it.
     """
 
     owner: str
@@ -38,13 +38,13 @@ def held_by(unet: nn.Module) -> list[Held]:
 def resident_bytes(unet: nn.Module) -> int:
     """Bytes that a UNet's tensors take in memory.
 
-    Packed codes count as they are, weights folded for a CPU with a byte each.
+    Packed codes count as they are, weights folded for a CPU as a byte each.
     """
     return sum(held.n_bytes for held in held_by(unet))
 
 
 def tensors_of(unet: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Tensors of all modules with their owners and names, those of laid out weights included."""
+    """Tensors of all modules with owners and names, including those of laid-out weights."""
     for module in unet.modules():
         for name, parameter in module.named_parameters(recurse=False):
             yield module, name, parameter
@@ -60,7 +60,7 @@ def tensors_of(unet: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def memory_of(tensor: Tensor) -> tuple[int, int]:
-    """What tells the memory of a tensor from any other, and its bytes."""
+    """An identifier of a tensor's memory, and its bytes."""
     if tensor.is_mkldnn:  # it has no storage that torch knows of
         return id(tensor), tensor.numel() * tensor.element_size()
     storage = tensor.untyped_storage()

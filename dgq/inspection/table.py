@@ -13,7 +13,7 @@ MEGABYTE = 1e6
 
 
 def make_table(found: Mapping[str, Any]) -> Table:
-    """A line for each thing that ``inspect_model`` found."""
+    """A table with a line for each thing that ``inspect_model`` found."""
     table = Table(show_header=False, title=escape(found["folder"]))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -49,7 +49,7 @@ def layers_line(kind: Mapping[str, int]) -> str:
 
 
 def widths(kinds: Sequence[Mapping[str, int]]) -> str:
-    """Bits of the quantized weights; where layers differ, from which to which and on average."""
+    """Bits of the quantized weights; if layers differ, their range and average."""
     sizes: Counter[int] = Counter()
     for kind in kinds:
         if kind["weight_bits"] < FLOAT_BITS:
@@ -105,7 +105,7 @@ def scores_line(scores: Mapping[str, Any]) -> str:
 
 
 def sampler_line(found: Mapping[str, Any]) -> str:
-    """What it was calibrated for."""
+    """The sampler settings that it was calibrated for."""
     sampling = found["generation"]
     height, width = found["latent_size"]
     times = found["timesteps"]
@@ -139,11 +139,11 @@ def execution_lines(execution: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def shares(counts: Mapping[str, int]) -> str:
-    """Counts as parts of a hundred."""
+    """Counts as percentages."""
     total = sum(counts.values())
     return ", ".join(f"{value}: {100 * n / total:.0f} %" for value, n in counts.items())
 
 
 def bits(n: int) -> str:
-    """Bits in words."""
+    """Bits as text."""
     return "floating point" if n >= FLOAT_BITS else f"{n} bits"

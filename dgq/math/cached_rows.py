@@ -3,11 +3,11 @@
 import torch
 
 CACHED_ELEMENTS = 2**18
-"""Values of float32 that are worked on at a time on a CPU: a megabyte."""
+"""Number of float32 values that a CPU works on at a time: a megabyte."""
 
 
 def cached_rows(n_rows: int, n_columns: int, device: torch.device) -> int:
-    """Rows to work on at a time: all but on a CPU that runs operation by operation."""
+    """Number of rows to work on at a time: all rows, except on a CPU that runs op by op."""
     if device.type != "cpu" or torch.compiler.is_compiling():
         return n_rows
     return max(1, CACHED_ELEMENTS // n_columns)

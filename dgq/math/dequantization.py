@@ -1,4 +1,4 @@
-"""Packed codes back to weights, as many rows at a time as stay in the cache."""
+"""Dequantization of packed weights, in blocks of rows that stay in the cache."""
 
 import torch
 from torch import Tensor

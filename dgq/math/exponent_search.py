@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 N_PHASES = 64
-"""Base scales that are tried within a factor of two."""
+"""Number of base scales that are tried within a factor of two."""
 
 
 def channel_exponents(width: Tensor, max_exponent: int) -> Tensor:
     """One exponent for each channel, for all steps.
 
-    A channel needs ``width / widest`` of its step; the largest of these over the steps decides. The
-    error is that with the base scale of each step as tight as the exponents allow.
+    A channel needs ``width / widest`` at each step; the largest of these values counts. The error
+    assumes that the base scale of each step is as tight as the exponents allow.
 
     Args:
         width: ``[steps, channels]``, not negative; the range of codes that each channel needs.
@@ -35,7 +35,7 @@ def channel_exponents(width: Tensor, max_exponent: int) -> Tensor:
 def group_exponents(rows: Tensor, group_size: int, max_exponent: int) -> Tensor:
     """An exponent for each group of a weight's inputs, separately for every output channel.
 
-    A group needs its largest magnitude relative to its channel's.
+    A group needs its largest magnitude relative to that of its channel.
 
     Args:
         rows: weights ``[out, n]``.
@@ -57,12 +57,12 @@ def group_exponents(rows: Tensor, group_size: int, max_exponent: int) -> Tensor:
 
 
 def best_exponents(needed: Tensor, max_exponent: int, error: Callable[[Tensor], Tensor]) -> Tensor:
-    """Exponents of the base scale ``2^(i / N_PHASES)`` with the least error, the first of equals.
+    """Exponents for the base scale ``2^(i / N_PHASES)`` with the least error; the first on ties.
 
     Args:
         needed: ``[rows, members]``, the scale that each member needs; the largest of a row is 1.
         max_exponent: exponents run from 0 to this.
-        error: of exponents ``[rows, members]``: ``[rows, 1]``, the sum of squared scales.
+        error: maps exponents ``[rows, members]`` to the sum of squared scales, ``[rows, 1]``.
 
     Returns:
         ``[rows, members]``, uint8.
@@ -73,11 +73,11 @@ def best_exponents(needed: Tensor, max_exponent: int, error: Callable[[Tensor], 
 
 
 def least_error(candidates: Iterable[Tensor], error: Callable[[Tensor], Tensor]) -> Tensor:
-    """The candidate with the least error, the first of equals; separately for each row.
+    """The candidate with the least error, the first on ties, separately for each row.
 
     Args:
         candidates: tensors of one shape.
-        error: of a candidate, broadcastable to its shape.
+        error: maps a candidate to its error, broadcastable to its shape.
     """
     rest = iter(candidates)
     best = next(rest)
@@ -90,7 +90,7 @@ def least_error(candidates: Iterable[Tensor], error: Callable[[Tensor], Tensor])
 
 
 def relative_to_largest(values: Tensor) -> Tensor:
-    """Values ``[rows, members]`` relative to the largest of their row; zeros where all are."""
+    """Values ``[rows, members]`` relative to the largest of their row; zeros for rows of zeros."""
     largest = values.amax(1, keepdim=True)
     return torch.where(largest > 0, values / largest, torch.zeros_like(values))
 
@@ -107,13 +107,13 @@ def exponents_at(needed: Tensor, base: float, max_exponent: int) -> Tensor:
 
 
 def required_range(low: Tensor, high: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
-    """Ranges widened so far that their zero points stay near the codes.
+    """Ranges widened just enough that their zero points stay near the codes.
 
     Args:
         low: minima, any shape.
         high: maxima.
-        padded: zero is a value too, and needs a code. Otherwise a range that is far from zero is
-            widened to half of its larger end: ``-qmax <= zero_point <= 2 qmax``.
+        padded: whether zero is a value too and needs a code. Otherwise a range far from zero is
+            widened to include half of its larger end: ``-qmax <= zero_point <= 2 qmax``.
     """
     if padded:
         return low.clamp(max=0), high.clamp(min=0)
@@ -134,7 +134,7 @@ def base_scale(width: Tensor, exponent: Tensor, n_bits: int) -> Tensor:
 
 
 def limited_zero_point(zero_point: Tensor, n_bits: int, padded: bool) -> Tensor:
-    """Zero points that are near the codes, or among them where zero needs a code."""
+    """Zero points limited to be near the codes, or among them if zero needs a code."""
     largest = 2**n_bits - 1
     return zero_point.clamp(0, largest) if padded else zero_point.clamp(-largest, 2 * largest)
 

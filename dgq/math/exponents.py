@@ -1,8 +1,8 @@
-"""The budget of bits that exponents are taken from: what low-bit operands leave free in 8 bits.
+"""The bit budget of exponents: what low-bit operands leave free in 8 bits.
 
 A layer whose scales differ by powers of two is one integer product of unsigned 8-bit activations
-and signed 8-bit weights, if the powers fit into the bits that the codes do not use. Every exponent
-is taken from this budget, and nothing else decides how much there is.
+and signed 8-bit weights, if the powers fit into the bits that the codes do not use. All exponents
+come from this budget, and nothing else limits them.
 """
 
 from torch import Tensor
@@ -42,8 +42,8 @@ def check_budget(
 ) -> None:
     """Raise SettingsError unless both largest exponents fit into the spare bits.
 
-    Spare bits of the activations serve exponents of channels alone. Exponents of the weights differ
-    from one output channel to another, so they always come from the weights' own.
+    Spare bits of the activations can only hold exponents of channels. Exponents of the weights
+    differ between output channels, so they always use the weights' own spare bits.
     """
     on_weights = spare_weight_bits(weight_bits, symmetric)
     on_activations = spare_activation_bits(activation_bits)

@@ -9,7 +9,7 @@ N_ITERATIONS = 20
 
 
 class Groups(NamedTuple):
-    """Members of an axis gathered in groups, for each step.
+    """Members of an axis assigned to groups, for each step.
 
     Args:
         member_group: ``[steps, members]``, the group of each member.
@@ -23,10 +23,10 @@ class Groups(NamedTuple):
 
 
 def spread(low: Tensor, high: Tensor) -> Tensor:
-    """How much the ranges of an axis' members differ.
+    """How much the ranges of an axis' members differ from each other.
 
     ``(max of maxima - min of maxima) + (max of minima - min of minima)``, summed over the steps, so
-    that each layer has one axis.
+    that one axis is chosen per layer.
 
     Args:
         low: ``[steps, members]``, minima.
@@ -40,9 +40,9 @@ def spread(low: Tensor, high: Tensor) -> Tensor:
 
 
 def group_ranges(low: Tensor, high: Tensor, n_groups: int) -> Groups:
-    """Gather members with similar ranges: k-means on the points ``(minimum, maximum)``.
+    """Group members with similar ranges: k-means on the points ``(minimum, maximum)``.
 
-    One group is per-tensor, as many groups as members is per-member.
+    One group means per-tensor, as many groups as members means per-member.
 
     Args:
         low: ``[steps, members]``, finite minima.
@@ -52,7 +52,7 @@ def group_ranges(low: Tensor, high: Tensor, n_groups: int) -> Groups:
     n_members = low.shape[1]
     n_groups = min(n_groups, n_members)
     if n_groups == n_members:
-        # Clusters of one each, without the quadratic search for them.
+        # Clusters of one member each, without the quadratic search for them.
         return Groups(torch.arange(n_members, device=low.device).expand_as(low), low, high)
     index = kmeans(torch.stack([low, high], dim=-1), n_groups)
     shape = (low.shape[0], n_groups)
@@ -85,7 +85,7 @@ def kmeans(points: Tensor, n_clusters: int) -> Tensor:
 
 
 def farthest_points(points: Tensor, n_points: int) -> Tensor:
-    """Seeds ``[sets, n_points, dims]``: the point nearest the mean, then each time the farthest.
+    """Seeds ``[sets, n_points, dims]``: the point nearest the mean, then repeatedly the farthest.
 
     Outliers therefore get clusters of their own, and distinct points are never chosen twice.
     """
@@ -101,7 +101,7 @@ def farthest_points(points: Tensor, n_points: int) -> Tensor:
 
 
 def nearest(points: Tensor, centers: Tensor) -> Tensor:
-    """The nearest centre of each point, ``[sets, members]``; the first of equals."""
+    """The nearest centre of each point, ``[sets, members]``; the first on ties."""
     return (points[:, :, None] - centers[:, None]).square().sum(-1).argmin(-1)
 
 

@@ -15,9 +15,9 @@ def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
         n_bits: bits of the exponent.
 
     Returns:
-        Tensor like ``scores``; zeros stay zeros, whatever the maximum, since a masked token must
-        not come back, and what is not a number stays so. Its gradient is that of
-        ``scores``, also where these are zero and a logarithm has none.
+        Tensor like ``scores``. Zeros stay zero for every maximum, since a masked token must not
+        come back, and NaN stays NaN. The gradient is that of ``scores``, even at zeros, where the
+        logarithm has none.
     """
     return straight_through(scores, _powers_of_two(scores, maximum, n_bits))
 
@@ -33,7 +33,7 @@ def _powers_of_two(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
 def live_maximum(scores: Tensor) -> Tensor:
     """The largest score of each sample: ``[batch, heads, queries, keys] -> [batch, 1, 1, 1]``.
 
-    Never over the batch, or one prompt would change the picture of another.
+    Never over the batch, or one prompt would affect the image of another.
     """
     return scores.amax(dim=(1, 2, 3), keepdim=True)
 

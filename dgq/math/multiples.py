@@ -1,9 +1,9 @@
 """Whole multiples: channels whose scales are whole numbers of a step's finest scale.
 
-Powers of two are not the only factors that an integer product takes from the spare bits of its
-operands: a code times any whole number ``a`` and a weight times any whole number ``b`` are whole
-numbers too. With the room of ``K`` exponents a channel's scale can be any product ``a b`` of the
-finest scale, ``a`` up to what the codes leave free in u8, ``a b`` up to ``2^K``.
+An integer product can take other factors than powers of two from the spare bits of its operands: a
+code times a whole number ``a`` and a weight times a whole number ``b`` are whole numbers too. With
+room for exponents up to ``K``, a channel's scale can be any product ``a b`` of the finest scale,
+where ``a`` is limited by what the codes leave free in u8, and ``a b`` by ``2^K``.
 """
 
 import math
@@ -17,11 +17,11 @@ from dgq.math.exponents import spare_activation_bits
 
 
 def largest_factors(n_bits: int, max_exponent: int) -> tuple[int, int]:
-    """The largest factors of the codes of an activation and of the weights that it meets.
+    """The largest factors of an activation's codes and of the weights that they meet.
 
     Args:
         n_bits: bits of the activation's codes.
-        max_exponent: the room of both in bits, as for exponents.
+        max_exponent: room for both in bits, as for exponents.
     """
     on_codes = min(max_exponent, spare_activation_bits(n_bits))
     return 2**on_codes, 2 ** (max_exponent - on_codes)
@@ -35,7 +35,7 @@ def possible_multiples(n_bits: int, max_exponent: int) -> Tensor:
 
 
 def shared_multiple(multiple: Tensor, n_bits: int, max_exponent: int) -> tuple[Tensor, Tensor]:
-    """The factor of each operand, of all that are possible with the largest on the codes.
+    """Split multiples into factors of both operands, with the largest possible factor on the codes.
 
     Args:
         multiple: ``[channels]``, of ``possible_multiples``.
@@ -54,10 +54,10 @@ def shared_multiple(multiple: Tensor, n_bits: int, max_exponent: int) -> tuple[T
 
 
 def channel_multiples(width: Tensor, n_bits: int, max_exponent: int) -> Tensor:
-    """One multiple for each channel, for all steps: the least that covers what it needs.
+    """One multiple for each channel, for all steps: the least that covers its range.
 
-    As with exponents, the widest channel may need less than the largest multiple; of the base
-    scales within a factor of two the one with the least sum of squared scales is taken.
+    As with exponents, the widest channel may need less than the largest multiple. Of the base
+    scales within a factor of two, the one with the least sum of squared scales is chosen.
 
     Args:
         width: ``[steps, channels]``, not negative; the range of codes that each channel needs.
@@ -95,7 +95,7 @@ def finest_scale(width: Tensor, multiple: Tensor, n_bits: int) -> Tensor:
 
 
 def of_weights(multiple: Tensor, shape: Sequence[int]) -> Tensor:
-    """For each weight the multiple of the channel that it meets: ``[1, n]``, or ``[out, n]``.
+    """The multiple of the input channel of each weight: ``[1, n]``, or ``[out, n]``.
 
     Args:
         multiple: ``[channels]`` of the input.

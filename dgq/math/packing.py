@@ -1,15 +1,15 @@
-"""Weight codes as bytes, without a gap between them: eight codes of ``b`` bits in ``b`` bytes."""
+"""Weight codes packed into bytes without gaps: eight codes of ``b`` bits in ``b`` bytes."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 TOGETHER = 8
-"""Codes that fill whole bytes, whatever their bits; they fit into one 64-bit word."""
+"""Number of codes that fill whole bytes for any bits; they fit into one 64-bit word."""
 
 
 def packed_width(n: int, n_bits: int) -> int:
-    """Bytes of ``n`` codes."""
+    """Number of bytes of ``n`` codes."""
     return -(-n * n_bits // 8)
 
 

@@ -58,7 +58,7 @@ def best_shrink_factor(
     Returns:
         ``[out]``, each in ``[0.21, 1]``.
     """
-    # Row by row independent: some at a time stay in the cache while all candidates are tried.
+    # Rows are independent: blocks of them stay in the cache while all candidates are tried.
     n_rows = cached_rows(rows.shape[0], rows.shape[1], rows.device)
     parts = zip(rows.split(n_rows), low.split(n_rows), high.split(n_rows), strict=True)
     return torch.cat([_best_factor_of(*part, n_bits, symmetric) for part in parts])
@@ -83,8 +83,8 @@ def quantization_error(
 ) -> Tensor:
     """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``, float64.
 
-    Written out, since ``fake_quantize`` makes a tensor for each of its operations. The power of a
-    small scale is below what float32 holds, and channels of weights around 1e-20 are common.
+    Written out, because ``fake_quantize`` allocates a tensor per operation. In float64, because the
+    power of a small scale underflows float32, and channels of weights around 1e-20 are common.
     """
     scale, zero_point = weight_parameters(low, high, n_bits, symmetric)
     ratio = rows / scale[:, None]

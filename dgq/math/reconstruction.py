@@ -1,11 +1,11 @@
-"""How far a quantized output is from the full-precision one."""
+"""The difference between a quantized output and the full-precision one."""
 
 import torch
 from torch import Tensor
 
 
 def feature_dim(x: Tensor) -> int:
-    """The dimension of the features: 1 for ``[batch, channels, height, width]``, else the last."""
+    """The feature dimension: 1 for ``[batch, channels, height, width]``, else the last."""
     return 1 if x.ndim == 4 else x.ndim - 1
 
 

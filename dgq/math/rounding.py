@@ -8,7 +8,7 @@ STRETCH_HIGH = 1.1
 START_TEMPERATURE = 20.0
 END_TEMPERATURE = 2.0
 UNDECIDED = 1e-6
-"""Distance from 0 of a logit that is kept on its side of it."""
+"""Smallest distance of a logit from 0, so that it stays on its side."""
 
 
 def soft_rounding(v: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def hard_rounding(v: Tensor) -> Tensor:
 
 
 def rounding_logits(ratio: Tensor) -> Tensor:
-    """Logits that round softly to the ratio itself, and hard to the nearest whole number.
+    """Logits whose soft rounding is the ratio itself and whose hard rounding is to nearest.
 
     ``soft_rounding`` gives the fraction, ``ratio - floor(ratio)``; ``hard_rounding`` rounds half to
     even, as fake quantization does.

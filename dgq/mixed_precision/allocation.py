@@ -1,4 +1,4 @@
-"""Where bits are spent: the least noise within several budgets, such as size and operations."""
+"""Allocation of bits: the least noise within several budgets, such as size and operations."""
 
 from itertools import product
 
@@ -8,25 +8,26 @@ from torch import Tensor
 from dgq.errors import DGQError
 
 N_PARTS = 8
-"""Weightings of the budgets that are tried are whole multiples of an eighth."""
+"""Weightings of the budgets are searched in multiples of one eighth."""
 
 N_HALVINGS = 32
-"""Of the interval of multipliers, for each weighting."""
+"""Halvings of the interval of multipliers, for each weighting."""
 
 LARGEST_EXPONENT = 60.0
 """Multipliers run from ``2^-60`` to ``2^60`` of the largest noise."""
 
 
 WHOLE = 1 + 1e-12
-"""Share of a budget that may be spent: shares that are exactly all of it add up to a bit more."""
+"""Fraction of a budget that may be spent; above 1 because exact shares may sum to slightly more."""
 
 
 def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
-    """One option for each item: least total noise whose total costs stay within all budgets.
+    """Choose an option per item: least total noise with total costs within all budgets.
 
-    A Lagrange multiplier for each budget makes every item choose for itself. Their ratios are
-    searched on a grid and their size by halving; what is left of the budgets is then spent where a
-    change gains the most. The same option for all, where it fits, is never better.
+    With a Lagrange multiplier for each budget, every item chooses independently. The ratios of the
+    multipliers are searched on a grid and their size by bisection; the rest of the budgets is then
+    spent where a change gains the most. The result is never worse than one option for all, where
+    that fits.
 
     Args:
         noise: of each option, ``[items, options]``; infinite where there is no such option.
@@ -59,14 +60,14 @@ def weightings(n: int) -> Tensor:
 
 
 def _alike(noise: Tensor, costs: Tensor) -> Tensor | None:
-    """The best single option for all items that fits, if any does."""
+    """The best option that fits if all items use the same, if any does."""
     fits = (costs.sum(0) <= WHOLE).all(-1)
     total = torch.where(fits, noise.sum(0), torch.inf)
     return total.argmin().expand(len(noise)) if bool(total.isfinite().any()) else None
 
 
 def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor | None:
-    """The choice at the smallest multiplier of the weighted costs that fits, if any does."""
+    """The choices at the smallest fitting multiplier of the weighted costs, if any fits."""
     weighted = (costs * weights).sum(-1)
     unit = float(noise[noise.isfinite()].max().clamp(min=torch.finfo(torch.float64).tiny))
 
@@ -84,7 +85,7 @@ def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor | None:
 
 
 def _spend_rest(noise: Tensor, costs: Tensor, chosen: Tensor) -> Tensor:
-    """Change one item at a time, for the most noise by cost, as long as one change fits."""
+    """Change items one at a time, taking the largest gain per cost, as long as a change fits."""
     chosen = chosen.clone()
     gain = _of(noise, chosen)[:, None] - noise
     added = costs - _of(costs, chosen)[:, None]

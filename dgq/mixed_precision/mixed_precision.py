@@ -1,4 +1,4 @@
-"""Bits for each layer and for its input, at the mean bits and operations of uniform ones."""
+"""Bits for each layer and its input, at the mean bits and operations of uniform bits."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from dgq.settings import ActivationSettings, LayerSettings, WeightSettings
 from dgq.unet.shared_inputs import input_owner
 
 MOST_ROWS = 16
-"""Output channels of a weight that are rounded for an estimate, evenly spread."""
+"""Output channels of a weight that are rounded for an estimate, spread evenly."""
 
 EXPONENT_BITS = 8
-"""In the file, for each group of weights."""
+"""Bits of an exponent in the file, for each group of weights."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What an input and the layers that read it get.
+    """Settings for an input and the layers that read it.
 
     Args:
         weights: of the layers.
@@ -36,11 +36,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Unit:
-    """Layers that get the same choice: one, or those of an attention that owns their inputs.
+    """Layers that get the same choice: a single one, or those whose inputs one attention owns.
 
     Args:
         owner: name of the layer or attention.
-        inputs: the tensors that are read: of cross-attention two.
+        inputs: tensors that they read; two in cross-attention.
     """
 
     owner: str
@@ -52,7 +52,7 @@ class Unit:
         return tuple(name for tensor in self.inputs for name in tensor.layers)
 
     def settings(self, choice: Choice) -> dict[str, LayerSettings]:
-        """What each layer gets, and the attention that quantizes for its layers."""
+        """Settings of each layer, and of the attention that quantizes for its layers."""
         return {
             self.owner: LayerSettings(choice.weights, choice.activations),
             **{name: LayerSettings(choice.weights) for name in self.layers if name != self.owner},
@@ -60,7 +60,7 @@ class Unit:
 
 
 def units_of(sensitivity: Sensitivity) -> list[Unit]:
-    """All layers that were measured, by who quantizes their inputs."""
+    """All measured layers, grouped by the owner of their inputs."""
     inputs: dict[str, list[InputSensitivity]] = {}
     for tensor in sensitivity.inputs.values():
         inputs.setdefault(input_owner(tensor.layers[0]), []).append(tensor)
@@ -73,16 +73,16 @@ def integer_choices(
     weight_bits: Sequence[int],
     activation_bits: Sequence[int],
 ) -> list[Choice]:
-    """All bits and shares of the spare bits with which a layer is one integer product.
+    """All bits, and splits of the spare bits, with which a layer is one integer product.
 
-    Exponents of the weights' groups come first out of the spare bits, and all of the rest is room
-    for the multiples of the input's channels.
+    Exponents of the weights' groups are taken from the spare bits first; the rest is room for
+    multiples of the input's channels.
 
     Args:
-        weights: symmetric; bits vary, and exponents up to its largest.
-        activations: bits and room vary.
-        weight_bits: to choose from.
-        activation_bits: to choose from.
+        weights: symmetric weights; bits vary, and exponents up to its largest.
+        activations: activations whose bits and room vary.
+        weight_bits: bits to choose from.
+        activation_bits: bits to choose from.
     """
     choices = []
     for bits in weight_bits:
@@ -105,18 +105,18 @@ def choose_bits(
     choices: Sequence[Choice],
     learned: float = 1.0,
 ) -> dict[str, LayerSettings]:
-    """Settings of all layers with the least noise for what uniform bits cost.
+    """Settings of all layers with the least noise, at the cost of uniform bits.
 
     Args:
-        unet: whose weights are rounded, stock.
-        sensitivity: of its layers.
+        unet: a stock UNet, whose weights are rounded.
+        sensitivity: sensitivity of its layers.
         uniform: sets the budgets: size, bit operations, and the mean bits of activations, weighted
             by the operations that they take part in.
         choices: to choose from; layers that share the owner of their input get the same.
-        learned: part of the weights' noise that learning the rounding leaves.
+        learned: fraction of the weights' noise that is left after the rounding is learned.
 
     Returns:
-        For ``QuantizationSettings.layers``.
+        Settings for ``QuantizationSettings.layers``.
 
     Raises:
         DGQError: if the cheapest choices exceed a budget.
@@ -138,7 +138,7 @@ def noise_of(
     choices: Sequence[Choice],
     learned: float = 1.0,
 ) -> Tensor:
-    """Noise of the output relative to its energy with each choice for a unit, ``[choices]``."""
+    """Noise of the output, relative to its energy, for each choice of a unit, ``[choices]``."""
     of_inputs = {
         settings: sum(t.noise(input_variance(t.ranges, settings, t.padded)) for t in unit.inputs)
         for settings in {choice.activations for choice in choices}
@@ -153,7 +153,7 @@ def noise_of(
 def weight_noise(
     unet: nn.Module, sensitivity: Sensitivity, name: str, choices: Collection[WeightSettings]
 ) -> dict[WeightSettings, float]:
-    """Noise of the output relative to its energy with one weight rounded to nearest, by choice."""
+    """Noise of the output, relative to its energy, with one weight rounded to nearest."""
     weight = weight_of(unet, name).flatten(1)
     n_rows = min(len(weight), MOST_ROWS)
     rows = torch.linspace(0, len(weight) - 1, n_rows).long()
@@ -174,10 +174,10 @@ def weight_noise(
 def costs_of(
     unet: nn.Module, sensitivity: Sensitivity, unit: Unit, choices: Sequence[Choice]
 ) -> Tensor:
-    """What each choice costs: bits of the file, operations weighted by bits, ``[choices, 3]``.
+    """Costs of each choice: bits in the file, and operations weighted by bits, ``[choices, 3]``.
 
-    Bits of the weights with their exponents; multiply-accumulates weighted by the bits of both
-    operands (bit operations), and by those of the activations alone.
+    These are the bits of the weights and their exponents, the multiply-accumulates weighted by the
+    bits of both operands (bit operations), and those weighted by the bits of the activations alone.
     """
     n_weights = sum(weight_of(unet, name).numel() for name in unit.layers)
     macs = sum(sensitivity.weights[name].macs for name in unit.layers)
@@ -198,6 +198,6 @@ def weight_of(unet: nn.Module, name: str) -> Tensor:
 
 
 def bits_of_weight(settings: WeightSettings) -> float:
-    """Bits of a weight with its share of an exponent."""
+    """Bits per weight, including its share of an exponent."""
     shared = EXPONENT_BITS / settings.group_size if settings.has_exponents else 0.0
     return settings.n_bits + shared

@@ -1,4 +1,4 @@
-"""How large the error of rounding is, before anything is rounded: for weights and for inputs."""
+"""Size of the rounding error of weights and inputs, estimated before anything is rounded."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from dgq.quantizers.observer import Ranges
 from dgq.settings import ActivationSettings, WeightSettings
 
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Of a range, the best of which is taken; the range search tries ten times as many."""
+"""Number of shrunk ranges, of which the best is taken; the range search tries ten times as many."""
 
 
 def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, Tensor]:
-    """Weights divided by what exponents make of their groups, and that factor.
+    """Weights divided by the factors from their groups' exponents, and these factors.
 
-    The same for all numbers of bits: groups and the largest exponent decide.
+    The result is the same for all bits: it depends on the groups and the largest exponent only.
     """
     if not settings.has_exponents:
         return rows, torch.ones(())
@@ -32,8 +32,8 @@ def scaled_errors(rows: Tensor, factor: Tensor, settings: WeightSettings) -> Ten
     Ranges are shrunk as ``range_search`` does (with ``mse``), in coarser steps.
 
     Args:
-        rows: ``[out, n]``, as ``without_exponents`` returns them, like the next.
-        factor: that they were divided by.
+        rows: ``[out, n]``, as returned by ``without_exponents``, like the next.
+        factor: factors that they were divided by.
         settings: bits, and how ranges are chosen.
     """
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
@@ -48,12 +48,12 @@ def scaled_errors(rows: Tensor, factor: Tensor, settings: WeightSettings) -> Ten
 
 
 def input_variance(ranges: Ranges, settings: ActivationSettings, padded: bool) -> Tensor:
-    """Variance of the rounding error of an input, ``[steps, channels]``: a twelfth of the scales'.
+    """Variance of an input's rounding error, ``[steps, channels]``: a twelfth of the squared scale.
 
     Args:
-        ranges: of each channel at each step, ``[steps, channels]``.
+        ranges: ranges of each channel at each step, ``[steps, channels]``.
         settings: multiples, or k-means with one group: a single scale for the whole tensor.
-        padded: the input is extended by zeros.
+        padded: whether the input is padded with zeros.
     """
     low, high = ranges
     if settings.grouping == "kmeans":
@@ -64,7 +64,7 @@ def input_variance(ranges: Ranges, settings: ActivationSettings, padded: bool) -
         low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
     width = high - low
     room = 0 if settings.grouping == "kmeans" else settings.max_exponent
-    # The least multiples that cover the ranges; no base scale is searched, as for the estimate.
+    # The least multiples that cover the ranges; for an estimate, no base scale is searched.
     possible = possible_multiples(settings.n_bits, room).to(width.dtype)
     needed = relative_to_largest(width).amax(0) * possible[-1]
     multiple = possible[torch.searchsorted(possible, needed)]

@@ -1,4 +1,4 @@
-"""How much of the noise in a layer's operands arrives at the UNet's output."""
+"""How much of the noise in a layer's operands reaches the UNet's output."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,10 @@ class InputSensitivity:
     """A tensor that one quantizer quantizes, for all layers that read it.
 
     Args:
-        layers: their names.
-        padded: a convolution extends it by zeros.
-        ranges: observed for each step, ``[steps, channels]``; 2-D inputs count as one channel.
+        layers: names of the layers.
+        padded: whether a convolution pads it with zeros.
+        ranges: ranges observed at each step, ``[steps, channels]``; 2-D inputs count as one
+            channel.
         gain: relative noise of the output, pooled over all samples, for noise of variance 1 in a
             channel at a step, ``[steps, channels]``.
     """
@@ -36,7 +37,7 @@ class WeightSensitivity:
     Args:
         gain: relative noise of the output for noise of variance 1 in one weight of an output
             channel, ``[out]``.
-        macs: multiply-accumulates of one row of a call.
+        macs: multiply-accumulates for one row of a call.
     """
 
     gain: Tensor
@@ -48,9 +49,9 @@ class Sensitivity:
     """What was measured of a UNet.
 
     Args:
-        inputs: by the name of the tensor: that of the layer that reads it, or of the attention
-            and ``input`` or ``context``.
-        weights: by the name of the layer.
+        inputs: by name of the tensor: that of the layer that reads it, or that of the attention
+            with ``input`` or ``context``.
+        weights: by name of the layer.
     """
 
     inputs: dict[str, InputSensitivity]

@@ -1,14 +1,14 @@
-"""How much of the noise in a layer's operands arrives at the UNet's output, measured by gradients.
+"""How much of the noise in a layer's operands reaches the UNet's output, measured by gradients.
 
 A perturbation ``d`` of an operand changes the output ``y`` by ``J d``. For a random direction
-``r`` of independent entries with variance 1, ``E (r^T J d)^2 = |J d|^2``, and ``r^T J`` is what a
-backward pass from ``r`` leaves as the operand's gradient ``g``. Rounding errors are nearly
-independent of each other, so that
+``r`` of independent entries with variance 1, ``E (r^T J d)^2 = |J d|^2``, and ``r^T J`` is the
+gradient ``g`` of the operand in a backward pass from ``r``. Rounding errors are nearly independent
+of each other, so that
 
     E |J d|^2 = sum_i E(g_i^2) E(d_i^2).
 
-One backward pass for each sample tells what rounding any layer's weight or input to any number of
-bits would add to the output. Noise of different layers adds up.
+One backward pass per sample therefore tells how much noise rounding any layer's weight or input, to
+any number of bits, would add to the output. The noise of different layers adds up.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from dgq.unet.layers import pads
 from dgq.unet.shared_inputs import input_owner
 
 SEED = 0
-"""Of the random directions, so that measuring is deterministic."""
+"""Seed of the random directions, so that the measurement is deterministic."""
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -40,11 +40,11 @@ def measure_sensitivity(
     calls: Sequence[Call],
     progress: bool = True,
 ) -> Sensitivity:
-    """Measure all layers at once, by one forward and one backward pass for each call.
+    """Measure all layers at once, with one forward and one backward pass per call.
 
     Args:
-        unet: stock, in full precision; it is unchanged afterwards.
-        names: of the layers to measure.
+        unet: a full-precision stock UNet, which is restored afterwards.
+        names: names of the layers to measure.
         calls: keyword arguments of UNet calls, spread over the steps; a call may hold many samples.
         progress: show a bar.
 
@@ -68,9 +68,9 @@ def timesteps_of(call: Call) -> Tensor:
 
 
 def inputs_of_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, str]:
-    """The tensor that each layer reads, by the layer's name: see ``Sensitivity.inputs``.
+    """The tensor that each layer reads, by the layer's name; see ``Sensitivity.inputs``.
 
-    Layers of an attention share the input, or the text, as one quantizer quantizes it for them.
+    Layers of an attention share the input, or the text, since one quantizer quantizes it for them.
     """
     tensors = {}
     for name in names:
@@ -88,9 +88,9 @@ class Gathering:
     """Hooks that sum up squared gradients; see ``measure_sensitivity``.
 
     Args:
-        unet: stock.
-        layers: by name.
-        timesteps: distinct, ``[steps]``.
+        unet: a stock UNet.
+        layers: layers by name.
+        timesteps: distinct timesteps, ``[steps]``.
     """
 
     def __init__(self, unet: nn.Module, layers: Mapping[str, Layer], timesteps: Tensor) -> None:
@@ -108,7 +108,7 @@ class Gathering:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Weights get gradients, and these are summed up; all is as before on leaving."""
+        """Context that sums up gradients of the weights; everything is restored afterwards."""
         before = [(p, p.requires_grad) for p in self.unet.parameters()]
         self.unet.requires_grad_(False)
         handles = []
@@ -144,7 +144,8 @@ class Gathering:
         found = self._shared.get(tensor)
         if found is None or found[0] is not x:
             self.ranges[tensor].update(x.detach(), self._step)
-            # A node of its own: other readers of the tensor are no layers, or other quantizers'.
+            # A separate node: other readers of the tensor are no layers, or belong to other
+            # quantizers.
             node = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             node.register_hook(partial(self._of_input, tensor))
             found = self._shared[tensor] = (x, node)
@@ -169,7 +170,7 @@ class Gathering:
         weight.grad = None
 
     def result(self) -> Sensitivity:
-        """Everything relative to the energy of the outputs.
+        """The sensitivities, relative to the energy of the outputs.
 
         Raises:
             DGQError: if a layer never ran, or a gradient is not finite.
@@ -198,7 +199,7 @@ class Gathering:
         return Sensitivity(inputs, weights)
 
     def _observed(self, tensor: str) -> Ranges:
-        """Ranges of a tensor; empty ones at steps that no call was of."""
+        """Ranges of a tensor; zero at steps without calls."""
         ranges = self.ranges[tensor].channels
         return Ranges(*(torch.where(r.isfinite(), r, 0.0).cpu() for r in ranges))
 

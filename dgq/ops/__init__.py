@@ -1,4 +1,4 @@
-"""Integer operators of a quantized UNet, as ``torch.ops.dgq``: one reference, one file a device."""
+"""Integer operators of a quantized UNet, ``torch.ops.dgq``: a reference, and a file per device."""
 
 from dgq.ops import cpu, gpu, shapes
 from dgq.ops.library import (

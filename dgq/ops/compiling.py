@@ -1,4 +1,4 @@
-"""C++ kernels, compiled by the machine's compiler when they are first used, and kept."""
+"""C++ kernels, compiled at their first use with the machine's compiler, and cached."""
 
 import hashlib
 import platform
@@ -22,12 +22,12 @@ COMPILE_SECONDS = 120
 
 
 def compiler() -> str | None:
-    """The first of ``COMPILERS`` that there is."""
+    """The first of ``COMPILERS`` that is installed."""
     return next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
 def compiled(compiler: str) -> Path:
-    """The shared library, from the cache or compiled into it."""
+    """The shared library, taken from the cache or compiled into it."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     sources = (source.read_bytes() for source in SOURCES)
     parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())

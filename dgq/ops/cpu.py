@@ -9,28 +9,29 @@ from dgq.ops import native, onednn, reference
 from dgq.ops.library import LIBRARY
 
 LARGEST_BYTE = 128
-"""Magnitude of signed bytes."""
+"""Largest magnitude of a signed byte."""
 
 LARGEST_IN_PAIRS = 64
-"""Of weights: two products of them with codes of 255 fit into 16 bits when they are added up."""
+"""Largest weight for which two products with codes of 255, added up, fit into 16 bits."""
 
 
 def register() -> None:
-    """Let ``torch.ops.dgq`` use this file for tensors on a CPU."""
+    """Register this file's functions with ``torch.ops.dgq``, for tensors on a CPU."""
     operators = (quantize, quantize_gated, channel_ranges, int_linear, int_conv2d, attention)
     for function in operators:
         LIBRARY.impl(function.__name__, function, "CPU")
     for function in (int_linear, int_conv2d):
-        # A weight in oneDNN's layout decides what the dispatcher chooses.
+        # A weight in oneDNN's layout makes the dispatcher choose this key.
         LIBRARY.impl(function.__name__, function, "MkldnnCPU")
 
 
 @cache
 def largest_weight_of_onednn() -> int:
-    """The largest magnitude that oneDNN multiplies with unsigned bytes exactly and fast here.
+    """The largest magnitude of weights that oneDNN multiplies with unsigned bytes exactly and fast.
 
-    0 for none. Without the VNNI instructions it sums products in pairs in 16 bits, which saturate
-    (255 * 127 * 2 does not fit). Tried rather than looked up: what counts is what the library does.
+    0 if there is none. Without VNNI instructions oneDNN sums products in pairs in 16 bits, which
+    saturate (255 * 127 * 2 does not fit). This is measured, not looked up: what counts is what the
+    library does.
     """
     if "avx2" not in features():
         return 0
@@ -60,7 +61,7 @@ def has_own_products() -> bool:
 
 
 def features() -> tuple[str, ...]:
-    """What of the CPU decides how fast quantized models run."""
+    """Features of the CPU that decide how fast quantized models run."""
     has = torch.cpu.get_capabilities()
     names = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
     return tuple(name for name in names if has.get(name, False))
@@ -78,7 +79,7 @@ def quantize(
     offset: int | None = None,
     spoilt: Tensor | None = None,
 ) -> Tensor:
-    """As ``reference.quantize``; codes without a sign, which oneDNN wants, in one pass."""
+    """As ``reference.quantize``; unsigned codes, as oneDNN reads them, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
     fits = offset is None and native.can_quantize(x, x.shape[-1], *tables)
@@ -188,7 +189,7 @@ def _convolved(
     stride: list[int],
     dilation: list[int],
 ) -> Tensor | None:
-    """As ``reference.int_conv2d``, in float32, by our own kernel; None where it cannot."""
+    """As ``reference.int_conv2d``, in float32, by our own kernel; None where it does not apply."""
     operands = (codes, weight, weight_scale, scale, bias, step)
     kernels = native.kernels()
     if kernels is None or not kernels.has_products or not native.can_convolve(*operands, dilation):

@@ -1,4 +1,4 @@
-"""The operators on a GPU: Triton's kernels, where Triton is installed."""
+"""The operators on a GPU: Triton kernels, if Triton is installed."""
 
 import logging
 from collections.abc import Callable
@@ -19,13 +19,13 @@ LAUNCHED = (
     *("int_conv2d", "int_conv2d_packed", "conv2d_packed"),
 )
 LEAST_CAPABILITY = (8, 0)
-"""Of Ampere, from which on Triton multiplies bytes on tensor cores."""
+"""Ampere's: from here on Triton multiplies bytes on tensor cores."""
 
 log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Let ``torch.ops.dgq`` use Triton's kernels for tensors on a GPU; imported when first used."""
+    """Register Triton kernels with ``torch.ops.dgq``, for GPUs; imported when first used."""
     if has_triton():
         for name in LAUNCHED:
             LIBRARY.impl(name, launcher(name), "CUDA")
@@ -37,7 +37,7 @@ def has_triton() -> bool:
 
 
 def launcher(name: str) -> Callable[..., Tensor]:
-    """The function of ``dgq.ops.triton`` of that name."""
+    """A launcher of the function of ``dgq.ops.triton`` with this name."""
 
     def launch(*arguments: Any, **named: Any) -> Tensor:
         from dgq.ops import triton
@@ -51,7 +51,7 @@ def launcher(name: str) -> Callable[..., Tensor]:
 
 @cache
 def why_not(device: torch.device) -> str | None:
-    """Why the kernels cannot run on a device, if so; tried once on each."""
+    """Why the kernels cannot run on a device, or None; tried once per device."""
     if not has_triton():
         return "no integer kernels for cuda without Triton (pip install dgq[triton])"
     if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
@@ -59,7 +59,7 @@ def why_not(device: torch.device) -> str | None:
     try:
         exact = products_are_exact(device)
     except torch.OutOfMemoryError:
-        raise  # of this moment, not of this device
+        raise  # a passing condition, not a property of the device
     except Exception as error:  # whatever Triton raises where it finds no compiler or driver
         log.warning("Triton's kernels do not run on %s: %s", device, error)
         return f"Triton's kernels do not run here ({first_line(error)})"
@@ -67,7 +67,7 @@ def why_not(device: torch.device) -> str | None:
 
 
 def products_are_exact(device: torch.device) -> bool:
-    """Whether the largest products of bytes, and some others, are what they should be."""
+    """Whether the device multiplies bytes correctly, the largest ones and some random ones."""
     generator = torch.Generator().manual_seed(0)
     codes, weight = (
         torch.randint(-128, 128, (64, 256), generator=generator).to(torch.int8) for _ in range(2)
@@ -86,6 +86,6 @@ def products_are_exact(device: torch.device) -> bool:
 
 
 def features(device: torch.device) -> tuple[str, ...]:
-    """What of a GPU decides how fast quantized models run."""
+    """Features of a GPU that decide how fast quantized models run."""
     major, minor = torch.cuda.get_device_capability(device)
     return torch.cuda.get_device_name(device), f"compute capability {major}.{minor}"

@@ -1,14 +1,14 @@
-"""The operators' schemas, and their reference for any device.
+"""The schemas of the operators, and their reference for any device.
 
-A compiled or exported graph holds them as they are. Each has a meta kernel (``shapes.py``), a
-reference that runs on any device, and fast implementations in a file for each device, which
+Compiled and exported graphs contain them unchanged. Each has a meta kernel (``shapes.py``), a
+reference that runs on any device, and fast implementations in a file per device, which
 ``torch.library`` dispatches to.
 
 The arithmetic of both products, for the codes of a sample at sampler step ``t``::
 
     output = scale[t] * weight_scale * sum(codes * weight) + bias[t]
 
-Zero points do not appear: what they add is known beforehand and part of ``bias``.
+Zero points do not appear: their contribution is known beforehand and part of ``bias``.
 """
 
 import torch

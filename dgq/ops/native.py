@@ -1,6 +1,6 @@
-"""Our own CPU kernels, and what they can read.
+"""Our own CPU kernels, and the tensors that they accept.
 
-Without a compiler, or where one fails, the operators use torch alone: slower, with the same values.
+Without a working compiler, the operators use torch alone: slower, with the same values.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from dgq.ops import compiling
 from dgq.ops.shapes import convolved
 
 READ = (torch.float32, torch.bfloat16)
-"""Types of what the kernels quantize, and find the ranges of."""
+"""Dtypes that the kernels quantize and find ranges of."""
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Kernels:
     """The compiled kernels.
 
     Args:
-        library: with the functions of ``compiling.SOURCES``.
+        library: the library with the functions of ``compiling.SOURCES``.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -33,9 +33,9 @@ class Kernels:
         self.has_products = bool(library.dgq_has_products())
 
     def can_attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
-        """Whether ``attention`` computes this: bfloat16, and a CPU that multiplies it.
+        """Whether ``attention`` accepts these tensors: bfloat16, on a CPU that multiplies it.
 
-        It does not check what it reads: where sizes do not agree, torch raises the error.
+        False where sizes do not agree, so that torch raises the error.
         """
         batch, _, width = query.shape
         sizes_agree = key.shape == value.shape and key.shape[::2] == (batch, width)
@@ -83,7 +83,7 @@ class Kernels:
         largest: int,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """As ``reference.quantize_gated``, to a code where it is the middle between two."""
+        """As ``reference.quantize_gated``, up to a code at values midway between two."""
         x = x.contiguous()
         step = step if scale.shape[0] > 1 else step.new_zeros(1)
         batch, channels = x.shape[0], multiple.shape[0]
@@ -159,9 +159,9 @@ def can_convolve(
     step: Tensor,
     dilation: list[int],
 ) -> bool:
-    """Whether the compiled kernels multiply tensors of these types and sizes.
+    """Whether the compiled kernels multiply tensors of these dtypes and sizes.
 
-    They do not check what they read: where sizes do not agree, torch raises the error.
+    The kernels check nothing. False where sizes do not agree, so that torch raises the error.
     """
     n_out, windows = weight.shape[0], zip(codes.shape[1:3], weight.shape[2:], dilation, strict=True)
     return (
@@ -180,12 +180,12 @@ def can_convolve(
 
 
 def sums_fit(inputs: int) -> bool:
-    """Whether 32 bits hold the sums of so many products of a code and a weight, both of a byte."""
+    """Whether 32 bits hold sums of this many products of a byte code and a byte weight."""
     return 255 * 128 * inputs < 2**31
 
 
 def _has_rows(table: Tensor, step: Tensor) -> bool:
-    """Whether a table has the row of each step; one row serves all."""
+    """Whether a table has a row for each step; a single row serves all."""
     steps, n = step.tolist(), table.shape[0]
     return n == 1 or (min(steps) >= 0 and max(steps) < n)
 
@@ -199,9 +199,9 @@ def can_quantize(
     factor: Tensor,
     step: Tensor,
 ) -> bool:
-    """Whether the compiled kernels quantize tensors of these types and sizes, to so many channels.
+    """Whether the compiled kernels quantize these tensors, to this number of channels.
 
-    They do not check what they read: where sizes do not agree, torch raises the error.
+    The kernels check nothing. False where sizes do not agree, so that torch raises the error.
     """
     by_channel = (channels,)
     return (
@@ -216,7 +216,7 @@ def can_quantize(
 
 @cache
 def kernels() -> Kernels | None:
-    """The compiled kernels, compiled now if they never were; ``None`` where that fails."""
+    """The compiled kernels, compiled at the first call; ``None`` if that fails."""
     compiler = compiling.compiler()
     if compiler is None:
         names = ", ".join(compiling.COMPILERS)

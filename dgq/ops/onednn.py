@@ -1,4 +1,4 @@
-"""Products of bytes by oneDNN: how it wants weights laid out, and how it is called."""
+"""Products of bytes by oneDNN: its weight layout, and calls of it."""
 
 from collections.abc import Callable
 from functools import cache
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 WRITTEN = (torch.float32, torch.bfloat16)
-"""Types that its products write."""
+"""Output dtypes of oneDNN's products."""
 
 OWN_PRODUCT = 2**16
-"""Codes of a sample from which on a product of its own costs less than scaling all of them."""
+"""Codes per sample from which on a separate product costs less than scaling all samples' sums."""
 
 
 def pack_linear(weight: Tensor) -> Tensor:
-    """An int8 weight ``[out, in]`` in the layout that oneDNN wants; no copy of it is needed."""
+    """An int8 weight ``[out, in]`` in oneDNN's layout, so that it is not copied at each call."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
     return packed
 
 
 def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: int) -> Tensor:
-    """An int8 weight ``[out, in / groups, height, width]`` in the layout that oneDNN wants.
+    """An int8 weight ``[out, in / groups, height, width]`` in oneDNN's layout.
 
     1x1 kernels are packed as linear weights: oneDNN would pack them anew at each call.
     """
@@ -52,7 +52,7 @@ def linear(
         codes: uint8.
         weight: as ``pack_linear`` returns it.
         weight_scale: ``[out]``.
-        scale: of the codes.
+        scale: scale of the codes.
         bias: ``[out]``, or None.
         dtype: of the output, one of ``WRITTEN``.
     """
@@ -74,7 +74,7 @@ def conv2d(
     groups: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The same of padded codes ``[batch, height, width, in]`` and a weight of ``pack_conv2d``."""
+    """The same for padded codes ``[batch, height, width, in]`` and a weight of ``pack_conv2d``."""
     zeros = _zeros(weight_scale.shape[0])
     planes = codes.permute(0, 3, 1, 2)
     output: Tensor = torch.ops.onednn.qconv2d_pointwise(
@@ -86,7 +86,7 @@ def conv2d(
 
 @cache
 def _zeros(n: int) -> Tensor:
-    """Zero points of a weight, which has none."""
+    """Zero points of a weight that has none."""
     return torch.zeros(n, dtype=torch.int32)
 
 
@@ -100,8 +100,8 @@ def at_steps(
 ) -> Tensor:
     """A product with each sample's scale and bias.
 
-    oneDNN applies them, on the way out of its registers, if all samples have the same, or if each
-    of them is large enough for a product of its own.
+    oneDNN applies both as it writes, if all samples share them, or if each sample is large enough
+    for a product of its own.
     """
     steps, written = step.tolist(), dtype if dtype in WRITTEN else torch.float32
 

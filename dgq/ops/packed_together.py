@@ -1,7 +1,7 @@
-"""Packed weights of several layers in common memory, which one launch unpacks.
+"""Packed weights of several layers in common memory, unpacked by one launch.
 
-A kernel finds each of them by its offsets: addresses would have to be those of the moment, which
-nobody knows before a graph runs.
+The kernel finds each of them by its offsets. Addresses would not do: they are not known until a
+graph runs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,19 @@ from torch import Tensor
 from dgq.ops.packed_weight import PackedWeight
 
 CHANNELS_AT_ONCE = 32
-"""Of which a thread unpacks a weight: 16 bytes, the most that it loads at a time."""
+"""Channels of a weight that a thread unpacks: 16 bytes, the most that it loads at a time."""
 WORD = 4
-"""Codes that are unpacked at once, in the bytes of a word."""
+"""Codes that are unpacked at once, one in each byte of a word."""
 ROWS, BYTES = 16, 64
-"""That a program unpacks at a time, of one tap."""
+"""Size of the block that a program unpacks at a time, within one tap."""
 TIMES = 8
-"""Times that it does so, for other rows or taps."""
+"""Number of blocks that a program unpacks, of different rows or taps."""
 READ_ALIGNMENT, WRITTEN_ALIGNMENT = 16, 128
-"""Bytes; what is written is an operand of kernels."""
+"""Alignment in bytes; the kernels that read what is written need the larger one."""
 
 
 class Place(NamedTuple):
-    """Where a layer is, a row of the table; offsets are in bytes, -1 for what it does not have.
+    """Where a layer is: a row of the table. Offsets are in bytes, -1 for a missing tensor.
 
     Args:
         codes: offset of its codes.
@@ -35,9 +35,9 @@ class Place(NamedTuple):
         factor: offset of its factors.
         shift: offset of its shifts.
         rows: output channels.
-        taps: of the window.
-        half: bytes of a row and tap, half of the channels.
-        groups: shifts of a row.
+        taps: taps of the window.
+        half: bytes of a row and tap: half of the channels.
+        groups: number of shifts per row.
         first: the first program that unpacks it.
     """
 
@@ -57,14 +57,14 @@ class PackedTogether(NamedTuple):
     """The arguments of ``dgq::unpack_all``.
 
     Args:
-        codes: uint8, of all layers.
-        zero_point: int8, of all layers.
-        factor: int8, of layers that have some, or None.
-        shift: uint8, of layers that have some, or None.
-        layers: int32 ``[layers, 10]``, their places.
+        codes: uint8, codes of all layers.
+        zero_point: int8, zero points of all layers.
+        factor: int8, factors of the layers that have some, or None.
+        shift: uint8, shifts of the layers that have some, or None.
+        layers: int32 ``[layers, 10]``, a ``Place`` for each layer.
         programs: int32, the layer that each program unpacks.
-        group_size: inputs in a group, of all layers with shifts.
-        n_bytes: of what is unpacked.
+        group_size: inputs per group, the same for all layers with shifts.
+        n_bytes: bytes of the output.
     """
 
     codes: Tensor
@@ -77,7 +77,7 @@ class PackedTogether(NamedTuple):
     n_bytes: int
 
     def parts(self) -> Iterator[tuple[int, PackedWeight]]:
-        """Each layer: the offset of its unpacked weight, and the packed one, a view."""
+        """For each layer, the offset of its unpacked weight and a view of its packed one."""
         for numbers in self.layers.tolist():
             at = Place(*numbers)
             factor, shift = self.factor, self.shift
@@ -92,22 +92,22 @@ class PackedTogether(NamedTuple):
 
 
 def can_be_together(weight: PackedWeight, channels: int, group_size: int) -> bool:
-    """Whether the kernel for several layers unpacks a weight.
+    """Whether the kernel for several layers can unpack a weight.
 
     Args:
-        weight: packed, of a product without groups of channels.
-        channels: of its input.
-        group_size: of the other layers.
+        weight: packed weight of a product without groups of channels.
+        channels: channels of its input.
+        group_size: group size of the other layers.
     """
     if channels % CHANNELS_AT_ONCE:
         return False
-    # The shifts of a word's channels and all their taps are two at most.
+    # At most two shifts apply to the channels of a word with all their taps.
     of_word = WORD * weight.codes.shape[1]
     return weight.shift is None or (weight.group_size == group_size and of_word <= group_size + 1)
 
 
 def together(weights: Sequence[PackedWeight], group_size: int) -> PackedTogether:
-    """Copies of weights in common memory."""
+    """Copy weights into common memory."""
     codes, at_codes = _joined([weight.codes for weight in weights])
     zero_point, at_zero_point = _joined([weight.zero_point for weight in weights])
     factor, at_factor = _joined([weight.factor for weight in weights])
@@ -135,12 +135,12 @@ def together(weights: Sequence[PackedWeight], group_size: int) -> PackedTogether
 
 
 def n_programs(rows: int, taps: int, half: int) -> int:
-    """How many programs unpack a layer."""
+    """Number of programs that unpack a layer."""
     return -(-rows // (ROWS * max(1, TIMES // taps))) * -(-half // BYTES)
 
 
 def _joined(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, list[int]]:
-    """Bytes of all tensors one after the other, and the offset of each, -1 for None."""
+    """The bytes of all tensors in one, and the offset of each, -1 for None."""
     sizes = [0 if t is None else _rounded(t.numel(), READ_ALIGNMENT) for t in tensors]
     *offsets, total = accumulate(sizes, initial=0)
     some = next((t for t in tensors if t is not None), None)

@@ -1,8 +1,8 @@
-"""4-bit weights as kernels read them: two codes a byte, in the order in which they are multiplied.
+"""4-bit weights as kernels read them: two codes per byte, in the order of multiplication.
 
-A kernel multiplies tap by tap of the window, and within a tap channel by channel. The low half of a
-byte is a channel of the first half, the high half the same channel of the second half: both halves
-are then contiguous in the input, and nothing has to be interleaved.
+A kernel multiplies tap by tap of the window, and within a tap channel by channel. The low nibble of
+a byte is a channel of the first half, the high nibble the same channel of the second half: both
+halves are then contiguous in the input, and nothing has to be interleaved.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dgq.math.packing import unpack_codes
 
 
 class PackedWeight(NamedTuple):
-    """A weight ``factor[c] * 2^shift[o, g] * (code - zero_point[o])``, whole numbers within s8.
+    """A weight ``factor[c] * 2^shift[o, g] * (code - zero_point[o])``, integers within s8.
 
     Args:
         codes: uint8 ``[out, taps, ceil(channels / 2)]``; channels are those of one group.
@@ -33,18 +33,18 @@ class PackedWeight(NamedTuple):
     group_size: int
 
     def rows(self, rows: slice) -> "PackedWeight":
-        """Some output channels, in the same memory."""
+        """A view of some output channels."""
         shift = None if self.shift is None else self.shift[rows]
         return self._replace(codes=self.codes[rows], zero_point=self.zero_point[rows], shift=shift)
 
 
 def stacked(weights: Sequence[PackedWeight]) -> PackedWeight | None:
-    """Weights of the same inputs, one below the other; None where their groups are not the same.
+    """Weights of the same inputs, stacked; None if their groups differ.
 
-    A weight without shifts gets some of 0 if others have any.
+    Weights without shifts get shifts of 0 if others have some.
 
     Args:
-        weights: with the same factors of input channels.
+        weights: packed weights with the same factors of input channels.
     """
     sizes = {weight.group_size for weight in weights if weight.shift is not None}
     if len(sizes) > 1:
@@ -59,7 +59,7 @@ def stacked(weights: Sequence[PackedWeight]) -> PackedWeight | None:
 
 
 def _stacked_shifts(weights: Sequence[PackedWeight]) -> Tensor:
-    """Shifts of all weights, at least one of which has some."""
+    """Shifts of all weights, at least one of which has shifts."""
     some = next(weight.shift for weight in weights if weight.shift is not None)
     none = [some.new_zeros(weight.codes.shape[0], some.shape[1]) for weight in weights]
     shifts = [weight.shift for weight in weights]
@@ -85,8 +85,8 @@ def multiplied(weight: PackedWeight, channels: int, groups: int) -> Tensor:
 
     Args:
         weight: packed.
-        channels: of one group of the convolution.
-        groups: of the convolution.
+        channels: channels of one group of the convolution.
+        groups: groups of the convolution.
     """
     value = unpacked(weight, channels).to(torch.int32) - weight.zero_point[:, None, None]
     if weight.factor is not None:

@@ -1,6 +1,6 @@
-// Products of bytes on a CPU without instructions for them (VNNI). Codes and weights are widened to 16
-// bits while they are copied into the cache, and multiplied in pairs, whose sums 32 bits hold
-// exactly, whatever the weights are. Plain C interface; compiled when first used (compiling.py).
+// Products of bytes on a CPU without VNNI instructions. Codes and weights are widened to 16 bits as
+// they are copied into the cache, and multiplied in pairs, whose sums fit into 32 bits exactly for
+// all weights. Plain C interface; compiled when first used (compiling.py).
 
 #include <cstdint>
 
@@ -15,14 +15,14 @@
 
 namespace {
 
-constexpr int64_t MICRO = 6;       // rows that the registers hold sums of
-constexpr int64_t COLUMNS = 16;    // output channels that they hold: two vectors
+constexpr int64_t MICRO = 6;       // rows whose sums the registers hold
+constexpr int64_t COLUMNS = 16;    // output channels whose sums they hold: two vectors
 constexpr int64_t HALF = 8;        // output channels of a vector
 constexpr int64_t ROWS = 96;       // rows at a time, whose codes stay in the second cache
 constexpr int64_t DEPTH = 512;     // inputs at a time: a panel of weights takes 16 KiB
 constexpr int64_t LANES = 16;      // inputs of a vector
-constexpr int64_t GAP = 16;        // between rows of codes, which would meet in one set of the cache
-constexpr int64_t MOST_TILES = 40; // of COLUMNS, whose sums stay in the second cache
+constexpr int64_t GAP = 16;        // between rows of codes, which would else share one cache set
+constexpr int64_t MOST_TILES = 40; // of COLUMNS, so that sums stay in the second cache
 constexpr int64_t LEAST_TILES = 4; // below, codes are widened too often
 constexpr int64_t JOBS = 4;        // for each thread, so that none waits long for the last
 
@@ -42,7 +42,7 @@ inline void widen(const uint8_t* codes, int64_t n, int16_t* to) {
   for (int64_t i = 0; i < n; i++) to[i] = codes[i];
 }
 
-// The inputs first to first + n of one output pixel, in the order of kernel pixels and channels.
+// The inputs from first to first + n of an output pixel, ordered by kernel pixel, then by channel.
 void widen_window(const uint8_t* codes, const Convolution& c, int64_t row, int64_t first, int64_t n,
                   int16_t* to) {
   const int64_t sample = row / c.pixels(), pixel = row % c.pixels();
@@ -87,7 +87,7 @@ void transpose(const int8_t* weight, int64_t stride, int16_t* panel) {
   }
 }
 
-// Up to COLUMNS rows of a weight [out, depth], n inputs from the first on, zero padded to LANES:
+// Up to COLUMNS rows of a weight [out, depth], n inputs from the first one, zero padded to LANES:
 // [pair of inputs][COLUMNS][2].
 void pack_panel(const int8_t* weight, int64_t depth, int64_t columns, int64_t first, int64_t n,
                 int16_t* panel) {
@@ -108,8 +108,8 @@ void pack_panel(const int8_t* weight, int64_t depth, int64_t columns, int64_t fi
 
 typedef int32_t __attribute__((may_alias)) Pair;  // of codes
 
-// One row's sums += a pair of codes times two vectors of pairs of weights. In assembler: compilers move
-// sums to memory and back, though the 16 registers suffice.
+// Adds a pair of codes times two vectors of pairs of weights to one row's sums. In assembler,
+// because compilers move sums to memory and back although the 16 registers suffice.
 inline void add_products(const int16_t* pair, __m256i left, __m256i right, __m256i& low,
                          __m256i& high) {
   __m256i everywhere, product;
@@ -166,13 +166,13 @@ struct Scratch {
       : rows(ROWS * (DEPTH + GAP)), panel(DEPTH * COLUMNS), sums(tiles * ROWS * COLUMNS) {}
 };
 
-// Sums of n rows, at most ROWS, and some tiles of output channels: [tile][ROWS][COLUMNS].
+// Sums of n rows, at most ROWS, for some tiles of output channels: [tile][ROWS][COLUMNS].
 void add_up(const uint8_t* codes, const int8_t* weight, const Convolution& c, int64_t first_row,
             int64_t n_rows, int64_t first_tile, int64_t n_tiles, Scratch& at) {
   const int64_t depth = c.depth(), stride = DEPTH + GAP;
   for (int64_t k = 0; k < depth; k += DEPTH) {
     const int64_t n = std::min(DEPTH, depth - k), padded = up(n, LANES);
-    // What a row holds behind its last input meets zeros of the panel.
+    // What a row holds behind its last input is multiplied by zeros of the panel.
     for (int64_t r = 0; r < n_rows; r++)
       widen_window(codes, c, first_row + r, k, n, at.rows.data() + r * stride);
     for (int64_t t = 0; t < n_tiles; t++) {
@@ -206,7 +206,7 @@ void write(const Convolution& c, const Tables& tables, int64_t first_row, int64_
   }
 }
 
-// Tiles of one job: as many as possible, but jobs for all threads.
+// Tiles per job: as many as possible while every thread gets jobs.
 int64_t tiles_at_once(int64_t row_blocks, int64_t n_tiles) {
   const int64_t jobs = JOBS * omp_get_max_threads();
   const int64_t parts = std::max<int64_t>(1, jobs / row_blocks);

@@ -1,4 +1,4 @@
-// Quantization of an input on a CPU in one pass over it. Plain C interface; compiled when first used
+// Quantization of an input on a CPU, in one pass. Plain C interface; compiled when first used
 // (compiling.py).
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t PARALLEL_FROM = 1 << 15;  // elements; below, threads cost more than they bring
+constexpr int64_t PARALLEL_FROM = 1 << 15;  // elements; below, threads cost more than they gain
 
 inline float as_float(float x) { return x; }
 
@@ -26,12 +26,12 @@ inline uint8_t code_of(float rounded, int16_t zero_point, float factor, float la
   return uint8_t(int(code * factor));
 }
 
-// Whole, so that it can be summed up in a loop of vectors. The code of NaN is a number like others:
-// who wants to know of it is told apart.
+// An integer, so that a vectorized loop can add it up. The code of NaN looks like any other, so
+// callers that need to know of NaN are told separately.
 inline uint32_t is_nan(float x) { return x != x; }
 
-// One pixel's codes; x is null outside of the image, where the value is zero. Returns whether one of
-// the values was NaN.
+// One pixel's codes; x is null outside of the image, where the value is zero. Returns whether any
+// value was NaN.
 template <typename T>
 inline uint32_t quantize_pixel(const T* x, float scale, const float* multiple,
                                const int16_t* zero_point, const float* factor, float largest,
@@ -45,14 +45,14 @@ inline uint32_t quantize_pixel(const T* x, float scale, const float* multiple,
   return nan;
 }
 
-// Threads may note the same sample at once, with the same value.
+// Several threads may mark the same sample at once, with the same value.
 inline void note(uint32_t nan, float* spoilt) {
   if (!nan || !spoilt) return;
 #pragma omp atomic write
   *spoilt = NAN;
 }
 
-// e^x of x <= 0, to a relative 4e-6, without a call, so that loops become vectors.
+// e^x for x <= 0, with a relative error of 4e-6 and without a call, so that loops vectorize.
 inline float exp_of_negative(float x) {
   x = (x > -87.0f ? x : -87.0f) * 1.44269504f;
   const float whole = std::rint(x), rest = x - whole;
@@ -68,7 +68,7 @@ inline float exp_of_negative(float x) {
   return y * power;
 }
 
-// x Phi(x), by Abramowitz and Stegun's 7.1.26: the error function to 2e-6.
+// x Phi(x), with Abramowitz and Stegun's 7.1.26: an error function with an error of 2e-6.
 inline float gelu(float x) {
   const float z = std::fabs(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
   float y = 1.061405429f;

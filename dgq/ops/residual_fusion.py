@@ -1,7 +1,8 @@
-"""Compiled graphs: the residual of a block is added by the product before it.
+"""Compiled graphs: a block's residual is added by the product before it.
 
-Diffusers' blocks add it outside of the layer. A compiler fuses that addition with every operation
-that reads the sum, each of which reads both terms; the product adds it before it writes.
+Diffusers' blocks add the residual outside of the layer. A compiler fuses that addition with every
+operation that reads the sum, and each of them then reads both terms; the product adds the residual
+before it writes.
 """
 
 import logging
@@ -18,18 +19,18 @@ from dgq.ops.library import int_conv2d, int_conv2d_packed, int_linear
 aten = torch.ops.aten
 PRODUCTS = (int_linear.default, int_conv2d.default, int_conv2d_packed.default)
 DEVICES = ("cuda",)
-"""Where a product adds a residual as it writes."""
+"""Devices on which a product adds a residual as it writes."""
 
 log = logging.getLogger(__name__)
 
 
 class Sum(NamedTuple):
-    """An addition that a product can make.
+    """An addition that a product can perform itself.
 
     Args:
-        product: whose output is added.
-        views: of its output, in their order.
-        residual: what else is added.
+        product: the product whose output is added.
+        views: views of its output, in order.
+        residual: the other term.
     """
 
     product: Node
@@ -64,7 +65,7 @@ UNDONE: Mapping[Any, Undoing] = {
 
 @cache
 def register() -> None:
-    """Let Inductor fuse so in all graphs that are compiled from now on."""
+    """Make Inductor fuse residuals in all graphs that are compiled from now on."""
     try:
         from torch._inductor.fx_passes.post_grad import pass_patterns
         from torch._inductor.pattern_matcher import Arg, CallFunction, register_graph_pattern
@@ -99,7 +100,7 @@ def _replace(match: Any, *terms: Node) -> None:
 
 
 def sum_of(node: Node) -> Sum | None:
-    """What a node adds, if one of its terms is a product that nothing else reads."""
+    """The addition of a node, if one of its terms is a product that nothing else reads."""
     if len(node.args) != 2 or node.kwargs or value_of(node).device.type not in DEVICES:
         return None
     terms = [term for term in node.args if isinstance(term, Node)]
@@ -113,9 +114,9 @@ def sum_of(node: Node) -> Sum | None:
 
 
 def product_behind(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
-    """The product that a tensor is a view of, and the views; None where others read it too."""
+    """The product that a tensor is a view of, and the views; None if others read it too."""
     views: list[Node] = []
-    # Sizes that are known when a graph runs are nodes too, and views of them are left alone.
+    # Sizes that are only known when a graph runs are nodes too; views that use them are left alone.
     while node.target in UNDONE and len(node.users) == 1 and len(node.all_input_nodes) == 1:
         views.insert(0, node)
         node = node.all_input_nodes[0]
@@ -125,18 +126,18 @@ def product_behind(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
 
 
 def has_residual(product: Node) -> bool:
-    """Whether a product adds one already."""
+    """Whether a product already adds a residual."""
     names = [argument.name for argument in product.target._schema.arguments]  # type: ignore[union-attr]
     return len(product.args) == len(names) or "residual" in product.kwargs
 
 
 def is_alike(term: Node, total: Node) -> bool:
-    """Whether a term has the shape and the type of the sum."""
+    """Whether a term has the shape and dtype of the sum."""
     value, expected = value_of(term), value_of(total)
     return value.shape == expected.shape and value.dtype == expected.dtype
 
 
 def value_of(node: Node) -> Tensor:
-    """The output of a node, without data."""
+    """The output of a node, as a tensor without data."""
     value: Tensor = node.meta["val"]
     return value

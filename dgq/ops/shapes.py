@@ -1,4 +1,4 @@
-"""Meta kernels: the shape and the type of what each operator returns, without computing it."""
+"""Meta kernels: the shape and dtype of each operator's output, without computing it."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from dgq.ops.library import LIBRARY
 
 
 def register() -> None:
-    """Let ``torch.ops.dgq`` use this file where tensors hold no data: in graphs, on meta."""
+    """Register this file's functions with ``torch.ops.dgq``, for tensors without data."""
     for function in (
         *(quantize, quantize_gated, pad, channel_ranges, int_linear, int_linear_gated),
         *(unpack, unpack_all, int_conv2d, int_conv2d_packed, conv2d_packed, attention),
@@ -196,7 +196,7 @@ def convolved(
 ) -> tuple[int, ...]:
     """Batch, height and width of a convolution's output, from ``[batch, height, width, ...]``.
 
-    A linear layer's may have any number of dimensions, which it keeps.
+    The input of a linear layer may have any number of dimensions; its output has the same.
     """
     if len(shape) != reference.IMAGE:
         return tuple(shape[:-1])

@@ -1,6 +1,6 @@
-"""Pipelines that come with a clone of the repository, by name.
+"""Pipelines included in a clone of the repository, by name.
 
-Each folder in ``assets`` may list its own in ``pipelines.json``, an object of names and folders
+Each folder in ``assets`` may list pipelines in ``pipelines.json``, an object of names and folders
 beside it. An installed package has no such folder, and so no names.
 """
 
@@ -22,4 +22,4 @@ def find_embedded(assets: Path) -> dict[str, Path]:
 
 
 EMBEDDED: Final = find_embedded(ASSETS)
-"""What ``load_pipeline`` knows by name, beside folders and the hub."""
+"""Pipelines that ``load_pipeline`` knows by name, besides folders and the hub."""

@@ -1,7 +1,7 @@
-"""What a pipeline's folder holds: what it says it is, and the content that it is recognised by.
+"""The content of a pipeline's folder: its description, and the hash that identifies it.
 
-Of all files only those count that loading reads: a second download, a ``.DS_Store`` or another
-place change nothing, and one changed weight, setting or merge of a tokenizer is another pipeline.
+Only files that loading reads count: a second download, a ``.DS_Store`` or another location change
+nothing, but a changed weight, setting or tokenizer merge makes another pipeline.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from dgq.storage.fingerprint import add_tensor
 
 INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
-"""Parts of a pipeline that are not loaded, or see no image that is drawn from a prompt."""
+"""Parts of a pipeline that are not loaded, or do not affect images drawn from a prompt."""
 
 CONFIGS = ("config.json", "scheduler_config.json")
 TOKENIZER = (
@@ -36,11 +36,11 @@ NOTES_OF_TOKENIZERS = (
     "merges_file",
 )
 LARGEST = 2**24
-"""No size in a configuration is larger; a schedule of 10^9 steps or layers would take for ever."""
+"""Largest plausible size in a configuration; 10^9 steps or layers would take forever to build."""
 
 
 def read_components(folder: Path) -> dict[str, tuple[str, str]]:
-    """Library and class of each part of a pipeline, read before anything else of it.
+    """Library and class of each part of a pipeline; reads nothing else of it.
 
     Raises:
         DGQError: if the pipeline is of a kind that cannot be calibrated, or parts are missing.
@@ -58,10 +58,10 @@ def read_components(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def read_index(folder: Path, name: str | None = None) -> dict[str, Any]:
-    """What a pipeline says it is.
+    """The ``model_index.json`` of a pipeline.
 
     Args:
-        folder: of the pipeline, or of nothing but its ``model_index.json``.
+        folder: folder of the pipeline, or one that holds only its ``model_index.json``.
         name: of the pipeline, for the message; the folder by default.
 
     Raises:
@@ -80,7 +80,7 @@ def read_index(folder: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def _article(kind: Any) -> str:
-    """A kind of pipeline in a sentence."""
+    """A kind of pipeline with its article."""
     if kind is None:
         return "something else"
     return f"{'an' if str(kind)[:1] in 'AEIOU' else 'a'} {kind}"
@@ -100,7 +100,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_channels(folder: Path) -> None:
-    """Raise DGQError unless the UNet takes what its kind of pipeline gives it."""
+    """Raise DGQError unless the UNet has the channels that its kind of pipeline provides."""
     kind = read_index(folder)["_class_name"]
     unet, vae = (read_json(folder / name / CONFIGS[0]) for name in ("unet", "vae"))
     takes, returns = unet.get("in_channels", 4), unet.get("out_channels", 4)
@@ -117,13 +117,13 @@ def check_channels(folder: Path) -> None:
 
 
 def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
-    """Raise DGQError for sizes that building the network would take for ever with.
+    """Raise DGQError for sizes with which building the network would take forever.
 
     Args:
         value: a configuration, or a part of it.
-        n_tensors: of the network; it has at most as many layers.
+        n_tensors: number of the network's tensors, which limits that of its layers.
         file: for the message.
-        name: of the part.
+        name: name of the part.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -138,12 +138,12 @@ def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
 
 
 def pipeline_sha256(folder: Path) -> str:
-    """Hexadecimal SHA-256 of all in a folder that determines what the pipeline draws."""
+    """Hexadecimal SHA-256 of everything in a folder that determines what the pipeline draws."""
     return _sha256(folder, weights=True)
 
 
 def described_sha256(folder: Path) -> str:
-    """The same without the weights."""
+    """``pipeline_sha256`` without the weights."""
     return _sha256(folder, weights=False)
 
 
@@ -169,7 +169,7 @@ def configs_of(part: Path) -> list[Path]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without remarks on where it is from and who wrote it."""
+    """A configuration without notes on its origin and author."""
     notes = (*NOTES, *NOTES_OF_TOKENIZERS)
     return {k: v for k, v in config.items() if not k.startswith("_") and k not in notes}
 
@@ -188,7 +188,7 @@ def _add_tokenizer_file(digest: "hashlib._Hash", name: str, file: Path) -> None:
 
 
 def _add_weights(digest: "hashlib._Hash", name: str, files: list[Path]) -> None:
-    """Add tensors by name, however they are spread over files."""
+    """Add tensors by name, regardless of how they are spread over files."""
     places = sorted(_places(files))
     for key, file in places:
         with safe_open(file, framework="pt") as opened:

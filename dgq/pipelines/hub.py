@@ -6,15 +6,15 @@ TIMEOUT_S = 10
 
 
 def look_up(source: str, file: str) -> None:
-    """Fail at once, rather than after minutes of retries, if a hub model cannot be had.
+    """Fail at once, rather than after minutes of retries, if a hub model is not available.
 
     Args:
         source: id of the model.
-        file: of the model; where it was downloaded before, nobody is asked.
+        file: file of the model; if it was downloaded before, the hub is not contacted.
 
     Raises:
-        Exception: as the hub's library raises them: no network, model or permission, or an id that
-            is none.
+        Exception: as raised by the hub's library: no network, model or permission, or an invalid
+            id.
     """
     if not isinstance(try_to_load_from_cache(source, file), str):
         HfApi().model_info(source, timeout=TIMEOUT_S)

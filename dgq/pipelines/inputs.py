@@ -1,9 +1,9 @@
-"""What a pipeline is called with: prompts, settings, and the images that some kinds need.
+"""Arguments of a pipeline call: prompts, settings, and the images that some kinds need.
 
-Calibration has no images to start from, so pipelines that need one get grey: what they draw comes
-from the prompt. An image to start from is replaced altogether (``strength`` 1), which visits each
-step of the sampler, and one to be inpainted is masked everywhere. Where more should be seen of what
-the pipeline is given in use, record its UNet's calls there.
+Calibration has no images to start from, so pipelines that need one get a grey image: what they draw
+comes from the prompt. An initial image is replaced completely (``strength`` 1), which visits each
+sampler step, and an image for inpainting is masked everywhere. To calibrate on real inputs of such
+a pipeline, record the calls of its UNet in use.
 """
 
 import inspect
@@ -23,10 +23,10 @@ GREY, WHITE = (128, 128, 128), (255, 255, 255)
 def call_arguments(
     pipeline: DiffusionPipeline, prompts: Sequence[str], generation: GenerationSettings
 ) -> dict[str, Any]:
-    """Keyword arguments of a call that draws each prompt once, but for its generators and output.
+    """Keyword arguments of a call that draws each prompt once, except generators and output type.
 
     Args:
-        pipeline: of one of ``KINDS``.
+        pipeline: a pipeline of one of ``KINDS``.
         prompts: at least one.
         generation: steps, guidance and size.
 
@@ -46,7 +46,7 @@ def call_arguments(
         arguments["mask_image"] = [Image.new("RGB", (width, height), WHITE)] * len(prompts)
     if needs in ("start image", "masked image"):
         arguments["strength"] = 1.0
-    # A pipeline takes over the image's size, unless it asks for one.
+    # A pipeline uses the image's size, unless it asks for one.
     asked = inspect.signature(pipeline.__call__).parameters
     for side, pixels in (("height", height), ("width", width)):
         del arguments[side]

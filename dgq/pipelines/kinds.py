@@ -1,6 +1,6 @@
 """The kinds of pipelines whose UNet can be calibrated, and why others are refused.
 
-A kind is known by the class that ``model_index.json`` names, before any weight is read.
+A kind is identified by the class that ``model_index.json`` names, before any weight is read.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ class PipelineKind:
     """What a kind of pipeline is made of.
 
     Args:
-        needs: what it is given besides the prompt, if anything (see ``dgq.pipelines.inputs``).
-        parts: components it cannot do without, besides UNet, VAE and sampler.
+        needs: input besides the prompt, if any (see ``dgq.pipelines.inputs``).
+        parts: components that it requires, besides UNet, VAE and sampler.
     """
 
     needs: Needs = "prompt"
     parts: tuple[str, ...] = ("text_encoder", "tokenizer")
 
     def extra_channels(self, latents: int) -> tuple[int, ...]:
-        """How many channels the UNet may be given besides the latents.
+        """Possible numbers of UNet input channels besides the latents.
 
         Args:
             latents: channels of the latents.
@@ -39,7 +39,7 @@ class PipelineKind:
 
 
 SECOND = ("text_encoder_2", "tokenizer_2")
-"""All that the refiner of SDXL has of text encoders."""
+"""Text encoders of SDXL's refiner, which has no others."""
 
 KINDS = {
     "StableDiffusionPipeline": PipelineKind(),
@@ -52,7 +52,7 @@ KINDS = {
     "StableDiffusionInstructPix2PixPipeline": PipelineKind("edited image"),
     "StableDiffusionUpscalePipeline": PipelineKind("small image"),
 }
-"""By the name of the class."""
+"""Kinds by the name of the class."""
 
 UNET = "UNet2DConditionModel"
 
@@ -62,7 +62,7 @@ ADDITIONS = {
     "adapter": f"it adds an adapter: {BASE}",
     "motion_adapter": "it draws videos, and prompts are recorded as still images",
 }
-"""What a pipeline has that says why it is refused, by the name of the component."""
+"""Components for which a pipeline is refused, with the reason, by name."""
 
 
 def why_refused(index: Mapping[str, Any]) -> str | None:

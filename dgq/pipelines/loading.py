@@ -1,4 +1,4 @@
-"""Loading text-to-image pipelines from a folder or the hub: whole, or not at all."""
+"""Loading text-to-image pipelines from a folder or the hub, completely or not at all."""
 
 import importlib
 import logging
@@ -22,10 +22,10 @@ from dgq.storage.files import checked_path, exists
 from dgq.storage.seal import defaults_of
 
 PROBE = "a photo of two dogs on a beach"
-"""A prompt whose words every tokenizer knows something of."""
+"""A prompt whose words every tokenizer knows at least in part."""
 
 CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
-"""Files of a hub model without its weights."""
+"""Patterns of a hub model's files other than weights."""
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
         networks["unet"] = unet
     try:
         config = DiffusionPipeline.load_config(str(folder))
-        # A pipeline without a safety checker would warn of arguments that it does not know.
+        # Otherwise a pipeline without a safety checker would warn of arguments that it does not
+        # know.
         unused: dict[str, Any] = {
             name: False if name.startswith("requires") else None
             for name in UNUSED
@@ -71,7 +72,7 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
 
 
 FITTING = ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type")
-"""What of a UNet's configuration the rest of a pipeline depends on."""
+"""Entries of a UNet's configuration that the rest of a pipeline depends on."""
 
 
 def check_fits(unet: nn.Module, folder: Path) -> None:
@@ -91,7 +92,7 @@ def check_fits(unet: nn.Module, folder: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A list for a tuple, which JSON does not know."""
+    """A list for a tuple, since JSON has no tuples."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -105,7 +106,7 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
     """One network of a pipeline in float32 and evaluation mode.
 
     Raises:
-        DGQError: if it cannot be read, or its files do not hold each of its tensors.
+        DGQError: if it cannot be read, or its files lack some of its tensors.
     """
     variant, files = weight_layout(folder / name, library)
     note_types(folder / name, ", ".join(narrow_types(files)))
@@ -131,15 +132,15 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
 
 @lru_cache
 def note_types(part: Path, types: str) -> None:
-    """Say once that a network's weights are stored in less than full precision."""
+    """Log once that a network's weights are stored below full precision."""
     if types:
-        # The embedded models are what they are: nobody has to be told in every run.
+        # The embedded models are known to be: no need to say so in every run.
         level = logging.DEBUG if part.parent in EMBEDDED.values() else logging.WARNING
         log.log(level, "%s is stored in %s: it is computed in float32", part, types)
 
 
 def _is_network(library: str, kind: str) -> bool:
-    """Whether a component has tensors; raises DGQError for one that is not of the libraries."""
+    """Whether a component has tensors; raises DGQError if its library does not have its class."""
     found = getattr(importlib.import_module(library), kind, None) if library in WEIGHTS else None
     if not isinstance(found, type):
         raise DGQError(
@@ -150,7 +151,7 @@ def _is_network(library: str, kind: str) -> bool:
 
 
 def check_tokenizers(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """Raise DGQError for a tokenizer without words, or with more than its text encoder knows."""
+    """Raise DGQError for a tokenizer without words, or with more tokens than its text encoder."""
     for name, tokenizer in pipeline.components.items():
         if not name.startswith("tokenizer") or tokenizer is None:
             continue
@@ -169,10 +170,10 @@ def check_tokenizers(pipeline: DiffusionPipeline, folder: Path) -> None:
 
 
 def resolve(source: str) -> Path:
-    """The folder behind a name, with a model of the hub downloaded.
+    """The folder of a source; a hub model is downloaded.
 
     Raises:
-        DGQError: for a folder that is no pipeline and a hub model that cannot be had.
+        DGQError: for a folder that is no pipeline, or a hub model that is not available.
     """
     checked_path(source, "a pipeline")
     folder = EMBEDDED.get(source, Path(source))
@@ -192,7 +193,7 @@ def resolve(source: str) -> Path:
 
 
 def check_id(source: str) -> None:
-    """Raise DGQError for what is neither here nor named like a model of the hub, ``owner/name``."""
+    """Raise DGQError for a source that is neither local nor a possible hub id, ``owner/name``."""
     if "/" not in source and not EMBEDDED:
         raise DGQError(
             f"{source} is not a folder; embedded models come with DGQ's repository, not with the "
@@ -207,14 +208,14 @@ def check_id(source: str) -> None:
 
 
 def canonical(source: str) -> str:
-    """A source that means the same from every folder."""
+    """A source that means the same from every working folder."""
     if source in EMBEDDED or not exists(Path(source)):
         return source
     return str(Path(source).resolve())
 
 
 def download(source: str) -> Path:
-    """Where the hub's cache has a model, downloaded if need be; its kind is checked before that."""
+    """Folder of a hub model in the cache, downloaded if necessary; its kind is checked first."""
     try:
         look_up(source, INDEX)
         index = Path(hf_hub_download(source, INDEX))
@@ -225,7 +226,7 @@ def download(source: str) -> Path:
 
 
 def _download_variant(source: str) -> Path:
-    """A model of the hub in full precision, or in half where there is nothing else."""
+    """Download a hub model in full precision, or in half precision if there is nothing else."""
     failed: Exception | None = None
     for variant in VARIANTS:
         try:
@@ -243,10 +244,10 @@ def _download_variant(source: str) -> Path:
 
 
 def configuration_of(source: str) -> Path:
-    """The configuration of a model of the hub, without its weights.
+    """The configuration of a hub model, without its weights.
 
     Raises:
-        DGQError: if it is neither in the cache nor can be downloaded.
+        DGQError: if it is not in the cache and cannot be downloaded.
     """
     try:
         look_up(source, INDEX)
@@ -256,7 +257,7 @@ def configuration_of(source: str) -> Path:
 
 
 def unavailable(source: str, error: Exception) -> DGQError:
-    """The one line that says what is missing and how to get it."""
+    """The one-line error that says what is missing and how to get it."""
     if exists(Path(source)) or source in EMBEDDED:
         kind = type(error).__name__
         return DGQError(f"cannot read the pipeline {source} ({kind}): {first_line(error)}")

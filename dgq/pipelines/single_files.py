@@ -1,8 +1,8 @@
 """Models in one ``.safetensors`` file in the layout of the original code (``from_single_file``).
 
-Such a file has weights alone: what the networks look like, the tokenizer and the sampler come from
+Such a file has only weights: the structure of the networks, the tokenizer and the sampler come from
 the folder of a pipeline of the same kind. The file is converted once, into a folder of the user's
-cache that is named after its content, and from then on is a pipeline as any other.
+cache that is named after its content, and from then on is a pipeline like any other.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from dgq.storage.files import exists, sha256_of
 from dgq.storage.locks import locked
 
 UNET_PREFIX = "model.diffusion_model."
-"""What the names of the UNet's tensors begin with in the original layout."""
+"""Prefix of the UNet's tensor names in the original layout."""
 
 NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 HOW_TO_CONVERT = (
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 
 def is_single_file(path: Path) -> bool:
-    """Whether a source is, or by its name should be, one file."""
+    """Whether a source is a single file, or would be one by its name."""
     return (exists(path) and path.is_file()) or path.suffix in (".safetensors", *PICKLES)
 
 
 def check_single_file(file: Path) -> None:
-    """Raise DGQError unless a file holds a whole model in the original layout; reads its header."""
+    """Raise DGQError unless a file holds a whole model in the original layout; reads the header."""
     if file.suffix in PICKLES:
         how = HOW_TO_CONVERT.format(name=file.name, stem=file.stem)
         raise DGQError(f"{file} may run code when it is read, so it is not: {how}")
@@ -60,14 +60,14 @@ def check_single_file(file: Path) -> None:
 
 
 def converted_folder(file: Path, configuration_of: Callable[[str], Path]) -> Path:
-    """The folder of the pipeline that a file holds, converted if it was not yet.
+    """The folder of the pipeline in a file, converted if necessary.
 
     Args:
-        file: checked by ``check_single_file``.
+        file: file that ``check_single_file`` accepted.
         configuration_of: finds the configuration of a model on the hub.
 
     Raises:
-        DGQError: if no configuration is at hand, or it does not fit the file.
+        DGQError: if no configuration is available, or it does not fit the file.
     """
     config = configuration_beside(file) or _configuration_on_hub(file, configuration_of)
     kind = read_index(config, f"{file} (by {config / INDEX})")["_class_name"]
@@ -85,7 +85,7 @@ def cache_folder() -> Path:
     """Where converted pipelines are kept.
 
     Raises:
-        DGQError: if there is no home.
+        DGQError: if there is no home folder.
     """
     try:
         return Path.home() / ".cache/dgq/pipelines"
@@ -96,13 +96,13 @@ def cache_folder() -> Path:
 
 
 def configuration_beside(file: Path) -> Path | None:
-    """The folder of a pipeline named like the file, or that holds it; None if there is none."""
+    """Folder of a pipeline named like the file or containing it; None if there is none."""
     folders = (file.with_suffix(""), file.parent)
     return next((folder for folder in folders if (folder / INDEX).is_file()), None)
 
 
 def _configuration_on_hub(file: Path, configuration_of: Callable[[str], Path]) -> Path:
-    """The configuration of the model on the hub that a file looks like."""
+    """The configuration of the hub model that a file seems to be made from."""
     repository = likely_repository(file)
     try:
         return configuration_of(repository)
@@ -116,7 +116,7 @@ def _configuration_on_hub(file: Path, configuration_of: Callable[[str], Path]) -
 
 
 def likely_repository(file: Path) -> str:
-    """The hub id of the model that a file has the tensors of, by their names and shapes."""
+    """The hub id of the model that a file's tensors match, by their names and shapes."""
     single_file_utils = importlib.import_module("diffusers.loaders.single_file_utils")
     tensors = {name: _without_memory(entry) for name, entry in header(file).items()}
     return str(single_file_utils.fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
@@ -138,13 +138,13 @@ def _content(file: Path) -> str:
 
 
 def convert(file: Path, config: Path, kind: str, folder: Path) -> None:
-    """Write the pipeline that a file holds as a folder, in the precision of the file; atomically.
+    """Convert a file to the folder of a pipeline, in the file's precision, atomically.
 
     Args:
-        file: in the original layout.
+        file: file in the original layout.
         config: folder of a pipeline with the same networks.
         kind: class of the pipeline.
-        folder: to be made.
+        folder: folder to create.
 
     Raises:
         DGQError: if the configuration does not fit the file.
@@ -181,6 +181,6 @@ def _check_whole(pipeline: Any) -> None:
 
 
 def _precision(file: Path) -> torch.dtype | None:
-    """The type of most tensors of a file's UNet, if it is less than full precision."""
+    """The most frequent dtype in a file's UNet, if it is below full precision."""
     types = [e["dtype"] for name, e in header(file).items() if name.startswith(UNET_PREFIX)]
     return NARROW.get(str(max(types, key=types.count)))

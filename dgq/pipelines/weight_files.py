@@ -1,6 +1,6 @@
-"""The safetensors files of a pipeline's component: whole or in shards, in full or half precision.
+"""The safetensors files of a pipeline's component: one or several shards, full or half precision.
 
-Files that may run code when they are read (``.bin``, ``.ckpt``) are never read.
+Files that may run code when read (``.bin``, ``.ckpt``) are never read.
 """
 
 import json
@@ -12,16 +12,16 @@ from dgq.errors import DGQError
 from dgq.storage.files import check_regular, read_json
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""How the files of each library are called."""
+"""File names of each library."""
 
 VARIANTS = (None, "fp16", "bf16")
-"""Which of several files is read: that of full precision, where there is one."""
+"""Variants in order of preference: full precision first."""
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-"""Suffixes of files that run code when they are read."""
+"""Suffixes of files that may run code when read."""
 
 NARROW = {"F16": "float16", "BF16": "bfloat16"}
-"""Types of less than full precision, as safetensors calls them."""
+"""Dtypes below full precision, by their safetensors names."""
 
 Layout = tuple[str | None, list[Path]]
 """The variant that is loaded, and its files."""
@@ -32,10 +32,10 @@ def weight_layout(part: Path, library: str) -> Layout:
 
     Args:
         part: folder of the component.
-        library: that it is of.
+        library: library of the component.
 
     Returns:
-        No files for a tokenizer or sampler, or where there are none.
+        No files for a tokenizer or sampler, or if there are none.
 
     Raises:
         DGQError: for a damaged index.
@@ -69,12 +69,12 @@ def shards(index: Path) -> list[Path]:
 
 
 def check_no_pickles(folder: Path, part: str, library: str) -> None:
-    """Raise DGQError where the only weights of a component would run code when they are read.
+    """Raise DGQError if the only weights of a component are files that may run code when read.
 
     Args:
-        folder: of the pipeline.
+        folder: folder of the pipeline.
         part: name of the component.
-        library: that it is of.
+        library: library of the component.
     """
     if library not in WEIGHTS or weight_files(folder / part, library):
         return
@@ -88,7 +88,7 @@ def check_no_pickles(folder: Path, part: str, library: str) -> None:
 
 
 def tensor_names(file: Path) -> list[str]:
-    """Names of the tensors in a file; raises DGQError for one that is no safetensors file."""
+    """Names of the tensors in a file; raises DGQError if it is no safetensors file."""
     try:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
@@ -97,13 +97,13 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def narrow_types(files: list[Path]) -> list[str]:
-    """Types of less than full precision that files hold, such as ``float16``; headers are read."""
+    """Dtypes below full precision in files, such as ``float16``; reads headers only."""
     found = {entry.get("dtype") for file in files for entry in header(file).values()}
     return sorted(NARROW[name] for name in found if name in NARROW)
 
 
 def header(file: Path) -> dict[str, dict[str, object]]:
-    """Shape and type of each tensor in a safetensors file, by name."""
+    """Shape and dtype of each tensor in a safetensors file, by name."""
     tensor_names(file)  # a damaged header is refused
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")

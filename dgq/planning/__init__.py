@@ -1,1 +1,1 @@
-"""What a calibration would do and take, found without starting it and without weights."""
+"""Plans of calibrations: what they would do and need, without starting them or reading weights."""

@@ -1,4 +1,4 @@
-"""How long a calibration would take: an estimate from what is multiplied, and a probe's rates."""
+"""Estimated time of a calibration, from its arithmetic and the rates of a probe."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,29 @@ from dgq.planning.rates import Rates
 from dgq.settings import LearningSettings
 
 BESIDE_PRODUCTS = 1.5
-"""Cost of a call against its multiply-accumulates alone, at the rate of the layer with the most."""
+"""Cost of a call relative to its multiply-accumulates at the rate of the largest layer."""
 
 OBSERVING = 1.6
-"""Cost of a pass that also reads quantized weights and observes, against one that does not."""
+"""Cost of a pass that also reads quantized weights and observes, relative to one that does not."""
 
 AGAIN = 4 / 3
 """Cost of a step on the UNet as a whole, whose blocks run a second time for their gradients."""
 
 STEP_SECONDS = 2e-3
-"""Of each step of learning beside arithmetic: Python, and starting kernels."""
+"""Seconds of each learning step besides arithmetic: Python, and launching kernels."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a calibration computes.
+    """Amount of work in a calibration.
 
     Args:
         macs: multiply-accumulates of all layers and attentions for one row.
-        weights: that are quantized.
-        n_targets: that are learned one after another.
-        recorded_rows: rows of the UNet that the full-precision pipeline draws; 0 if they are there.
+        weights: number of weights that are quantized.
+        n_targets: targets that are learned one after another.
+        recorded_rows: UNet rows that the full-precision pipeline draws; 0 if they already exist.
         streamed_rows: rows of all samples.
-        batch_rows: rows in a step of learning.
+        batch_rows: rows of a learning step.
     """
 
     macs: int
@@ -42,13 +42,13 @@ class Work:
 def estimated_seconds(
     work: Work, learning: LearningSettings, rates: Rates, of_network: bool = False
 ) -> dict[str, float]:
-    """Seconds of each phase, on the machine and with the threads that the rates are of.
+    """Seconds of each phase, on the machine and with the threads of the given rates.
 
     Args:
         work: what is computed.
         learning: how each target is learned.
-        rates: of the machine.
-        of_network: the UNet is learned as a whole, too.
+        rates: rates of the machine.
+        of_network: whether the UNet is also learned as a whole.
     """
     row = BESIDE_PRODUCTS * work.macs * rates.forward
     steps = learning.total_iterations

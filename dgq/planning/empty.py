@@ -1,4 +1,4 @@
-"""A UNet without memory and a call for it: on the meta device, from configurations alone."""
+"""A UNet without memory and a call for it, on the meta device, from configurations alone."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,18 +18,18 @@ from dgq.pipelines.single_files import configuration_beside, is_single_file
 from dgq.storage.files import checked_path, exists, read_json
 
 N_TOKENS = 77
-"""Of a prompt, where the text encoder's configuration does not say."""
+"""Tokens of a prompt, if the text encoder's configuration does not tell."""
 
 
 def local_folder(source: str) -> Path:
-    """The folder with the configurations of a pipeline; nothing is downloaded or converted.
+    """The folder with a pipeline's configurations; nothing is downloaded or converted.
 
     Args:
-        source: the name of an embedded model, a folder, a file with its configuration beside it,
-            or the id of a model that the hub's cache has.
+        source: name of an embedded model, a folder, a file with its configuration beside it, or the
+            id of a model in the hub's cache.
 
     Raises:
-        DGQError: if there is none on this machine, or it cannot be calibrated.
+        DGQError: if it is not on this machine, or cannot be calibrated.
     """
     source = str(checked_path(source, "a pipeline"))
     folder: Path | None = EMBEDDED.get(source, Path(source))
@@ -48,7 +48,7 @@ def local_folder(source: str) -> Path:
 
 
 def cached_folder(source: str) -> Path | None:
-    """Where the hub's cache has a model; None if it has none of this id."""
+    """Folder of a model in the hub's cache; None if the cache has no model with this id."""
     with suppress(ValueError):  # no possible id
         found = try_to_load_from_cache(source, INDEX)
         return Path(found).parent if isinstance(found, str) else None
@@ -59,7 +59,7 @@ def unet_config(folder: Path) -> dict[str, Any]:
     """The configuration of a pipeline's UNet.
 
     Raises:
-        DGQError: if it is missing or no JSON.
+        DGQError: if it is missing or not JSON.
     """
     return dict(read_json(folder / "unet" / CONFIGS[0]))
 
@@ -68,7 +68,7 @@ def empty_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
     """A stock UNet whose tensors have shapes but no memory.
 
     Raises:
-        DGQError: for a configuration of no UNet.
+        DGQError: if the configuration is not of a UNet.
     """
     try:
         with init_empty_weights(include_buffers=True):
@@ -78,7 +78,7 @@ def empty_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
 
 
 def tokens_of(folder: Path) -> int:
-    """How many tokens of text a pipeline gives its UNet."""
+    """Number of text tokens that a pipeline passes to its UNet."""
     file = folder / "text_encoder" / CONFIGS[0]
     found = read_json(file).get("max_position_embeddings") if file.is_file() else None
     return int(found or N_TOKENS)
@@ -104,13 +104,13 @@ def latent_size_of(config: Mapping[str, Any], folder: Path, pixels: tuple[int | 
 def empty_call(
     config: Any, n_rows: int, latent_size: tuple[int, int], n_tokens: int = N_TOKENS
 ) -> dict[str, Any]:
-    """Keyword arguments of a call on the meta device, with all that a configuration asks for.
+    """Keyword arguments of a call on the meta device, with everything that a configuration needs.
 
     Args:
-        config: of the UNet, with its defaults.
-        n_rows: of the batch.
+        config: configuration of the UNet, with its defaults.
+        n_rows: rows of the batch.
         latent_size: height and width.
-        n_tokens: of the text.
+        n_tokens: tokens of the text.
     """
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

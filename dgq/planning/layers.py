@@ -1,4 +1,4 @@
-"""What each layer would become: bits, and whether it multiplies integers."""
+"""Plan of each layer: its bits, and whether it multiplies integers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ NINE_BITS = "weights minus their zero points may need 9 bits"
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One layer that is quantized.
+    """One layer to be quantized.
 
     Args:
-        weights: of it.
+        weights: number of its weights.
         weight_bits: 32 in floating point.
-        activation_bits: of its input.
-        obstacle: why it computes in floating point; None where it multiplies integers.
+        activation_bits: bits of its input.
+        obstacle: why it computes in floating point; None if it multiplies integers.
     """
 
     weights: int
@@ -47,10 +47,10 @@ def planned_layers(
     timesteps: Sequence[float],
     latent_size: tuple[int, int],
 ) -> dict[str, PlannedLayer]:
-    """What becomes of each layer, by name; what runs here is decided when the model is loaded.
+    """Plan of each layer by name; how it runs on a machine is decided when the model is loaded.
 
     Args:
-        unet: stock, on the meta device; inference modules without tensors take its layers' places.
+        unet: a stock UNet on the meta device; its layers are replaced by empty inference modules.
         settings: what is quantized and how.
         timesteps: the scheduler's values.
         latent_size: of the calibration.
@@ -67,7 +67,7 @@ def planned_layers(
 
 
 def obstacles_in(unet: nn.Module) -> Iterator[tuple[list[str], str | None]]:
-    """Layers that read one quantized tensor, and why they do not multiply integers, if so."""
+    """Layers that read one quantized tensor, and why they cannot multiply integers, or None."""
     for owner_name, owner in unet.named_modules():
         if isinstance(owner, QuantizedAttention):
             for quantizer, leaves in readers_of(owner).items():
@@ -81,7 +81,7 @@ def obstacles_in(unet: nn.Module) -> Iterator[tuple[list[str], str | None]]:
 def obstacle_of_readers(
     unet: nn.Module, quantizer: nn.Module | None, names: list[str]
 ) -> str | None:
-    """As ``fold_layers_`` decides, but for what only tensors tell."""
+    """As ``fold_layers_`` decides, except for what depends on tensors."""
     layers = [unet.get_submodule(name) for name in names]
     frozen = [layer for layer in layers if isinstance(layer, FrozenLayer)]
     if len(frozen) < len(layers):

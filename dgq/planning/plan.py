@@ -195,7 +195,7 @@ def plan(
 
 
 def check_amounts(generation: Any, waiting: Any, *numbers: Any) -> None:
-    """Raise DGQError for settings or numbers that ``plan`` cannot take."""
+    """Raise DGQError for settings or numbers that ``plan`` does not accept."""
     check_kind("generation", generation, GenerationSettings)
     check_kind("waiting", waiting, WaitingSettings)
     names = ("n_prompts", "n_held_out_prompts", "n_held_out", "batch_size")
@@ -204,7 +204,7 @@ def check_amounts(generation: Any, waiting: Any, *numbers: Any) -> None:
 
 
 def chosen_pairs(n_calls: int, n_prompts: int, n_samples: int | None) -> int:
-    """Samples to learn on: as many for each call of the UNet.
+    """Number of samples to learn on, the same for each UNet call.
 
     Raises:
         DGQError: if there cannot be so many.
@@ -227,6 +227,6 @@ def weights_of(target: Target) -> int:
 
 
 def probed(unet: nn.Module, costs: Mapping[str, LayerCost]) -> tuple[nn.Module, LayerCost]:
-    """The layer that multiplies most, which the others are taken to be as fast as."""
+    """The layer with the most multiplications, whose speed stands for all layers."""
     name = max(costs, key=lambda n: costs[n].macs)
     return unet.get_submodule(name), costs[name]

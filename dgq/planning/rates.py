@@ -1,4 +1,4 @@
-"""How fast this machine calibrates, from a probe of a second on one layer of the UNet."""
+"""Speed of calibration on this machine, from a probe of a second on one layer of the UNet."""
 
 import time
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import WeightSettings
 
 MOST_MACS = 2**33
-"""Multiply-accumulates of the probe, so that it stays short."""
+"""Multiply-accumulates of the probe, few enough for it to be short."""
 
 MOST_WEIGHTS = 2**20
-"""Weights that the probe rounds, so that it stays short."""
+"""Weights that the probe rounds, few enough for it to be short."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds for one of each.
+    """Seconds per unit of each kind of work.
 
     Args:
-        forward: multiply-accumulate of a call.
-        learning: multiply-accumulate of a step of learning, forward and backward.
-        rounding: weight in a step of learning.
-        searching: weight whose range is searched.
+        forward: seconds per multiply-accumulate of a call.
+        learning: seconds per multiply-accumulate of a learning step, forward and backward.
+        rounding: seconds per weight of a learning step.
+        searching: seconds per weight of the range search.
     """
 
     forward: float
@@ -44,14 +44,14 @@ def measure_rates(
     weights: WeightSettings,
     device: torch.device,
 ) -> Rates:
-    """Run one layer with random values, forward and as it is learned.
+    """Time one layer with random values, forward and during learning.
 
     Args:
         stock: the layer, on the meta device.
-        cost: of it, for one row.
-        n_rows: of a step of learning.
+        cost: its cost for one row.
+        n_rows: rows of a learning step.
         weights: how they are quantized.
-        device: to measure on.
+        device: device to measure on.
     """
     generator = torch.Generator().manual_seed(0)
     layer = stock.to_empty(device=device).requires_grad_(False)
@@ -71,7 +71,7 @@ def measure_rates(
 
 
 def backward(layer: nn.Linear | nn.Conv2d, x: Tensor) -> None:
-    """Gradients of weight and input, as blocks of several layers need both."""
+    """Compute gradients of weight and input, both of which blocks of several layers need."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         weight = layer.weight.detach().requires_grad_()
@@ -79,7 +79,7 @@ def backward(layer: nn.Linear | nn.Conv2d, x: Tensor) -> None:
 
 
 def searched_bits(weights: WeightSettings) -> int:
-    """Bits of the codes; 4 stand for weights in floating point, of which nothing is learned."""
+    """Bits of the codes; 4 for weights in floating point, for which nothing is learned."""
     return weights.n_bits if weights.n_bits <= 8 else 4
 
 
@@ -104,9 +104,9 @@ def rounding_step(rows: Tensor, weights: WeightSettings) -> Callable[[], None]:
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """The least time of some runs, after one that warms up.
+    """The shortest time of several runs, after one for warming up.
 
-    On a CPU processor time by the number of threads, which other programs hardly change.
+    On a CPU, processor time divided by the number of threads: other programs hardly change it.
     """
     on_cpu = device.type == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter

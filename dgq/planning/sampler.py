@@ -13,7 +13,7 @@ def sampler_timesteps(folder: Path, num_inference_steps: int) -> list[float]:
     """The scheduler's values in the order of the calls; PNDM repeats one.
 
     Raises:
-        DGQError: if it cannot be read, or does not have so many steps.
+        DGQError: if the sampler cannot be read, or cannot make this number of steps.
     """
     _, kind = read_components(folder)["scheduler"]
     try:

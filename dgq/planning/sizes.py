@@ -1,4 +1,4 @@
-"""How many bytes a calibration would write and hold, from shapes alone."""
+"""Bytes that a calibration would write and hold, computed from shapes alone."""
 
 from collections.abc import Iterable, Mapping
 from math import prod
@@ -11,14 +11,14 @@ from dgq.inference.input_quantizers import GroupedInput, InputQuantizer
 from dgq.settings import WaitingSettings
 
 RANGES_BYTES = 2 * 4
-"""A minimum and a maximum in float32."""
+"""Bytes of a minimum and a maximum in float32."""
 
 
 def model_bytes(unet: nn.Module, n_steps: int) -> int:
     """Bytes of the finished model's tensors.
 
     Args:
-        unet: of inference modules without tensors.
+        unet: a UNet of inference modules without tensors.
         n_steps: distinct timesteps of the sampler.
     """
     stored: int = sum(t.numel() * t.element_size() for t in unet.state_dict().values())
@@ -33,7 +33,7 @@ def input_quantizers(unet: nn.Module) -> list[InputQuantizer]:
 def scale_bytes(quantizer: InputQuantizer, n_steps: int) -> int:
     """Bytes of one quantizer's tables: scales in float32, zero points and multiples in 16 bits.
 
-    Groups are counted as eight of channels; of pixels there may be more.
+    K-means groups are counted as eight groups of channels; of pixels there may be more.
     """
     if isinstance(quantizer, GroupedInput):
         return n_steps * (8 * (4 + 2) + quantizer.channels)
@@ -43,11 +43,11 @@ def scale_bytes(quantizer: InputQuantizer, n_steps: int) -> int:
 
 
 def checkpoint_bytes(model: int, input_shapes: Iterable[tuple[int, ...]], n_steps: int) -> int:
-    """Bytes of ``last.ckpt``: what the model holds, and ranges by channel and pixel for each step.
+    """Bytes of ``last.ckpt``: the model, and ranges by channel and pixel for each step.
 
     Args:
         model: bytes of the finished model.
-        input_shapes: of each tensor that is quantized.
+        input_shapes: shape of each tensor that is quantized.
         n_steps: distinct timesteps.
     """
     members = sum(members_of(shape) for shape in input_shapes)
@@ -55,19 +55,19 @@ def checkpoint_bytes(model: int, input_shapes: Iterable[tuple[int, ...]], n_step
 
 
 def members_of(shape: tuple[int, ...]) -> int:
-    """Channels and pixels of an activation; 2-D ones are a single one."""
+    """Channels plus pixels of an activation; 1 for 2-D activations."""
     if len(shape) == 2:
         return 1
     return shape[1] + prod(shape[2:]) if len(shape) == 4 else shape[1] + shape[2]
 
 
 def recorded_bytes(call: Mapping[str, Any], n_calls: int, n_prompts: int, n_halves: int) -> int:
-    """Bytes of the recorded calls: latents for each, what goes with a prompt once.
+    """Bytes of the recorded calls: latents for each call, and once per prompt what does not change.
 
     Args:
-        call: of one row.
-        n_calls: of the UNet for a prompt.
-        n_prompts: that are drawn.
+        call: call of one row.
+        n_calls: UNet calls per prompt.
+        n_prompts: prompts that are drawn.
         n_halves: 2 with guidance.
     """
     latents = bytes_of(call["sample"])
@@ -86,9 +86,9 @@ def waiting_total(each: int, n_rows: int, waiting: WaitingSettings, n_streams: i
     """Bytes of all samples that wait.
 
     Args:
-        each: of a row in one stream, as computed.
-        n_rows: of all samples.
+        each: bytes of a row in one stream, as computed.
+        n_rows: rows of all samples.
         waiting: how they wait.
-        n_streams: that a row waits in.
+        n_streams: streams that a row waits in.
     """
     return n_streams * n_rows * (each if waiting.dtype == "same" else each // 2)

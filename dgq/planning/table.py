@@ -13,11 +13,11 @@ from dgq.settings import QuantizationSettings
 
 
 def make_table(plan: Plan, title: str) -> Table:
-    """A line for each thing that is to be known before a calibration.
+    """A table with a line for each fact to know before a calibration.
 
     Args:
-        plan: of it.
-        title: above the table.
+        plan: the plan to show.
+        title: title of the table.
     """
     table = Table(show_header=False, title=escape(title))
     table.add_column(style="bold", no_wrap=True)
@@ -51,7 +51,7 @@ def lines(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def layer_lines(plan: Plan) -> Iterator[tuple[str, str]]:
-    """How many layers have which bits, and what stays in full precision."""
+    """How many layers have which bits, and which layers stay in full precision."""
     layers: Counter[tuple[int, int]] = Counter()
     weights: Counter[tuple[int, int]] = Counter()
     for layer in plan.layers.values():
@@ -71,7 +71,7 @@ def layer_lines(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def spare_line(settings: QuantizationSettings) -> str:
-    """What the operands of a product leave free, and what takes it."""
+    """Spare bits of a product's operands, and what uses them."""
     weights, activations = settings.weights, settings.activations
     if weights.n_bits > OPERAND_BITS or activations.n_bits > OPERAND_BITS:
         return "none are counted: an operand is in floating point"
@@ -103,7 +103,7 @@ def learning_line(plan: Plan) -> str:
 
 
 def samples_line(plan: Plan) -> str:
-    """What it learns from."""
+    """What the calibration learns from."""
     amount = plan.amount
     halves = "two rows each, with guidance" if amount.n_rows == 2 else "a row each"
     return (
@@ -113,14 +113,14 @@ def samples_line(plan: Plan) -> str:
 
 
 def disk_line(plan: Plan) -> str:
-    """What is written."""
+    """Files that are written."""
     names = ["model", "checkpoint", "recorded calls"]
     names += ["waiting samples"] if plan.waiting.place == "disk" else []
     return ", ".join(f"{name} {megabytes(plan.n_bytes[name])}" for name in names)
 
 
 def memory_line(plan: Plan) -> str:
-    """What is held at least."""
+    """The least memory that is held."""
     names = ["UNet in float32", "recorded calls"]
     names += [] if plan.waiting.place == "disk" else ["waiting samples"]
     held = ", ".join(f"{name} {megabytes(plan.n_bytes[name])}" for name in names)

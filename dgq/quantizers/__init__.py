@@ -1,1 +1,1 @@
-"""Quantizers of activations, weights and scores, while a UNet is calibrated."""
+"""Quantizers of activations, weights and scores for a UNet under calibration."""

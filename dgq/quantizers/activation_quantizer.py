@@ -22,7 +22,7 @@ class ActivationQuantizer(RangeQuantizer):
     Args:
         settings: bits, groups, and whether each step has its own ranges.
         context: mode and step of the UNet.
-        per_tensor: one group whatever the settings say (2-D inputs, attention scores).
+        per_tensor: one group regardless of the settings (2-D inputs, attention scores).
         of_text: tokens are words, which do not move when the latents change their size.
     """
 
@@ -61,10 +61,10 @@ class ActivationQuantizer(RangeQuantizer):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        # Read once: reading a tensor in each forward would make the accelerator wait.
+        # Read once: reading a tensor in each forward pass would make the accelerator wait.
         self.on_pixels = self.axis.device.type != "meta" and int(self.axis) == PIXEL
 
 
 def smallest_integers(index: Tensor) -> Tensor:
-    """The same indices as uint8 where they fit, else int32."""
+    """The indices as uint8 if they fit, else as int32."""
     return index.to(torch.uint8 if int(index.max()) < 256 else torch.int32)

@@ -1,4 +1,4 @@
-"""Which quantizer an activation gets."""
+"""The choice of an activation's quantizer."""
 
 from dgq.quantizers.activation_quantizer import ActivationQuantizer
 from dgq.quantizers.exponent_quantizer import ExponentQuantizer
@@ -16,13 +16,14 @@ def activation_quantizer(
     of_text: bool = False,
     padded: bool = False,
 ) -> RangeQuantizer:
-    """The quantizer that the settings ask for.
+    """The quantizer for these settings.
 
     Args:
         settings: bits and grouping.
         context: mode and step of the UNet.
         of_text: tokens are words, which do not move when the latents change their size.
-        padded: the input is extended by zeros, which need a code where zero points are limited.
+        padded: whether the input is padded with zeros, which need a code if zero points are
+            limited.
     """
     if settings.grouping == "live":
         return LiveQuantizer(settings, context)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class SizedByCheckpoint(nn.Module):
-    """A module whose buffers take the shape and dtype found in the state dict that is loaded.
+    """A module whose buffers take shape and dtype from the loaded state dict.
 
-    Number of channels, pixels and groups follow from the calibration data. With this, a checkpoint
-    is loaded strictly without a forward pass that would size the buffers first.
+    The numbers of channels, pixels and groups follow from the calibration data. This way a
+    checkpoint loads strictly, without a forward pass that sizes the buffers first.
     """
 
     def _load_from_state_dict(

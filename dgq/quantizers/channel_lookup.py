@@ -1,4 +1,4 @@
-"""Scale and zero point of each channel of an activation, from factors of its channels."""
+"""Scale and zero point of each channel of an activation, from per-channel factors."""
 
 from torch import Tensor
 
@@ -15,8 +15,8 @@ def channel_parameters(
         x: ``[batch, channels, height, width]``, ``[batch, tokens, channels]`` or 2-D.
         scale: ``[steps]`` or ``[1]``.
         zero_point: ``[steps, channels]``, or one for all channels.
-        factor: ``[channels]``, of the scale, or one for all of them.
-        calls: with the current one.
+        factor: factor of the scale, ``[channels]``, or one for all channels.
+        calls: calls of the UNet, with the current one.
     """
     step = row_of_step(scale, calls)
     scale, zero_point = scale[step][:, None] * factor, zero_point[step]

@@ -1,4 +1,4 @@
-"""What quantizers with a scale and a zero point for each channel share."""
+"""Base of quantizers with a scale and a zero point for each channel."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from dgq.unet.context import QuantizationContext
 
 
 class ChannelQuantizer(RangeQuantizer):
-    """Affine quantization whose zero points stay near the codes, or among them.
+    """Affine quantization with zero points near the codes, or among them.
 
     Args:
         settings: bits, largest exponent, and whether each step has its own ranges.
@@ -30,10 +30,10 @@ class ChannelQuantizer(RangeQuantizer):
         self.padded = padded
 
     def current_ranges(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
+        """Scale and zero point in the buffers' shapes, fixed or as learned so far."""
         scale, zero_point = super().current_ranges()
         return scale, self.limited(zero_point)
 
     def limited(self, zero_point: Tensor) -> Tensor:
-        """Zero points clamped to where they may lie."""
+        """Zero points clamped to their valid range."""
         return limited_zero_point(zero_point, self.settings.n_bits, self.padded)

@@ -50,7 +50,7 @@ class ExponentQuantizer(ChannelQuantizer):
         self.exponent = channel_exponents(high - low, self.settings.max_exponent)
         self.scale = base_scale(high - low, self.exponent, self.settings.n_bits)
         scale = self.scale[:, None] * fraction(self.exponent)
-        # What was observed is centred, rather than what it was widened to.
+        # The observed range is centred, not the widened one.
         zero_point = centred_zero_point(*channels, scale, self.settings.n_bits)
         self.zero_point = self.limited(zero_point).to(torch.int32)
 

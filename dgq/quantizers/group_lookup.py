@@ -30,8 +30,8 @@ def element_parameters(x: Tensor, table: GroupTable, calls: SamplerCalls) -> tup
 
     Args:
         x: ``[batch, channels, height, width]``, ``[batch, tokens, channels]`` or 2-D.
-        table: of all steps.
-        calls: with the current one.
+        table: parameters for all steps.
+        calls: calls of the UNet, with the current one.
     """
     step = row_of_step(table.scale, calls)
     index = _members_of(x, table, step, calls)

@@ -1,4 +1,4 @@
-"""What is learned about the codes of one weight that has been rounded before: which ones move."""
+"""Learning which codes of an already rounded weight move."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from dgq.math.affine import round_ste
 from dgq.quantizers.learnable import Learnable
 
 NEARNESS = 0.8
-"""Offsets start at this part of what was rounded off: at most 0.4, so that none moves by chance."""
+"""Initial offsets as a fraction of the rounding error: at most 0.4, so none moves by chance."""
 
 
 class LearnableCodes(Learnable):
-    """An offset for each code, in codes, that moves it when it has grown beyond a half.
+    """An offset for each code, in units of codes; a code moves once its offset exceeds a half.
 
     Straight-through gradients (LSQ, arXiv 1902.08153).
     """
@@ -21,11 +21,11 @@ class LearnableCodes(Learnable):
         self.offset = nn.Parameter(torch.empty(0))
 
     def start_(self, position: Tensor, codes: Tensor) -> None:
-        """Start from codes as they are.
+        """Start from the codes as they are.
 
         Args:
-            position: of the weights in full precision among the codes, ``[out, n]``.
-            codes: ``[out, n]``; where learning has rounded to a farther one, the way back is near.
+            position: positions of the full-precision weights among the codes, ``[out, n]``.
+            codes: ``[out, n]``; codes that learning has rounded away from nearest move back easily.
         """
         self.offset.data = NEARNESS * (position - codes).clamp(-0.5, 0.5)
 

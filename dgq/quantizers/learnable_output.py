@@ -1,4 +1,4 @@
-"""What is learned about the output of one layer whose codes are fixed: a gain and a shift."""
+"""Learning a gain and a shift for the output of one layer whose codes are fixed."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from dgq.quantizers.learnable import Learnable
 
 
 class LearnableOutput(Learnable):
-    """``gain * output + shift`` for each output channel, which scales and biases take up.
+    """``gain * output + shift`` for each output channel, to be merged into scales and biases.
 
-    A gain of the output is one of the weight's scale, and needs no gradient of the weight.
+    A gain of the output equals one of the weight's scale, and needs no gradient of the weight.
     """
 
     def __init__(self) -> None:
@@ -19,11 +19,11 @@ class LearnableOutput(Learnable):
         self.shift = nn.Parameter(torch.empty(0))
 
     def start_(self, scale: Tensor, has_bias: bool) -> None:
-        """Start from an output as it is.
+        """Start from the output as it is.
 
         Args:
-            scale: of the weight, ``[out]``.
-            has_bias: whether the layer has a bias to take the shift up.
+            scale: scale of the weight, ``[out]``.
+            has_bias: whether the layer has a bias that can hold the shift.
         """
         self.log_gain.data = torch.zeros_like(scale)
         self.shift.data = torch.zeros_like(scale if has_bias else scale[:0])

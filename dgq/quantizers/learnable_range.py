@@ -1,4 +1,4 @@
-"""What is learned about the ranges of one activation: gains of scales, shifts of zero points."""
+"""Learning the ranges of one activation: gains of scales, shifts of zero points."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Quantizer of an activation whose scale and zero points come from each sample itself."""
+"""Quantizer of an activation whose scale and zero points come from each sample."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from dgq.unet.context import QuantizationContext
 class LiveQuantizer(RangeQuantizer):
     """Affine quantization with the scale ``scale[sample] * multiple[channel]``.
 
-    What calibration finds is ``multiple [channels]``, and what may be learned: ``scale [1]``
+    Calibration finds ``multiple [channels]``; two further tensors may be learned: ``scale [1]``,
     relative to the sample's own, and ``zero_point [1, channels]``, codes added to the sample's own.
     2-D inputs count as one channel.
 

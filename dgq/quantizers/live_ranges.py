@@ -1,7 +1,7 @@
-"""Live ranges: scale and zero points of an activation from the sample that is quantized itself.
+"""Live ranges: scale and zero points of an activation from the sample being quantized.
 
-Nothing is kept for a sampler step, so any sampler, number of steps and resolution is as good as the
-calibrated one, and each sample gets the scale that it needs, not the one that all need together.
+Nothing is stored per sampler step, so every sampler, number of steps and resolution works as well
+as the calibrated one, and each sample gets the scale that it needs, not one that all samples share.
 Only the multiples of the channels stay fixed, since they are part of the weights.
 """
 
@@ -29,14 +29,14 @@ def sample_ranges(x: Tensor) -> Ranges:
 def live_parameters(
     ranges: Ranges, multiple: Tensor, n_bits: int, gain: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The finest scale and the zero points with which codes cover the ranges of each sample.
+    """The finest scale and the zero points whose codes cover the ranges of each sample.
 
-    Zero is always covered: its codes are the zero points, and what they add to a product is the
+    Zero is always covered: its codes are the zero points, so their contribution to a product is the
     product of a row of zeros.
 
     Args:
         ranges: ``[batch, channels]``.
-        multiple: ``[channels]``, of the finest scale, whole numbers.
+        multiple: ``[channels]``, whole multiples of the finest scale.
         n_bits: bits of the codes.
         gain: ``[1]``, learned: below 1 the ends of the ranges are clipped.
         shift: ``[1, channels]`` or ``[1, 1]``, learned: codes added to the zero points.
@@ -52,5 +52,5 @@ def live_parameters(
 
 
 def own_step(x: Tensor) -> Tensor:
-    """The row of scales and zero points of each sample, where each has its own: ``[batch]``."""
+    """The row of scales and zero points of each sample, if each has its own: ``[batch]``."""
     return torch.arange(x.shape[0], device=x.device)

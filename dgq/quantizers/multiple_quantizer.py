@@ -16,8 +16,8 @@ class MultipleQuantizer(ChannelQuantizer):
     """Affine quantization with scale ``scale[step] * multiple[channel]``.
 
     ``scale`` is ``[steps]``, ``zero_point`` ``[steps, channels]`` and ``multiple`` ``[channels]``.
-    What exponents are for powers of two, and finer where the codes leave bits free. 2-D inputs
-    count as one channel.
+    The counterpart of exponents, with a finer choice if the codes leave bits free. 2-D inputs count
+    as one channel.
 
     Args:
         settings: bits, largest exponent, and whether each step has its own ranges.
@@ -44,7 +44,7 @@ class MultipleQuantizer(ChannelQuantizer):
         low, high = required_range(*channels, self.padded)
         self.multiple = channel_multiples(high - low, n_bits, self.settings.max_exponent)
         self.scale = finest_scale(high - low, self.multiple, n_bits)
-        # What was observed is centred, rather than what it was widened to.
+        # The observed range is centred, not the widened one.
         zero_point = centred_zero_point(*channels, self.scale[:, None] * self.multiple, n_bits)
         self.zero_point = self.limited(zero_point).to(torch.int32)
 

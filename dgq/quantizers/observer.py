@@ -23,7 +23,7 @@ def as_channels_last(x: Tensor) -> Tensor:
 class RangeObserver(SizedByCheckpoint):
     """Least and largest value of every channel and every pixel at every step.
 
-    Memory is that of the ranges themselves, whatever the number of samples.
+    Memory use is that of the ranges, regardless of the number of samples.
 
     Args:
         n_steps: number of sampler steps.
@@ -60,7 +60,7 @@ class RangeObserver(SizedByCheckpoint):
         self._widen("pixel", x.amin(2), x.amax(2), step)
 
     def _widen(self, axis: str, low: Tensor, high: Tensor, step: Tensor) -> None:
-        # Groups and scales are made of them, which takes float32 whatever is observed.
+        # Groups and scales are computed from them, which takes float32 for every input dtype.
         low, high = low.float(), high.float()
         low_name, high_name = f"{axis}_low", f"{axis}_high"
         if getattr(self, low_name).numel() == 0:

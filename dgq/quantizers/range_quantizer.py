@@ -1,4 +1,4 @@
-"""What all quantizers of an activation share: observed ranges become scales and zero points."""
+"""Base of all activation quantizers: observed ranges become scales and zero points."""
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class RangeQuantizer(SizedByCheckpoint):
         return quantized.to(x.dtype)
 
     def start_observing_(self) -> None:
-        """Make an observer; ranges are recorded whenever the context says so."""
+        """Create an observer; ranges are recorded while the context is observing."""
         self.observer = RangeObserver(self.context.n_steps, self.per_tensor)
 
     def require_observer(self) -> RangeObserver:
@@ -81,7 +81,7 @@ class RangeQuantizer(SizedByCheckpoint):
 
     @torch.no_grad()
     def fit_(self, name: str = "activation") -> None:
-        """Choose what shares a scale from the observed ranges, and set scales and zero points.
+        """Choose which members share a scale, from observed ranges; set scales and zero points.
 
         Raises:
             DGQError: if a step was never observed, or a range is not finite.
@@ -94,7 +94,7 @@ class RangeQuantizer(SizedByCheckpoint):
 
         Args:
             channels: ranges of the channels.
-            pixels: ranges of the pixels (tokens); ``None`` where the tensor is observed as a whole.
+            pixels: ranges of the pixels (tokens); ``None`` if the tensor is observed as a whole.
         """
         raise NotImplementedError
 
@@ -117,13 +117,13 @@ class RangeQuantizer(SizedByCheckpoint):
         self.learnable.stop_()
 
     def current_ranges(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point in the shapes of the buffers, fixed or as learned so far."""
+        """Scale and zero point in the buffers' shapes, fixed or as learned so far."""
         if self.learnable is None or not self.learnable.active:
             return self.scale, self.zero_point
         return self.learnable.corrected(self.scale, self.zero_point, self.settings.n_bits)
 
     def observed(self, name: str) -> tuple[Ranges, Ranges | None]:
-        """Ranges of channels and pixels for each step, or for all of them as one."""
+        """Ranges of channels and pixels for each step, or merged over all steps."""
         if self.observer is None or self.observer.channel_low.numel() == 0:
             raise DGQError(
                 f"{name} was never observed: call start_observing_, and run samples through "

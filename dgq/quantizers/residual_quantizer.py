@@ -6,13 +6,13 @@ from dgq.quantizers.live_quantizer import LiveQuantizer
 
 
 class ResidualQuantizer(LiveQuantizer):
-    """Live quantization in two rounds, as at the first call of an image.
+    """Live quantization in two rounds, as in the first call of an image.
 
-    Calibration meets samples of all steps in any order, so that every call is a first one. The
-    second round quantizes what the first one left, and the sum of both is read.
+    Calibration sees samples of all steps in any order, so every call counts as a first one. The
+    second round quantizes the error of the first, and layers read the sum of both.
     """
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Both rounds together."""
+        """The sum of both rounds."""
         first = super().quantize(x)
         return first + super().quantize(x - first)

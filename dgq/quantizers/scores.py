@@ -40,7 +40,7 @@ class LogScoreQuantizer(nn.Module):
         return self.context is None or self.context.activations
 
     def forward(self, scores: Tensor) -> Tensor:
-        """``[batch, heads, queries, keys]``, softmaxed."""
+        """Quantize softmaxed scores ``[batch, heads, queries, keys]``."""
         quantize = log_quantize_but_start if self.keep_start else log_quantize_live
         return quantize(scores, self.n_bits)
 
@@ -75,14 +75,14 @@ class AffineScoreQuantizer(ActivationQuantizer):
         return self.context.activations or self.context.observing
 
     def forward(self, scores: Tensor) -> Tensor:
-        """``[batch, heads, queries, keys]``, softmaxed."""
+        """Quantize softmaxed scores ``[batch, heads, queries, keys]``."""
         return (
             but_start(super().forward, scores, -1) if self.keep_start else super().forward(scores)
         )
 
 
 class CalibratedLogScoreQuantizer(AffineScoreQuantizer):
-    """Logarithmic quantization under the largest score that calibration met at each step.
+    """Logarithmic quantization under the largest score observed at each step in calibration.
 
     Args:
         settings: bits of the scores.
@@ -120,5 +120,5 @@ def score_quantizer(
 
 
 def score_method(scores: ScoreSettings, is_cross: bool) -> str:
-    """How one attention's scores are quantized."""
+    """The quantization method of one attention's scores."""
     return scores.cross_attention if is_cross else scores.self_attention

@@ -1,4 +1,4 @@
-"""Quantizer of a layer's weight: a learnable rounding first, packed codes after."""
+"""Quantizer of a layer's weight: learnable rounding at first, packed codes afterwards."""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from dgq.settings import WeightSettings
 
 
 class LearnableRounding(Learnable):
-    """What is learned about one weight."""
+    """Learnable parameters of one weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class LearnableRounding(Learnable):
 class WeightQuantizer(SizedByCheckpoint):
     """Affine quantization of a weight ``[out, ...]``, per output channel or in groups of inputs.
 
-    A group's scale is that of its output channel times ``2^-exponent``; a weight that absorbed the
-    multiples of its input's channels is multiplied by them first. After ``harden_`` it holds
-    packed codes, scale, zero point, exponents and multiples if there are any, and bias, all that a
-    packed checkpoint needs.
+    A group's scale is that of its output channel times ``2^-exponent``. A weight that absorbs the
+    multiples of its input's channels is multiplied by them first. After ``harden_`` it holds all
+    that a packed checkpoint needs: packed codes, scale, zero point, exponents and multiples if any,
+    and bias.
 
     Args:
         settings: bits, groups and range search.
@@ -76,13 +76,13 @@ class WeightQuantizer(SizedByCheckpoint):
             self.register_buffer("multiple", torch.empty(0, dtype=torch.int16))
 
     def forward(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The dequantized weight and the bias that goes with it.
+        """The dequantized weight, and the matching bias.
 
         Args:
-            bias: the layer's full-precision bias, which learning shifts.
+            bias: the layer's full-precision bias, which learning may shift.
 
         Raises:
-            DGQError: before ``start_learning_`` and without codes.
+            DGQError: if it was never started and has no codes.
         """
         if self.learnable is not None and self.learnable.active:
             return self._learning(self.learnable, bias)
@@ -105,10 +105,10 @@ class WeightQuantizer(SizedByCheckpoint):
 
     @torch.no_grad()
     def start_learning_(self, weight: Tensor) -> None:
-        """Search the range and start the rounding from the nearest; weight ``[out, ...]``.
+        """Search the range of a weight ``[out, ...]``, and start the rounding from nearest.
 
         Raises:
-            DGQError: of a packed model, or where a weight is not finite.
+            DGQError: for a packed model, or a weight that is not finite.
         """
         if self.learnable is None:
             raise DGQError("a packed model holds no full-precision weights to learn from")
@@ -126,7 +126,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.learnable.start_(ratio)
 
     def _search_range_(self, rows: Tensor) -> Tensor:
-        """Set scale and zero point of weights ``[out, n]``; the weights in units of their scale."""
+        """Set scale and zero point of weights ``[out, n]``; returns these in units of the scale."""
         settings, bits = self.settings, self.settings.n_bits
         low, high = weight_range(rows, bits, settings.range_method, settings.symmetric)
         if not bool((high - low).isfinite().all()):
@@ -139,7 +139,7 @@ class WeightQuantizer(SizedByCheckpoint):
 
     @torch.no_grad()
     def absorb_(self, weight: Tensor, multiple: Tensor) -> None:
-        """Multiply by multiples ``[channels]``; a weight that has codes is rounded to nearest."""
+        """Multiply by multiples ``[channels]``; a weight with codes is rounded to nearest again."""
         if torch.equal(self.multiple, multiple):
             return
         self.multiple = multiple.clone()
@@ -148,7 +148,7 @@ class WeightQuantizer(SizedByCheckpoint):
         ratio = self._search_range_(weight.flatten(1) * of_weights(multiple, self.shape))
         codes = (ratio.round() + self.zero_point[:, None]).clamp(0, 2**self.settings.n_bits - 1)
         self.codes = pack_codes(codes, self.settings.n_bits)
-        # The bias stays as learned: closer than the stock one (docs/experiments.md, 19).
+        # The bias stays as learned: it is better than the stock one (docs/experiments.md, 19).
 
     @torch.no_grad()
     def harden_(self, bias: Tensor | None) -> None:
@@ -165,7 +165,7 @@ class WeightQuantizer(SizedByCheckpoint):
 
     @torch.no_grad()
     def start_moving_codes_(self, weight: Tensor) -> None:
-        """Begin learning which of the codes move; weight in full precision ``[out, ...]``."""
+        """Start learning which codes move, given the full-precision weight ``[out, ...]``."""
         position = weight.flatten(1) / self._scales(self.scale) + self.zero_point[:, None]
         self.learnable_codes.start_(position, self._unpacked_codes())
 
@@ -184,13 +184,13 @@ class WeightQuantizer(SizedByCheckpoint):
         return self.learnable_codes.moved(self._unpacked_codes(), self.settings.n_bits)
 
     def _weight_of(self, codes: Tensor) -> Tensor:
-        """The weight ``[out, ...]`` that codes ``[out, n]`` stand for."""
+        """The weight ``[out, ...]`` for codes ``[out, n]``."""
         weight = (codes - self.zero_point[:, None]) * self._scales(self.scale)
         return weight.view(self.shape)
 
     @torch.no_grad()
     def correct_(self, output: LearnableOutput) -> None:
-        """Take up what was learned about the layer's output; codes stay as they are."""
+        """Merge what was learned about the layer's output; the codes do not change."""
         if output.active:
             gain = output.log_gain.exp()
             self.scale = self.scale * gain

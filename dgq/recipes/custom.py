@@ -19,7 +19,7 @@ class Custom(Recipe):
         network: how the UNet as a whole is learned after its targets; None skips this.
     """
 
-    # A default that stands in the class, where it takes the place of the abstract property.
+    # A default in the class, which takes the place of the abstract property.
     quantization: QuantizationSettings = DEFAULT
     learning: LearningSettings = field(default_factory=LearningSettings)
     name: str = "custom"

@@ -52,7 +52,7 @@ class DGQ(Recipe):
     learning: LearningSettings = field(default_factory=LearningSettings)
 
     def choose_defaults_(self) -> None:
-        """The method of self-attention, and learning, by the bits."""
+        """Choose the method of self-attention, and the learning, by the bits."""
         check_bits("scores.n_bits", self.bits_of_scores)
         few = self.bits_of_scores <= FEW_BITS
         self.choose_("self_attention", self.self_attention or ("log" if few else "affine"))
@@ -81,5 +81,5 @@ class DGQ(Recipe):
 
     @property
     def bits_of_scores(self) -> int:
-        """Those of the activations unless said."""
+        """The bits of the activations unless set."""
         return self.activation_bits if self.score_bits is None else self.score_bits

@@ -72,7 +72,7 @@ class MixDQ(MixedRecipe):
 
     @property
     def choices(self) -> list[Choice]:
-        """All pairs of bits."""
+        """All combinations of bits."""
         weights, activations = self.uniform.weights, self.uniform.activations
         return [
             Choice(replace(weights, n_bits=of_weight), replace(activations, n_bits=of_input))

@@ -1,4 +1,4 @@
-"""What recipes share that give each layer bits of its own."""
+"""Base of recipes that choose bits for each layer."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dgq.unet.quantize import layers_to_quantize
 
 
 class MixedRecipe(Recipe):
-    """Shares bits out where they lower the noise of the output most, at the cost of uniform ones.
+    """Gives bits where they reduce the output's noise most, at the cost of uniform bits.
 
     Subclasses are dataclasses with these fields.
     """
@@ -29,27 +29,27 @@ class MixedRecipe(Recipe):
     @property
     @abstractmethod
     def uniform(self) -> Choice:
-        """What would cost as much, alike for all layers."""
+        """The uniform choice that sets the cost."""
 
     @property
     @abstractmethod
     def choices(self) -> Sequence[Choice]:
-        """What a layer may get."""
+        """The choices for a layer."""
 
     @property
     def noise_left(self) -> float:
-        """Part of the weights' noise with nearest rounding that learning leaves."""
+        """Fraction of the weights' nearest-rounding noise that remains after learning."""
         return 1.0
 
     @property
     def measures(self) -> bool:
-        """Whether bits are mixed: where weights and activations are both quantized."""
+        """Whether bits are mixed: only if weights and activations are both quantized."""
         return self.mixed and 16 not in (self.weight_bits, self.activation_bits)
 
     def settings(
         self, unet: nn.Module, calls: Sequence[Call] | None = None
     ) -> QuantizationSettings:
-        """Bits for each layer, from what calls of the UNet show; alike for all without calls."""
+        """Bits for each layer, measured on calls of the UNet; uniform bits without calls."""
         if calls is None or not self.measures:
             return self.quantization
         names = layers_to_quantize(unet, self.keep)

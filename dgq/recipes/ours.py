@@ -1,4 +1,4 @@
-"""What measures best at the same bits and runs in integers throughout."""
+"""The recipe with the best measurements at the same bits, which runs in integers throughout."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, get_args
@@ -20,22 +20,22 @@ from dgq.settings import (
 )
 
 RangeSource = Literal["observed", "live", "residual"]
-"""Where the ranges of activations come from."""
+"""Sources of the ranges of activations."""
 
 ABSORBED_ROOM = 4
-"""Of the multiples that weights of 8 bits absorb, which leave none (docs/experiments.md)."""
+"""Room, in bits, of multiples that weights of 8 bits absorb (docs/experiments.md)."""
 
 MOST_ON_WEIGHTS = 2
-"""Spare bits that scales of weight groups take at most (docs/experiments.md)."""
+"""Most spare bits that scales of weight groups take (docs/experiments.md)."""
 
 WEIGHT_BITS = range(2, 9)
-"""That a layer may have where bits are mixed."""
+"""Bits of a layer's weight to choose from if bits are mixed."""
 
 ACTIVATION_BITS = range(2, 9)
-"""That the input of a layer may have where bits are mixed."""
+"""Bits of a layer's input to choose from if bits are mixed."""
 
 LEARNED = 0.3
-"""Part of the noise of nearest rounding that learning leaves, about."""
+"""Approximate fraction of the nearest-rounding noise that remains after learning."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class Ours(MixedRecipe):
     network: NetworkSettings | None = field(default_factory=NetworkSettings)
 
     def choose_defaults_(self) -> None:
-        """Learning by the bits of activations."""
+        """Choose the learning by the bits of activations."""
         check_choice("ranges", self.ranges, get_args(RangeSource))
-        # Of differences between calls few bits are enough: ranges stay as they were observed.
+        # Differences between calls need few bits, so ranges stay as observed.
         learned_for = 16 if self.ranges == "residual" else self.activation_bits
         self.choose_("learning", self.learning.with_ranges(learned_for))
 
     @property
     def name(self) -> str:
-        """The bits, and what ranges are of."""
+        """The bits, and the source of ranges unless they are observed."""
         name = of_bits("", self.weight_bits, self.activation_bits)
         return name if self.ranges == "observed" else f"{name}_{self.ranges}"
 
@@ -97,14 +97,14 @@ class Ours(MixedRecipe):
 
     @property
     def measures(self) -> bool:
-        """Whether bits are mixed: not where every operand has all that an integer product takes."""
+        """Whether bits are mixed: not if all operands already have an integer product's 8 bits."""
         return super().measures and not self.weight_bits == self.activation_bits == OPERAND_BITS
 
     @property
     def absorbs(self) -> bool:
-        """Whether weights absorb multiples: with no spare bits, and more than inputs have to spare.
+        """Whether weights absorb multiples: if they have no spare bits, and inputs too few.
 
-        Where bits are mixed, layers with large inputs get fewer bits and so have spare ones.
+        If bits are mixed, layers with large inputs get fewer bits and so have spare ones.
         """
         spare = OPERAND_BITS - self.activation_bits
         full = self.weight_bits == OPERAND_BITS and 0 <= spare < ABSORBED_ROOM
@@ -112,27 +112,27 @@ class Ours(MixedRecipe):
 
     @property
     def uniform(self) -> Choice:
-        """Without groups, whose exponents would count."""
+        """Uniform bits without groups, whose exponents would add to the cost."""
         weights = WeightSettings(self.weight_bits, self.range_method, symmetric=True)
         return Choice(weights, self.quantization.activations)
 
     @property
     def choices(self) -> list[Choice]:
-        """All that is one integer product."""
+        """All choices that make a layer one integer product."""
         weights, activations = self.uniform.weights, self.uniform.activations
         groups = replace(weights, group_size=self.group_size, max_exponent=MOST_ON_WEIGHTS)
         return integer_choices(groups, activations, WEIGHT_BITS, ACTIVATION_BITS)
 
     @property
     def noise_left(self) -> float:
-        """Less than all where the rounding is learned."""
+        """Below 1 if the rounding is learned."""
         return LEARNED if self.learning.iterations else 1.0
 
 
 def symmetric_weights(
     n_bits: int, group_size: int, range_method: RangeMethod = "mse"
 ) -> WeightSettings:
-    """Symmetric weights with half of their spare bits on scales of groups, if they have any."""
+    """Symmetric weights that use half of their spare bits, if any, for scales of groups."""
     exponent = weight_exponent(n_bits)
     return WeightSettings(
         n_bits,
@@ -144,7 +144,7 @@ def symmetric_weights(
 
 
 def multiples(weight_bits: int, activation_bits: int, ranges: RangeSource) -> ActivationSettings:
-    """Channels with whole multiples of one scale in all spare bits that weights leave."""
+    """Activations whose channels' multiples use all spare bits that the weights leave."""
     if activation_bits == 16:
         return ActivationSettings(16, qkv=False)
     left = max(0, OPERAND_BITS - weight_bits) - weight_exponent(weight_bits)
@@ -154,5 +154,5 @@ def multiples(weight_bits: int, activation_bits: int, ranges: RangeSource) -> Ac
 
 
 def weight_exponent(n_bits: int) -> int:
-    """Spare bits of weights that scales of groups take."""
+    """Spare bits of weights that are used for scales of groups."""
     return min(MOST_ON_WEIGHTS, max(0, OPERAND_BITS - n_bits) // 2)

@@ -1,6 +1,7 @@
-"""Recipes by name: those of this package at the bits that are measured.
+"""Recipes by name: those of this package at the bits that were measured.
 
-The repository's command line composes the same from ``configs/recipes`` and ``configs/bits``.
+The repository's command line composes the same recipes from ``configs/recipes`` and
+``configs/bits``.
 """
 
 from dgq.errors import SettingsError
@@ -15,7 +16,7 @@ from dgq.recipes.tfmq import TFMQ
 from dgq.settings import QuantizationSettings
 
 BITS = ((8, 8), (4, 8), (4, 6), (4, 5), (4, 4))
-"""Of weights and of activations."""
+"""Pairs of bits, of weights and of activations."""
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -33,10 +34,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(recipe: str | Recipe | QuantizationSettings) -> Recipe:
-    """The recipe of a name, or around settings, which are then learned as by default.
+    """The recipe with a name, or a recipe with given settings and default learning.
 
     Raises:
-        SettingsError: for an unknown name, or something else.
+        SettingsError: for an unknown name, or anything else.
     """
     if isinstance(recipe, Recipe):
         return recipe

@@ -16,8 +16,9 @@ from dgq.settings import (
 class QDiffusion(Recipe):
     """Learned rounding from MSE ranges; one range per tensor for all steps.
 
-    Where the up path concatenates a skip with the features from below, their values differ widely.
-    The layers that read them quantize both parts, and the parts of their weights, separately.
+    Where the up path concatenates a skip with the features from below, the values of both parts
+    differ widely. Layers that read the result quantize both parts, and the parts of their weights,
+    separately.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
@@ -37,7 +38,7 @@ class QDiffusion(Recipe):
     learning: LearningSettings = field(default_factory=LearningSettings)
 
     def choose_defaults_(self) -> None:
-        """Learning by the bits of activations."""
+        """Choose the learning by the bits of activations."""
         self.choose_("learning", self.learning.with_ranges(self.activation_bits))
 
     @property

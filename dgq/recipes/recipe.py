@@ -1,4 +1,4 @@
-"""What a recipe is: which quantizers a UNet gets, what is reconstructed, and how it is learned."""
+"""The interface of a recipe: which quantizers a UNet gets, what is reconstructed, and how."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ KEPT = ("conv_in", "conv_out")
 
 
 class Recipe(ABC):
-    """Everything that a calibration does to a UNet, independent of the calibration data.
+    """Everything that a calibration does to a UNet, apart from the calibration data.
 
     Recipes are frozen dataclasses, one per file of this package, and are found by their name:
     ``model.recipe: {class_path: DGQ, init_args: {activation_bits: 6}}`` in a configuration.
@@ -29,7 +29,7 @@ class Recipe(ABC):
     learning: LearningSettings
     network: NetworkSettings | None = None
     keeps_better: ClassVar[bool] = False
-    """Whether weights return to nearest rounding where learning has made a target worse."""
+    """Whether weights return to nearest rounding if learning has made a target worse."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -37,16 +37,16 @@ class Recipe(ABC):
         assert self.quantization  # refuses impossible settings
 
     def choose_defaults_(self) -> None:  # noqa: B027
-        """Set options whose defaults depend on others, where there are any."""
+        """Set options whose defaults depend on others, if there are any."""
 
     def choose_(self, name: str, value: object) -> None:
-        """Set an option whose default depends on others, while the recipe is made."""
+        """Set an option whose default depends on others, during construction."""
         object.__setattr__(self, name, value)  # frozen from here on
 
     @property
     @abstractmethod
     def quantization(self) -> QuantizationSettings:
-        """What is quantized and how, as far as it does not depend on the UNet."""
+        """The quantization settings, as far as they do not depend on the UNet."""
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class Recipe(ABC):
         """Name for reports."""
 
     def settings(self, unet: nn.Module, calls: Any = None) -> QuantizationSettings:
-        """What is quantized in this UNet and how.
+        """The quantization settings for this UNet.
 
         Args:
             unet: a stock UNet.
@@ -64,7 +64,7 @@ class Recipe(ABC):
 
     @property
     def measures(self) -> bool:
-        """Whether ``settings`` measures before it chooses bits per layer."""
+        """Whether ``settings`` takes measurements before it chooses bits per layer."""
         return False
 
     @property
@@ -73,7 +73,7 @@ class Recipe(ABC):
         return self.network is not None and self.learning.total_iterations > 0
 
     def targets(self, unet: nn.Module) -> Mapping[str, Target]:
-        """What is reconstructed, by name, in any order.
+        """The targets of reconstruction by name, in any order.
 
         Args:
             unet: a stock or quantized UNet.
@@ -82,7 +82,7 @@ class Recipe(ABC):
 
 
 def of_bits(prefix: str, weight_bits: int, activation_bits: int) -> str:
-    """The name of a recipe with these bits; 16 stand for floating point."""
+    """The name of a recipe with these bits; 16 stands for floating point."""
     return f"{prefix}w{weight_bits}a{activation_bits}"
 
 

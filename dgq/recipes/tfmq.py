@@ -1,4 +1,4 @@
-"""TFMQ-DM: what is computed of the timestep, reconstructed as a whole (arXiv 2311.16503)."""
+"""TFMQ-DM: everything computed from the timestep is one target (arXiv 2311.16503)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ from dgq.targets import Target, find_blocks, find_time_path
 class TFMQ(Recipe):
     """Learned rounding; one range per tensor and step; the time path is one target.
 
-    Errors of the time embedding reach every resnet. So the embedding and its projections are
-    learned first, as one target, against the full-precision projections at the sampler's timesteps;
-    the resnets are learned around them.
+    Errors of the time embedding affect every resnet. Therefore the embedding and its projections
+    are learned first, as one target, against the full-precision projections at the sampler's
+    timesteps; the resnets are learned without them.
 
     Args:
         weight_bits: 2 to 8, or 16 for floating point.
@@ -38,7 +38,7 @@ class TFMQ(Recipe):
     learning: LearningSettings = field(default_factory=LearningSettings)
 
     def choose_defaults_(self) -> None:
-        """Learning by the bits of activations."""
+        """Choose the learning by the bits of activations."""
         self.choose_("learning", self.learning.with_ranges(self.activation_bits))
 
     @property
@@ -57,7 +57,7 @@ class TFMQ(Recipe):
         )
 
     def targets(self, unet: nn.Module) -> Mapping[str, Target]:
-        """The time path, and blocks without their projections of the time."""
+        """The time path, and blocks without their projections of the time embedding."""
         keep = self.quantization.keep
         path, its_layers = find_time_path(unet, keep)
         return path | find_blocks(unet, keep, its_layers)

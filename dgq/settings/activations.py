@@ -9,7 +9,7 @@ from dgq.settings.types import check_types
 
 Grouping = Literal["kmeans", "exponents", "multiples", "live", "residual"]
 LIVE: tuple[Grouping, ...] = ("live", "residual")
-"""Scales are those of each sample."""
+"""Groupings whose scales come from each sample."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class ActivationSettings:
             published; ``exponents`` for channels whose scales differ by powers of two, so that a
             layer is one integer product; ``multiples`` for whole multiples of one scale, which is
             finer below 8 bits; ``live`` for the same with the scale and the zero points of each
-            sample's own range, which knows no steps; ``residual`` for the same of the difference to
-            the call before, which layers add to their output of that call.
+            sample's own range, independent of the step; ``residual`` for the same, applied to
+            the difference from the previous call, which layers add to their output of that call.
         n_groups: groups of ``kmeans``; 1 is per-tensor.
         max_exponent: scales of ``exponents`` are a step's times ``2^-k``, with ``k`` from 0 to this
-            for each channel; those of whole multiples have the same room,
-            ``2^max_exponent``. 0 leaves each channel a zero point of its own.
-        per_step: one set of ranges for each sampler step; otherwise one for all of them.
-            ``live`` and ``residual`` choose their multiples by them.
+            for each channel; scales that are multiples have the same range, up to
+            ``2^max_exponent``. 0 leaves each channel only a zero point of its own.
+        per_step: one set of ranges for each sampler step; otherwise one for all steps. ``live`` and
+            ``residual`` use them to choose their multiples.
         qkv: quantize q, k and v inside attention too; otherwise they stay in floating point.
         keep_start_token: the text's ``<start>`` token stays in full precision when ``to_k`` and
             ``to_v`` read it.

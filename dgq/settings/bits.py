@@ -3,7 +3,7 @@
 from dgq.errors import SettingsError
 
 FLOAT_BITS = 32
-"""Bits that a tensor kept in floating point counts with."""
+"""Number of bits that a tensor kept in floating point counts as."""
 
 
 def check_bits(name: str, n_bits: int) -> None:
@@ -15,5 +15,5 @@ def check_bits(name: str, n_bits: int) -> None:
 
 
 def operand_bits(n_bits: int) -> int:
-    """Bits that an operand counts with: FLOAT_BITS where its setting is 16, floating point."""
+    """Bits that an operand counts as: FLOAT_BITS if its setting is 16, floating point."""
     return FLOAT_BITS if n_bits == 16 else n_bits

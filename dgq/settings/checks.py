@@ -1,4 +1,4 @@
-"""Checks of values, each of which says in one line what was expected."""
+"""Checks of values, with one-line errors that say what was expected."""
 
 import math
 from typing import Any
@@ -33,6 +33,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_kind(name: str, value: Any, kind: type) -> None:
-    """Raise SettingsError unless ``value`` is an instance of one of dgq's classes of settings."""
+    """Raise SettingsError unless ``value`` is an instance of the given settings class."""
     if not isinstance(value, kind):
         raise SettingsError(f"{name}: expected dgq.{kind.__name__}, got {value!r:.60}")

@@ -1,4 +1,4 @@
-"""Weights and activations whose codes are to multiply as 8-bit integers."""
+"""Checks of weights and activations whose codes are multiplied as 8-bit integers."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from dgq.settings.weights import WeightSettings
 
 
 def fitting(activations: ActivationSettings, weights: WeightSettings) -> ActivationSettings:
-    """Activations with no more room for exponents or multiples than weights leave."""
+    """Activations with exponents or multiples limited to the spare bits that the weights leave."""
     if activations.grouping == "kmeans" or 16 in (weights.n_bits, activations.n_bits):
         return activations
     if weights.absorbs:
@@ -25,7 +25,7 @@ def fitting(activations: ActivationSettings, weights: WeightSettings) -> Activat
 
 
 def check_product(weights: WeightSettings, activations: ActivationSettings) -> None:
-    """Raise SettingsError where operands are to multiply as integers and their bits do not fit."""
+    """Raise SettingsError if operands to be multiplied as integers have too many bits."""
     if weights.absorbs:
         check_absorbed(activations)
     elif activations.grouping != "kmeans" and 16 not in (weights.n_bits, activations.n_bits):
@@ -39,7 +39,7 @@ def check_product(weights: WeightSettings, activations: ActivationSettings) -> N
 
 
 def check_absorbed(activations: ActivationSettings) -> None:
-    """Raise SettingsError unless an input has multiples that weights can absorb."""
+    """Raise SettingsError unless the input has multiples that weights can absorb."""
     if activations.n_bits == 16 or activations.grouping != "multiples":
         raise SettingsError(
             "weights.absorbs needs multiples to absorb: set activations.grouping to multiples, and "
@@ -53,6 +53,6 @@ def check_absorbed(activations: ActivationSettings) -> None:
 
 
 def check_alike(weights: WeightSettings, of_owner: WeightSettings) -> None:
-    """Raise SettingsError where layers that read one tensor differ in what they absorb."""
+    """Raise SettingsError if layers that read one tensor differ in what they absorb."""
     if weights.absorbs != of_owner.absorbs:
         raise SettingsError("all layers that read one tensor absorb its multiples, or none does")

@@ -13,10 +13,10 @@ Decay = Literal["cosine", "constant"]
 RATES = ("rounding_lr", "scale_lr", "polish_lr", "penalty")
 
 FEW_BITS = 4
-"""From here on down observed ranges clip or waste too much to be left as they are."""
+"""Up to this number of bits, observed ranges clip or waste too much to be kept."""
 
 RANGE_LR = 0.05
-"""Of ranges where activations have few bits."""
+"""Learning rate of ranges if activations have few bits."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class LearningSettings:
 
     @property
     def range_lr(self) -> float:
-        """``activation_lr``, which is 0 where nothing has chosen it."""
+        """``activation_lr``, or 0 if it was not set."""
         return 0.0 if self.activation_lr is None else self.activation_lr
 
     def with_ranges(self, activation_bits: int) -> "LearningSettings":
-        """The same with ``activation_lr`` chosen by the bits of activations, unless it is given."""
+        """These settings with ``activation_lr`` chosen by the activations' bits, unless set."""
         check_bits("activations.n_bits", activation_bits)
         if self.activation_lr is not None:
             return self

@@ -1,4 +1,4 @@
-"""How the UNet as a whole is learned."""
+"""Learning of the UNet as a whole."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dgq.settings.checks import check_not_negative
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Learning of the UNet as a whole, the last target: everything quantized, all layers at once.
+    """Learning of the whole UNet, as the last target: everything quantized, all layers at once.
 
     It has as many steps as every other target.
 

@@ -18,11 +18,11 @@ SkipReader = Literal["conv1", "conv_shortcut"]
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """What a single layer gets where it differs from the others.
+    """Settings of a single layer that differ from those of the others.
 
     Args:
-        weights: of the layer; as in the other layers by default.
-        activations: of its input; as for the other layers by default.
+        weights: settings of its weight; by default as in the other layers.
+        activations: settings of its input; by default as in the other layers.
     """
 
     weights: WeightSettings | None = None
@@ -41,11 +41,11 @@ class QuantizationSettings:
         activations: how layer inputs and q, k, v are quantized.
         scores: how attention scores are quantized.
         keep: patterns (as in a shell) of the names of layers that stay in full precision.
-        layers: what single layers have otherwise, by name. What ``to_q``, ``to_k`` and ``to_v``
-            read is quantized as for the attention that owns them, whose name stands here too.
-        split_skips: layers of resnets, ``conv1`` and ``conv_shortcut``, that quantize the part of
-            their input that comes over a skip, and the part of their weight that meets it,
-            separately.
+        layers: settings of single layers, by name. The input of ``to_q``, ``to_k`` and ``to_v`` is
+            quantized by the attention that owns them, so it is set under the attention's name.
+        split_skips: layers of resnets, ``conv1`` and ``conv_shortcut``, that separately quantize
+            the part of their input that comes over a skip, and the corresponding part of their
+            weight.
     """
 
     weights: WeightSettings = field(default_factory=WeightSettings)
@@ -68,14 +68,14 @@ class QuantizationSettings:
 
     @property
     def follows_steps(self) -> bool:
-        """Whether any scale depends on the sampler step, those of scores included."""
+        """Whether any scale depends on the sampler step, including those of scores."""
         own = [layer.activations for layer in self.layers.values() if layer.activations]
         scores = self.scores.n_bits < 16 and self.activations.per_step
         return scores or any(part.follows_steps for part in (self.activations, *own))
 
     @property
     def remembers(self) -> bool:
-        """Whether layers keep something from one call to the next."""
+        """Whether layers keep state from one call to the next."""
         own = [layer.activations for layer in self.layers.values() if layer.activations]
         parts = (self.activations, *own)
         return any(part.grouping == "residual" and part.n_bits < 16 for part in parts)
@@ -83,7 +83,7 @@ class QuantizationSettings:
     def with_activations(
         self, activations: ActivationSettings, scores: ScoreSettings
     ) -> "QuantizationSettings":
-        """The same weights with other activations, alike for all layers as far as weights allow."""
+        """These weights with other activations, alike in all layers as far as weights allow."""
         weights = {name: own.weights for name, own in self.layers.items() if own.weights}
         fitted: dict[str, ActivationSettings] = {}
         for name, own in weights.items():

@@ -20,8 +20,8 @@ class ScoreSettings:
         cross_attention: ``log`` (powers of two under the live maximum) or ``affine``.
         self_attention: the same choice for self-attention.
         keep_start_token: keep the ``<start>`` token's key and scores in full precision.
-        maximum: that powers of two are taken of: each sample's own (``live``), or the largest of
-            the calibration samples at each step (``calibrated``).
+        maximum: reference of the powers of two: each sample's own maximum (``live``), or the
+            largest of the calibration samples at each step (``calibrated``).
     """
 
     n_bits: int = 8

@@ -1,4 +1,4 @@
-"""Whether the fields of a dataclass are of the types they are declared with."""
+"""Checks that the fields of a dataclass have their declared types."""
 
 import os
 import types
@@ -20,11 +20,11 @@ NAMES = {
 
 
 def check_types(settings: Any, prefix: str = "") -> None:
-    """Raise SettingsError for a field of another type; what a choice allows is checked elsewhere.
+    """Raise SettingsError for a field of another type; values of choices are checked elsewhere.
 
     Args:
         settings: a dataclass.
-        prefix: of its fields' names, for the message.
+        prefix: prefix of the fields' names, for the message.
     """
     kind: Any = type(settings)
     hints = hints_of(kind)
@@ -41,7 +41,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 
 def is_of(value: Any, hint: Any) -> bool:
-    """Whether a value is of a declared type."""
+    """Whether a value has a declared type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(is_of(value, each) for each in inner)
@@ -62,7 +62,7 @@ def is_of(value: Any, hint: Any) -> bool:
 
 
 def name_of(hint: Any) -> str:
-    """A declared type in words."""
+    """A declared type as text."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(name_of(each) for each in inner)

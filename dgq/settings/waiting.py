@@ -16,7 +16,7 @@ WaitingType = Literal["same", "bfloat16", "float16"]
 class WaitingSettings:
     """Where calibration samples wait for their turn at a target.
 
-    SD 1.4 at 512 px, and SDXL too, keep up to 44 MB for each row and stream in float32.
+    SD 1.4 at 512 px, like SDXL, keeps up to 44 MB in float32 for each row and stream.
 
     Args:
         place: ``device`` (fastest), ``host`` memory for an accelerator with too little of its own,

@@ -23,8 +23,8 @@ class WeightSettings:
         group_size: inputs (along ``in, kh, kw``) that share an exponent; 0 for none.
         max_exponent: scales of groups are those of their output channel times ``2^-e``, with ``e``
             from 0 to this.
-        absorbs: multiply the weights by the multiples of their input's channels before they are
-            quantized, so that these need none of the spare bits.
+        absorbs: multiply the weights by the multiples of their input's channels before
+            quantization, so that multiples need no spare bits.
     """
 
     n_bits: int = 4

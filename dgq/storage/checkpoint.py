@@ -55,8 +55,8 @@ def save_quantized(unet: UNet2DConditionModel, folder: str | Path, manifest: Man
     """Write a calibrated or loaded UNet: packed weights, then the description.
 
     Raises:
-        DGQError: if the UNet is not calibrated, the description is of another one, or the folder
-            cannot be written into; nothing is written then.
+        DGQError: if the UNet is not calibrated, the description is that of another UNet, or the
+            folder cannot be written into; then nothing is written.
     """
     folder = checked_path(folder, "save_quantized")
     if not isinstance(unet, QuantizedUNet):
@@ -76,10 +76,10 @@ def save_quantized(unet: UNet2DConditionModel, folder: str | Path, manifest: Man
 
 
 def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, Tensor]:
-    """The tensors of a quantized UNet as they are stored: packed, with nothing that calibrated.
+    """The tensors of a quantized UNet as stored: packed, without anything that only calibrates.
 
     Raises:
-        DGQError: if the calibration has not finished, or tensors were rounded when it was loaded.
+        DGQError: if the calibration has not finished, or loading rounded some tensors.
     """
     if isinstance(unet.calls, QuantizationContext):
         check_calibrated(unet)
@@ -93,7 +93,7 @@ def packed_state(unet: nn.Module, settings: QuantizationSettings) -> dict[str, T
 
 
 def has_model(folder: Path) -> bool:
-    """Whether a folder itself holds a quantized model, whole or damaged."""
+    """Whether a folder itself holds a quantized model, even a damaged one."""
     if (folder / FIRST_CONFIG_FILE).is_file():
         return True
     file = folder / CONFIG_FILE
@@ -104,7 +104,7 @@ def has_model(folder: Path) -> bool:
 
 
 def quantized_folder(path: str | Path) -> Path:
-    """The folder of the quantized model that ``path`` names: itself, or that of a run or pipeline.
+    """The folder of a quantized model: ``path`` itself, or one inside a run or pipeline.
 
     Raises:
         DGQError: if there is none.
@@ -194,7 +194,7 @@ def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
 
 
 def calibration_state(unet: nn.Module) -> dict[str, Tensor]:
-    """What a calibration has found so far: finished weights, observed and learned ranges."""
+    """The findings of a calibration so far: finished weights, observed and learned ranges."""
     finished = {
         f"{name}.weight_quantizer"
         for name, layer in quantized_layers(unet).items()
@@ -209,7 +209,7 @@ def calibration_state(unet: nn.Module) -> dict[str, Tensor]:
 
 
 def load_calibration_state_(unet: nn.Module, state: dict[str, Tensor]) -> None:
-    """Take up what ``calibration_state`` returned.
+    """Load what ``calibration_state`` returned.
 
     Raises:
         DGQError: if it holds tensors that this UNet has no place for.

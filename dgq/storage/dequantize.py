@@ -1,4 +1,4 @@
-"""Back to a stock UNet, with the weights that the quantized one multiplied."""
+"""Conversion back to a stock UNet, with the weights that the quantized UNet multiplied."""
 
 import copy
 
@@ -17,11 +17,11 @@ from dgq.unet.split_layer import join_
 
 
 def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A stock UNet with the dequantized weights; the quantized one stays as it is.
+    """A stock UNet with the dequantized weights; the quantized UNet is not changed.
 
     Args:
-        unet: quantized, as it was loaded.
-        dtype: of the weights.
+        unet: a loaded quantized UNet.
+        dtype: dtype of the weights.
 
     Raises:
         DGQError: if it is not quantized, or is being calibrated.
@@ -53,7 +53,7 @@ def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
 
 
 def check_loaded(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Raise DGQError for what cannot be dequantized, or not to such a type."""
+    """Raise DGQError unless a UNet can be dequantized, and to this dtype."""
     if not isinstance(unet, QuantizedUNet) or unet.execution is None:
         raise DGQError("this is no quantized UNet as it is loaded: there is nothing to dequantize")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -61,11 +61,11 @@ def check_loaded(unet: nn.Module, dtype: torch.dtype) -> None:
 
 
 OF_QUANTIZED = ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend")
-"""What a quantized attention has beside its other quantizers."""
+"""Attributes of a quantized attention besides its other quantizers."""
 
 
 def attention_becomes_stock_(attention: QuantizedAttention) -> None:
-    """Take its quantizers from an attention."""
+    """Remove the quantizers of an attention."""
     for name in [n for n, _ in attention.named_children() if n.endswith("_quantizer")]:
         delattr(attention, name)
     own = attention.own_processor
@@ -77,7 +77,7 @@ def attention_becomes_stock_(attention: QuantizedAttention) -> None:
 
 
 def dequantized_layer(layer: FrozenLayer, dtype: torch.dtype) -> nn.Linear | nn.Conv2d:
-    """The stock layer that a quantized one stands for."""
+    """The stock layer equivalent to a quantized one."""
     weight, bias = layer.operands()
     made = stock_layer(layer.geometry, bias is not None)
     made.weight = nn.Parameter(weight.to(dtype), requires_grad=False)

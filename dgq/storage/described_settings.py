@@ -1,4 +1,4 @@
-"""Settings of a quantization as plain values, which JSON and YAML can hold, and back."""
+"""Quantization settings as plain values for JSON and YAML, and back."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,9 +14,9 @@ from dgq.settings import (
 
 
 def described(settings: QuantizationSettings) -> dict[str, Any]:
-    """Plain values; of single layers only what differs from the others, and nothing if none do.
+    """Settings as plain values; for single layers only the differences from the rest, if any.
 
-    Nothing either of skips that are not split, so that descriptions of other recipes stay as short.
+    Skips are only mentioned if they are split, so that other recipes' descriptions stay short.
     """
     content: dict[str, Any] = {
         name: asdict(getattr(settings, name)) for name in ("weights", "activations", "scores")
@@ -30,7 +30,7 @@ def described(settings: QuantizationSettings) -> dict[str, Any]:
 
 
 def quantization_settings(content: Mapping[str, Any]) -> QuantizationSettings:
-    """Settings from what ``described`` made of them.
+    """Settings from the plain values that ``described`` returned.
 
     Raises:
         KeyError, TypeError, AttributeError: for content of another structure.
@@ -51,7 +51,7 @@ def quantization_settings(content: Mapping[str, Any]) -> QuantizationSettings:
 
 
 def _differences(settings: QuantizationSettings, own: LayerSettings) -> dict[str, Any]:
-    """What a layer has otherwise than the rest, by kind."""
+    """Settings of a layer that differ from those of the rest, by kind."""
     return {
         name: {k: v for k, v in asdict(part).items() if v != getattr(common, k)}
         for name, part, common in (

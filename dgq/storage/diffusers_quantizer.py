@@ -1,7 +1,7 @@
 """Quantized UNets as diffusers loads and saves them: ``from_pretrained`` and ``save_pretrained``.
 
-Importing this module lets diffusers know of the method. Nothing is quantized while loading: what
-was calibrated is read, checked against its seal, and prepared to run.
+Importing this module registers the method with diffusers. Loading quantizes nothing: a calibrated
+model is read, checked against its seal, and prepared to run.
 """
 
 import copy
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Method(StrEnum):
-    """The name by which a configuration says who loads it."""
+    """The name by which a configuration identifies its loader."""
 
     DGQ = METHOD
 
@@ -47,7 +47,7 @@ class DGQConfig(QuantizationConfigMixin):
 
     Args:
         quant_method: always ``dgq``.
-        described: the rest.
+        described: all other entries.
     """
 
     def __init__(self, quant_method: str = METHOD, **described: Any) -> None:
@@ -57,16 +57,16 @@ class DGQConfig(QuantizationConfigMixin):
         self.described = described
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is stored."""
+        """The configuration as it is stored."""
         return {"quant_method": METHOD, **copy.deepcopy(self.described)}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What to show."""
+        """The configuration as it is shown."""
         return self.to_dict()
 
 
 class DGQQuantizer(DiffusersQuantizer):
-    """Loads UNets that were calibrated, packed weights only, and saves them again.
+    """Loads calibrated UNets, with packed weights only, and saves them again.
 
     Raises:
         DGQError: for a UNet that was not calibrated, and for anything missing, damaged or edited.
@@ -89,7 +89,7 @@ class DGQQuantizer(DiffusersQuantizer):
     # Loading, in the order in which diffusers asks
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
-        """Note the precision asked for; by default it depends on how the UNet will run.
+        """Note the requested precision; the default depends on how the UNet will run.
 
         Raises:
             DGQError: for a precision that the UNet cannot compute in.
@@ -120,7 +120,7 @@ class DGQQuantizer(DiffusersQuantizer):
     def update_missing_keys(
         self, model: nn.Module, missing_keys: list[str], prefix: str
     ) -> list[str]:
-        """Refuse a model of which a tensor is missing."""
+        """Refuse a model with a missing tensor."""
         if missing_keys:
             raise DGQError(
                 f"{len(missing_keys)} tensors are missing from the files of the quantized UNet, "
@@ -130,13 +130,13 @@ class DGQQuantizer(DiffusersQuantizer):
 
     @property
     def supports_parallel_loading(self) -> bool:
-        """Hashes are collected in one thread."""
+        """False: hashes are collected in one thread."""
         return False
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Hash the tensors of a file as they were stored, and let each be freed by itself.
+        """Hash the tensors of a file as stored, and make each of them separately freeable.
 
-        diffusers holds all of them until it returns, when all weights are folded as well.
+        diffusers holds all of them until it returns, which is after all weights are folded.
         """
         file = self._files[next(iter(state_dict))]
         state_dict.clear()
@@ -147,11 +147,11 @@ class DGQQuantizer(DiffusersQuantizer):
     def check_if_quantized_param(
         self, model: nn.Module, param_value: Tensor, param_name: str, *_: Any, **__: Any
     ) -> bool:
-        """Whether a tensor belongs to an inference module, which takes it as it is."""
+        """Whether a tensor belongs to an inference module, which takes it unchanged."""
         return isinstance(model.get_submodule(param_name.rpartition(".")[0]), StoredTensors)
 
     def check_quantized_param_shape(self, *_: Any, **__: Any) -> bool:
-        """Shapes are checked with the values, when all tensors are there."""
+        """True: shapes are checked with the values, once all tensors are loaded."""
         return True
 
     def create_quantized_param(
@@ -164,7 +164,7 @@ class DGQQuantizer(DiffusersQuantizer):
         *_: Any,
         **__: Any,
     ) -> None:
-        """Place a tensor as it was stored: diffusers has rounded ``param_value`` by now."""
+        """Place a tensor as it was stored: by now diffusers has rounded ``param_value``."""
         owner, leaf = param_name.rpartition(".")[::2]
         module = model.get_submodule(owner)
         assert isinstance(module, StoredTensors)
@@ -190,12 +190,12 @@ class DGQQuantizer(DiffusersQuantizer):
     # Saving
 
     def describe(self, unet: Any) -> None:
-        """Seal the description that is about to be saved with the tensors.
+        """Seal the description, which is about to be saved, together with the tensors.
 
-        It names no place on this machine, since what is saved may be published.
+        It names no path on this machine, since what is saved may be published.
 
         Raises:
-            DGQError: if there are adapters on the UNet.
+            DGQError: if the UNet has adapters.
         """
         if getattr(unet, "peft_config", None):
             raise DGQError(
@@ -210,14 +210,14 @@ class DGQQuantizer(DiffusersQuantizer):
         unet._internal_dict = FrozenDict({**described, QUANTIZATION: quantization})
 
     def write_card(self, unet: Any, folder: Path, repo_id: str) -> None:
-        """Put the model card into a folder that was saved and is about to be uploaded."""
+        """Write the model card into a folder that was saved and is about to be uploaded."""
         assert self._origin is not None
         write_card(unet, folder, repo_id, self._origin)
 
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors as they are."""
+        """The tensors unchanged."""
         if not safe_serialization:
             raise DGQError("a quantized UNet is saved as safetensors: leave safe_serialization on")
         return state_dict, {}
@@ -244,7 +244,7 @@ class DGQQuantizer(DiffusersQuantizer):
 
 
 def attach_(unet: Any, manifest: Manifest) -> None:
-    """Let diffusers know that a UNet is quantized, so that it saves and treats it as such."""
+    """Mark a UNet as quantized for diffusers, so that it is saved and treated as such."""
     content = manifest.quantization_config()
     config = DGQConfig(**content)
     unet.register_to_config(**{QUANTIZATION: config})

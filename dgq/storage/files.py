@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves either the old one or the new one; tidying up after it."""
+"""Writing files so that a crash leaves either the old or the new one, and cleaning up after it."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ PARTIAL = ".partial"
 
 
 def partial_name(name: str, suffix: str = "") -> str:
-    """A temporary name beside a file or folder, which says which process of which machine it is of.
+    """A temporary name beside a file or folder, which identifies the process and its machine.
 
     Args:
-        name: of the file or folder.
+        name: name of the file or folder.
         suffix: distinguishes several temporary names of one file.
     """
     return f".{name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}{PARTIAL}"
@@ -29,10 +29,10 @@ def partial_name(name: str, suffix: str = "") -> str:
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without error.
+    """A temporary path beside ``path`` that replaces it when the block ends without error.
 
-    It is on the same file system, and on disk before it is renamed: neither a kill nor a loss of
-    power leaves a part of a file under its name.
+    It is on the same file system and flushed to disk before it is renamed, so neither a kill nor a
+    power loss leaves a partial file under the final name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(partial_name(path.name))
@@ -48,9 +48,9 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files take their places in ``folder`` when the block ends.
+    """A temporary folder whose files move into ``folder`` when the block ends.
 
-    JSON comes last: descriptions follow what they describe.
+    JSON files move last, so that descriptions follow what they describe.
     """
     folder = folder.absolute().resolve()  # "." has no name
     beside = folder.with_name(partial_name(folder.name))
@@ -79,10 +79,10 @@ def remove_leftovers(folder: Path, name: str = "*", locked: bool = False) -> Non
     """Remove temporary files and folders that a killed process left in a folder.
 
     Args:
-        folder: need not exist.
-        name: pattern of the files that were to be written.
-        locked: nobody else writes files there now; otherwise only those of processes of this
-            machine that have ended are removed. No lock is held for temporary folders.
+        folder: folder, which need not exist.
+        name: pattern of the files that were being written.
+        locked: whether nobody else writes files there now. Otherwise only those of ended processes
+            of this machine are removed. Temporary folders are never covered by a lock.
     """
     for path in folder.glob(f".{name}{PARTIAL}"):
         if path.is_dir():
@@ -93,7 +93,7 @@ def remove_leftovers(folder: Path, name: str = "*", locked: bool = False) -> Non
 
 
 def _is_abandoned(name: str) -> bool:
-    """Whether the process of a temporary name has ended; False where that cannot be known."""
+    """Whether the process of a temporary name has ended; False if unknown."""
     owner = name.removesuffix(PARTIAL)
     machine, _, rest = owner.rpartition(f".{platform.node()}-")
     process = rest.partition("-")[0]
@@ -111,11 +111,11 @@ def _is_abandoned(name: str) -> bool:
 def check_writable(folder: Path, option: str) -> None:
     """Raise DGQError unless files can be written into a folder, which need not exist yet.
 
-    Nothing stays behind: folders that had to be made for the trial are removed again.
+    Nothing is left behind: folders made for the test are removed again.
 
     Args:
-        folder: that something will be written into later.
-        option: what names it, for the message.
+        folder: folder that something will be written into later.
+        option: option that names it, for the message.
     """
     made: list[Path] = []
     try:
@@ -140,14 +140,14 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def checked_path(value: Any, use: str) -> Path:
-    """A path that a user gave.
+    """A path given by a user.
 
     Args:
-        value: given.
-        use: what for, for the message.
+        value: the given value.
+        use: its purpose, for the message.
 
     Raises:
-        DGQError: for something else than text or a path.
+        DGQError: for anything but text or a path.
     """
     if not isinstance(value, str | os.PathLike):
         raise DGQError(f"{use}: expected a path, got a {type(value).__name__}")
@@ -164,7 +164,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        DGQError: if it is missing, no regular file, or no JSON that can be read.
+        DGQError: if it is missing, not a regular file, or not valid JSON.
     """
     check_regular(path)
     try:
@@ -175,7 +175,7 @@ def read_json(path: Path) -> Any:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something; not if no file can have such a name."""
+    """Whether a path exists; False if no file can have such a name."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -183,7 +183,7 @@ def exists(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Raise DGQError unless a path is a regular file; anything else might never end."""
+    """Raise DGQError unless a path is a regular file; reading anything else might never end."""
     if not exists(path):
         raise DGQError(f"{str(path)[:200]} does not exist")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""SHA-256 of tensors: of their names, types, shapes and values."""
+"""SHA-256 of tensors: their names, dtypes, shapes and values."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def add_tensors(digest: "hashlib._Hash", network: nn.Module) -> None:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Hexadecimal SHA-256 of tensors by name, and of text that goes with them."""
+    """Hexadecimal SHA-256 of tensors by name, and of accompanying text."""
     digest = hashlib.sha256(json.dumps(sorted((metadata or {}).items())).encode())
     for name, tensor in sorted(tensors.items()):
         add_tensor(digest, name, tensor)

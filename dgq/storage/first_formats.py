@@ -1,7 +1,7 @@
-"""Earlier formats of quantized models, read for ever and no longer written.
+"""Earlier formats of quantized models, which are read forever but no longer written.
 
-``dgq-1`` stored the modules of a calibration, ``dgq-2`` those that run; both kept the description
-in a file of its own, which named the hash of the file of weights.
+``dgq-1`` stored calibration modules, ``dgq-2`` inference modules; both kept the description in a
+separate file, which named the hash of the file of weights.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class FirstFiles:
     """A quantized model in an earlier format.
 
     Args:
-        folder: that holds it.
+        folder: folder of the model.
     """
 
     folder: Path
@@ -52,14 +52,14 @@ class FirstFiles:
         return self._described()[0]
 
     def format(self) -> str:
-        """Which of the formats it is; raises DGQError for another one."""
+        """Which of the formats it is; raises DGQError for any other."""
         return self._described()[1]
 
     def read(self) -> tuple[Manifest, dict[str, Tensor]]:
-        """Description and tensors, those of modules that run.
+        """Description and tensors, the latter as inference modules hold them.
 
         Raises:
-            DGQError: if anything is missing, damaged, or does not belong to the rest.
+            DGQError: if anything is missing, damaged, or does not belong together.
         """
         manifest, version, weights_sha256 = self._described()
         file = self.weight_files[0]

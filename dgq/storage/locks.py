@@ -1,4 +1,4 @@
-"""Locks between processes, which the system releases when their process ends, however it ends."""
+"""Locks between processes, which the system releases whenever a process ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +14,20 @@ class LockedError(DGQError):
 
 
 def lock_file(path: Path) -> Path:
-    """The file whose lock is held for a path."""
+    """The lock file of a path."""
     return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
 def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold the lock ``.<name>.lock`` beside a path, which is removed at the end.
+    """Hold the lock ``.<name>.lock`` beside a path; the file is removed at the end.
 
     Args:
-        path: what is locked; its folder is made.
-        wait: until another process releases it, rather than raise ``LockedError``.
+        path: path to lock; its folder is made.
+        wait: wait until another process releases the lock, instead of raising ``LockedError``.
 
     Raises:
-        DGQError: if there can be no such file.
+        DGQError: if the file cannot be made.
     """
     file = lock_file(path)
     lock = FileLock(file, timeout=-1 if wait else 0)
@@ -42,6 +42,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: whoever waits for the old file sees that it is gone, and makes another.
+        # Removed while held: whoever waits for the old file sees that it is gone, and makes
+        # another.
         file.unlink(missing_ok=True)
         lock.release()

@@ -1,4 +1,4 @@
-"""What a quantized model consists of, apart from its tensors; part of its ``config.json``."""
+"""The manifest: everything that a quantized model consists of besides its tensors."""
 
 import math
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from dgq.storage.described_settings import described, quantization_settings
 
 FORMAT = "dgq-3"
 METHOD = "dgq"
-"""``quant_method`` of a configuration, by which diffusers finds who loads it."""
+"""``quant_method`` of a configuration, by which diffusers finds the loader."""
 
 QUANTIZATION = "quantization_config"
-"""Where diffusers keeps it in the configuration of a model."""
+"""Key under which diffusers keeps it in a model's configuration."""
 
 MOST_STEPS = 10_000
-"""Of a sampler; schedules of far more would not fit into memory."""
+"""Most steps of a sampler; much longer schedules would not fit into memory."""
 
 LARGEST_SIZE = 2**20
-"""Pixels on a side of the latents; more is no size."""
+"""Largest valid side of the latents, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Manifest:
     sha256: str = ""
 
     def quantization_config(self) -> dict[str, Any]:
-        """What ``config.json`` holds of it beside the stock UNet's configuration."""
+        """The ``quantization_config`` entry of ``config.json``."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         del content["unet_config"]
         content |= {
@@ -119,7 +119,7 @@ def parsed(content: Mapping[str, Any]) -> Manifest:
     """A manifest from plain values.
 
     Raises:
-        DGQError: if one is missing, of another type, or impossible.
+        DGQError: if a value is missing, of another type, or impossible.
     """
     try:
         manifest = Manifest(
@@ -142,7 +142,7 @@ def parsed(content: Mapping[str, Any]) -> Manifest:
 
 
 def problem_of(manifest: Manifest) -> str | None:
-    """What is impossible about a manifest, if anything."""
+    """What is invalid about a manifest, if anything."""
     hashes = (manifest.unet_sha256, manifest.sha256)
     quantization = manifest.quantization
     texts = (manifest.pipeline, *hashes, *quantization.keep, *quantization.layers)
@@ -160,5 +160,5 @@ def problem_of(manifest: Manifest) -> str | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, which a truth value is not."""
+    """Whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

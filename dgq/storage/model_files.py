@@ -22,10 +22,10 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 FOLDER = "quantized"
 PLACES = ("", FOLDER, "unet")
-"""Where a quantized model may lie below the folder that a user names: a run's, or a pipeline's."""
+"""Subfolders in which a quantized model may be: that of a run, or that of a pipeline."""
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-"""Names of files of weights."""
+"""File names of weights."""
 
 CLASS = UNet2DConditionModel.__name__
 
@@ -70,10 +70,10 @@ class ModelFiles:
         return sum(file.stat().st_size for file in self.weight_files)
 
     def config(self) -> dict[str, Any]:
-        """The content of the description.
+        """The content of ``config.json``.
 
         Raises:
-            DGQError: if it cannot be read, or describes no quantized UNet.
+            DGQError: if it cannot be read, or does not describe a quantized UNet.
         """
         config = read_json(self.config_file)
         if not is_quantized(config):
@@ -88,7 +88,7 @@ class ModelFiles:
         return self.described(self.config())
 
     def format(self) -> str:
-        """The format, which the description is checked to be of."""
+        """The format; ``manifest`` checks that the description has it."""
         return FORMAT
 
     def described(self, config: Mapping[str, Any]) -> Manifest:
@@ -99,10 +99,10 @@ class ModelFiles:
             raise DGQError(f"{self.config_file}: {error}: restore it, or make it again") from error
 
     def read(self) -> tuple[Manifest, dict[str, Tensor]]:
-        """Description and tensors, which agree with the seal.
+        """Description and tensors, checked against the seal.
 
         Raises:
-            DGQError: if anything is missing, damaged, or does not belong to the rest.
+            DGQError: if anything is missing, damaged, or does not belong together.
         """
         config = self.config()
         manifest = self.described(config)
@@ -118,13 +118,13 @@ class ModelFiles:
 
 
 def is_quantized(config: Any) -> bool:
-    """Whether the content of a ``config.json`` is that of a model quantized by this method."""
+    """Whether the content of a ``config.json`` is that of a model quantized by DGQ."""
     quantization = config.get(QUANTIZATION) if isinstance(config, Mapping) else None
     return isinstance(quantization, Mapping) and quantization.get("quant_method") == METHOD
 
 
 def check_seal(config: Mapping[str, Any], tensors: Mapping[str, str], source: object) -> None:
-    """Raise DGQError unless a description and the hashes of tensors agree with its seal."""
+    """Raise DGQError unless a description and the hashes of its tensors match its seal."""
     if seal_of(config, tensors, defaults_of(UNet2DConditionModel)) != config[QUANTIZATION].get(
         SEAL
     ):
@@ -135,9 +135,9 @@ def check_seal(config: Mapping[str, Any], tensors: Mapping[str, str], source: ob
 
 
 def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Write a quantized model, the description last, so that a killed run leaves no half of one."""
+    """Write a quantized model, description last, so that a killed run leaves no partial model."""
     config = {"_class_name": CLASS, **manifest.config()}
-    config.pop("_name_or_path", None)  # where the stock UNet lay on this machine
+    config.pop("_name_or_path", None)  # where the stock UNet was on this machine
     config = sealed(config, tensors)
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     write_json(folder / CONFIG_FILE, config)
@@ -146,7 +146,7 @@ def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor])
 
 @contextmanager
 def written_as_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write a model into, which then takes the place of what ``folder`` held."""
+    """A folder to write a model into, which then replaces the content of ``folder``."""
     with folder_written_beside(folder) as beside:
         yield beside
         made = {file.name for file in beside.iterdir()}
@@ -154,14 +154,14 @@ def written_as_whole(folder: Path) -> Iterator[Path]:
 
 
 def remove_other_weights(folder: Path, made: Collection[str]) -> None:
-    """Remove what is left of an earlier model in other shards, which diffusers would read."""
+    """Remove shards of an earlier model, which diffusers would read."""
     for file in folder.iterdir():
         if WEIGHTS.fullmatch(file.name) and file.name not in made:
             file.unlink()
 
 
 def sealed(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A description with the seal of itself and of tensors."""
+    """A description with a seal of itself and the tensors."""
     hashes = {name: tensor_sha256(name, tensor) for name, tensor in tensors.items()}
     seal = seal_of(config, hashes, defaults_of(UNet2DConditionModel))
     return {**config, QUANTIZATION: {**config[QUANTIZATION], SEAL: seal}}

@@ -1,7 +1,7 @@
 """The seal of a quantized model: one hash of its description and all of its tensors.
 
-It is a part of the description. It survives that weights are sharded, and does not depend on the
-order of tensors, on how JSON is laid out, or on what diffusers notes about itself.
+It is part of the description. It does not depend on sharding, on the order of tensors, on the
+layout of the JSON, or on notes that diffusers adds.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ SEAL = "sha256"
 
 
 def tensor_sha256(name: str, tensor: Tensor) -> str:
-    """Hexadecimal SHA-256 of one tensor: name, type, shape, values."""
+    """Hexadecimal SHA-256 of one tensor: name, dtype, shape, values."""
     digest = hashlib.sha256()
     add_tensor(digest, name, tensor)
     return digest.hexdigest()
@@ -34,7 +34,7 @@ def seal_of(
     Args:
         config: content of ``config.json``.
         tensors: hash of each tensor, by name.
-        defaults: of the arguments that the configuration is for.
+        defaults: defaults of the arguments that the configuration is for.
     """
     described = json.dumps(essence(config, defaults), sort_keys=True)
     listed = json.dumps(sorted(tensors.items()))
@@ -42,9 +42,9 @@ def seal_of(
 
 
 def essence(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says: neither private notes nor what is so by default.
+    """The content of a configuration without private notes and default values.
 
-    A later diffusers adds arguments, with defaults that change nothing.
+    Later versions of diffusers add arguments whose defaults change nothing.
     """
     plain = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
     plain[QUANTIZATION] = {k: v for k, v in plain[QUANTIZATION].items() if k != SEAL}

@@ -1,4 +1,4 @@
-"""Safetensors files: written atomically, read as they are used, and sealed by a checksum."""
+"""Safetensors files: written atomically, read on demand, and sealed by a checksum."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from dgq.storage.files import check_regular, written_beside
 from dgq.storage.fingerprint import tensors_sha256
 
 MAPPED_FROM = 1 << 18
-"""Elements from which on a tensor is mapped rather than copied."""
+"""Tensors with this many elements or more are mapped instead of copied."""
 CHECKSUM = "sha256"
 
 
@@ -29,14 +29,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
-    Large tensors are read when they are used, and leave memory when they are dropped.
+    Large tensors are read when they are used, and their memory is freed when they are dropped.
 
     Raises:
         DGQError: if the file is missing or damaged.
     """
     with opened(path) as file:
         sizes = {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        # Copied: one small tensor that is kept would keep the whole file mapped.
+        # Copied, because a single small tensor that is kept would keep the whole file mapped.
         small = {n: file.get_tensor(n).clone() for n, size in sizes.items() if size < MAPPED_FROM}
         metadata = file.metadata() or {}
     return {n: small[n] if n in small else mapped(path, n) for n in sizes}, metadata
@@ -62,7 +62,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def mapped(path: Path, name: str) -> Tensor:
-    """One tensor of a safetensors file, in a mapping of its own that goes with it."""
+    """One tensor of a safetensors file, in a mapping of its own that is freed with it."""
     with opened(path) as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor
@@ -78,7 +78,7 @@ def write_sealed_tensors(
 
 
 def read_sealed_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What ``write_sealed_tensors`` wrote, the checksum in the metadata.
+    """Read what ``write_sealed_tensors`` wrote; the metadata include the checksum.
 
     Raises:
         DGQError: if the file is missing, or anything in it has changed since.

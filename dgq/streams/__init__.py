@@ -1,1 +1,1 @@
-"""Forward passes that wait together at each target, and where their tensors wait."""
+"""Forward passes that wait for each other at each target, and where their tensors wait."""

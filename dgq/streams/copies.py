@@ -1,4 +1,4 @@
-"""Copies of the content of a storage: in host memory, on its device, or on disk."""
+"""Copies of a storage's content: in host memory, on its device, or on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Copy(Protocol):
     """The content of a storage, kept somewhere else."""
 
     def flat(self) -> Tensor:
-        """All elements, 1-D; may be lazily read."""
+        """All elements, 1-D; may be read lazily."""
         ...
 
 
@@ -41,10 +41,10 @@ class DeviceCopy(HostCopy):
 
 
 class DiskCopy:
-    """A copy in a file of its own, which goes with it.
+    """A copy in a file of its own, which is deleted with it.
 
     Args:
-        folder: must exist.
+        folder: an existing folder.
     """
 
     def __init__(self, flat: Tensor, dtype: torch.dtype, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows out of arguments that are stored micro-batch by micro-batch."""
+"""Rows of arguments that are stored by micro-batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 from dgq.streams.waiting import tensors_in
 
 ReadRow = Callable[[int, Tensor, int], Tensor]
-"""From the index of a part, the part, and a position in it to the row there."""
+"""Reads a row: takes the index of a part, the part, and a position in it."""
 
 
 class TargetInput(NamedTuple):
@@ -21,7 +21,7 @@ class TargetInput(NamedTuple):
 
 
 def read_row(_part: int, tensor: Tensor, position: int) -> Tensor:
-    """The row of a part that lies in memory."""
+    """The row of a part that is in memory."""
     return tensor[position]
 
 
@@ -31,12 +31,12 @@ def gather_inputs(
     """The arguments of a target for some samples.
 
     Args:
-        inputs: of all micro-batches, in order.
+        inputs: inputs of all micro-batches, in order.
         rows: ``[n]``, indices of samples over all micro-batches.
-        read: how a row is read.
+        read: function that reads a row.
 
     Returns:
-        Arguments in which each tensor with a batch dimension holds the rows asked for.
+        Arguments whose tensors with a batch dimension hold the requested rows.
     """
     places = places_of(rows, [item.step.shape[0] for item in inputs])
 
@@ -56,7 +56,7 @@ def gather_inputs(
 
 
 def places_of(rows: Tensor, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Part and position in it of each row, for parts of these sizes."""
+    """The part, and the position in it, of each row, for parts of these sizes."""
     ends = torch.tensor(sizes).cumsum(0)
     part = torch.searchsorted(ends, rows, right=True)
     position = rows - (ends - torch.tensor(sizes))[part]
@@ -66,5 +66,5 @@ def places_of(rows: Tensor, sizes: Sequence[int]) -> list[tuple[int, int]]:
 def pick_rows(
     parts: Sequence[Tensor], places: Sequence[tuple[int, int]], read: ReadRow = read_row
 ) -> Tensor:
-    """The rows at these places, stacked; ``torch.cat(parts)[rows]`` without concatenating."""
+    """The rows at these places, stacked: ``torch.cat(parts)[rows]`` without concatenating."""
     return torch.stack([read(part, parts[part], position) for part, position in places])

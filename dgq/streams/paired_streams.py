@@ -1,4 +1,4 @@
-"""The full-precision and the quantized stream, side by side."""
+"""A full-precision and a quantized stream, side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,18 +13,18 @@ from dgq.unet.context import quantization
 
 
 class PairedStreams:
-    """Calibration samples, waiting at one target in full precision and as quantized so far.
+    """Calibration samples waiting at one target, in full precision and as quantized so far.
 
-    At each target ``advance_reference`` gives its outputs in full precision, and when it has been
-    learned ``advance_quantized`` passes on. The quantized stream has quantized weights and
-    unquantized activations, whose ranges are observed on the way: one pass serves every number of
+    At each target, ``advance_reference`` yields its full-precision outputs; once the target has
+    been learned, ``advance_quantized`` moves on. The quantized stream has quantized weights and
+    unquantized activations, whose ranges are observed on the way, so one pass serves all numbers of
     bits and groups.
 
     Args:
         unet: a quantized UNet.
-        targets: by name, in execution order.
+        targets: targets by name, in execution order.
         calls: keyword arguments of the UNet call of each micro-batch.
-        places: where the tensors of each pass wait; where they are by default.
+        places: where the tensors of each pass wait; by default they stay where they are.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class PairedStreams:
         return sum(self.sizes)
 
     def advance_reference(self) -> None:
-        """Run the full-precision stream through the current target, for its outputs."""
+        """Run the full-precision stream through the current target, to get its outputs."""
         with quantization(self.unet, weights=False, activations=False):
             self.full_precision.advance()
 
     def advance_quantized(self, observing: bool = True) -> None:
-        """Run the quantized stream through the current target, by now hardened.
+        """Run the quantized stream through the current target, which is hardened by now.
 
         Args:
             observing: record the ranges of the activations on the way.
@@ -66,7 +66,7 @@ class PairedStreams:
         return self.quantized.input_rows(rows)
 
     def references(self, rows: Tensor) -> Tensor:
-        """What the current target computes for samples ``rows [n]`` in full precision."""
+        """Full-precision outputs of the current target for samples ``rows [n]``."""
         return self.full_precision.output_rows(rows)
 
     def close(self) -> None:

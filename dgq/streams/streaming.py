@@ -1,9 +1,9 @@
-"""Many forward passes of one UNet that wait together at each target.
+"""Many forward passes of one UNet that wait for each other at each target.
 
-Every micro-batch runs the stock ``unet(...)`` in a greenlet of its own. A pre-hook on each target
-suspends the pass there and hands the target's inputs out; resuming it runs the target, whatever
-state it is in by then, and goes on to the next. Nothing here knows the architecture, the result is
-that of a plain forward, and the only tensors alive are those that the suspended passes hold.
+Each micro-batch runs the stock ``unet(...)`` in its own greenlet. A pre-hook on each target
+suspends the pass and hands out the target's inputs; resuming runs the target, in whatever state it
+is by then, and continues to the next one. Nothing here knows the architecture, the result equals
+that of a plain forward pass, and only the tensors that suspended passes hold are alive.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Arrival(NamedTuple):
 class Stream:
     """Forward passes of a quantized UNet, advanced from target to target.
 
-    Use as a context manager: on exit the hooks are removed and unfinished passes dropped. Where
-    tensors wait elsewhere, ``inputs`` and ``outputs`` are for ``input_rows`` and ``output_rows``
-    to read.
+    Use as a context manager: on exit, hooks are removed and unfinished passes are dropped. If
+    tensors wait elsewhere, read ``inputs`` and ``outputs`` through ``input_rows`` and
+    ``output_rows``.
 
     Args:
         unet: a quantized UNet.
-        targets: at which the passes wait, by name.
+        targets: targets at which the passes wait, by name.
         calls: keyword arguments of the UNet call of each micro-batch.
-        places: where the tensors of each pass wait; where they are by default.
+        places: where the tensors of each pass wait; by default they stay where they are.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Stream:
         for hook in self._hooks:
             hook.remove()
         for suspended in self._passes:
-            # Unwinding a suspended pass raises GreenletExit in it, which frees what it holds.
+            # Closing a suspended pass raises GreenletExit in it, which frees what it holds.
             if suspended:
                 suspended.throw()
         self._passes, self._waiting = [], []
@@ -81,11 +81,11 @@ class Stream:
     def advance(self) -> str | None:
         """Run every pass through the target it waits at, up to the next one.
 
-        Sets ``outputs`` to what that target computed for each micro-batch, ``inputs`` to the
-        arguments of the next, and at the end ``results`` to what the UNet returned.
+        Sets ``outputs`` to that target's output for each micro-batch, ``inputs`` to the arguments
+        of the next target, and at the end ``results`` to the UNet's outputs.
 
         Returns:
-            The name of the target that all passes wait at now; ``None`` when they have finished.
+            The name of the target that all passes now wait at; ``None`` when they have finished.
         """
         self.inputs, self.outputs = [], []
         arrivals = [self._resume(*both) for both in zip(self._passes, self._waiting, strict=True)]
@@ -134,10 +134,10 @@ class Stream:
                 return
             context = context_of(self.unet)
             call = context.current
-            # Before a call of the UNet begins its step is known by the timestep alone.
+            # Before a UNet call begins, only its timestep tells the step.
             step = context.step_of(kwargs["timestep"]) if module is self.unet else context.step
             current.parent.switch(Arrival(name, TargetInput(args, kwargs, step)))
-            # Other passes have run meanwhile; the context must speak of this one again.
+            # Other passes have run meanwhile: restore this pass's call.
             context.current = call
             if not target.runs_in_pass:
                 with at_step(context, step):
@@ -154,7 +154,7 @@ class Stream:
 
 
 def own(value: Any) -> Any:
-    """Nested arguments with tensors of their own, whose memory may be moved."""
+    """Nested arguments with copies of their tensors, whose memory may be moved."""
     if isinstance(value, Mapping):
         return {name: own(item) for name, item in value.items()}
     return value.clone() if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""A target and the samples that wait at it: what it computes for them, and what it should."""
+"""A target and the samples waiting at it: the target's outputs, and the reference outputs."""
 
 from dataclasses import dataclass
 
@@ -17,32 +17,32 @@ class Visit:
     """Samples at a target.
 
     Args:
-        target: that the streams wait at, after ``PairedStreams.advance_reference``.
-        streams: with its inputs and references; of the UNet as a whole, its calls.
+        target: the target that the streams wait at, after ``PairedStreams.advance_reference``.
+        streams: streams with its inputs and references, or the UNet's calls for the whole UNet.
     """
 
     target: Target
     streams: PairedStreams | WholeCalls
 
     def output(self, rows: Tensor) -> Tensor:
-        """What the target computes for samples ``rows [n]``, in the mode that the UNet is in."""
+        """Output of the target for samples ``rows [n]``, in the current mode of the UNet."""
         inputs = self.streams.inputs(rows)
         with at_step(context_of(self.streams.unet), inputs.step):
             return self.target.run(*inputs.args, **inputs.kwargs)
 
     def output_and_reference(self, rows: Tensor, activations: bool) -> tuple[Tensor, Tensor]:
-        """What the target computes with quantized weights, and what it should.
+        """Output of the target with quantized weights, and the full-precision reference.
 
         Args:
             rows: ``[n]``, indices of samples.
-            activations: quantize those too.
+            activations: quantize activations too.
         """
         with quantization(self.streams.unet, weights=True, activations=activations):
             return self.output(rows), self.streams.references(rows)
 
     @torch.no_grad()
     def observe(self, batch_size: int) -> None:
-        """Record the ranges of the target's activations for all samples, without leaving it."""
+        """Record the ranges of the target's activations for all samples; the samples stay there."""
         with quantization(self.streams.unet, weights=True, activations=False, observing=True):
             for rows in self._batches(batch_size):
                 self.output(rows)
@@ -57,6 +57,6 @@ class Visit:
         return sum(parts, torch.zeros(2))
 
     def _batches(self, batch_size: int) -> list[Tensor]:
-        """Indices of all samples, some at a time; a process may have none to measure on."""
+        """Indices of all samples, in batches; a process may have no samples to measure on."""
         n_rows = self.streams.n_rows
         return list(torch.arange(n_rows).split(batch_size)) if n_rows else []

@@ -1,9 +1,9 @@
 """Where the tensors of a suspended forward pass wait: on their device, in host memory, or on disk.
 
-A suspended pass holds its tensors in local variables that nobody can replace. What can be replaced
-is their memory: ``Waiting.park`` copies it to another place and frees it, and it returns when an
-operation uses the tensor (``Waiting.returning``). A tensor is written once, however often the pass
-is resumed, and read only when it is needed: skip connections stay away until the way up.
+A suspended pass holds its tensors in local variables, which cannot be replaced. Their memory can:
+``Waiting.park`` copies it elsewhere and frees it, and it returns when an operation uses the tensor
+(``Waiting.returning``). A tensor is written once, however often the pass is resumed, and read only
+when needed: skip connections stay away until the up path.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from dgq.settings import WaitingSettings
 from dgq.streams.copies import Copy, HostCopy, copier
 
 WORTH_MOVING = 2**16
-"""Bytes below which a tensor stays where it is."""
+"""Tensors with fewer bytes stay where they are."""
 
 
 class Parked:
-    """One storage with a copy elsewhere; its own memory is there or freed.
+    """A storage with a copy elsewhere; its own memory is present or freed.
 
     Args:
         tensor: any tensor on the storage.
-        make_copy: from the flat content of the storage.
+        make_copy: makes a copy from the flat content of the storage.
     """
 
     def __init__(self, tensor: Tensor, make_copy: Callable[[Tensor], Copy]) -> None:
@@ -43,17 +43,17 @@ class Parked:
         self.copy = make_copy(whole_storage(tensor))
 
     def fill_(self, tensor: Tensor) -> None:
-        """Give the storage under ``tensor`` its memory and content back."""
+        """Restore the memory and content of the storage under ``tensor``."""
         tensor.untyped_storage().resize_(self.n_bytes)
         whole_storage(tensor).copy_(self.copy.flat())
 
 
 class Kept:
-    """The storages of a module's parameters and buffers, which do not move.
+    """The storages of a module's parameters and buffers, which are never moved.
 
-    Learning replaces parameters and buffers. A weak reference to each storage keeps its address
-    from being given to an activation, and the module is asked again whenever a pass comes back:
-    that is at each target, not for each pass.
+    Learning replaces parameters and buffers. A weak reference to each storage prevents its address
+    from being reused for an activation, and the module is inspected again whenever a pass returns:
+    once per target, not for each pass.
 
     Args:
         owner: the module.
@@ -65,7 +65,7 @@ class Kept:
         self._served: set[int] = set()
 
     def storages(self, waiting: Waiting) -> Mapping[int, StorageWeakRef]:
-        """By address, for the pass that waits in ``waiting``."""
+        """The storages by address, for the pass that waits in ``waiting``."""
         if not self._served or id(waiting) in self._served:
             own = [*self._owner.parameters(), *self._owner.buffers()]
             storages = [tensor.untyped_storage() for tensor in own]
@@ -79,8 +79,8 @@ class Waiting:
     """The tensors of one suspended pass.
 
     Args:
-        make_copy: how copies are made.
-        kept: what stays where it is; nothing by default.
+        make_copy: function that makes copies.
+        kept: storages that stay where they are; none by default.
     """
 
     def __init__(self, make_copy: Callable[[Tensor], Copy], kept: Kept | None = None) -> None:
@@ -89,7 +89,7 @@ class Waiting:
         self._parked: dict[int, Parked] = {}
 
     def park(self, tensors: Iterable[Tensor]) -> None:
-        """Free the memory of these tensors, keeping copies elsewhere; drop copies of dead ones."""
+        """Free the memory of these tensors, keeping copies elsewhere; drop unused copies."""
         kept = {} if self._kept is None else self._kept.storages(self)
         for tensor in tensors:
             storage = tensor.untyped_storage()
@@ -102,13 +102,13 @@ class Waiting:
         self._parked = {k: p for k, p in self._parked.items() if not p.weak.expired()}
 
     def fetch_(self, tensor: Tensor) -> None:
-        """Give a tensor's memory back if it was taken."""
+        """Restore a tensor's memory if it was freed."""
         storage = tensor.untyped_storage()
         if storage.nbytes() == 0 and storage._cdata in self._parked:
             self._parked[storage._cdata].fill_(tensor)
 
     def row(self, tensor: Tensor, position: int) -> Tensor:
-        """``tensor[position]`` of a tensor that stays away."""
+        """``tensor[position]`` of a tensor whose memory stays away."""
         storage = tensor.untyped_storage()
         if storage.nbytes() or storage._cdata not in self._parked:
             return tensor[position]
@@ -118,12 +118,12 @@ class Waiting:
         return row.to(tensor.device, tensor.dtype, copy=True)
 
     def returning(self) -> AbstractContextManager[Any]:
-        """While this is entered, a parked tensor's memory returns when an operation uses it."""
+        """Context in which a parked tensor's memory returns when an operation uses it."""
         return FetchOnUse(self)
 
 
 class StayingPut(Waiting):
-    """The same interface for tensors that keep their memory."""
+    """The same interface, for tensors that keep their memory."""
 
     def __init__(self) -> None:
         super().__init__(lambda flat: HostCopy(flat, flat.dtype))
@@ -132,7 +132,7 @@ class StayingPut(Waiting):
         """Do nothing."""
 
     def returning(self) -> AbstractContextManager[Any]:
-        """Nothing ever has to return."""
+        """A context that does nothing, as no memory is away."""
         return nullcontext()
 
 
@@ -140,7 +140,7 @@ class FetchOnUse(TorchFunctionMode):
     """Fetches parked arguments before every operation.
 
     Args:
-        waiting: what is parked.
+        waiting: the parked tensors.
     """
 
     def __init__(self, waiting: Waiting) -> None:
@@ -163,12 +163,12 @@ class FetchOnUse(TorchFunctionMode):
 
 
 def waiting_places(settings: WaitingSettings, unet: nn.Module, folder: Path) -> Iterator[Waiting]:
-    """A place to wait for each pass of a UNet, as the settings want it.
+    """For each pass of a UNet a place to wait, as the settings say.
 
     Args:
         settings: place and precision.
-        unet: whose parameters and buffers are not to be moved.
-        folder: for files, if the place is the disk.
+        unet: UNet whose parameters and buffers are not moved.
+        folder: folder for files, if the place is the disk.
     """
     make_copy = copier(settings, folder)
     if make_copy is None:
@@ -180,12 +180,12 @@ def waiting_places(settings: WaitingSettings, unet: nn.Module, folder: Path) -> 
 
 
 def movable(storage: UntypedStorage) -> bool:
-    """Whether a storage's memory is worth freeing, and can be."""
+    """Whether a storage is large enough to be worth freeing, and can be freed."""
     return storage.nbytes() >= WORTH_MOVING and storage.resizable()
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
-    """A 1-D view of everything in the storage under a tensor."""
+    """A 1-D view of the whole storage under a tensor."""
     return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
 
 

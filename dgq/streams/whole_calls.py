@@ -1,4 +1,4 @@
-"""Samples at the UNet as a whole: its calls, and what it returned for them in full precision."""
+"""Samples at the whole UNet: its calls, and its full-precision outputs for them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from dgq.unet.context import context_of
 
 
 class WholeCalls:
-    """What ``PairedStreams`` are at one target, for the UNet when all passes have finished.
+    """The counterpart of ``PairedStreams`` for the whole UNet, once all passes have finished.
 
     Args:
         unet: a quantized UNet.
         calls: keyword arguments of the UNet call of each micro-batch.
-        outputs: what the UNet returned for each in full precision.
+        outputs: full-precision output of the UNet for each micro-batch.
     """
 
     def __init__(
@@ -40,5 +40,5 @@ class WholeCalls:
         return TargetInput(args, to_device(kwargs, device), step.to(device))
 
     def references(self, rows: Tensor) -> Tensor:
-        """What the UNet returned for samples ``rows [n]`` in full precision."""
+        """Full-precision outputs of the UNet for samples ``rows [n]``."""
         return pick_rows(self._outputs, places_of(rows, self._sizes))

@@ -1,4 +1,4 @@
-"""Targets: the units of reconstruction, and the order in which a UNet comes to them."""
+"""Targets: the units of reconstruction, and the order in which a UNet runs them."""
 
 from dgq.targets.blocks import Block, find_blocks
 from dgq.targets.network import NETWORK, Network

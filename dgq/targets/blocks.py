@@ -1,4 +1,4 @@
-"""Blocks and lone layers of a UNet as targets."""
+"""Blocks, and layers outside of blocks, as targets."""
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Block(Target):
 
     Args:
         module: a block, or a layer outside of blocks.
-        others: names within it of layers that other targets learn.
+        others: names, within the module, of layers that other targets learn.
     """
 
     module: nn.Module
@@ -33,7 +33,7 @@ class Block(Target):
         return self.module
 
     def parts(self) -> Iterator[nn.Module]:
-        """The module and its submodules, without those of other targets."""
+        """The module and its submodules, except those of other targets."""
         for name, module in self.module.named_modules():
             if not any(name == other or is_inside(name, other) for other in self.others):
                 yield module
@@ -49,8 +49,8 @@ def find_blocks(
 ) -> dict[str, Target]:
     """Resnets, transformer blocks, lone attentions, and lone layers that are quantized, by name.
 
-    In the order of registration; ``execution_order`` sorts them as they run. SD 1.4 has 78 and
-    SDXL 117: their 80 and 119 blocks and lone layers, less ``conv_in`` and ``conv_out``.
+    They are in order of registration; ``execution_order`` sorts them by execution. SD 1.4 has 78
+    and SDXL 117: their 80 and 119 blocks and lone layers, minus ``conv_in`` and ``conv_out``.
 
     Args:
         unet: stock or quantized.
@@ -66,10 +66,10 @@ def find_blocks(
 
 
 def below(block: str, names: Set[str]) -> Set[str]:
-    """Those of some names that lie below a block, as seen from it."""
+    """Those names that lie below a block, relative to it."""
     return frozenset(n.removeprefix(f"{block}.") for n in names if is_inside(n, block))
 
 
 def is_inside(name: str, block: str) -> bool:
-    """Whether a module lies below a block, by their names."""
+    """Whether a module lies below a block, judging by their names."""
     return name.startswith(block + ".")

@@ -1,4 +1,4 @@
-"""The whole UNet as a target, visited when all others have been reconstructed."""
+"""The whole UNet as a target, visited after all others have been reconstructed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Network(Target):
     """A UNet, reconstructed at its output.
 
     Args:
-        unet: all of whose other targets are finished.
+        unet: the UNet, whose other targets are all finished.
     """
 
     unet: nn.Module

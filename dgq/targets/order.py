@@ -1,4 +1,4 @@
-"""The order in which a forward pass comes to its targets."""
+"""The order in which a forward pass reaches its targets."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ from dgq.unet.layers import quantized_layers
 def execution_order(
     unet: nn.Module, targets: Mapping[str, Target], call: Mapping[str, Any]
 ) -> list[str]:
-    """Names of the targets in the order in which one forward pass comes to them.
+    """Names of the targets in the order in which a forward pass reaches them.
 
     Args:
         unet: the UNet that holds them.
-        targets: by name.
+        targets: targets by name.
         call: keyword arguments of one UNet call.
 
     Raises:

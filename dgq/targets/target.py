@@ -1,4 +1,4 @@
-"""What is learned together, against what, and where forward passes wait for it."""
+"""The interface of a target: what is learned together, its reference, and where passes wait."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ class Target(ABC):
     @property
     @abstractmethod
     def entrance(self) -> nn.Module:
-        """The module at whose call passes are suspended; the UNet to suspend them at its start."""
+        """The module at whose call passes are suspended; the UNet itself for its start."""
 
     @property
     def runs_in_pass(self) -> bool:
-        """Whether the target is what ``entrance`` computes, so that a resumed pass runs it.
+        """Whether ``entrance`` computes the target's output, so that resuming runs the target.
 
-        Otherwise ``run`` is called for the output, and the pass resumes as if nothing had happened.
+        Otherwise ``run`` is called for the output, and the pass resumes unchanged.
         """
         return True
 
     @abstractmethod
     def parts(self) -> Iterator[nn.Module]:
-        """All modules that are learned with this target and with no other."""
+        """All modules that are learned with this target only."""
 
     @abstractmethod
     def run(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The output to reconstruct, for the arguments that ``entrance`` was called with."""
+        """The output to reconstruct, for the arguments of the call of ``entrance``."""

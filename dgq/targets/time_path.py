@@ -20,7 +20,7 @@ PROJECTION = "time_emb_proj"
 class TimePath(Target):
     """Everything that a UNet computes from the timestep alone.
 
-    Its output is the concatenation of the projections that all resnets read.
+    Its output is the concatenation of all resnets' projections.
 
     Args:
         unet: the UNet with these modules.
@@ -74,7 +74,7 @@ def find_time_path(
 
 
 def lies_on_path(name: str) -> bool:
-    """Whether a layer, by its name, computes of the timestep alone."""
+    """Whether a layer, given by name, depends on the timestep alone."""
     return name.partition(".")[0] in EMBEDDINGS or name.rpartition(".")[2] == PROJECTION
 
 
@@ -88,9 +88,9 @@ def embedding_of(
     added_cond_kwargs: dict[str, Any] | None = None,
     **_others: Any,
 ) -> Tensor:
-    """What the resnets of a UNet are called with as ``temb``, for arguments of the UNet.
+    """The ``temb`` argument of a UNet's resnets, for arguments of the UNet.
 
-    The same as in the beginning of ``UNet2DConditionModel.forward``.
+    Computed as at the start of ``UNet2DConditionModel.forward``.
     """
     embedding = unet.time_embedding(unet.get_time_embed(sample, timestep), timestep_cond)
     label = unet.get_class_embed(sample, class_labels)

@@ -1,1 +1,1 @@
-"""A stock UNet with quantized layers and attention, and what is known about each of its calls."""
+"""A stock UNet with quantized layers and attention, and the state of each of its calls."""

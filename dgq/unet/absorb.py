@@ -1,8 +1,8 @@
-"""Absorbing: multiples of an input's channels in the weights, before these are quantized.
+"""Absorbing: weights take in the multiples of their input's channels before quantization.
 
-Weights of 8 bits leave no spare bits to multiples. Multiplied by them in floating point first,
-``w'[o, c] = m[c] w[o, c]``, they are rounded on a grid that is finer where the input is larger, and
-the layer is one integer product of any multiples: ``x[c] w[o, c] = (x[c] / m[c]) w'[o, c]``.
+Weights of 8 bits leave no spare bits for multiples. If they are multiplied in floating point first,
+``w'[o, c] = m[c] w[o, c]``, they are rounded on a finer grid where the input is larger, and the
+layer is one integer product whatever the multiples: ``x[c] w[o, c] = (x[c] / m[c]) w'[o, c]``.
 """
 
 import torch
@@ -15,12 +15,12 @@ from dgq.unet.shared_inputs import input_quantizer_of
 
 @torch.no_grad()
 def absorb_multiples_(unet: nn.Module) -> None:
-    """Let weights absorb the multiples of their inputs, unless they have absorbed the same ones.
+    """Make weights absorb the multiples of their inputs, unless they have done so already.
 
-    Those that have codes are rounded to nearest: theirs were learned for another grid.
+    Weights that have codes are rounded to nearest again: their codes were learned on another grid.
 
     Args:
-        unet: with the ranges of its activations fitted.
+        unet: a UNet whose activation ranges are fitted.
     """
     for name, layer in quantized_layers(unet).items():
         if layer.weight_quantizer is not None and layer.weight_quantizer.settings.absorbs:

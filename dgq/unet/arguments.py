@@ -1,4 +1,4 @@
-"""What goes into a UNet's call and comes out: nested arguments, their precision, and NaN."""
+"""Arguments and outputs of a UNet call: nested values, their precision, and NaN."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from dgq.errors import DGQError
 
 
 def converted(value: Any, dtype: torch.dtype) -> Any:
-    """Nested arguments with floating-point tensors of a type; sizes stay as exact as they are."""
+    """Nested arguments with floating-point tensors converted to a dtype, except for image sizes."""
     if isinstance(value, Mapping):
         return {k: v if k == "time_ids" else converted(v, dtype) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -21,14 +21,14 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def spoilt(output: Any, inputs: Any) -> Any:
-    """What a UNet returns, NaN in samples of which one of these is not finite.
+    """A UNet's output, with NaN in samples for which one of the inputs is not finite.
 
-    Codes of NaN are numbers like others: without it, a pipeline that has overflowed would draw a
-    plausible picture. Nothing waits for the device.
+    Codes of NaN are ordinary numbers: without this, a pipeline that has overflowed would draw a
+    plausible image. Nothing waits for the device.
 
     Args:
-        output: of the UNet.
-        inputs: of the UNet, and what quantizers have noted of NaNs that arose inside.
+        output: output of the UNet.
+        inputs: inputs of the UNet, and the marks that quantizers set for NaNs arising inside.
     """
     image = output[0] if isinstance(output, tuple) else output.sample
     for x in filter(Tensor.is_floating_point, _tensors(inputs)):
@@ -39,7 +39,7 @@ def spoilt(output: Any, inputs: Any) -> Any:
 
 
 def check_not_empty(inputs: Any) -> None:
-    """Raise DGQError for a batch of nothing or a text without words, which kernels cannot read."""
+    """Raise DGQError for an empty batch or a text without tokens, which kernels cannot read."""
     for x in _tensors(inputs):
         if x.numel() == 0:
             raise DGQError(
@@ -58,7 +58,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def returned(output: Any, dtype: torch.dtype) -> Any:
-    """What a UNet returns, a tuple or an output with ``sample``, in the caller's precision."""
+    """A UNet's output, a tuple or an object with ``sample``, in the caller's precision."""
     if isinstance(output, tuple):
         return converted(output, dtype)
     return type(output)(sample=output.sample.to(dtype))

@@ -1,4 +1,4 @@
-"""Attention whose inputs, q, k, v and scores are quantized, in both lives of a UNet."""
+"""Attention whose inputs, q, k, v and scores are quantized, in calibration and inference."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,12 +23,12 @@ NOT_COMPUTED = ("spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj
 
 
 class QuantizedAttention(TakesProcessors, Attention):
-    """A diffusers attention that was given quantizers of its own by ``become_quantized_``.
+    """A diffusers attention with quantizers, which ``become_quantized_`` has added.
 
     The tensor that to_q, to_k and to_v read is quantized once, as is the text context; q, k and v
     are quantized before they are split into heads. The quantizers belong to the attention: stock
-    processors that compute the same leave it as it is. Others compute on quantized projections, and
-    are refused where scores are quantized, of which they know nothing.
+    processors that compute the same change nothing. Other processors compute on quantized
+    projections; they are refused if scores are quantized, because they would skip that.
     """
 
     input_quantizer: nn.Module
@@ -68,7 +68,7 @@ class QuantizedAttention(TakesProcessors, Attention):
         if self.context_quantizer is not None:
             source = self._quantized_text(context)
         elif encoder_hidden_states is not None:
-            source = self.input_quantizer(context)  # self-attention that is given further tokens
+            source = self.input_quantizer(context)  # self-attention with additional tokens
         if self.context_quantizer is None and encoder_hidden_states is None:
             layers = (self.to_q, self.to_k, self.to_v)
             query, key, value = read_all(layers, hidden_states, hidden)
@@ -88,10 +88,10 @@ class QuantizedAttention(TakesProcessors, Attention):
         return rescaled
 
     def project(self, name: str, x: Tensor) -> Tensor:
-        """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet.
+        """``to_q``, ``to_k`` or ``to_v`` of a tensor that has not been quantized.
 
         Raises:
-            DGQError: where samples of different steps are computed separately.
+            DGQError: if samples of different steps are computed separately.
         """
         if self.calls.step.shape[0] not in (1, x.shape[0]):
             raise DGQError(
@@ -110,16 +110,16 @@ class QuantizedAttention(TakesProcessors, Attention):
         return quantized_projection
 
     def _quantized_text(self, text: Tensor) -> Any:
-        """Text ``[batch, tokens, channels]``, quantized, but for a ``<start>`` that is kept."""
+        """Quantized text ``[batch, tokens, channels]``, except for a kept ``<start>`` token."""
         assert self.context_quantizer is not None
         if self.keep_start_text:
             return but_start(self.context_quantizer, text, 1)
         return self.context_quantizer(text)
 
     def _quantized_key(self, key: Tensor) -> Tensor:
-        """Keys ``[batch, tokens, channels]``, quantized but for the ``<start>`` token's row."""
+        """Quantized keys ``[batch, tokens, channels]``, except for a kept ``<start>`` token."""
         if isinstance(self.key_quantizer, nn.Identity):
-            return key  # not taken apart to keep what nothing changes
+            return key  # nothing is quantized, so there is nothing to split
         return but_start(self.key_quantizer, key, 1) if self.keep_start else self.key_quantizer(key)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -145,9 +145,9 @@ class QuantizedAttention(TakesProcessors, Attention):
     def _mix_by_scores(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """The same with quantized scores, for as many samples at once as fit into memory.
+        """``_mix`` with quantized scores, for as many samples at once as fit into memory.
 
-        Ranges and maxima are those of a sample or fixed, so samples can be computed separately.
+        Ranges and maxima are fixed or per sample, so samples can be computed separately.
         """
         batch, heads, n_queries, _ = query.shape
         rows = max(1, MAX_SCORES // (heads * n_queries * key.shape[2]))
@@ -200,15 +200,16 @@ def become_quantized_(
     keep_start: bool,
     keep_start_text: bool = False,
 ) -> None:
-    """Turn a stock attention into a quantized one; again, to exchange its quantizers.
+    """Turn a stock attention into a quantized one, or exchange the quantizers of a quantized one.
 
     Args:
-        attention: stock, or quantized already.
-        calls: of the UNet.
+        attention: a stock or quantized attention.
+        calls: calls of the UNet.
         quantizers: ``input``, ``context`` (None in self-attention), ``query``, ``key``, ``value``
             and ``score`` (None where scores stay in floating point).
         keep_start: keep the key of the ``<start>`` token in full precision.
-        keep_start_text: the same for the token itself, as keys and values are made of it.
+        keep_start_text: keep that token itself in full precision where keys and values are
+            computed.
     """
     if not isinstance(attention, QuantizedAttention):
         attention.__dict__.pop("processor", None)
@@ -223,10 +224,10 @@ def become_quantized_(
 
 
 def bits_of(quantizer: nn.Module | None) -> int:
-    """Bits of what a quantizer returns; FLOAT_BITS where nothing is quantized."""
+    """Bits of a quantizer's output; FLOAT_BITS if nothing is quantized."""
     return int(getattr(quantizer, "n_bits", FLOAT_BITS))
 
 
 def unsupported_feature(attention: Attention) -> str | None:
-    """The first feature of an attention that the quantized one does not compute, if any."""
+    """The first feature of an attention that quantized attention does not support, if any."""
     return next((name for name in NOT_COMPUTED if getattr(attention, name, None)), None)

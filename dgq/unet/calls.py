@@ -1,7 +1,7 @@
-"""The UNet call that runs now, in each thread: its sampler step and the size of its latents.
+"""The UNet call that each thread is running: its sampler step and the size of its latents.
 
-The step belongs to the call, not to the UNet: two pipelines may share a UNet in two threads, each
-with a scheduler of its own, and gradient checkpointing runs blocks again when the call is over.
+The step belongs to the call, not to the UNet: two threads may share a UNet, each with its own
+scheduler, and gradient checkpointing runs blocks again after the call has ended.
 """
 
 import math
@@ -18,9 +18,9 @@ from dgq.unet.memory_of_calls import Memory
 
 FIRST_STEP = torch.zeros(1, dtype=torch.long)
 LARGEST_SIZE = 2**20
-"""Pixels on a side of the latents; more is no size."""
+"""Largest valid side of the latents, in pixels."""
 EXACT = 1e-3
-"""Timesteps that differ by less are the same."""
+"""Timesteps that differ by less than this are the same."""
 
 
 class SamplerCall(NamedTuple):
@@ -29,9 +29,9 @@ class SamplerCall(NamedTuple):
     Args:
         step: index of the calibrated step of each sample, ``[1]`` or ``[batch]``, long.
         latent_size: height and width of the latents.
-        memory: of the calls before of the same image; None where nothing is remembered.
-        spoilt: ``[batch]``, NaN for samples in which a quantizer has met a NaN, else 0; None where
-            nobody looks.
+        memory: what the previous call of the same image left; None if nothing is remembered.
+        spoilt: ``[batch]``, NaN for samples in which a quantizer met a NaN, else 0; None if this is
+            not tracked.
     """
 
     step: Tensor
@@ -41,7 +41,7 @@ class SamplerCall(NamedTuple):
 
 
 class _CallOfThread(threading.local):
-    """The call that runs in this thread; a copied UNet has calls of its own."""
+    """The call running in this thread; a copied UNet has calls of its own."""
 
     def __init__(self) -> None:
         self.call: SamplerCall | None = None
@@ -60,8 +60,8 @@ class SamplerCalls:
     Args:
         timesteps: the scheduler's values that the scales are made for, one for each step.
         latent_size: height and width of the latents that pixel groups are made for.
-        warns: once, of a timestep that scales are not made for.
-        remembers: what layers computed is kept for the next call of the same image.
+        warns: warn, once, of a timestep that has no scales.
+        remembers: keep layers' outputs for the next call of the same image.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SamplerCalls:
 
     @property
     def current(self) -> SamplerCall | None:
-        """The call that runs in this thread; ``None`` outside of one."""
+        """The call running in this thread; ``None`` outside of a call."""
         return self._current.call
 
     @current.setter
@@ -107,7 +107,7 @@ class SamplerCalls:
         return self.latent_size if call is None else call.latent_size
 
     def begin(self, sample: Tensor, timestep: Tensor | float) -> SamplerCall | None:
-        """Note the call that begins; returns the one to put back at its end.
+        """Register the call that begins; returns the previous one, to be restored at the end.
 
         Args:
             sample: latents ``[batch, channels, height, width]``.
@@ -116,7 +116,7 @@ class SamplerCalls:
         before = self._current.call
         timestep = torch.as_tensor(timestep, device=sample.device)
         size = (int(sample.shape[-2]), int(sample.shape[-1]))
-        # A graph remembers nothing: every call of it is a first one.
+        # A compiled graph remembers nothing: each of its calls is a first one.
         remembers = self.remembers and not torch.compiler.is_compiling()
         memory = self._memory_of(sample, timestep) if remembers else None
         spoilt = torch.zeros(sample.shape[0]) if notes_nans(sample) else None
@@ -125,9 +125,10 @@ class SamplerCalls:
 
     @contextmanager
     def noting(self, x: Tensor) -> Iterator[Tensor | None]:
-        """Where to note which samples of ``x`` have a NaN; None where nobody looks.
+        """A tensor in which to mark samples of ``x`` that have a NaN; None if this is not tracked.
 
-        Of a part of the samples, or several parts of each, a NaN spoils all: which is not known.
+        If rows of ``x`` do not correspond to samples one to one, a NaN in any of them marks all
+        samples.
         """
         spoilt = None if self._current.call is None else self._current.call.spoilt
         if spoilt is None or x.shape[0] == spoilt.shape[0]:
@@ -138,9 +139,9 @@ class SamplerCalls:
         spoilt += of_parts.sum()
 
     def end(self) -> None:
-        """Keep what the current call computed for the next one, unless it was the last.
+        """Keep the current call's results for the next one, unless it was the last of its image.
 
-        After a call that failed nothing is kept: some layers were there, and others were not.
+        After a failed call nothing is kept, since only some of the layers have run.
         """
         memory = self.memory
         if memory is not None and bool((memory.timestep > min(self.timesteps)).any()):
@@ -148,11 +149,11 @@ class SamplerCalls:
 
     @property
     def memory(self) -> Memory | None:
-        """What was remembered of the calls before the current one, if anything is."""
+        """What earlier calls of the current image left, if anything."""
         return None if self._current.call is None else self._current.call.memory
 
     def _memory_of(self, sample: Tensor, timestep: Tensor) -> Memory:
-        """That of the call before in this thread, or a new one where an image begins."""
+        """The memory of the previous call in this thread, or a new one if an image begins."""
         memory, self._current.memory = self._current.memory, None
         timestep, shape = timestep.reshape(-1), tuple(sample.shape)
         if memory is None or not memory.goes_on(timestep, shape):
@@ -195,10 +196,10 @@ class SamplerCalls:
         return known
 
     def _warn_of(self, gap: Tensor) -> None:
-        """Warn once of timesteps that were not calibrated; ``gap [batch]`` to the nearest.
+        """Warn once of uncalibrated timesteps; ``gap [batch]`` is the distance to the nearest.
 
-        Where reading the gap would make an accelerator wait, it is copied behind the call's work
-        and read one call later.
+        If reading the gap would make an accelerator wait, it is copied asynchronously and read one
+        call later.
         """
         if gap.device.type != "cpu":
             self._noticed, gap = gap.to("cpu", non_blocking=True), self._noticed
@@ -211,11 +212,12 @@ class SamplerCalls:
             )
 
     def pixel_index(self, n_pixels: int, calibrated: int) -> Tensor | None:
-        """Where each pixel of this call lies among the calibrated ones; ``None`` if they agree.
+        """Position of each pixel of this call among the calibrated ones; ``None`` if sizes agree.
 
         Nearest-neighbour resizing of the ``calibrated``-pixel map to the current latent size, so
-        that pixel groups survive another resolution, and another aspect of the same area. Tokens
-        of several images, as self-attention to a reference image reads, are indexed one by one.
+        that pixel groups work at other resolutions, and at other aspect ratios of the same area.
+        Tokens of several images, as in self-attention to a reference image, are indexed image by
+        image.
         """
         if self.current_size == self.latent_size:
             return None if n_pixels == calibrated else torch.arange(n_pixels) % calibrated
@@ -235,7 +237,7 @@ class SamplerCalls:
 
 
 def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
-    """What is impossible about timesteps or a size of latents, if anything."""
+    """What is invalid about timesteps or a latent size, if anything."""
     try:
         times, sizes = [float(t) for t in timesteps], [*latent_size]
     except (TypeError, ValueError):
@@ -250,10 +252,10 @@ def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
 
 
 def notes_nans(sample: Tensor) -> bool:
-    """Whether kernels note a NaN on the way: on a CPU, where nothing is traced.
+    """Whether kernels mark NaNs as they go: on a CPU, if nothing is traced.
 
-    A graph would have to do so by an operator that writes to an argument, which compilers do not
-    fuse and not all accept; kernels of GPUs would need another pass.
+    In a graph this would take an operator that writes to an argument, which compilers do not fuse
+    and some do not accept; on GPUs it would take another pass.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     traced = torch.compiler.is_compiling() or tracing or type(sample) is not Tensor
@@ -261,7 +263,7 @@ def notes_nans(sample: Tensor) -> bool:
 
 
 def word_index(n_words: int, calibrated: int) -> Tensor:
-    """Where each word of a text lies among the calibrated ones; surplus ones are as the last."""
+    """Position of each word of a text among the calibrated ones; surplus words use the last."""
     return torch.arange(n_words).clamp(max=calibrated - 1)
 
 

@@ -10,19 +10,19 @@ from dgq.unet.calls import SamplerCall, SamplerCalls
 
 
 def plain_checkpoint(module: nn.Module, *args: Any) -> Any:
-    """Torch's, as diffusers calls it."""
+    """Torch's checkpoint function, called as diffusers does."""
     return checkpoint(module.__call__, *args, use_reentrant=False)
 
 
 def checkpoint_at_step(
     calls: SamplerCalls, inner: Callable[..., Any], module: nn.Module, *args: Any
 ) -> Any:
-    """Let ``inner`` run a module, now and again in the backward pass, at the step of this call."""
+    """Let ``inner`` run a module at this call's step, now and again in the backward pass."""
     return inner(_AtStep(calls, calls.current, module), *args)
 
 
 class _AtStep:
-    """A module that always runs as in the call it was met in."""
+    """A module that always runs as in the call in which it was wrapped."""
 
     def __init__(self, calls: SamplerCalls, call: SamplerCall | None, module: nn.Module) -> None:
         self._calls, self._call, self._module = calls, call, module

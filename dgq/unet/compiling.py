@@ -1,8 +1,8 @@
-"""Compiling a quantized UNet by itself: what its graph takes for granted of quantized layers.
+"""Compiling a quantized UNet: what its graph assumes about quantized layers.
 
-Before each call torch checks all that a graph was made for, in a quantized layer some sixty things.
-Together that takes longer than launching the call does. But such a layer is laid out as a whole and
-then stays as it is: one string that tells layouts apart says as much.
+Before each call, torch checks everything that a graph assumes: about sixty things per quantized
+layer, which together takes longer than launching the call. But quantized layers are laid out as a
+whole and do not change afterwards, so one string that identifies the layout says as much.
 """
 
 import re
@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 CLASS = "TYPE_MATCH"
-"""Guards on what class an object is of."""
+"""Guards on an object's class."""
 HOOKS = "EMPTY_NN_MODULE_HOOKS_DICT"
-"""Guards on hooks, which are put on modules in place; torch checks them where it is told to."""
+"""Guards on hooks, which modules get in place; torch checks them only on request."""
 
 CALLS = re.compile(r"(?:[\w.]+\()*")
-"""What an expression such as ``dict(type(self.conv_in).__mro__[2].__dict__)`` begins with."""
+"""Beginning of expressions such as ``dict(type(self.conv_in).__mro__[2].__dict__)``."""
 
 
 class Guard(Protocol):
-    """What torch tells of a guard (``torch._dynamo.types.GuardFilterEntry``)."""
+    """What torch says about a guard (``torch._dynamo.types.GuardFilterEntry``)."""
 
     name: str
-    """Of what is checked, as an expression: ``self._modules['conv_in'].training``."""
+    """The checked object, as an expression: ``self._modules['conv_in'].training``."""
     value: object
     guard_type: str
 
@@ -34,38 +34,39 @@ Filter = Callable[[Sequence[Guard]], Sequence[bool]]
 
 
 class LaidOut:
-    """Mixed into what is laid out for a device as a whole (``dgq.inference.layout``)."""
+    """Mixed into modules and weights that are laid out for a device as a whole."""
 
     @property
     def is_laid_out(self) -> bool:
-        """Whether it is now, so that nothing in it changes before the UNet's layout does."""
+        """Whether it is laid out now, and so does not change before the UNet's layout does."""
         return True
 
 
 class Compiles(nn.Module):
-    """Mixed into quantized UNets: compiled by their own method, they check less at each call."""
+    """Mixed into quantized UNets: compiled by this method, they check less at each call."""
 
     layout: str = ""
-    """Tells apart what graphs take for granted of modules that are laid out; empty without any."""
+    """Identifies what graphs assume about laid-out modules; empty if there are none."""
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As of any module, but calls do not check what is inside of quantized layers.
+        """As ``nn.Module.compile``, but calls do not check the inside of quantized layers.
 
-        Nor whether one was given another ``forward``, as torch does not check for new hooks.
+        A replaced ``forward`` of a layer is not noticed either, just as torch does not check for
+        new hooks.
 
-        Of other compilers than Inductor a ``mode`` cannot be told as options; then all is checked.
+        If a ``mode`` is given for another compiler than Inductor, everything is checked.
         """
         super().compile(*args, **with_filter(kwargs))
 
 
 def check_at_each_call(layout: str) -> None:
-    """Let a graph that is being made hold for one layout alone: what is branched on is guarded."""
+    """Tie the graph being compiled to this layout: values that are branched on are guarded."""
     if layout:
         pass
 
 
 def needed(guards: Sequence[Guard]) -> list[bool]:
-    """Which guards are to be checked at each call: of what is laid out, that on its class alone."""
+    """Which guards to check at each call: of laid-out objects only the guard on their class."""
     owners = {g.name for g in guards if isinstance(g.value, LaidOut) and g.value.is_laid_out}
 
     def is_needed(guard: Guard) -> bool:
@@ -77,9 +78,9 @@ def needed(guards: Sequence[Guard]) -> list[bool]:
 
 
 def is_inside(name: str, owners: set[str]) -> bool:
-    """Whether an expression is of an attribute or item, of any depth, of one of some others.
+    """Whether an expression is an attribute or item, at any depth, of one of the owners.
 
-    Or of its class: torch copies a class's dictionary each time to see whether a method is in it.
+    Or of an owner's class: torch copies the class dictionary each time to look up a method.
     """
     bare = CALLS.sub("", name, count=1)
     return any(bare[:i] in owners for i, letter in enumerate(bare) if letter in ".[)")
@@ -89,7 +90,7 @@ def with_filter(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of ``torch.compile`` that leave out the guards that are not needed.
 
     Args:
-        arguments: as they were given; a filter among them is heeded as well.
+        arguments: the given arguments; a filter among them still applies.
     """
     mode, options = arguments.get("mode"), arguments.get("options")
     if mode is not None:
@@ -102,7 +103,7 @@ def with_filter(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def both(ours: Filter, theirs: Filter | None) -> Filter:
-    """What passes two filters, or one alone."""
+    """A filter that keeps what both filters keep; ``theirs`` may be None."""
     if theirs is None:
         return ours
     return lambda guards: [a and b for a, b in zip(ours(guards), theirs(guards), strict=True)]

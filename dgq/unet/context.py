@@ -1,4 +1,4 @@
-"""The mode that a UNet under calibration is in: what it quantizes, and whether it observes."""
+"""The mode of a UNet under calibration: what it quantizes, and whether it observes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def context_of(unet: nn.Module) -> QuantizationContext:
     """The context of a UNet under calibration.
 
     Raises:
-        DGQError: for a stock UNet, and a packed one, which was loaded or frozen.
+        DGQError: for a stock UNet, or a packed one that was loaded or frozen.
     """
     if not isinstance(unet, QuantizedUNet):
         raise DGQError(
@@ -48,10 +48,10 @@ def context_of(unet: nn.Module) -> QuantizationContext:
 def quantization(
     unet: nn.Module, *, weights: bool, activations: bool, observing: bool = False
 ) -> Iterator[None]:
-    """Run the UNet with quantization of weights and activations on or off; restores the mode.
+    """Run the UNet with quantization of weights and activations on or off, then restore the mode.
 
     Args:
-        unet: under calibration.
+        unet: a UNet under calibration.
         weights: use the quantized weights.
         activations: quantize layer inputs, q, k, v and attention scores.
         observing: record the ranges of the activations, before quantizing them.
@@ -67,7 +67,7 @@ def quantization(
 
 @contextmanager
 def at_step(calls: SamplerCalls, step: Tensor) -> Iterator[None]:
-    """Run parts of the UNet for samples of these steps, ``[1]`` or ``[batch]``; restores them."""
+    """Run parts of the UNet at these steps, ``[1]`` or ``[batch]``, then restore the call."""
     before = calls.current
     calls.current = SamplerCall(step, calls.current_size)
     try:

@@ -17,8 +17,9 @@ from dgq.unet.readers import Reader
 class QuantizedLayer(Reader, nn.Module):
     """What the two quantized layers share; mixed into ``nn.Linear`` and ``nn.Conv2d``.
 
-    With quantization switched off a layer computes exactly what the stock one does. Where several
-    layers read one tensor, ``input_quantizer`` is None and their owner quantizes it once.
+    With quantization switched off, a layer computes exactly what the stock layer does. If several
+    layers read one tensor, their ``input_quantizer`` is None and their owner quantizes the tensor
+    once.
     """
 
     context: QuantizationContext
@@ -65,7 +66,7 @@ class QuantizedLayer(Reader, nn.Module):
     def operands(
         self, x: Tensor, quantized: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input, weight and bias as the current mode wants them."""
+        """Input, weight and bias for the current mode."""
         if quantized is not None:
             x = quantized
         elif self.input_quantizer is not None:
@@ -76,7 +77,7 @@ class QuantizedLayer(Reader, nn.Module):
         return x, cast(Tensor, self.weight), self._bias
 
     def corrected(self, output: Tensor) -> Tensor:
-        """The layer's output, with a gain and a shift while these are learned."""
+        """The layer's output, with a gain and a shift while they are being learned."""
         learnable = self.learnable_output
         if learnable is None or not learnable.active or not self.context.weights:
             return output
@@ -89,7 +90,7 @@ class QuantizedLayer(Reader, nn.Module):
             self.weight_quantizer.start_learning_(cast(Tensor, self.weight).detach().float())
 
     def harden_(self) -> None:
-        """End the learning and keep packed codes."""
+        """End the learning and keep only packed codes."""
         if self.weight_quantizer is not None:
             self.weight_quantizer.harden_(self._bias)
 
@@ -118,10 +119,10 @@ class QuantizedLayer(Reader, nn.Module):
             self.weight_quantizer.start_moving_codes_(weight)
 
     def harden_output_(self, keep: bool) -> None:
-        """End that learning.
+        """End the learning that ``start_learning_output_`` began.
 
         Args:
-            keep: codes, scale and bias take it up; otherwise they are as they were before.
+            keep: apply the result to codes, scale and bias; otherwise restore these.
         """
         if self.weight_quantizer is None or self.learnable_output is None:
             return
@@ -183,7 +184,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
 
 
 def pads(layer: nn.Linear | nn.Conv2d) -> bool:
-    """Whether a layer extends its input by zeros."""
+    """Whether a layer pads its input with zeros."""
     return isinstance(layer, nn.Conv2d) and layer.padding not in ((0, 0), "valid")
 
 

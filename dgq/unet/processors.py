@@ -1,4 +1,4 @@
-"""Attention processors that pipelines bring along, on quantized attentions."""
+"""Custom attention processors of pipelines, on quantized attentions."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ EQUIVALENT = (
     *("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"),
     *("FusedAttnProcessor2_0", "QuantAttnProcessor"),
 )
-"""Processors that stand for what quantized attention computes; stock ones differ in speed alone."""
+"""Processors equivalent to quantized attention; the stock ones differ in speed only."""
 
 
 IGNORED = ("scale", "temb")
-"""Keyword arguments that stock processors take and do not use here (the scale of a LoRA)."""
+"""Keyword arguments of stock processors that have no effect here (the scale of a LoRA)."""
 
 OF_CROSS_ATTENTION = ("ip_adapter_masks", "ip_hidden_states")
-"""Keyword arguments of an IP-Adapter, which self-attention gets as well and has no use for."""
+"""Keyword arguments of an IP-Adapter; self-attention gets them as well and ignores them."""
 
 
 class Processor(Protocol):
-    """What computes an attention, from its projections."""
+    """A callable that computes an attention from its projections."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``[batch, tokens, channels]``, the same shape back."""
@@ -32,10 +32,10 @@ class Processor(Protocol):
 
 
 class QuantAttnProcessor:
-    """Stands where stock code looks for a processor: quantized attention computes all itself."""
+    """The processor that stock code sees on a quantized attention, which computes by itself."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Let the attention compute."""
+        """Delegate to the attention."""
         output: Tensor = attn(hidden_states, *args, **kwargs)
         return output
 
@@ -44,15 +44,15 @@ class Projecting(Protocol):
     """A quantized attention."""
 
     def project(self, name: str, x: Tensor) -> Tensor:
-        """``to_q``, ``to_k`` or ``to_v`` of a tensor that is not quantized yet."""
+        """``to_q``, ``to_k`` or ``to_v`` of a tensor that has not been quantized."""
         ...
 
 
 class Projections:
-    """What a processor sees of a quantized attention: all of it; projections quantize their input.
+    """A quantized attention as a processor sees it, with projections that quantize their input.
 
     Args:
-        attention: quantized.
+        attention: the quantized attention.
     """
 
     def __init__(self, attention: Projecting) -> None:
@@ -62,7 +62,7 @@ class Projections:
         return getattr(self._attention, name)
 
     def to_q(self, x: Tensor) -> Tensor:
-        """Queries of a tensor ``[batch, tokens, channels]``."""
+        """Queries for ``[batch, tokens, channels]``."""
         return self._attention.project("to_q", x)
 
     def to_k(self, x: Tensor) -> Tensor:
@@ -75,11 +75,11 @@ class Projections:
 
 
 class TakesProcessors:
-    """Mixed into quantized attentions: what pipelines do to processors."""
+    """Mixed into quantized attentions: the methods by which pipelines exchange processors."""
 
     _modules: dict[str, Any]
     own_processor: Processor | None
-    """What computes in the place of the attention itself, if anything."""
+    """A custom processor that computes instead of the attention itself, if any."""
 
     @property
     def score_bits(self) -> int:
@@ -88,7 +88,7 @@ class TakesProcessors:
 
     @property
     def processor(self) -> Processor:
-        """What stock code takes for the processor."""
+        """The processor that stock code sees."""
         return QuantAttnProcessor() if self.own_processor is None else self.own_processor
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -98,21 +98,21 @@ class TakesProcessors:
             super().__setattr__(name, value)
 
     def get_processor(self, return_deprecated_lora: bool = False) -> Processor:
-        """What ``set_processor`` takes back."""
+        """The processor, as ``set_processor`` accepts it."""
         return self.processor
 
     def set_processor(self, processor: Processor) -> None:
-        """Keep computing what an equivalent stock processor would; let another one compute.
+        """Ignore a processor equivalent to this attention; let any other one compute.
 
         Raises:
-            DGQError: for another one, where scores are quantized.
+            DGQError: for a processor that is not equivalent, if scores are quantized.
         """
         self.check_processor(processor)
         self._modules.pop("own_processor", None)
         self.own_processor = None if is_equivalent(processor) else processor
 
     def check_processor(self, processor: Processor) -> None:
-        """Raise DGQError for a processor that would leave out what is quantized."""
+        """Raise DGQError for a processor that would skip the quantization of scores."""
         if not is_equivalent(processor) and self.score_bits != FLOAT_BITS:
             raise DGQError(
                 f"the processor {type(processor).__name__} computes attention in its own way, "
@@ -121,11 +121,11 @@ class TakesProcessors:
             )
 
     def fuse_projections(self, fuse: bool = True) -> None:
-        """Nothing to do: q, k and v read one quantized tensor, and the result would be the same."""
+        """Do nothing: q, k and v read one quantized tensor, so the result would be the same."""
 
 
 def is_equivalent(processor: object) -> bool:
-    """Whether a processor computes what quantized attention computes by itself."""
+    """Whether a processor computes the same as quantized attention."""
     return type(processor).__name__ in EQUIVALENT
 
 
@@ -137,9 +137,9 @@ def run(
     mask: Tensor | None,
     arguments: Mapping[str, Any],
 ) -> Tensor:
-    """What a processor computes on quantized projections.
+    """The output of a processor on quantized projections.
 
-    Arguments that it does not know are left out, as by stock attentions.
+    Arguments that it does not accept are dropped, as stock attentions do.
     """
     known = inspect.signature(processor.__call__).parameters
     given = {name: value for name, value in arguments.items() if name in known}
@@ -148,7 +148,7 @@ def run(
 
 
 def check_arguments(arguments: Mapping[str, Any], of_text: bool) -> None:
-    """Raise DGQError for an argument that would change what a stock attention computes."""
+    """Raise DGQError for an argument that would change the output of a stock attention."""
     ignored = IGNORED if of_text else IGNORED + OF_CROSS_ATTENTION
     for name, value in arguments.items():
         if value is not None and name not in ignored:

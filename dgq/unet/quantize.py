@@ -75,7 +75,7 @@ def quantize_(
 
 
 def quantizable_layers(unet: nn.Module, keep: Sequence[str]) -> list[str]:
-    """Names of the layers that ``quantize_`` will replace, where it can; raises as it does."""
+    """Names of the layers that ``quantize_`` will replace; raises the same errors."""
     if isinstance(unet, QuantizedUNet):
         raise DGQError("this UNet is quantized already: load a fresh one")
     check_unet(unet)
@@ -94,7 +94,7 @@ def layers_to_quantize(unet: nn.Module, keep: Sequence[str]) -> list[str]:
 
 
 def skip_readers(unet: nn.Module, settings: QuantizationSettings) -> dict[str, int]:
-    """Layers whose input the settings split at a skip, with the channels in front of it."""
+    """Layers whose input is split at a skip, with the number of channels before the skip."""
     if not settings.split_skips:
         return {}
     quantized = set(layers_to_quantize(unet, settings.keep))
@@ -107,9 +107,9 @@ def skip_readers(unet: nn.Module, settings: QuantizationSettings) -> dict[str, i
 
 
 def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSettings) -> None:
-    """Raise DGQError if settings of single layers are of none here, or not of all that share them.
+    """Raise DGQError for settings of unknown layers, or that differ among layers sharing an input.
 
-    Layers that read one tensor absorb its multiples all, or none does.
+    Either all layers that read one tensor absorb its multiples, or none does.
     """
     unknown = settings.layers.keys() - {*names, *quantized_attentions(unet, names)}
     if unknown:
@@ -122,7 +122,7 @@ def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSe
 
 
 def note_float_layers(unet: nn.Module, names: Sequence[str]) -> None:
-    """Say which layers stay in floating point because there is no quantized form of them."""
+    """Log which layers stay in floating point because no recipe quantizes their kind."""
     others = {
         name: kind
         for name, kind in layers_in_float(unet, names).items()
@@ -146,7 +146,7 @@ def swap_layer_(
 
 
 def quantized_attentions(unet: nn.Module, quantized: Sequence[str]) -> dict[str, Attention]:
-    """Attentions with quantized layers, by name; others stay stock."""
+    """Attentions that have quantized layers, by name; others stay stock."""
     owners = {name.partition(".to_")[0] for name in quantized}
     found = unet.named_modules()
     return {n: module for n, module in found if isinstance(module, Attention) and n in owners}
@@ -155,7 +155,7 @@ def quantized_attentions(unet: nn.Module, quantized: Sequence[str]) -> dict[str,
 def attention_quantizers(
     settings: QuantizationSettings, name: str, is_cross: bool, context: QuantizationContext
 ) -> dict[str, nn.Module | None]:
-    """What an attention of a name gets: see ``attention.become_quantized_``."""
+    """The quantizers of one attention; see ``attention.become_quantized_``."""
     activations = settings.activations_of(name)
     inside = activations if activations.qkv else replace(activations, n_bits=16)
     quantizers: dict[str, nn.Module | None] = {
@@ -170,7 +170,7 @@ def attention_quantizers(
 
 
 def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
-    """All activation quantizers that do something, by name."""
+    """All activation quantizers that quantize, by name."""
     return {
         name: module
         for name, module in unet.named_modules()
@@ -179,7 +179,7 @@ def activation_quantizers(unet: nn.Module) -> dict[str, RangeQuantizer]:
 
 
 def check_calibrating(network: nn.Module) -> None:
-    """Raise DGQError for a network without a layer that is being calibrated."""
+    """Raise DGQError for a network without any layer under calibration."""
     if not (isinstance(network, nn.Module) and quantized_layers(network)):
         context_of(network)
 
@@ -188,7 +188,7 @@ def start_observing_(unet: nn.Module) -> None:
     """Make every activation quantizer record ranges from now on.
 
     Raises:
-        DGQError: for a UNet that is not being calibrated.
+        DGQError: if the UNet is not being calibrated.
     """
     check_calibrating(unet)
     for quantizer in activation_quantizers(unet).values():
@@ -201,7 +201,7 @@ def fit_activations_(unet: nn.Module) -> None:
     Weights absorb the multiples of their inputs where their settings say so.
 
     Raises:
-        DGQError: for a UNet that is not being calibrated, or ranges that were not observed.
+        DGQError: if the UNet is not being calibrated, or ranges were not observed.
     """
     check_calibrating(unet)
     for name, quantizer in activation_quantizers(unet).items():

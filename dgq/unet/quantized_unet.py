@@ -1,7 +1,7 @@
-"""What a quantized UNet does differently from the stock one it was: it notes each call.
+"""A quantized UNet: what it does differently from the stock one.
 
-A UNet becomes quantized in place, as a class of its own that derives from the stock class and bears
-its name: for diffusers it stays what it was, in pipelines and on disk.
+A UNet becomes quantized in place: its class changes to one that derives from the stock class and
+has the same name, so that diffusers handles it as before, in pipelines and on disk.
 """
 
 import os
@@ -49,10 +49,10 @@ class Execution(Protocol):
 
 
 class Quantizer(Protocol):
-    """Who loads and saves a quantized UNet (``dgq.storage.diffusers_quantizer``)."""
+    """What loads and saves a quantized UNet (``dgq.storage.diffusers_quantizer``)."""
 
     def describe(self, unet: nn.Module) -> None:
-        """Seal the description that is about to be saved; raise DGQError if it cannot be."""
+        """Seal the description that is about to be saved; raise DGQError if that is impossible."""
 
     def write_card(self, unet: nn.Module, folder: Path, repo_id: str) -> None:
         """Put the model card into a folder that was saved and is about to be uploaded."""
@@ -63,16 +63,17 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
 
     calls: SamplerCalls
     precision: torch.dtype | None = None
-    """What it computes in, where the first layer does not tell; that of its inputs by default."""
+    """Dtype that it computes in if the first layer does not tell; by default that of its inputs."""
     execution: Execution | None = None
     """How it runs here; None while it is being calibrated."""
     hf_quantizer: Quantizer | None = None
-    """By which diffusers knows that it is quantized; None while it is being calibrated."""
+    """Tells diffusers that the UNet is quantized; None while it is being calibrated."""
 
     def forward(self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> Any:
-        """As the stock UNet's; its quantizers read the step of this very call.
+        """As the stock UNet's; quantizers read the step of this call.
 
-        Where the UNet computes in another precision than its inputs have, they are converted, and
+        If the UNet computes in another precision than that of its inputs, these are converted, and
+        the output is converted back.
         the output is converted back.
         """
         check_not_empty((sample, args, kwargs))

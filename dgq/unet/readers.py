@@ -1,4 +1,4 @@
-"""Layers that read a tensor which their owner has quantized, and what may be put around them."""
+"""Layers that read a tensor quantized by their owner, and adapters that may wrap them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,17 +10,17 @@ class Joint(Protocol):
     """One product of several layers (``dgq.inference.joint_product``)."""
 
     def is_of(self, layers: Sequence[nn.Module]) -> bool:
-        """Whether these are all of its layers, in its order."""
+        """Whether these are exactly the layers of this product, in its order."""
 
     def __call__(self, quantized: Any) -> Sequence[Tensor]:
-        """What each layer computes of the quantized tensor that they read."""
+        """The output of each layer for the quantized tensor that they read."""
 
 
 class Reader:
     """Mixed into layers whose ``forward(x, quantized=None)`` takes a tensor and its quantized form.
 
-    Given ``quantized``, they compute on it; ``x`` is for adapters around them, which read what was
-    not quantized.
+    Given ``quantized``, they compute on it; ``x`` is for adapters around them, which read the
+    tensor before quantization.
     """
 
     joint: Joint | None = None
@@ -28,21 +28,21 @@ class Reader:
 
 
 def unwrapped(layer: nn.Module) -> nn.Module:
-    """A layer without the adapters around it, where none of them changes what it computes."""
+    """A layer without its adapters, if none of them changes the output."""
     while hasattr(layer, "base_layer") and not changes(layer):
         layer = layer.base_layer  # type: ignore[assignment]
     return layer
 
 
 def innermost(layer: nn.Module) -> nn.Module:
-    """A layer without whatever is around it."""
+    """A layer without anything that wraps it."""
     while hasattr(layer, "base_layer"):
         layer = layer.base_layer  # type: ignore[assignment]
     return layer
 
 
 def changes(adapter: nn.Module) -> bool:
-    """Whether what is around a layer adds to it; true of all but PEFT's adapters that are off."""
+    """Whether a wrapper changes a layer's output: always, except for PEFT adapters that are off."""
     scaling = getattr(adapter, "scaling", None)
     if not isinstance(scaling, dict) or getattr(adapter, "merged", False):
         return True
@@ -57,9 +57,9 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def read_all(layers: Sequence[nn.Module], x: Tensor, quantized: Any) -> Sequence[Tensor]:
-    """``read`` of layers of one attention: by one product where they have one.
+    """``read`` for layers of one attention, by their joint product if they have one.
 
-    They are read one by one where adapters around them are on, or hooks see their calls.
+    Layers are read one by one while adapters are on or hooks observe their calls.
     """
     bare = [unwrapped(layer) for layer in layers]
     joint: Joint | None = getattr(bare[0], "joint", None)
@@ -69,12 +69,12 @@ def read_all(layers: Sequence[nn.Module], x: Tensor, quantized: Any) -> Sequence
 
 
 def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:
-    """What a layer, or one with adapters around it, makes of a tensor quantized by its owner.
+    """Output of a layer, possibly wrapped by adapters, for a tensor quantized by its owner.
 
     Args:
-        layer: a reader, a kept layer, or an adapter around either.
-        x: not quantized.
-        quantized: the same, quantized: a tensor or ``QuantizedTensor``.
+        layer: a reader, an unquantized layer, or an adapter around either.
+        x: the tensor before quantization.
+        quantized: the same tensor, quantized: a tensor or ``QuantizedTensor``.
     """
     base = getattr(layer, "base_layer", None)
     output: Tensor

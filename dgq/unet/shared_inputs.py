@@ -9,7 +9,7 @@ SHARED_INPUTS = ("to_q", "to_k", "to_v")
 
 
 def shares_input(name: str) -> bool:
-    """Whether the input of a layer, by its name, is quantized by the attention that owns it."""
+    """Whether the input of a layer, given by name, is quantized by its attention."""
     return name.rpartition(".")[2] in SHARED_INPUTS
 
 
@@ -19,7 +19,7 @@ def input_owner(name: str) -> str:
 
 
 def input_quantizer_of(unet: nn.Module, name: str) -> nn.Module | None:
-    """What quantizes the input of a layer, its own quantizer or its attention's, in both lives."""
+    """The quantizer of a layer's input, its own or its attention's, at any stage."""
     owner = unet.get_submodule(input_owner(name))
     of_text = getattr(owner, "context_quantizer", None)
     if of_text is not None and shares_input(name) and not name.endswith("to_q"):

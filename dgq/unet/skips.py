@@ -1,4 +1,4 @@
-"""Where a UNet joins its skips: which input channels of a resnet come from below, which across."""
+"""Where a UNet concatenates skips: which input channels of a resnet come from below or a skip."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from dgq.errors import DGQError
 
 
 def channels_from_below(unet: nn.Module) -> dict[str, int]:
-    """Leading input channels of each resnet that reads a tensor joined with a skip.
+    """Number of leading input channels, before the skip, of each resnet that reads a skip.
 
-    The way up reads ``torch.cat([hidden, skip], dim=1)``, and takes the skips that the way down
-    left in reverse: the output of ``conv_in``, of each resnet, and of each downsampler.
+    The up path reads ``torch.cat([hidden, skip], dim=1)`` and takes the down path's skips in
+    reverse: the outputs of ``conv_in``, of each resnet, and of each downsampler.
 
     Args:
-        unet: stock, with the blocks of Stable Diffusion, of any depth.
+        unet: a stock UNet with the blocks of Stable Diffusion, of any depth.
 
     Returns:
         Channels of ``hidden``, by the name of the resnet; those of the skip follow.
 
     Raises:
-        DGQError: for blocks that join their skips in another way.
+        DGQError: if the blocks concatenate their skips in another way.
     """
     skips = skip_channels(unet)
     found: dict[str, int] = {}
@@ -39,7 +39,7 @@ def channels_from_below(unet: nn.Module) -> dict[str, int]:
 
 
 def skip_channels(unet: Any) -> list[int]:
-    """Channels of each skip, in the order in which the way down leaves them."""
+    """Channels of each skip, in the order in which the down path produces them."""
     skips = [unet.conv_in.out_channels]
     for block in unet.down_blocks:
         skips += [resnet.out_channels for resnet in block.resnets]
@@ -48,13 +48,13 @@ def skip_channels(unet: Any) -> list[int]:
 
 
 def last_channels(unet: Any) -> int:
-    """Channels that the way up begins with; the middle does not change their number."""
+    """Channels that the up path begins with; the middle block does not change their number."""
     channels: int = unet.down_blocks[-1].resnets[-1].out_channels
     return channels
 
 
 def resnets_below(unet: nn.Module, part: str) -> dict[str, ResnetBlock2D]:
-    """The resnets of a part of a UNet, by name, in the order in which they run."""
+    """The resnets of one part of a UNet, by name, in execution order."""
     return {
         f"{part}.{name}": module
         for name, module in unet.get_submodule(part).named_modules()

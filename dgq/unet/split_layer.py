@@ -1,9 +1,9 @@
-"""A convolution of a joined input as the sum of two, each with a part of the input channels.
+"""A convolution of a concatenated input, as the sum of two convolutions of its parts.
 
     W [a, b] = W_1 a + W_2 b
 
-Both are layers like any other: quantized, learned, packed and run on their own, so that the parts
-of the input have ranges, and the parts of the weight scales, of their own (Q-Diffusion,
+Both are layers like any other: quantized, learned, packed and run separately, so that each part of
+the input has its own ranges, and each part of the weight its own scales (Q-Diffusion,
 arXiv 2302.04304, section 4.3).
 """
 
@@ -22,12 +22,12 @@ PARTS = ("first", "second")
 
 
 class SplitConv2d(HasGeometry, nn.Module):
-    """``first`` of the leading input channels plus ``second`` of the others.
+    """``first`` of the leading input channels plus ``second`` of the rest.
 
     Args:
-        geometry: of the whole convolution.
-        first: with the bias.
-        second: without.
+        geometry: geometry of the whole convolution.
+        first: convolution with the bias.
+        second: convolution without a bias.
     """
 
     geometry: ConvGeometry
@@ -41,7 +41,7 @@ class SplitConv2d(HasGeometry, nn.Module):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Input channels of both."""
+        """Input channels of the two parts."""
         leading: int = cast(Any, self.first).in_channels
         return leading, self.in_channels - leading
 
@@ -56,12 +56,12 @@ def split_(unet: nn.Module, leading: Mapping[str, int]) -> None:
     """Replace convolutions of a stock UNet by sums of two.
 
     Args:
-        unet: stock; its parameters may be on the meta device.
+        unet: a stock UNet; its parameters may be on the meta device.
         leading: input channels of the first part, by the name of the convolution.
 
     Raises:
-        DGQError: for names of no convolution, and numbers that leave a part empty; nothing is
-            changed then.
+        DGQError: if a name is no convolution, or a number leaves a part empty; nothing is changed
+            then.
     """
     for name, channels in leading.items():
         check_split(unet, name, channels)
@@ -72,13 +72,13 @@ def split_(unet: nn.Module, leading: Mapping[str, int]) -> None:
 
 
 def names_of_parts(names: Iterable[str], split: Container[str]) -> list[str]:
-    """Names of layers where some are split: of both parts in place of the whole."""
+    """Names of layers, with both parts in place of each split layer."""
     parts = ([f"{n}.{part}" for part in PARTS] if n in split else [n] for n in names)
     return [name for both in parts for name in both]
 
 
 def check_split(unet: nn.Module, name: str, channels: int) -> None:
-    """Raise DGQError unless a convolution can be split so."""
+    """Raise DGQError unless a convolution can be split at this channel."""
     try:
         stock = unet.get_submodule(name)
     except AttributeError:
@@ -93,7 +93,7 @@ def check_split(unet: nn.Module, name: str, channels: int) -> None:
 
 
 def split_layer(stock: nn.Conv2d, channels: int, name: str) -> SplitConv2d:
-    """The sum of two convolutions that computes what one does.
+    """Split one convolution into an equal sum of two.
 
     Args:
         stock: the convolution.
@@ -108,7 +108,7 @@ def split_layer(stock: nn.Conv2d, channels: int, name: str) -> SplitConv2d:
 
 
 def with_weight(geometry: ConvGeometry, weight: Tensor, like: nn.Module | None) -> nn.Conv2d:
-    """A stock convolution, with the bias of another if one is given."""
+    """A stock convolution with this weight, and the bias of another one if given."""
     bias = None if like is None else cast(nn.Parameter | None, like.bias)
     made = stock_layer(replace(geometry, in_channels=weight.shape[1]), bias is not None)
     assert isinstance(made, nn.Conv2d)
@@ -118,30 +118,30 @@ def with_weight(geometry: ConvGeometry, weight: Tensor, like: nn.Module | None) 
 
 
 def join_(unet: nn.Module) -> None:
-    """Inverse of ``split_``, for parts that are stock convolutions (again)."""
+    """Undo ``split_``, for parts that are stock convolutions (again)."""
     names = [name for name, module in unet.named_modules() if isinstance(module, SplitConv2d)]
     for name in names:
         unet.set_submodule(name, joined_layer(cast(SplitConv2d, unet.get_submodule(name))))
 
 
 def joined_layer(split: SplitConv2d) -> nn.Conv2d:
-    """The convolution that two stock ones are parts of."""
+    """The whole convolution of two stock parts."""
     first, second = cast(nn.Conv2d, split.first), cast(nn.Conv2d, split.second)
     weight = torch.cat([first.weight.detach(), second.weight.detach()], dim=1)
     return with_weight(split.geometry, weight, first).train(split.training)
 
 
 def joined_in_part(_module: nn.Module, state: dict[str, Any], prefix: str, _local: Any) -> None:
-    """Let the state dict of a part of a UNet hold the one weight that a stock part would."""
+    """Make the state dict of a part of a UNet hold one weight, as that of a stock part does."""
     if of_part(prefix) and f"{prefix}first.weight" in state:
         join_tensors_(state, prefix)
 
 
 def join_tensors_(tensors: dict[str, Tensor], prefix: str) -> None:
-    """Put the weight and bias of a whole convolution in the place of its parts'.
+    """Replace the weights and bias of both parts by those of the whole convolution.
 
     Args:
-        tensors: by name.
+        tensors: tensors by name.
         prefix: name of the convolution and a dot.
     """
     weights = [tensors.pop(f"{prefix}{part}.weight") for part in PARTS]

@@ -1,4 +1,4 @@
-"""The ``<start>`` token, which every text begins with and much of the attention goes to."""
+"""The ``<start>`` token: every text begins with it, and much of the attention goes to it."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def but_start(quantize: Callable[[Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
     """Quantize all tokens but the first along a dimension.
 
-    Where there is only one token, it is quantized as any other.
+    A single token is quantized like any other.
     """
     if x.shape[dim] == 1:
         return quantize(x)

@@ -1,8 +1,8 @@
-"""What stock modules can load of a quantized UNet: the dequantized weights of its parts.
+"""State dicts of parts of a quantized UNet, with dequantized weights that stock modules can load.
 
-The state dict of the whole UNet, and of a quantized layer, holds what is stored: codes and scales.
-That of a part between them (``unet.down_blocks.state_dict()``), from which diffusers makes
-ControlNets and motion models, holds what a stock part would.
+The state dict of the whole UNet, or of a quantized layer, holds what is stored: codes and scales.
+The state dict of a part in between (``unet.down_blocks.state_dict()``), from which diffusers makes
+ControlNets and motion models, holds what a stock part would hold.
 """
 
 import threading
@@ -25,15 +25,15 @@ _asked = _Asked()
 
 
 def of_part(prefix: str) -> bool:
-    """Whether the state dict that is being made is that of a part; ``prefix`` of a module in it."""
+    """Whether the state dict being made is that of a part; ``prefix`` is of a module in it."""
     return bool(prefix) and not _asked.whole
 
 
 class HasParts(nn.Module):
-    """Mixed into quantized UNets: their state dict is what is stored."""
+    """Mixed into quantized UNets: their own state dict holds what is stored."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As of any module."""
+        """As ``nn.Module.state_dict``."""
         before, _asked.whole = _asked.whole, True
         try:
             return super().state_dict(*args, **kwargs)
@@ -53,7 +53,7 @@ class InPart(nn.Module):
             super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def save_stock(self, destination: dict[str, Tensor], prefix: str) -> None:
-        """Put what the stock counterpart holds into a state dict."""
+        """Add the tensors of the stock counterpart to a state dict."""
 
 
 class LayerInPart(InPart):
@@ -72,10 +72,10 @@ class LayerInPart(InPart):
         raise NotImplementedError
 
     def save_stock(self, destination: dict[str, Tensor], prefix: str) -> None:
-        """Put weight and bias into a state dict.
+        """Add weight and bias to a state dict.
 
         Raises:
-            DGQError: with adapters around the layer, which stock parts do not have.
+            DGQError: if the layer has adapters, which stock parts do not have.
         """
         if prefix.endswith("base_layer."):
             raise DGQError(

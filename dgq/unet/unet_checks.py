@@ -1,8 +1,8 @@
-"""What a UNet must be to be quantized, checked before anything is changed; what stays in float.
+"""Checks of a UNet before it is quantized, and which layers stay in floating point.
 
-A layer is replaced by one that computes the same with quantized operands. Whatever else a layer,
-an attention or the UNet was made to do (adapters, hooks, compiled code) would be lost by that, so
-it is refused in one line rather than dropped.
+A layer is replaced by one that computes the same with quantized operands. Anything else that was
+done to a layer, an attention or the UNet (adapters, hooks, compiled code) would be lost, so it is
+refused with a one-line error instead of being dropped.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,18 +18,18 @@ from dgq.unet.attention import unsupported_feature
 from dgq.unet.processors import EQUIVALENT
 
 CLASSES = (UNet2DConditionModel,)
-"""Whose quantized models can be loaded again."""
+"""Classes whose quantized models can be loaded again."""
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
-"""Layers that have weights and nothing to multiply."""
+"""Layers with weights that do not multiply."""
 
 
 READERS = ("ImageProjection",)
-"""Modules of diffusers that look at the weight of a layer, if only for its type."""
+"""Diffusers modules that look at the weight of a layer, if only for its dtype."""
 
 
 def check_unet(unet: nn.Module) -> None:
-    """Raise DGQError for a UNet that cannot be quantized, or would not be itself afterwards."""
+    """Raise DGQError for a UNet that cannot be quantized, or would lose something by it."""
     if not isinstance(unet, CLASSES):
         what = "a compiled UNet" if hasattr(unet, "_orig_mod") else f"a {type(unet).__name__}"
         raise DGQError(
@@ -52,7 +52,7 @@ def check_unet(unet: nn.Module) -> None:
 
 
 def _check_state(unet: UNet2DConditionModel) -> None:
-    """Raise DGQError for a UNet whose weights are not at hand in full precision."""
+    """Raise DGQError unless all weights are available in full precision."""
     for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
         if tensor.is_meta:
             raise DGQError(
@@ -67,7 +67,7 @@ def _check_state(unet: UNet2DConditionModel) -> None:
 
 
 def _check_changes(unet: UNet2DConditionModel) -> None:
-    """Raise DGQError for what was done to a stock UNet and would be lost."""
+    """Raise DGQError for changes to a stock UNet that would be lost."""
     if getattr(unet, "_hf_peft_config_loaded", False):
         raise DGQError(
             "an adapter is loaded into this UNet: make it part of the weights by pipeline."
@@ -137,11 +137,11 @@ def check_attentions(unet: nn.Module) -> None:
 
 
 def check_not_read(unet: nn.Module, names: Iterable[str]) -> None:
-    """Raise DGQError for layers whose owner reads their weight, which packed layers do not have.
+    """Raise DGQError for layers whose weight their owner reads: packed layers have none.
 
     Args:
         unet: stock.
-        names: of the layers to be quantized.
+        names: names of the layers to be quantized.
     """
     for name in names:
         owner = type(unet.get_submodule(name.rpartition(".")[0])).__name__
@@ -157,7 +157,7 @@ def layers_in_float(unet: nn.Module, quantized: Iterable[str]) -> Mapping[str, s
 
     Args:
         unet: stock.
-        quantized: names of the layers that do not.
+        quantized: names of the quantized layers.
 
     Returns:
         The kind of each, by name.

@@ -1,4 +1,4 @@
-"""What each model of an evaluation costs: operations, bytes, seconds."""
+"""The cost of each model of an evaluation: operations, bytes, seconds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,20 +30,20 @@ LINES = tuple(
         ("compiled_latency_s", "UNet call of a batch, compiled", "ms", 1e3),
     )
 )
-"""What tables show of a model's ``cost``."""
+"""Lines of tables for a model's ``cost``."""
 
 
 def measure_costs(
     comparison: Comparison, captions: Sequence[str], n_calls: int, compiles: bool
 ) -> tuple[list[Cost], list[str]]:
-    """Costs of each model, for one sampler step of one image (two rows with guidance); and notes.
+    """Costs of each model, for one sampler step of one image (two rows with guidance), and notes.
 
-    Seconds are those of a batch as images are drawn: a small call measures little but Python.
+    Seconds are those of a batch as used for drawing: a small call would measure mostly Python.
 
     Args:
         comparison: the UNets.
-        captions: of one batch.
-        n_calls: that are timed.
+        captions: captions of one batch.
+        n_calls: number of timed calls.
         compiles: time the compiled full-precision UNet too.
     """
     pipeline, generation = comparison.pipeline, comparison.generation

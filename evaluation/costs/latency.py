@@ -1,4 +1,4 @@
-"""How long one UNet call takes."""
+"""Duration of one UNet call."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ def time_calls(
     Args:
         unets: by name.
         call: arguments of the call.
-        n_calls: timed calls of each, after one that is not.
-        device: of all.
+        n_calls: timed calls of each, after an untimed one.
+        device: device of all.
     """
     args, kwargs = call
     seconds: dict[str, list[float]] = {name: [] for name in unets}

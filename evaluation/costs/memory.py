@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 @torch.no_grad()
 def peak_bytes(call: Callable[[], object], device: str | torch.device) -> int:
-    """Bytes that a call takes at its peak, on top of what was there before.
+    """Peak memory of a call in bytes, on top of what was allocated before.
 
-    On a GPU what its allocator gave out. On a CPU, which keeps no such account, the tensors alive
-    at once, without what kernels need for themselves.
+    On a GPU this is what the allocator handed out. A CPU keeps no such account, so there it is the
+    tensors alive at once, without kernels' temporary memory.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
@@ -33,7 +33,7 @@ def peak_bytes(call: Callable[[], object], device: str | torch.device) -> int:
 class LiveBytes(TorchDispatchMode):
     """Bytes of all tensors that were made while the mode is on and are still alive, and their peak.
 
-    What kernels need for themselves does not appear here.
+    Kernels' temporary memory does not appear here.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class LiveBytes(TorchDispatchMode):
         self._alive: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, and note the storages of what it returns."""
+        """Run the operation, and count the storages of its outputs."""
         known = {id_of(t) for t in tree_leaves((args, kwargs)) if has_storage(t)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
@@ -68,7 +68,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def has_storage(value: object) -> bool:
-    """Whether it is a tensor with memory to count; those in oneDNN's layout hide theirs."""
+    """Whether a tensor has memory to count; tensors in oneDNN's layout hide theirs."""
     return isinstance(value, Tensor) and value.layout == torch.strided
 
 

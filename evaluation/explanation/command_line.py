@@ -16,17 +16,17 @@ PROMPTS = (
     "a small wooden boat on a lake at sunset",
     "a bowl of oranges on a kitchen table",
 )
-"""For models that are not the embedded ones."""
+"""Prompts for models other than the embedded ones."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the command; returns the exit code: 0, or 2 after one line about bad input."""
     arguments = parse(argv)
     return exit_code(lambda: run(arguments), "the same command begins again")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw, and say where the pictures are."""
+    """Draw the pictures, and print where they are."""
     request = Request(
         arguments.run,
         arguments.prompts or default_prompts(arguments.run),
@@ -63,6 +63,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def default_prompts(run: Path) -> Sequence[str]:
-    """Held-out prompts of the model's benchmark, else a few of everyday things."""
+    """Held-out prompts of the model's benchmark, else a few everyday prompts."""
     benchmark = benchmark_of_pipeline(read_manifest(run).pipeline)
     return PROMPTS if benchmark is None else benchmark.sample_prompts(len(PROMPTS), SEED, "test")

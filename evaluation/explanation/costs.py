@@ -1,4 +1,4 @@
-"""What each layer costs before and after: weights, products, bytes, time."""
+"""The cost of each layer before and after quantization: weights, products, bytes, time."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,13 @@ WARM_UP, REPEATS = 1, 3
 
 @dataclass(frozen=True)
 class Costs:
-    """One layer.
+    """Costs of one layer.
 
     Args:
-        before: in full precision.
-        after: quantized.
-        seconds_before: of a call in full precision.
-        seconds_after: of a call as the quantized model runs here.
+        before: cost in full precision.
+        after: cost when quantized.
+        seconds_before: seconds of a call in full precision.
+        seconds_after: seconds of a call as the quantized model runs here.
     """
 
     before: LayerCost
@@ -31,7 +31,7 @@ class Costs:
     seconds_after: float
 
     def to_dict(self) -> dict[str, float]:
-        """What is drawn."""
+        """The costs that are drawn."""
         return {
             "weights": self.before.weights,
             "macs": self.before.macs,
@@ -51,8 +51,8 @@ def compared_costs(
     """Costs of every layer by name, in the order in which they run.
 
     Args:
-        stock: in full precision.
-        quantized: as it runs here.
+        stock: the full-precision UNet.
+        quantized: the quantized UNet as it runs here.
         call: keyword arguments of a batch.
     """
     before, after = layer_costs(stock, call), layer_costs(quantized, call)
@@ -65,7 +65,7 @@ def compared_costs(
 
 
 def layer_seconds(unet: nn.Module, call: Mapping[str, Any]) -> dict[str, float]:
-    """The least wall time of each layer over some calls, its input quantizer included."""
+    """The shortest wall time of each layer over some calls, including its input quantizer."""
     least: dict[str, float] = {}
     for _ in range(WARM_UP + REPEATS):
         with timing(unet) as seconds:
@@ -109,6 +109,6 @@ def by_block(costs: Mapping[str, Costs]) -> dict[str, dict[str, float]]:
 
 
 def block_of(name: str) -> str:
-    """The block that a layer lies in."""
+    """The block that contains a layer."""
     parts = name.split(".")
     return ".".join(parts[:2]) if parts[0] in ("down_blocks", "up_blocks") else parts[0]

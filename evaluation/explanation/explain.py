@@ -1,4 +1,4 @@
-"""Everything that the pictures of a run show, written into its folder."""
+"""Compute and draw the pictures of a run, and write them into its folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ MOST_TOKENS = 24
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be explained.
+    """The options of an explanation.
 
     Args:
         run: folder of a finished run.
-        prompts: that the UNet is looked at with.
-        layers: whose ranges are shown; the worst ones by default.
+        prompts: prompts for the UNet calls.
+        layers: layers whose ranges are shown; the worst ones by default.
         n_layers: how many of the worst.
-        attention: whose scores are shown; one that looks at the words by default.
-        steps: sampler steps that sensitivity is measured at, evenly.
+        attention: attention whose scores are shown; by default one with attention on the words.
+        steps: sampler steps, evenly spread, at which sensitivity is measured.
     """
 
     run: Path

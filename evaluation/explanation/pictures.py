@@ -21,7 +21,7 @@ WIDTH_NAME = "width of the range /\nmedian of the step, log2"
 
 
 def ranges_picture(layers: Sequence[LayerRanges]) -> Figure:
-    """Widths by channel and by pixel over the steps, and which scales they were given."""
+    """Widths by channel and by pixel over the steps, and the scales assigned to them."""
     figure = Figure(figsize=(12, 2.9 * len(layers)), layout="constrained")
     grid = figure.subplots(len(layers), 3, squeeze=False)
     for row, layer in zip(grid, layers, strict=True):
@@ -61,9 +61,9 @@ def draw_widths(figure: Figure, axes: Axes, widths: Tensor, label: str) -> None:
 
 
 def scale_ranks(layer: LayerRanges) -> Tensor:
-    """Which scale each member has, ``[steps, members]``: ``log2`` of its multiple, or its group.
+    """The scale of each member, ``[steps, members]``: ``log2`` of its multiple, or its group.
 
-    Groups are numbered at each step from the one with the narrowest members to the widest.
+    Groups are numbered at each step from that with the narrowest members to the widest.
     """
     if layer.kind == "multiple":
         return layer.shared.float().log2()
@@ -89,10 +89,10 @@ def draw_scales(figure: Figure, axes: Axes, layer: LayerRanges) -> None:
 
 
 def scores_picture(scores: Scores, tokens: Sequence[str]) -> Figure:
-    """Scores by pixel and token before and after, and what each token takes.
+    """Scores by pixel and token before and after quantization, and each token's share.
 
     Args:
-        scores: of one attention.
+        scores: scores of one attention.
         tokens: texts of the first tokens, which are shown.
     """
     figure = Figure(figsize=(13, 5), layout="constrained")
@@ -121,7 +121,7 @@ def start_frame(n_queries: int) -> Rectangle:
 
 
 def draw_masses(axes: Axes, scores: Scores, tokens: Sequence[str]) -> None:
-    """Bars of what each token takes of all scores."""
+    """Bars of each token's share of all scores."""
     n = len(tokens)
     places = torch.arange(n)
     before, after = scores.before.mean(0)[:n], scores.after.mean(0)[:n]
@@ -143,12 +143,12 @@ def draw_masses(axes: Axes, scores: Scores, tokens: Sequence[str]) -> None:
 def sensitivity_picture(
     found: Mapping[str, float], everything: float, seconds: Mapping[str, float]
 ) -> Figure:
-    """The parts that hurt most, and all of them against the time they take.
+    """The parts that hurt most, and all parts against the time that they take.
 
     Args:
         found: SQNR in decibel with one part quantized, by its name.
         everything: the same with all of them.
-        seconds: that a part takes in full precision.
+        seconds: time of each part in full precision.
     """
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -194,7 +194,7 @@ def costs_picture(costs: Mapping[str, Costs]) -> Figure:
 def draw_block_bars(
     axes: Axes, sums: Mapping[str, Mapping[str, float]], keys: Sequence[str], unit: float, name: str
 ) -> None:
-    """Bars of one quantity for each block; two where there is a before and an after."""
+    """Bars of one quantity for each block; two bars if there is a before and an after."""
     height = 0.8 / len(keys)
     looks = ((GREY, "full precision"), (BLUE, "quantized"))
     totals = []

@@ -1,4 +1,4 @@
-"""Ranges of activations by channel and by pixel over the steps, with the scales they were given."""
+"""Ranges of activations by channel and by pixel over the steps, with their assigned scales."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,17 @@ OBSERVER = ".observer."
 
 @dataclass(frozen=True)
 class LayerRanges:
-    """What was observed of one activation.
+    """Observed ranges of one activation.
 
     Args:
-        name: of its quantizer's owner.
+        name: name of its quantizer's owner.
         channels: widths of the ranges, ``[steps, channels]``.
         pixels: the same by pixel or token, ``[steps, pixels]``; None where only the whole tensor
             was observed.
-        axis: ``channels`` or ``pixels``: what shares scales.
-        shared: which scale each member has, ``[steps, members]``, whole numbers from 0.
-        kind: what these are: ``group``, or ``multiple`` for powers and multiples of the finest.
+        axis: ``channels`` or ``pixels``: the members that share scales.
+        shared: scale of each member, ``[steps, members]``, whole numbers from 0.
+        kind: meaning of ``shared``: ``group``, or ``multiple`` for powers and multiples of the
+            finest.
     """
 
     name: str
@@ -36,12 +37,12 @@ class LayerRanges:
 
     @property
     def outlier_ratio(self) -> float:
-        """The widest channel against the median one, the mean over the steps."""
+        """The widest channel relative to the median one, averaged over the steps."""
         median = self.channels.median(1).values.clamp(min=1e-12)
         return float((self.channels.amax(1) / median).mean())
 
     def to_dict(self) -> dict[str, object]:
-        """What is drawn, in short."""
+        """The numbers of the picture, in short."""
         return {
             "name": self.name,
             "outlier_ratio": self.outlier_ratio,
@@ -84,7 +85,7 @@ def observed_ranges(run: Path) -> dict[str, LayerRanges]:
 
 
 def in_owner(name: str, owner: str) -> bool:
-    """Whether a tensor belongs to a quantizer."""
+    """Whether a tensor is one of a quantizer."""
     return name.startswith(f"{owner}.")
 
 

@@ -18,9 +18,9 @@ class Scores:
     """Scores of one attention for one prompt, the mean over its heads.
 
     Args:
-        name: of the attention.
-        before: in full precision, ``[queries, keys]``.
-        after: as the quantized model computes them.
+        name: name of the attention.
+        before: scores in full precision, ``[queries, keys]``.
+        after: scores as the quantized model computes them.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Scores:
 
     @property
     def start_mass(self) -> tuple[float, float]:
-        """What the start token takes of all scores, before and after."""
+        """The start token's share of all scores, before and after."""
         return float(self.before[:, 0].mean()), float(self.after[:, 0].mean())
 
     def to_dict(self) -> dict[str, object]:
-        """What is drawn, in short."""
+        """The numbers of the picture, in short."""
         return {
             "name": self.name,
             "start_mass_before": self.start_mass[0],
@@ -58,10 +58,10 @@ def compared_scores(
     With guidance the last row is the one with the prompt.
 
     Args:
-        stock: in full precision.
-        quantized: loaded for floating point.
+        stock: the full-precision UNet.
+        quantized: the quantized UNet, loaded for floating point.
         call: keyword arguments of the UNets.
-        name: of the attention.
+        name: name of the attention.
     """
     found = []
     for unet in (stock, quantized):
@@ -96,9 +96,9 @@ def scores_of(attention: Any, query: Tensor, key: Tensor) -> Tensor:
     """Softmax of q.k, quantized as the attention does it while its UNet is called.
 
     Args:
-        attention: stock or quantized.
-        query: what ``to_q`` returns.
-        key: what ``to_k`` returns.
+        attention: a stock or quantized attention.
+        query: output of ``to_q``.
+        key: output of ``to_k``.
     """
     own = isinstance(attention, QuantizedAttention)
     if own:
@@ -113,7 +113,7 @@ def scores_of(attention: Any, query: Tensor, key: Tensor) -> Tensor:
 
 
 def telling(stock: nn.Module, call: Mapping[str, Any]) -> str:
-    """The cross-attention whose start token takes nearest to half, so that all tokens are seen."""
+    """The cross-attention whose start token's share is closest to half, so that all tokens show."""
     mass = {}
     for name, module in cross_attentions(stock).items():
         with recording_scores(module) as scores, torch.no_grad():

@@ -1,4 +1,4 @@
-"""What each part costs in quality: one of them quantized at a time, the rest in full precision."""
+"""How much each part degrades the output when it alone is quantized."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from dgq.unet.attention import QuantizedAttention
 from dgq.unet.shared_inputs import shares_input
 
 QUANTIZERS = ("input", "context", "query", "key", "value", "score")
-"""Of an attention."""
+"""Inner quantizers of an attention."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Layers that read one quantized tensor, or what an attention quantizes inside.
+    """Layers that read one quantized tensor, or the inner quantizers of an attention.
 
     Args:
-        name: for the picture.
+        name: name in the picture.
         layers: names of the layers.
         owner: name of the attention whose quantizers belong to it, if any.
-        quantizers: which of them.
+        quantizers: names of these quantizers.
     """
 
     name: str
@@ -46,7 +46,7 @@ def parts_of(unet: nn.Module) -> list[Part]:
 
 
 def attention_parts(unet: nn.Module, name: str, owner: QuantizedAttention) -> Iterator[Part]:
-    """Projections of one tensor together, then what is quantized between them."""
+    """Projections that read the same tensor together, then the attention's inner quantizers."""
     for quantizer, leaves in readers_of(owner).items():
         which = "input" if quantizer is owner.input_quantizer else "context"
         layers = tuple(f"{name}.{leaf}" for leaf in leaves)
@@ -60,15 +60,15 @@ def attention_parts(unet: nn.Module, name: str, owner: QuantizedAttention) -> It
 
 
 def is_active(quantizer: nn.Module | None) -> bool:
-    """Whether a quantizer does something."""
+    """Whether a quantizer has any effect."""
     return quantizer is not None and not isinstance(quantizer, nn.Identity)
 
 
 class OneAtATime:
-    """A quantized UNet of which only chosen parts are quantized.
+    """A quantized UNet in which only selected parts are quantized.
 
     Args:
-        quantized: loaded for floating point; changed.
+        quantized: the quantized UNet, loaded for floating point; it is changed.
         stock: the same UNet in full precision.
     """
 
@@ -87,7 +87,7 @@ class OneAtATime:
         self.set_(())
 
     def set_(self, parts: Sequence[Part]) -> None:
-        """Quantize these parts and no others."""
+        """Quantize exactly these parts."""
         layers = {name for part in parts for name in part.layers}
         active = {(part.owner, which) for part in parts for which in part.quantizers}
         for name, frozen in self._frozen.items():
@@ -98,7 +98,7 @@ class OneAtATime:
 
 
 def off(quantizer: nn.Module | None, which: str) -> nn.Module | None:
-    """What stands for a quantizer that does nothing: scores have none, others the identity."""
+    """The replacement of a quantizer that is off: None for scores, else the identity."""
     return None if quantizer is None or which == "score" else nn.Identity()
 
 
@@ -109,10 +109,10 @@ def sensitivity(
     references: Sequence[Tensor],
     advance: Callable[[], None],
 ) -> dict[str, float]:
-    """SQNR in decibel of the UNet's output with one part quantized, by its name.
+    """SQNR in decibels of the UNet's output with one part quantized, by the part's name.
 
     Args:
-        parts: of the UNet.
+        parts: parts of the UNet.
         calls: keyword arguments.
         references: outputs in full precision.
         advance: called after each part.

@@ -1,4 +1,4 @@
-"""How the pictures look: legible in print, told apart without red and green."""
+"""Style of the pictures: legible in print, and not relying on red and green."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -24,7 +24,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 
 def kind_of(name: str) -> str:
-    """What kind of layer a name is of."""
+    """The kind of a layer, from its name."""
     for word, kind in (
         (".attn1", "self-attention"),
         (".attn2", "cross-attention"),
@@ -40,7 +40,7 @@ def kind_of(name: str) -> str:
 
 
 def short(name: str) -> str:
-    """A layer's name with fewer letters."""
+    """A layer's name, abbreviated."""
     for long, few in (
         ("down_blocks.", "down "),
         ("up_blocks.", "up "),
@@ -58,7 +58,7 @@ def short(name: str) -> str:
 
 
 def plain(axes: Axes) -> None:
-    """Without the frame's upper and right side."""
+    """Remove the frame's upper and right side."""
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -1,1 +1,1 @@
-"""What networks see in images, and in the real ones that they are compared with."""
+"""Features that networks extract from images, and from the real images they are compared with."""

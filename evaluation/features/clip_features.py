@@ -1,4 +1,4 @@
-"""What a CLIP model sees in images and texts: any that transformers loads."""
+"""Features of images and texts by any CLIP model that transformers can load."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,11 +48,11 @@ class ClipFeatures:
 
     @torch.no_grad()
     def images(self, batch: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Features of images, resized and normalised as the model's processor says.
+        """Features of images, resized and normalised by the model's processor.
 
         Returns:
-            Pooled output of the vision tower, [N, d], where FID is measured without Inception, and
-            embeddings in the space shared with texts, [N, p], of unit length.
+            Pooled output of the vision tower, [N, d], with which FID is measured without Inception,
+            and embeddings in the space shared with texts, [N, p], of unit length.
         """
         pixels = self.processor(images=list(batch), return_tensors="pt")["pixel_values"]
         pooled = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
@@ -65,7 +65,7 @@ class ClipFeatures:
 
     @property
     def logit_scale(self) -> float:
-        """What zero-shot logits multiply cosines with."""
+        """The factor of cosines in zero-shot logits."""
         return float(self.model.logit_scale.exp())
 
     def _embedded(self, batch: list[str]) -> Tensor:
@@ -80,10 +80,10 @@ class ClipFeatures:
 
 
 def check_available(source: str) -> None:
-    """Fail at once, rather than after minutes of retries, if a hub model cannot be had.
+    """Fail at once, rather than after minutes of retries, if a hub model is not available.
 
     Raises:
-        DGQError: if it is neither a folder, nor downloaded already, nor on a hub within reach.
+        DGQError: if it is neither a folder, nor downloaded, nor on a reachable hub.
     """
     if Path(source).is_dir():
         return

@@ -1,4 +1,4 @@
-"""From images to what metrics are given: features of each set of images, one set after another."""
+"""From images to samples for metrics: features of each set of images, one set after another."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,16 +17,16 @@ def extract_features(
     n_embedded: int,
     batch_size: int,
 ) -> Iterator[Sample]:
-    """A sample of each set of images, in order.
+    """Yield a sample for each set of images, in order.
 
-    They are made one by one: at no time are there more features in memory than those of full
-    precision and of the set at hand.
+    Samples are made one by one, so that memory holds only the features of full precision and of the
+    current set.
 
     Args:
-        sets: images of each model with each seed, full precision first; they must be there.
-        extractors: of features.
+        sets: images of each model with each seed, full precision first; all images must exist.
+        extractors: networks that extract features.
         references: real images, if any metric needs them.
-        n_embedded: images that the CLIP score looks at, the first ones.
+        n_embedded: number of images, from the first, that the CLIP score uses.
         batch_size: images at once.
     """
     texts: Tensor | None = extractors.texts(sets[0].store.prompts[:n_embedded])

@@ -1,4 +1,4 @@
-"""The networks that extract features: one set of them for all images of an evaluation."""
+"""The networks that extract features, shared by all images of an evaluation."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -23,10 +23,10 @@ class Extractors:
     """Inception for distributions and a CLIP model for prompts, or a CLIP model for both.
 
     Args:
-        protocol: which networks.
-        benchmark: that the prompts are of, whose classes stand for Inception's.
+        protocol: protocol that names the networks.
+        benchmark: benchmark of the prompts, whose classes replace Inception's.
         device: where they run.
-        needed: kinds of features; a network that extracts none of them is not loaded.
+        needed: required kinds of features; a network that extracts none of them is not loaded.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Extractors:
         }
 
     def extract(self, batches: Iterable[Sequence[Image.Image]], n_embedded: int = 0) -> Features:
-        """Features of all images, CLIP embeddings of the first ``n_embedded`` at least."""
+        """Features of all images; CLIP embeddings of at least the first ``n_embedded``."""
         if self.inception is None and self.clip is None:
             return Features()
         pooled, logits, embeddings = [], [], []
@@ -98,7 +98,7 @@ class Extractors:
         return None if self.clip is None else self.clip.texts(prompts)
 
     def _class_embeddings(self) -> Tensor | None:
-        """Texts whose cosines stand for class logits, where Inception's classes do not fit."""
+        """Texts whose cosines serve as class logits if Inception's classes do not fit."""
         if self.clip is None or self.benchmark is None:
             return None
         return self.clip.texts(self.benchmark.class_prompts())

@@ -1,4 +1,4 @@
-"""What networks extract from images."""
+"""Features that networks extract from images."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -16,11 +16,11 @@ class Feature(Enum):
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N images; None where nothing extracts them, or no metric needs them.
+    """Features of N images; None if nothing extracts them, or no metric needs them.
 
     Args:
         pooled: [N, d].
-        logits: [N, classes]; None too where the classes do not fit the images.
+        logits: [N, classes]; None also if the classes do not fit the images.
         embeddings: [K, p] of the first K images, of unit length.
     """
 

@@ -1,4 +1,4 @@
-"""Short hashes of the networks that measure."""
+"""Short hashes of the networks used for measuring."""
 
 from torch import nn
 

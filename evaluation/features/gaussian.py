@@ -1,4 +1,4 @@
-"""The Gaussian that fits a set of features, made from them or read from a file."""
+"""The Gaussian fitted to a set of features, computed or read from a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from dgq.errors import DGQError
 from dgq.storage.files import check_regular
 
 SLACK = 1e-6
-"""Part of the largest entry by which a covariance may miss what it should be."""
+"""Tolerance of checks of a covariance, relative to its largest entry."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_gaussian(path: Path) -> Gaussian:
 
 
 def is_covariance(matrix: Tensor) -> bool:
-    """Whether a matrix is symmetric and positive semi-definite, rounding in float32 allowed."""
+    """Whether a matrix is symmetric and positive semi-definite, up to float32 rounding."""
     tolerance = SLACK * matrix.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
     if (matrix - matrix.T).abs().max() > tolerance:
         return False

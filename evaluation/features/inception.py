@@ -1,8 +1,8 @@
-"""Inception-v3 as FID knows it: the network whose weights pytorch-fid publishes.
+"""Inception-v3 as used for FID: the network whose weights pytorch-fid publishes.
 
-They were ported from TensorFlow's ``inception-2015-12-05``, which differs from torchvision's
-network: 1008 classes, averages that leave padding out, and a maximum in the last block. Names of
-modules are those of the published state dict.
+The weights were ported from TensorFlow's ``inception-2015-12-05``, which differs from torchvision's
+network: 1008 classes, average pooling without padding, and maximum pooling in the last block.
+Module names follow the published state dict.
 """
 
 import torch
@@ -124,7 +124,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """3x3 split into 1x3 and 3x1; ``pools_maximum`` in the last block, as TensorFlow's does."""
+    """3x3 split into 1x3 and 3x1; ``pools_maximum`` in the last block, as in TensorFlow."""
 
     def __init__(self, n_in: int, pools_maximum: bool) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """Pooled features and class logits of images that were resized and scaled already."""
+    """Pooled features and class logits of images that are already resized and scaled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,5 +188,5 @@ class Inception(nn.Module):
         return x.mean(dim=(2, 3))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Class logits without bias, as torch-fidelity's Inception score takes them, [N, 1008]."""
+        """Class logits without bias, as used for torch-fidelity's Inception score, [N, 1008]."""
         return features @ self.fc.weight.T

@@ -1,4 +1,4 @@
-"""What Inception sees, prepared as the two standard implementations prepare it."""
+"""Features by Inception, with images prepared as in the two standard implementations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ WEIGHTS_URL = (
     f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
 )
 WEIGHTS_SHA256 = "6726825d"
-"""First digits of the published file's hash, as its name says."""
+"""First digits of the published file's hash, as in its name."""
 
 
 class InceptionFeatures:
     """Features for FID as pytorch-fid extracts them, logits for IS as torch-fidelity does.
 
     Args:
-        weights: the state dict that pytorch-fid publishes; None is where torch.hub keeps it.
+        weights: the state dict that pytorch-fid publishes; by default in torch.hub's folder.
         device: where it runs; results are returned on the CPU.
 
     Raises:
@@ -62,7 +62,7 @@ def as_pytorch_fid(pixels: Tensor) -> Tensor:
 def as_torch_fidelity(pixels: Tensor) -> Tensor:
     """[N, 3, H, W] in [0, 1] -> [N, 3, 299, 299]: bilinear as TensorFlow 1 did it, (x - 128) / 128.
 
-    There output pixel i lies at input pixel ``i * in / out``, without the shift by half a pixel.
+    There, output pixel i lies at input pixel ``i * in / out``, without the shift of half a pixel.
     """
     codes = 255 * pixels
     for dimension in (2, 3):
@@ -98,5 +98,5 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Shapes by name, without counters of batches, which old files lack."""
+    """Shapes by name, without batch counters, which old files lack."""
     return {n: getattr(t, "shape", None) for n, t in state.items() if "num_batches" not in n}

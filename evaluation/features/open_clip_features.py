@@ -1,4 +1,4 @@
-"""What a CLIP model of open_clip sees, such as the ViT-g-14 that papers measure with."""
+"""Features by a CLIP model of open_clip, such as the ViT-g-14 used in papers."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ class OpenClipFeatures:
 
     @torch.no_grad()
     def images(self, batch: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Embeddings [N, p] as they are, and of unit length."""
+        """Embeddings [N, p], unnormalised and of unit length."""
         pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device)
         features = self.model.encode_image(pixels).float()
         return features.cpu(), F.normalize(features, dim=-1).cpu()
@@ -65,5 +65,5 @@ class OpenClipFeatures:
 
     @property
     def logit_scale(self) -> float:
-        """What zero-shot logits multiply cosines with."""
+        """The factor of cosines in zero-shot logits."""
         return float(self.model.logit_scale.exp())

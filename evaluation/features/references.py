@@ -1,4 +1,4 @@
-"""The real images that FID and KID compare with."""
+"""The real images that FID and KID use as references."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from evaluation.images.files import list_images, named, read_image, to_images
 from evaluation.prompts import Prompts, reference_captions
 
 MIN_RENDERS = 1024
-"""Renders are cheap to draw: more of them than images make FID steadier."""
+"""Number of renders per image, as renders are cheap and more of them make FID steadier."""
 
 RENDER_BATCH = 64
 """Renders drawn at once, with a seed for each batch."""
@@ -27,10 +27,10 @@ class References:
     """Features of real images.
 
     Args:
-        source: where they come from, for readers.
-        gaussian: of their features.
-        features: [M, d]; None where only statistics are known, so that there is no KID.
-        n: how many; None where only statistics are known.
+        source: origin, for readers.
+        gaussian: Gaussian of their features.
+        features: [M, d]; None if only statistics are known, so that there is no KID.
+        n: number of images; None if only statistics are known.
     """
 
     source: str
@@ -44,7 +44,7 @@ def check_references(path: Path | None, dimensions: int | None) -> None:
 
     Args:
         path: folder of images or npz file.
-        dimensions: features of the network; None where no metric needs any.
+        dimensions: number of the network's features; None if no metric needs any.
     """
     if path is None or dimensions is None:
         return
@@ -69,14 +69,14 @@ def find_references(
     extractors: Extractors,
     batch_size: int,
 ) -> tuple[References | None, list[str]]:
-    """The real images that a protocol names, else a benchmark's renders; None without either.
+    """The real images that a protocol names, else a benchmark's renders; None if there are neither.
 
     Args:
-        path: of images or statistics, if there are any.
-        prompts: of the evaluation.
-        seed: of renders.
+        path: images or statistics, if given.
+        prompts: prompts of the evaluation.
+        seed: seed of the renders.
         size: side of renders in pixels.
-        extractors: of features.
+        extractors: networks that extract features.
         batch_size: images at once.
 
     Returns:
@@ -118,10 +118,10 @@ def render_references(
     """Renders of other held-out captions, at least as many as prompts; None without a benchmark.
 
     Args:
-        prompts: of the evaluation.
-        seed: of captions and renders.
+        prompts: prompts of the evaluation.
+        seed: seed of captions and renders.
         size: side of the images in pixels.
-        extractors: of features.
+        extractors: networks that extract features.
     """
     benchmark = prompts.benchmark
     if benchmark is None:
@@ -142,19 +142,19 @@ def of_features(source: str, features: Tensor) -> References:
 
 
 def renders_of(benchmark: Benchmark) -> str:
-    """What references that a benchmark renders are called."""
+    """Name of references that a benchmark renders."""
     return f"renders of other held-out {benchmark.name}"
 
 
 def _is_statistics(path: Path) -> bool:
-    """Whether it is a file, or named like one; a folder is of images, whatever its name."""
+    """Whether a path is a file, or named like one; a folder always holds images."""
     return path.is_file() or (path.suffix.lower() == ".npz" and not path.is_dir())
 
 
 def _readable(
     paths: list[Path], batch_size: int, unreadable: list[Path]
 ) -> Iterator[list[Image.Image]]:
-    """Batches of the images that can be read; the others are appended."""
+    """Batches of the readable images; the others are appended to ``unreadable``."""
     n_read = 0
     for batch in batched(paths, batch_size):
         images = []

@@ -1,4 +1,4 @@
-"""What a metric is given: the images of one model with one seed, and what is known about them."""
+"""The input of metrics: the images of one model with one seed, and what is known about them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class ImageBatch:
 
     Args:
         images: N of them, RGB of 8 bits.
-        prompts: of each.
+        prompts: prompt of each image.
         expected: the full-precision images of the same prompts and noise; empty in full precision.
     """
 
@@ -46,11 +46,10 @@ class Sample:
 
     Args:
         images: on disk.
-        features: that networks extracted from them.
+        features: features that networks extracted from them.
         texts: embeddings [K, p] of the first K prompts, of unit length; None without a CLIP model.
         references: the real images; None where there are none, or no metric needs them.
-        full_precision: the same of the full-precision images with this seed; None for these
-            themselves.
+        full_precision: the full-precision sample with this seed; None for that sample itself.
         model: position of the model among all.
         batch_size: images at once.
     """
@@ -64,7 +63,7 @@ class Sample:
     batch_size: int = 16
 
     def batches(self) -> Iterator[ImageBatch]:
-        """All images in order, with the full-precision ones beside them."""
+        """All images in order, together with the full-precision ones."""
         size, prompts = self.batch_size, batched(self.images.prompts, self.batch_size)
         ours = self.images.measured(size)
         if self.full_precision is None:

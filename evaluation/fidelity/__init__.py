@@ -1,1 +1,1 @@
-"""How far the outputs of a quantized UNet are from full precision, call by call."""
+"""Differences between the outputs of quantized and full-precision UNets, call by call."""

@@ -1,4 +1,4 @@
-"""SQNR of every model's UNet on the recorded calls of full precision."""
+"""SQNR of every model's UNet on the recorded full-precision calls."""
 
 import math
 from functools import partial
@@ -16,13 +16,13 @@ LINES = (
     Line("plain", "SQNR of the UNet", Better.HIGHER, "dB"),
     Line("guided", "SQNR after guidance", Better.HIGHER, "dB"),
 )
-"""Of the parts of a model's ``sqnr``; shown is the mean over steps."""
+"""Lines for the parts of a model's ``sqnr``; the mean over steps is shown."""
 
 
 def measure_sqnr(
     comparison: Comparison, recorded: ImageSet, batch_size: int, progress: Progress
 ) -> tuple[list[dict[str, Any] | None], list[str]]:
-    """dB at each step of each model, None in full precision; and notes.
+    """SQNR in dB at each step for each model, None for full precision; and notes.
 
     Args:
         comparison: the UNets.
@@ -50,7 +50,7 @@ def measure_sqnr(
 
 
 def as_dict(sqnr: Sqnr) -> dict[str, Any]:
-    """What ``metrics.json`` holds."""
+    """The entry for ``metrics.json``."""
     return {"plain": _per_step(sqnr.plain), "guided": sqnr.guided and _per_step(sqnr.guided)}
 
 

@@ -27,7 +27,7 @@ class Trajectory:
             there are two halves, the unconditional one first.
         timesteps: [calls].
         outputs: like ``samples``.
-        conditioning: what else the UNet is given, by dotted name, [halves, prompts, ...]; the same
+        conditioning: other arguments of the UNet, by dotted name, [halves, prompts, ...], the same
             in each call.
     """
 
@@ -37,7 +37,7 @@ class Trajectory:
     conditioning: dict[str, Tensor]
 
     def of_prompt(self, position: int) -> "Trajectory":
-        """That of a single prompt."""
+        """The trajectory of a single prompt."""
         part = slice(position, position + 1)
         return Trajectory(
             self.samples[:, :, part],
@@ -69,7 +69,7 @@ class Trajectory:
 
 
 def load_trajectories(paths: Sequence[Path]) -> Trajectory:
-    """The trajectories of some prompts with the same settings, side by side.
+    """Combine the trajectories of some prompts with the same settings.
 
     Raises:
         DGQError: if a file is missing or damaged.
@@ -87,7 +87,7 @@ def load_trajectories(paths: Sequence[Path]) -> Trajectory:
 
 
 def is_recorded(path: Path, which: str) -> bool:
-    """Whether there is the whole trajectory of an image in a file."""
+    """Whether a file holds the whole trajectory of an image."""
     try:
         _, metadata = read_sealed_tensors(path)
     except DGQError:
@@ -97,14 +97,14 @@ def is_recorded(path: Path, which: str) -> bool:
 
 @contextmanager
 def recording_trajectory(unet: nn.Module, n_prompts: int) -> Iterator[Callable[[], Trajectory]]:
-    """Record the calls that a UNet gets in this block, and its outputs.
+    """Record the calls and outputs of a UNet in this block.
 
     Args:
-        unet: of a pipeline that draws in the block.
-        n_prompts: that it draws at once.
+        unet: UNet of a pipeline that draws in the block.
+        n_prompts: prompts drawn at once.
 
     Yields:
-        What gives the trajectory of all of them, on the CPU, once they are drawn.
+        A function that returns the trajectory of all of them, on the CPU, once they are drawn.
     """
     outputs: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Images as tensors, and as files that are either whole or not there."""
+"""Images as tensors, and as files that are either complete or absent."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,11 +13,11 @@ from dgq.errors import DGQError
 from dgq.storage.files import check_regular, exists, written_beside
 
 MANY = 3
-"""Names that are listed."""
+"""Number of names that are listed."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-"""Modes whose conversion to RGB scales nothing and cuts nothing off."""
+"""Modes whose conversion to RGB neither scales nor clips values."""
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
@@ -42,7 +42,7 @@ def encoded(image: Image.Image, jpeg_quality: int | None = None) -> bytes:
 
 
 def save_image(path: Path, content: bytes) -> None:
-    """Write an image's file so that at no time a part of it is seen under its name."""
+    """Write an image file atomically, so that no partial file is ever visible under its name."""
     with written_beside(path) as beside:
         beside.write_bytes(content)
 
@@ -51,7 +51,8 @@ def read_image(path: Path) -> Image.Image:
     """Decode an image file completely, as RGB of 8 bits.
 
     Raises:
-        DGQError: if it is missing, truncated or no image, or holds several or unscaled ones.
+        DGQError: if it is missing, truncated or no image, or holds several images or unscaled
+            values.
     """
     check_regular(path)
     try:
@@ -67,10 +68,10 @@ def read_image(path: Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB of 8 bits; 16 bits are scaled, since PIL would cut them off.
+    """An image as 8-bit RGB; 16 bits are scaled, since PIL would clip them.
 
     Raises:
-        ValueError: for numbers whose white nobody knows.
+        ValueError: for values whose white level is unknown.
     """
     if image.mode.startswith("I;16"):
         scaled = np.asarray(image).astype(np.float64) / 257
@@ -81,11 +82,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(folder: Path, notes: list[str] | None = None) -> list[Path]:
-    """Image files directly in ``folder``, by name; images without a suffix of one too.
+    """Image files directly in ``folder``, sorted by name, including images without a suffix.
 
     Args:
-        folder: of the images.
-        notes: what else is there is appended, counted and named.
+        folder: folder of the images.
+        notes: list to which the number and names of other entries are appended.
 
     Raises:
         DGQError: if the folder does not exist or holds no image.
@@ -107,13 +108,13 @@ def list_images(folder: Path, notes: list[str] | None = None) -> list[Path]:
 
 
 def named(paths: Sequence[Path]) -> str:
-    """The first few names, as text whatever their encoding."""
+    """The first few names, as printable text in any encoding."""
     names = [path.name.encode("utf-8", "backslashreplace").decode() for path in paths[:MANY]]
     return ", ".join(names) + (", ..." if len(paths) > MANY else "")
 
 
 def _looks_like_image(path: Path) -> bool:
-    """Whether a file is named like an image, or is one by another name."""
+    """Whether a file has the name of an image, or is an image under another name."""
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
@@ -124,9 +125,9 @@ def _looks_like_image(path: Path) -> bool:
 
 
 def as_measured(image: Image.Image, size: int | None, jpeg_quality: int | None) -> Image.Image:
-    """The image as a protocol measures it: resized, and if images are JPEG encoded once more.
+    """The image as the protocol measures it: resized, and encoded once more if images are JPEG.
 
-    Published numbers are of such images (512 px JPEG -> 256 px JPEG), so the second loss counts.
+    Published numbers are for such images (512 px JPEG -> 256 px JPEG), so the second loss counts.
     """
     if size is None:
         return image

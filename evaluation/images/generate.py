@@ -1,4 +1,4 @@
-"""The first stage: drawing what is missing of all images, on one device or several."""
+"""The first stage: drawing the missing images, on one or several devices."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -22,12 +22,12 @@ def generate(
     batch_size: int,
     progress: Progress,
 ) -> None:
-    """Draw the images that are not there yet, and record the UNet calls that are asked for.
+    """Draw the missing images, and record the UNet calls that were requested.
 
     Args:
         comparison: the pipeline and the UNets that draw.
-        sets: of images, of each model with each seed.
-        devices: one process draws on each; with one device, this process.
+        sets: images of each model with each seed.
+        devices: devices with one process each; with a single device, this process draws.
         batch_size: images drawn at once.
         progress: shows a bar for each set.
     """
@@ -61,7 +61,7 @@ def generate(
 def _bars(
     sets: Sequence[ImageSet], batches: Sequence[Batch], progress: Progress
 ) -> Callable[[Batch], None]:
-    """A bar for each set of images; the function that moves them."""
+    """Make a bar for each set of images; returns the function that advances them."""
     tasks: list[TaskID] = []
     for number, each in enumerate(sets):
         n = len(each.store.prompts)

@@ -1,4 +1,4 @@
-"""A picture for the eye: the same prompts with and without quantization."""
+"""A picture for visual comparison: the same prompts with and without quantization."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def write_grid(path: Path, stores: Mapping[str, ImageStore], captions: Sequence[str]) -> None:
-    """Write a picture of the first prompts, a row for each model.
+    """Write a picture of the first prompts, with a row for each model.
 
     Args:
-        path: of the file.
+        path: file to write.
         stores: images of each model by its name, full precision first.
-        captions: of the images.
+        captions: captions of the images.
     """
     shown = captions[:COLUMNS]
     rows = {
@@ -64,7 +64,7 @@ def draw_grid(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str]
 
 
 def fit(image: Image.Image) -> Image.Image:
-    """The image within a cell: small ones with their pixels enlarged, large ones smoothed."""
+    """The image within a cell: small images with enlarged pixels, large ones smoothed."""
     factor = CELL / max(image.size)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     enlarged = factor > 1

@@ -1,4 +1,4 @@
-"""Drawing the images that are missing: in batches, written while the next ones are drawn."""
+"""Drawing missing images in batches, which are written while the next ones are drawn."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,8 +26,8 @@ class Batch:
 
     Args:
         image_set: position of the set among all.
-        indices: of the images, one for each row; the last one fills up a batch that has fewer.
-        missing: those that are kept, the others being there already.
+        indices: image of each row; the last one is repeated to fill the batch.
+        missing: images to keep; the others exist already.
     """
 
     image_set: int
@@ -36,10 +36,11 @@ class Batch:
 
 
 def plan_batches(sets: Sequence[ImageSet], batch_size: int) -> list[Batch]:
-    """What is left to draw, set after set.
+    """The batches left to draw, set by set.
 
-    The last bits of an image depend on how many rows are computed at once, and on its row. So image
-    i is always in row ``i % batch_size`` of a whole batch, whatever else is there or is missing.
+    The last bits of an image depend on its row and on how many rows are computed at once. So image
+    i is always in row ``i % batch_size`` of a full batch, regardless of which other images are
+    missing.
     """
     batches = []
     for number, each in enumerate(sets):
@@ -56,9 +57,9 @@ class ImageGenerator:
     """Draws batches with one pipeline, and writes them in the background.
 
     Args:
-        pipeline: in full precision, on its device.
-        unet_of: the UNet of a model, by its position.
-        sets: of images, of all models.
+        pipeline: the full-precision pipeline, on its device.
+        unet_of: returns the UNet of a model, by its position.
+        sets: sets of images of all models.
         generation: how images are sampled.
     """
 
@@ -92,7 +93,7 @@ class ImageGenerator:
             self._writers.shutdown(cancel_futures=True)
 
     def draw(self, batch: Batch) -> None:
-        """Draw a batch; on return the batch before it is on disk.
+        """Draw a batch; on return, the previous batch is on disk.
 
         Raises:
             DGQError: if an image is not finite.
@@ -122,14 +123,14 @@ class ImageGenerator:
         self._pending.append(self._writers.submit(function, *args))
 
     def finish(self) -> None:
-        """Wait until everything is written; raises what went wrong."""
+        """Wait until everything is written; raises any error of the writing."""
         pending, self._pending = self._pending, []
         for future in pending:
             future.result()
 
 
 def check_finite(pixels: Tensor, batch: Batch, images: ImageSet) -> None:
-    """Raise DGQError if an image has a value that is no number: saved, it would just look black."""
+    """Raise DGQError if an image has values that are not finite: saved, it would look black."""
     whole = pixels.isfinite().flatten(1).all(1).tolist()
     if not all(whole):
         index = batch.indices[whole.index(False)]

@@ -1,4 +1,4 @@
-"""The images of one model with one seed, whether they are there already or have to be drawn."""
+"""The images of one model with one seed: those on disk, and those still to be drawn."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,10 +20,10 @@ class ImageSet:
 
     Args:
         model: position of the model among all.
-        label: for the progress bar and for errors.
-        store: where they are.
-        seed: of the noise.
-        n_recorded: images, the first ones, whose UNet calls are recorded.
+        label: label for the progress bar and errors.
+        store: folder of the images.
+        seed: seed of the noise.
+        n_recorded: number of images, from the first, whose UNet calls are recorded.
     """
 
     model: int
@@ -33,7 +33,7 @@ class ImageSet:
     n_recorded: int = 0
 
     def missing(self) -> list[int]:
-        """Indices of the images that have to be drawn, damaged and swapped ones included."""
+        """Indices of the images that have to be drawn, including damaged and swapped ones."""
         n = min(self.n_recorded, len(self.store.prompts))
         store = self.store
         unrecorded = {
@@ -47,8 +47,8 @@ def image_sets(
 ) -> list[ImageSet]:
     """The images of every model with every seed; full precision first, seeds in order.
 
-    The UNet calls of the first prompts, in full precision and with the first seed, are recorded
-    where quantized models will repeat them.
+    If there are quantized models, the full-precision UNet calls of the first prompts with the first
+    seed are recorded, to be repeated by them.
     """
     seeds = settings.protocol.seeds
     n_recorded = min(settings.protocol.sqnr_prompts, len(prompts.captions))
@@ -69,7 +69,7 @@ def image_sets(
 def image_store(
     comparison: Comparison, model: Model, prompts: Prompts, settings: EvaluationSettings, seed: int
 ) -> ImageStore:
-    """The folder of a model's images, named by everything that they depend on."""
+    """The folder of a model's images, named after everything that they depend on."""
     determined_by: dict[str, Any] = {
         **asdict(comparison.generation),
         "seed": seed,
@@ -93,5 +93,5 @@ def image_store(
 
 
 def rows_of_a_batch(settings: EvaluationSettings, captions: Sequence[str]) -> int:
-    """Images that are drawn at once, in whole batches alone: their last bits depend on it."""
+    """Number of images drawn at once, always in full batches: their last bits depend on it."""
     return min(settings.batch_size, len(captions))

@@ -1,7 +1,8 @@
-"""Drawing on several devices: processes that take batch after batch from one queue.
+"""Drawing on several devices: processes that take one batch after another from a queue.
 
-By hand, since accelerate and Lightning's ``predict`` deal batches out beforehand: here a process
-that is faster, or has a model already, takes more of them, and one that dies is noticed at once.
+This is written by hand, since accelerate and Lightning's ``predict`` distribute batches beforehand.
+Here a process that is faster, or has a model already, takes more batches, and one that dies is
+noticed at once.
 """
 
 import signal
@@ -36,11 +37,11 @@ class WorkerSetup:
 
     Args:
         source: hub id or folder of the pipeline.
-        checkpoints: of the models, None where it is the pipeline in full precision.
-        sets: of images, of all models.
+        checkpoints: checkpoints of the models, None for the full-precision pipeline.
+        sets: sets of images of all models.
         generation: how images are sampled.
-        threads: of each process, on a CPU.
-        execution: of quantized models.
+        threads: threads of each process, on a CPU.
+        execution: execution of quantized models.
     """
 
     source: str
@@ -60,13 +61,13 @@ def draw_in_processes(
     """Draw all batches, each in exactly one process.
 
     Args:
-        setup: what they draw with.
-        devices: one process for each.
-        batches: all of them.
+        setup: what every process needs.
+        devices: devices, with one process each.
+        batches: all batches.
         advance: called after each batch.
 
     Raises:
-        DGQError: if a process fails or is killed; what is on disk is kept.
+        DGQError: if a process fails or is killed; images on disk are kept.
     """
     context = multiprocessing.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
@@ -117,7 +118,7 @@ def _check_alive(workers: Sequence[BaseProcess]) -> None:
 
 
 def _work(setup: WorkerSetup, device: str, tasks: Any, results: Any) -> None:
-    """One process: draw until there is nothing left, or nobody waits any more."""
+    """Run one process: draw until nothing is left, or the parent is gone."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(setup.threads)

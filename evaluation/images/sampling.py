@@ -1,4 +1,4 @@
-"""Images from a pipeline, each a function of its prompt, its index and the seed alone."""
+"""Images from a pipeline, each depending only on its prompt, its index and the seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
-    """Noise source of image ``index``, the same on every device.
+    """Noise generator of image ``index``, the same on every device.
 
     The pair is hashed, since torch's generator on the CPU keeps only 32 bits of its seed.
     """
@@ -37,7 +37,7 @@ def sample(
 ) -> Tensor:
     """Run the pipeline once, for ``prompts[i], i in indices``.
 
-    Further options are the pipeline's own.
+    ``options`` are passed on to the pipeline.
 
     Returns:
         Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
@@ -58,7 +58,7 @@ def record_call(
     generation: GenerationSettings,
     **options: Any,
 ) -> Arguments:
-    """Arguments of the first UNet call that the pipeline makes for some prompts."""
+    """Arguments of the first UNet call that the pipeline makes for these prompts."""
     calls: list[Arguments] = []
 
     def keep(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -83,14 +83,14 @@ def check_drawable(
     named: str,
     **options: Any,
 ) -> None:
-    """Raise DGQError unless a pipeline begins to draw with these settings.
+    """Raise DGQError unless the pipeline can start drawing with these settings.
 
     Args:
-        pipeline: whole.
-        prompt: any.
-        generation: how it is sampled.
-        named: what changes the settings, for the message.
-        options: of the pipeline.
+        pipeline: a whole pipeline.
+        prompt: any prompt.
+        generation: sampling settings.
+        named: options that set them, for the message.
+        options: further options of the pipeline.
     """
     n_steps = generation.num_inference_steps
     try:
@@ -106,12 +106,12 @@ def check_drawable(
 
 
 class _EnoughError(Exception):
-    """Leaves a sampling loop whose first call is all that is wanted."""
+    """Leaves a sampling loop after the first call, which is all that is needed."""
 
 
 @contextmanager
 def using_unet(pipeline: DiffusionPipeline, unet: nn.Module) -> Iterator[DiffusionPipeline]:
-    """The pipeline with another UNet in place; everything else is shared."""
+    """Context in which the pipeline uses another UNet; everything else is shared."""
     own = pipeline.unet
     pipeline.unet = unet
     try:

@@ -1,4 +1,4 @@
-"""A folder of generated images that a later run can continue, and never mixes with others."""
+"""A folder of generated images that a later run can resume, and that never mixes with others."""
 
 import hashlib
 import json
@@ -21,16 +21,16 @@ READERS = 4
 class ImageStore:
     """Images ``00000.png``, ``00001.png``, ... and a manifest of what determines them.
 
-    The folder's name has a fingerprint of the settings, so that other settings have other folders.
-    Image i depends on the settings and on prompt i alone: a folder serves every evaluation with
-    these settings whose prompts begin, or continue, like its own.
+    The folder's name contains a fingerprint of the settings, so other settings use other folders.
+    Image i depends only on the settings and prompt i, so a folder serves every evaluation with
+    these settings whose list of prompts starts with, or continues, its own.
 
     Args:
         parent: folder of all stores.
-        name: of the model, for readers.
-        settings: whatever the images depend on, except for the prompts, as JSON values.
+        name: name of the model, for readers.
+        settings: everything that the images depend on, except the prompts, as JSON values.
         prompts: the prompt of each image.
-        jpeg_quality: None keeps PNG.
+        jpeg_quality: quality of JPEG; None for PNG.
         measured_size: side that images are resized to before they are measured.
     """
 
@@ -54,12 +54,12 @@ class ImageStore:
         return self.folder / f"{index:05d}.{'png' if self.jpeg_quality is None else 'jpg'}"
 
     def trajectory_path(self, index: int) -> Path:
-        """File of the UNet calls that one image was drawn with, where they were recorded."""
+        """File of the recorded UNet calls of one image, if they were recorded."""
         return self.folder / "trajectories" / f"{index:05d}.safetensors"
 
     @property
     def paths(self) -> list[Path]:
-        """Files of all images, whether there already or not."""
+        """Files of all images, existing or not."""
         return [self.path(index) for index in range(len(self.prompts))]
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ class ImageStore:
             raise DGQError(f"{self.folder} holds other images: choose another --images folder")
 
     def open_(self) -> None:
-        """Make the folder, and note what its images are."""
+        """Make the folder, and describe its images in it."""
         remove_leftovers(self.folder)
         remove_leftovers(self.trajectory_path(0).parent)
         known = self._read_manifest()
@@ -83,11 +83,11 @@ class ImageStore:
             write_json(self.folder / MANIFEST, manifest)
 
     def which(self, index: int) -> str:
-        """All that determines an image, for its checksum."""
+        """Everything that determines an image, for its checksum."""
         return f"{fingerprint(self.settings)} {index} {self.prompts[index]}"
 
     def missing(self) -> list[int]:
-        """Indices of images that are not there, or not as they were drawn."""
+        """Indices of images that are missing, or not as they were drawn."""
         with ThreadPoolExecutor(READERS) as pool:
             intact = pool.map(self._is_intact, range(len(self.prompts)))
             return [index for index, whole in enumerate(intact) if not whole]
@@ -132,6 +132,6 @@ class ImageStore:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Ten digits of the hash of JSON values."""
+    """Ten digits of a hash of JSON values."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,7 +1,7 @@
-"""A checksum inside an image file, of its bytes and of which image it is.
+"""A checksum inside an image file, of its bytes and of the image's identity.
 
-It is a text chunk of a PNG or a comment of a JPEG, which every program passes over. An image that
-was swapped, drawn again by hand or damaged anywhere no longer has the right one.
+It is a text chunk of a PNG or a comment of a JPEG, which other programs ignore. An image that was
+swapped, redrawn by hand or damaged no longer matches it.
 """
 
 import hashlib
@@ -11,18 +11,18 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"
 KEY = b"dgq\0"
 DIGITS = 64
 END = 12
-"""Bytes of the chunk that ends a PNG."""
+"""Number of bytes of the chunk that ends a PNG."""
 
 PNG_TAG = 12 + len(KEY) + DIGITS
 JPEG_TAG = 4 + len(KEY) + DIGITS
 
 
 def tagged(content: bytes, which: str) -> bytes:
-    """An image file without tag, with one.
+    """Add a tag to an image file.
 
     Args:
         content: a PNG, or a JPEG with its JFIF header, as PIL writes them.
-        which: all that determines the image.
+        which: everything that determines the image.
     """
     text = KEY + hashlib.sha256(which.encode() + b"\n" + content).hexdigest().encode()
     if content.startswith(PNG):
@@ -36,7 +36,7 @@ def tagged(content: bytes, which: str) -> bytes:
 
 
 def is_intact(content: bytes, which: str) -> bool:
-    """Whether a file is what ``tagged`` returned for this image, to the last bit."""
+    """Whether a file is exactly what ``tagged`` returned for this image."""
     if content.startswith(PNG):
         bare = content[: -END - PNG_TAG] + content[-END:]
     elif content.startswith(JPEG):

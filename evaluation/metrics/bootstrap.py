@@ -1,4 +1,4 @@
-"""How far a mean over prompts might be off, by drawing the prompts again."""
+"""Bootstrap intervals: the uncertainty of a mean over prompts."""
 
 from collections.abc import Callable
 
@@ -16,9 +16,9 @@ def bootstrap_interval(
     """The 95 % percentile interval of a statistic of n prompts (Efron, 1979).
 
     Args:
-        statistic: of the number of times that each prompt was drawn, [n].
-        n: prompts.
-        seed: of the draws.
+        statistic: function of the number of times that each prompt was drawn, [n].
+        n: number of prompts.
+        seed: seed of the draws.
     """
     generator = np.random.default_rng(seed)
     even = np.full(n, 1 / n)

@@ -1,4 +1,4 @@
-"""CLIP score: how well images fit their prompts, as a CLIP model sees it."""
+"""CLIP score: how well images match their prompts according to a CLIP model."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ class ClipScore(Metric):
 def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
     """Cosine of image i with text i times 100, at least 0 (Hessel et al., 2021), [N].
 
-    ``torchmetrics.multimodal.CLIPScore`` is their mean, but cannot call transformers 5.
+    ``torchmetrics.multimodal.CLIPScore`` is the mean of these, but does not work with transformers
+    5.
 
     Args:
         images: embeddings [N, p].

@@ -1,4 +1,4 @@
-"""A number with what is known about its error."""
+"""A number with its uncertainty."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +13,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ratio:
-    """Sums over images that make a metric: ``sum(hits) / sum(asked)``.
+    """Sums over images that form a metric: ``sum(hits) / sum(asked)``.
 
     Args:
-        hits: [n], what each image adds above.
-        asked: [n], what it adds below; ones for a mean.
+        hits: [n], contribution of each image to the numerator.
+        asked: [n], contribution to the denominator; ones for a mean.
     """
 
     hits: Array
     asked: Array
 
     def value(self, weights: Weights | float = 1.0) -> float:
-        """The metric, with each image counted as often as its weight says; NaN if none counts."""
+        """The metric with each image weighted; NaN if no image counts."""
         asked = float((self.asked * weights).sum())
         return float((self.hits * weights).sum()) / asked if asked else float("nan")
 
@@ -36,9 +36,9 @@ class Estimate:
     Args:
         value: mean over the seeds.
         std: standard deviation over the seeds (unbiased); None with a single seed.
-        interval: 95 % bootstrap interval over prompts; None where none is made.
+        interval: 95 % bootstrap interval over prompts; None if there is none.
         seeds: the value for each seed.
-        difference: such an interval of the difference to full precision, image by image.
+        difference: bootstrap interval of the difference from full precision, paired by image.
     """
 
     value: float
@@ -49,7 +49,7 @@ class Estimate:
 
 
 def mean(values: Array) -> Ratio:
-    """The mean of a number of each image."""
+    """The mean of one number per image."""
     return Ratio(values, np.ones_like(values))
 
 
@@ -62,9 +62,9 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def of_ratios(
     seeds: Sequence[Mapping[str, Ratio]], full_precision: Sequence[Mapping[str, Ratio]] | None
 ) -> Estimate:
-    """A mean of ratios (of a single one, as a rule) for each seed, with bootstrap intervals.
+    """A mean of ratios (usually of a single one) for each seed, with bootstrap intervals.
 
-    Prompts are drawn again, each with its images of all seeds and of both models.
+    Prompts are resampled, each with its images of all seeds and both models.
 
     Args:
         seeds: for each seed, the ratios whose mean is the metric.

@@ -1,4 +1,4 @@
-"""FID: the Fréchet distance of the Gaussians that fit two sets of features."""
+"""FID: the Fréchet distance of Gaussians fitted to two sets of features."""
 
 from collections.abc import Iterator
 
@@ -22,13 +22,13 @@ class Fid(Metric):
     features = frozenset({Feature.POOLED})
 
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """Its value for the whole set."""
+        """The value for the whole set."""
         real = real_images(sample)
         features = pooled_features(sample, at_least=2)
         return {"fid": frechet_distance(real.gaussian, fit_gaussian(features))}
 
     def notes(self, sample: Sample) -> Iterator[str]:
-        """Whether there are too few images, drawn or real."""
+        """A note if there are too few drawn or real images."""
         yield from few_images(sample)
 
 
@@ -41,18 +41,18 @@ class FidToFullPrecision(Metric):
     features = frozenset({Feature.POOLED})
 
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """Its value for the whole set."""
+        """The value for the whole set."""
         pair = full_precision_features(sample, at_least=2), pooled_features(sample, at_least=2)
         expected, actual = (fit_gaussian(features) for features in pair)
         return {"fid_to_full_precision": frechet_distance(expected, actual)}
 
     def notes(self, sample: Sample) -> Iterator[str]:
-        """Whether there are too few images."""
+        """A note if there are too few images."""
         yield from few_images(sample)
 
 
 def few_images(sample: Sample) -> Iterator[str]:
-    """Say so where a covariance rests on too few images."""
+    """Note that a covariance rests on too few images, if so."""
     n, dimensions = pooled_features(sample).shape
     if 2 <= n <= dimensions:
         yield (
@@ -67,9 +67,9 @@ def few_images(sample: Sample) -> Iterator[str]:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))``.
 
-    By hand, since the eigenvalues of ``S_a S_b`` are those of the symmetric
-    ``S_a^(1/2) S_b S_a^(1/2)``, which stays accurate where covariances are singular and the general
-    matrix root that libraries take does not.
+    It is computed here because the eigenvalues of ``S_a S_b`` are those of the symmetric
+    ``S_a^(1/2) S_b S_a^(1/2)``. This stays accurate for singular covariances, unlike the general
+    matrix root that libraries use.
     """
     root = _symmetric_root(a.covariance)
     product = root @ b.covariance @ root
@@ -79,13 +79,13 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def _symmetric_root(matrix: Tensor) -> Tensor:
-    """The root of a symmetric positive semi-definite matrix."""
+    """The square root of a symmetric positive semi-definite matrix."""
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     root: Tensor = (vectors * _clean(eigenvalues).sqrt()) @ vectors.T
     return root
 
 
 def _clean(eigenvalues: Tensor) -> Tensor:
-    """Eigenvalues without those that are rounding errors around zero, whose roots add up."""
+    """Eigenvalues with rounding errors around zero removed, whose roots would add up."""
     threshold = eigenvalues.abs().max() * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
     return torch.where(eigenvalues > threshold, eigenvalues, 0.0)

@@ -34,11 +34,11 @@ class InceptionScore(Metric):
 
     @classmethod
     def prepare(cls, protocol: Protocol, prompts: Prompts, device: str) -> Self:
-        """With as many splits as the protocol says."""
+        """An instance with the number of splits in the protocol."""
         return cls(protocol.inception_score_splits)
 
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """Its value for the whole set."""
+        """The value for the whole set."""
         logits = sample.features.logits
         if logits is None:
             raise NotMeasuredError(
@@ -52,7 +52,7 @@ class InceptionScore(Metric):
 def inception_score(logits: Tensor, splits: int = 10) -> float:
     """``exp(mean KL(p(class | image) || p(class)))``, averaged over splits (Salimans et al., 2016).
 
-    As torch-fidelity computes it, shuffled with its seed; torchmetrics shuffles otherwise.
+    Computed as in torch-fidelity, shuffled with its seed; torchmetrics shuffles differently.
 
     Args:
         logits: [N, classes].

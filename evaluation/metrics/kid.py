@@ -51,7 +51,7 @@ class KidToFullPrecision(Metric):
 
 
 class _Features(nn.Module):
-    """Stands where torchmetrics expects an extractor: what comes in are features already."""
+    """Stands in for the extractor that torchmetrics expects: its input already is features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def kernel_distance(reference: Tensor, features: Tensor) -> float:
     """
     size = min(len(reference), len(features), KID_SUBSET_SIZE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it keeps features
+        warnings.simplefilter("ignore", UserWarning)  # about its keeping of features
         metric = KernelInceptionDistance(
             feature=_Features(features.shape[1]), subsets=KID_SUBSETS, subset_size=size
         )
@@ -86,8 +86,9 @@ def kernel_distance(reference: Tensor, features: Tensor) -> float:
 def paired_kernel_distance(expected: Tensor, actual: Tensor) -> float:
     """KID of images to those of the same prompts and seeds, which are not independent of them.
 
-    The U-statistic of pairs (Gretton et al., 2012, lemma 6): without ``k(x_i, y_i)``, which close
-    pairs would make the usual estimate negative with. Averaged over parts of at most 1000 pairs.
+    This is the U-statistic of pairs (Gretton et al., 2012, lemma 6). It leaves out ``k(x_i, y_i)``,
+    with which close pairs would make the usual estimate negative. Averaged over parts of at most
+    1000 pairs.
 
     Args:
         expected: [N, d], N at least 2.

@@ -20,8 +20,8 @@ class Lpips(PerImageMetric):
     """Perceptual distance to full precision (Zhang et al., 2018), AlexNet, by its package.
 
     Args:
-        network: of the package.
-        device: of the network.
+        network: the package's network.
+        device: device of the network.
     """
 
     key, name = "lpips", "LPIPS"

@@ -13,16 +13,16 @@ from evaluation.metrics.registry import all_metrics
 from evaluation.words import listed
 
 Estimates = dict[str, dict[str, Any] | None]
-"""Estimates of one model by key, as ``metrics.json`` holds them; None for what was not measured."""
+"""Estimates of one model by key, as in ``metrics.json``; None for what was not measured."""
 
 
 @dataclass
 class Values:
-    """What the metrics of one sample are.
+    """The values of all metrics for one sample.
 
     Args:
         by_key: values of lines.
-        notes: what readers should know, and what could not be measured.
+        notes: remarks for readers, and what could not be measured.
     """
 
     by_key: dict[str, Value] = field(default_factory=dict)
@@ -39,8 +39,8 @@ def measure(
 
     Args:
         samples: of each model with each seed, model after model, full precision first.
-        metrics: to measure.
-        names: of the models.
+        metrics: metrics to measure.
+        names: names of the models.
         advance: called after each sample and each model.
     """
     estimates: list[Estimates] = []
@@ -59,7 +59,7 @@ def measure(
 
 
 def measure_sample(sample: Sample, metrics: Sequence[Metric]) -> Values:
-    """The values of all metrics that these images have."""
+    """The values of all metrics that apply to these images."""
     possible = [m for m in metrics if sample.full_precision or m.against < Against.FULL_PRECISION]
     reasons = show_images(sample, [m for m in possible if m.looks_at_images()])
     values = Values()
@@ -77,7 +77,7 @@ def measure_sample(sample: Sample, metrics: Sequence[Metric]) -> Values:
 
 
 def show_images(sample: Sample, metrics: Sequence[Metric]) -> dict[Metric, str]:
-    """Let metrics look at every image, in one pass; why some could not measure them."""
+    """Feed every image to the metrics in one pass; returns why some could not measure them."""
     for metric in metrics:
         metric.reset()
     reasons: dict[Metric, str] = {}
@@ -97,9 +97,9 @@ def estimate(
 
     Args:
         seeds: values of each seed.
-        full_precision: the same in full precision; empty for that itself.
+        full_precision: the same in full precision; empty for full precision itself.
         model: name of the model, for notes.
-        notes: where values that are not finite are noted.
+        notes: list to which values that are not finite are noted.
     """
     lines = [line for kind in all_metrics() if kind.always_listed for line in kind.lines]
     result: Estimates = {line.key: None for line in lines}
@@ -122,7 +122,7 @@ def over_prompts(values: Sequence[Value], full_precision: Sequence[Value]) -> Es
 
 
 def finite(found: Estimate, key: str, model: str, notes: list[str]) -> dict[str, Any] | None:
-    """JSON knows no infinity: None instead, and a note that says so."""
+    """The value for JSON, which has no infinity: None instead, with a note."""
     if math.isfinite(found.value):
         return asdict(found)
     why = "the images compared are equal" if found.value > 0 else "there is nothing to measure"

@@ -1,4 +1,4 @@
-"""What a metric of images is: declarations, and two or three methods.
+"""The interface of an image metric: declarations, and two or three methods.
 
 A metric is one file of this package. Everything else (the table, the report, ``metrics.json``,
 ``--metrics`` and its help) follows from what its class declares; ``registry`` finds it.
@@ -21,63 +21,63 @@ from evaluation.prompts import Prompts
 from evaluation.protocol import Protocol
 
 Value = float | Mapping[str, Ratio]
-"""A number of the whole set of images, or ratios over images whose mean is the metric.
+"""Either a number for the whole set of images, or ratios over images whose mean is the metric.
 
-Ratios get bootstrap intervals over prompts, and so does their difference to full precision.
+Ratios get bootstrap intervals over prompts, as does their difference from full precision.
 """
 
 
 class Against(IntEnum):
-    """What images are compared with; tables show metrics in this order."""
+    """Reference that images are compared with; tables show metrics in this order."""
 
     REAL_IMAGES = 0
     NOTHING = 1
     PROMPTS = 2
     FULL_PRECISION = 3
-    """The images of the same prompts and noise; in full precision itself there is no value."""
+    """The images of the same prompts and noise; full precision itself has no value."""
 
 
 class NotMeasuredError(Exception):
-    """Why a metric has no value for some images: a note under the table."""
+    """Reason why a metric has no value for some images, shown as a note under the table."""
 
 
 class Metric(ABC):
     """A metric of the images of one model with one seed.
 
-    For each such set of images ``reset`` is called, ``update`` with every batch of them, and then
-    ``compute``. A metric that needs features alone has only ``compute``.
+    For each set of images, ``reset`` is called first, then ``update`` with every batch, then
+    ``compute``. A metric that needs only features has only ``compute``.
     """
 
     key: ClassVar[str]
-    """Its name for ``--metrics``."""
+    """Name for ``--metrics``."""
 
     name: ClassVar[str]
-    """Its name in notes."""
+    """Name in notes."""
 
     against: ClassVar[Against]
-    """What images are compared with."""
+    """Reference of the comparison."""
 
     lines: ClassVar[tuple[Line, ...]]
     """The numbers that it computes."""
 
     features: ClassVar[frozenset[Feature]] = frozenset()
-    """What networks have to extract for it."""
+    """Features that it needs."""
 
     package: ClassVar[Package | None] = None
-    """What it needs to be installed; by default it is measured only where it is."""
+    """Package that it needs; by default it is measured only if that is installed."""
 
     by_default: ClassVar[bool] = True
-    """Whether it is measured where nobody asks for it."""
+    """Whether it is measured by default."""
 
     switch: ClassVar[str | None] = None
-    """Setting of the protocol that asks for it, beside ``--metrics``."""
+    """Setting of the protocol that requests it, besides ``--metrics``."""
 
     always_listed: ClassVar[bool] = True
-    """Whether ``metrics.json`` has its keys, with null, where it is not measured."""
+    """Whether ``metrics.json`` contains its keys, with null, if it is not measured."""
 
     @classmethod
     def prepare(cls, protocol: Protocol, prompts: Prompts, device: str) -> Self:
-        """The metric, ready to measure; a network that it needs is loaded here.
+        """An instance ready to measure; loads the network that it needs.
 
         Raises:
             DGQError: if something that it needs is missing.
@@ -86,14 +86,14 @@ class Metric(ABC):
 
     @classmethod
     def applies(cls, prompts: Prompts) -> bool:
-        """Whether it means anything for images of such prompts."""
+        """Whether it is meaningful for images of these prompts."""
         return True
 
     def reset(self) -> None:  # noqa: B027, metrics of features have nothing to forget
         """Forget the images seen so far."""
 
     def update(self, batch: ImageBatch) -> None:  # noqa: B027, nor to look at
-        """Look at some images.
+        """Process some images.
 
         Raises:
             NotMeasuredError: if they cannot be measured.
@@ -101,24 +101,24 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """The value of each line, by key; of those that could be measured.
+        """The value of each line that could be measured, by key.
 
         Raises:
-            NotMeasuredError: if there is none.
+            NotMeasuredError: if none could.
         """
 
     def notes(self, sample: Sample) -> Iterator[str]:
-        """What readers of its values should know."""
+        """Remarks for readers of its values."""
         yield from ()
 
     @classmethod
     def looks_at_images(cls) -> bool:
-        """Whether it wants the images themselves, not only what networks extract from them."""
+        """Whether it needs the images themselves, not only features."""
         return cls.update is not Metric.update
 
 
 class PerImageMetric(Metric):
-    """The mean of a number of each image."""
+    """The mean of one number per image."""
 
     def reset(self) -> None:
         """Forget the images seen so far."""
@@ -130,13 +130,13 @@ class PerImageMetric(Metric):
 
     @abstractmethod
     def score(self, batch: ImageBatch) -> Tensor:
-        """A number of each image, [N]."""
+        """One number per image, [N]."""
 
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """Their mean."""
+        """The mean over the images."""
         return {self.lines[0].key: mean_of(torch.cat(self._scores))}
 
 
 def mean_of(scores: Tensor) -> Value:
-    """The mean of a number of each image [N], with an interval over prompts."""
+    """The mean of one number per image [N], with an interval over prompts."""
     return {"": mean(scores.double().numpy())}

@@ -1,4 +1,4 @@
-"""What metrics need of a sample, or the note that says why it is not there."""
+"""The parts of a sample that metrics need, or the reason why one is missing."""
 
 from torch import Tensor
 

@@ -22,7 +22,7 @@ class Oracle(Metric):
     """Share of what prompts of a benchmark ask for that images show, read by its own scorer.
 
     Args:
-        benchmark: of the prompts.
+        benchmark: benchmark of the prompts.
     """
 
     key, name = "oracle", "oracle"
@@ -42,12 +42,12 @@ class Oracle(Metric):
 
     @classmethod
     def applies(cls, prompts: Prompts) -> bool:
-        """To prompts of a benchmark only."""
+        """Whether all prompts are of one benchmark."""
         return prompts.benchmark is not None
 
     @classmethod
     def prepare(cls, protocol: Protocol, prompts: Prompts, device: str) -> Self:
-        """For the benchmark of the prompts."""
+        """An instance for the benchmark of the prompts."""
         assert prompts.benchmark is not None
         return cls(prompts.benchmark)
 
@@ -56,14 +56,14 @@ class Oracle(Metric):
         self._answers: list[Answers] = []
 
     def update(self, batch: ImageBatch) -> None:
-        """Read some images."""
+        """Score some images."""
         try:
             self._answers.append(self.benchmark.score(batch.pixels, batch.prompts))
         except ValueError as error:  # not square, or too small to be read
             raise NotMeasuredError(str(error)) from error
 
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """The mean of the attributes, images without a fault, and each attribute."""
+        """The mean of the attributes, the share of faultless images, and each attribute."""
         read = ratios_of(self._answers)
         whole = read.pop(ALL)
         values: dict[str, Value] = {"oracle_mean": read, "oracle_all": {ALL: whole}}
@@ -71,12 +71,12 @@ class Oracle(Metric):
 
 
 def ratios_of(answers: Sequence[Answers]) -> dict[str, Ratio]:
-    """Hits and questions of each attribute, and whether an image is faultless (``all``).
+    """Hits and questions for each attribute, and for faultless images (``all``).
 
     Attributes that no caption asks for are left out.
 
     Args:
-        answers: of all images, batch after batch.
+        answers: answers for all images, batch by batch.
     """
     ratios = {}
     for name in answers[0].asked:

@@ -12,14 +12,14 @@ from evaluation.metrics.line import Better, Line
 from evaluation.metrics.metric import Against, Metric, Value, mean_of
 
 LEVELS = 255
-"""Steps of a pixel's value between black and white."""
+"""Number of steps of a pixel's value between black and white."""
 
 
 class Psnr(Metric):
     """Peak signal to noise ratio to full precision, of all pixels together and mean of images.
 
-    One image that became another picture can hold most of the squared error of all pixels
-    together; in the mean over images it counts as one.
+    A single image that has changed into another picture can hold most of the squared error of all
+    pixels; in the mean over images it counts once.
     """
 
     key, name = "psnr", "PSNR"
@@ -44,14 +44,14 @@ class Psnr(Metric):
             self._best = best_psnr(actual.shape)
 
     def compute(self, sample: Sample) -> dict[str, Value]:
-        """Of all pixels together, and the mean of images."""
+        """The PSNR of all pixels together, and the mean over images."""
         return {
             "psnr": self._pooled.compute().item(),
             "psnr_mean": mean_of(torch.cat(self._of_images)),
         }
 
     def notes(self, sample: Sample) -> Iterator[str]:
-        """What images count with that equal full precision."""
+        """A note on the value that images equal to full precision count with."""
         if self._best is not None:
             yield (
                 f"PSNR, mean of images: those that equal full precision count {self._best:.1f} dB, "
@@ -72,5 +72,5 @@ def psnr(expected: Tensor, actual: Tensor) -> Tensor:
 
 
 def best_psnr(shape: torch.Size) -> float:
-    """That of two images of 8 bits which differ by one step in one value of one pixel."""
+    """PSNR of two 8-bit images that differ by one step in one value of one pixel."""
     return 20 * math.log10(LEVELS) + 10 * math.log10(math.prod(shape[1:]))

@@ -1,4 +1,4 @@
-"""Which metrics there are, and which of them an evaluation measures."""
+"""The available metrics, and the selection that an evaluation measures."""
 
 import inspect
 from functools import cache
@@ -30,17 +30,17 @@ def all_metrics() -> tuple[type[Metric], ...]:
 
 
 def choices() -> dict[str, str]:
-    """What ``--metrics`` takes: the name of each metric, and the first line of its docstring."""
+    """The choices of ``--metrics``: name and first docstring line of each metric."""
     return {kind.key: (inspect.getdoc(kind) or "").partition("\n")[0] for kind in all_metrics()}
 
 
 def choose_metrics(
     protocol: Protocol, prompts: Prompts, device: str
 ) -> tuple[list[Metric], list[str]]:
-    """The metrics that a protocol asks for, ready to measure, and why others are left out.
+    """The metrics selected by a protocol, ready to measure, and why others are left out.
 
     Raises:
-        DGQError: if one that is asked for does not exist, or lacks what it needs.
+        DGQError: if a requested metric does not exist, or lacks something that it needs.
     """
     unknown = sorted(set(protocol.metrics or ()) - choices().keys())
     if unknown:
@@ -75,7 +75,7 @@ def choose_metrics(
 
 
 def is_asked(kind: type[Metric], protocol: Protocol) -> bool | None:
-    """Whether a protocol asks for a metric, by name or by its switch; None where it is silent."""
+    """Whether a protocol requests a metric, by name or by its switch; None if it says nothing."""
     if protocol.metrics is not None and kind.key in protocol.metrics:
         return True
     switched = None if kind.switch is None else getattr(protocol, kind.switch)

@@ -12,7 +12,7 @@ from evaluation.one_prompt.generate import generate
 from evaluation.one_prompt.settings import PictureSettings
 
 FLAGS = ("--compare", "--overwrite")
-"""Options that need no value to be switched on."""
+"""Options that act as flags, without a value."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Where pictures go: into files that were not there before, unless the user says so."""
+"""Files of pictures, which never replace existing ones unless the user says so."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from evaluation.one_prompt.settings import PictureSettings
 FOLDER = Path("outputs/pictures")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 QUALITY = 95
-"""Of JPEG and WebP."""
+"""Quality of JPEG and WebP."""
 
 LONGEST_NAME = 60
 
 
 def check_output(settings: PictureSettings) -> None:
-    """Raise DGQError unless the pictures can be written, and write over nothing."""
+    """Raise DGQError unless the pictures can be written without overwriting anything."""
     file = settings.output
     if file is None:
         check_writable(FOLDER, "the folder of pictures,")
@@ -39,10 +39,10 @@ def check_output(settings: PictureSettings) -> None:
 
 
 def write_pictures(pictures: Sequence[Image.Image], settings: PictureSettings) -> list[Path]:
-    """Write pictures, each whole or not at all; returns their files.
+    """Write pictures, each completely or not at all; returns their files.
 
     Raises:
-        DGQError: if a file came into being while they were drawn.
+        DGQError: if a file was created by others while they were drawn.
     """
     file = settings.output or free_file(settings)
     files = files_of(file, settings)
@@ -56,7 +56,7 @@ def write_pictures(pictures: Sequence[Image.Image], settings: PictureSettings) -
 
 @contextmanager
 def reserved(path: Path) -> Iterator[None]:
-    """Take a name for the block, which puts the file there; raises DGQError if it is taken."""
+    """Reserve a name for the block, which creates the file; raises DGQError if it is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.open("xb").close()
@@ -70,7 +70,7 @@ def reserved(path: Path) -> Iterator[None]:
 
 
 def already_there(path: Path) -> DGQError:
-    """The one line that says so."""
+    """The one-line error for an existing file."""
     return DGQError(f"{path} exists: choose another --output, or --overwrite to replace it")
 
 
@@ -83,7 +83,7 @@ def files_of(file: Path, settings: PictureSettings) -> list[Path]:
 
 
 def free_file(settings: PictureSettings) -> Path:
-    """A name after the prompt and the seed that is not taken."""
+    """An unused file name made from the prompt and the seed."""
     words = re.sub(r"[^a-z0-9]+", "-", settings.prompt.lower()).strip("-")[:LONGEST_NAME]
     parts = [words.strip("-") or "picture", f"seed{settings.seed}"]
     parts += [f"noise{settings.index}"] if settings.index and settings.number == 1 else []

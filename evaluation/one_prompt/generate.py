@@ -1,4 +1,4 @@
-"""From a prompt to a file: check, draw, compare, write, say what it took."""
+"""From a prompt to a file: check, draw, compare, write, and report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +31,13 @@ SAMPLING_OPTIONS = "--height, --width, --steps, --scheduler or --negative"
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one UNet drew.
+    """Result of drawing with one UNet.
 
     Args:
-        name: of the UNet.
-        pictures: one for each noise.
-        seconds: that the pipeline took for all.
-        peak_bytes: that the process, or the GPU, held meanwhile.
+        name: name of the UNet.
+        pictures: pictures, one for each noise.
+        seconds: time that the pipeline took for all.
+        peak_bytes: peak memory of the process or the GPU meanwhile.
         execution: how it ran; None in full precision.
     """
 
@@ -89,7 +89,7 @@ def generate(settings: PictureSettings, console: Console) -> list[Path]:
 def draw(
     found: Subjects, name: str, settings: PictureSettings, device: str, progress: Progress
 ) -> Drawn:
-    """Draw all pictures one by one, so that none depends on how many there are.
+    """Draw all pictures one by one, so that none depends on their number.
 
     Raises:
         DGQError: if one is not finite.
@@ -115,12 +115,12 @@ def draw(
 
 
 def options_of(settings: PictureSettings) -> dict[str, Any]:
-    """Further arguments of the pipeline."""
+    """Additional arguments of the pipeline."""
     return {} if settings.negative is None else {"negative_prompt": [settings.negative]}
 
 
 def check_finite(pixels: Tensor, name: str) -> None:
-    """Raise DGQError for a picture with values that are no numbers: saved, it would be black."""
+    """Raise DGQError for a picture with values that are not finite: saved, it would be black."""
     if not bool(pixels.isfinite().all()):
         raise DGQError(f"{name}: the picture is not finite: calibrate this model again")
 
@@ -140,14 +140,14 @@ def scheduler_of(pipeline: DiffusionPipeline, name: str) -> Any:
 
 
 def pictures_of(drawn: list[Drawn], settings: PictureSettings) -> list[Image.Image]:
-    """What is written: pictures as they are, or all in one where models are compared."""
+    """The pictures to write: as they are, or all in one if models are compared."""
     if not settings.compare:
         return drawn[0].pictures
     return [side_by_side({each.name: each.pictures for each in drawn}, settings.prompt)]
 
 
 def report(drawn: list[Drawn], files: list[Path], console: Console) -> None:
-    """Print what each UNet took, how far apart two are, and where the pictures are."""
+    """Print the cost of each UNet, the difference between two, and where the pictures are."""
     for each in drawn:
         gigabytes = each.peak_bytes / 1e9
         say(console, f"{each.name}: {each.seconds:.2f} s, peak memory {gigabytes:.2f} GB")
@@ -160,7 +160,7 @@ def report(drawn: list[Drawn], files: list[Path], console: Console) -> None:
 
 
 def difference(expected: Tensor, actual: Tensor) -> str:
-    """How far pictures ``[N, 3, H, W]`` with values in [0, 1] are from those expected."""
+    """Differences of pictures ``[N, 3, H, W]`` with values in [0, 1] from the expected ones."""
     squared = (expected.double() - actual.double()).square().mean()
     if squared == 0:
         return "the pictures are the same, pixel by pixel"
@@ -170,5 +170,5 @@ def difference(expected: Tensor, actual: Tensor) -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """A line as it stands."""
+    """Print a line unchanged."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -12,11 +12,11 @@ from dgq.errors import DGQError, first_line
 from dgq.storage.files import check_regular
 
 NAME = "lora"
-"""Of the adapter."""
+"""Name of the adapter."""
 
 
 def find_lora(path: Path) -> Path:
-    """The file of a LoRA, or that in a folder.
+    """The file of a LoRA, which may be in a folder.
 
     Raises:
         DGQError: if there is none that can be read, or PEFT is missing.
@@ -32,10 +32,10 @@ def find_lora(path: Path) -> Path:
 
 @contextmanager
 def with_lora(pipeline: DiffusionPipeline, file: Path | None, scale: float) -> Iterator[None]:
-    """Within the block a pipeline draws with a LoRA, if there is one.
+    """Context in which a pipeline draws with a LoRA, if there is one.
 
     Raises:
-        DGQError: if it does not go on this pipeline, or changes nothing of it.
+        DGQError: if it does not fit this pipeline, or has no effect on it.
     """
     if file is None:
         yield

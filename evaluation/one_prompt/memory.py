@@ -1,4 +1,4 @@
-"""The most memory that this process, or its GPU, held for a while."""
+"""Peak memory of this process, or of its GPU, over a period."""
 
 import resource
 import sys
@@ -12,7 +12,7 @@ CLEAR = Path("/proc/self/clear_refs")
 
 
 def forget_peak(device: str) -> None:
-    """Let the peak begin anew, where the system can."""
+    """Reset the peak, if the system can."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -21,9 +21,9 @@ def forget_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int:
-    """The most that was held since ``forget_peak``: by tensors on a GPU, else by the process.
+    """Peak memory since ``forget_peak``: of tensors on a GPU, else of the process.
 
-    Where the system cannot forget a peak it is that since the process began.
+    If the system cannot reset the peak, it is that since the process began.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)

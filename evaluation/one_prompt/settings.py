@@ -1,4 +1,4 @@
-"""What the user asks of a picture."""
+"""The user's settings of a picture."""
 
 import math
 from dataclasses import dataclass

@@ -7,15 +7,15 @@ from PIL import Image, ImageDraw, ImageFont
 from evaluation.images.grid import BACKGROUND, FONT_SIZE, GAP, INK, LINE_HEIGHT, Font, wrap
 
 SMALLEST_SIDE = 256
-"""Pixels from which on pictures are shown as they are; smaller ones are enlarged."""
+"""Side in pixels from which pictures are shown unchanged; smaller ones are enlarged."""
 
 
 def side_by_side(columns: Mapping[str, Sequence[Image.Image]], prompt: str) -> Image.Image:
     """A column for each model, a row for each picture.
 
     Args:
-        columns: pictures by what stands above them; as many in each, all of one size.
-        prompt: that stands below.
+        columns: pictures by heading; the same number in each column, all of one size.
+        prompt: text below the pictures.
     """
     font = ImageFont.load_default(FONT_SIZE)
     first = next(iter(columns.values()))

@@ -1,4 +1,4 @@
-"""What draws: a pipeline, and the UNets that it draws with, checked before any work."""
+"""The pipeline and the UNets that draw, checked before any work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Subject:
     """One UNet that draws.
 
     Args:
-        name: for the label and the report.
+        name: name for labels and the report.
         load: loads it on its device; a UNet is in memory only while it draws.
     """
 
@@ -36,12 +36,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Subjects:
-    """All that draw one prompt.
+    """Everything that draws one prompt.
 
     Args:
-        pipeline: everything but the UNet.
-        subjects: in the order in which they are shown.
-        generation: how the pipeline is sampled.
+        pipeline: the pipeline without a UNet.
+        subjects: UNets, in the order in which they are shown.
+        generation: sampling of the pipeline.
     """
 
     pipeline: DiffusionPipeline
@@ -50,7 +50,7 @@ class Subjects:
 
 
 def find_subjects(settings: PictureSettings, device: str) -> Subjects:
-    """Load a pipeline with the UNet that was asked for, and check what it is compared with.
+    """Load a pipeline with the requested UNet, and check what it is compared with.
 
     Raises:
         DGQError: if something is missing, damaged, or does not fit.
@@ -82,7 +82,7 @@ def find_subjects(settings: PictureSettings, device: str) -> Subjects:
 
 
 def source_of(settings: PictureSettings, manifest: Manifest | None) -> str:
-    """The pipeline around a quantized UNet: named, around it, or its origin."""
+    """The pipeline for a quantized UNet: the named one, the one around it, or its origin."""
     if settings.pipeline is not None:
         return settings.pipeline
     assert settings.ckpt is not None
@@ -92,7 +92,7 @@ def source_of(settings: PictureSettings, manifest: Manifest | None) -> str:
 
 
 def origin(manifest: Manifest | None, what: str) -> str:
-    """The pipeline that a model was made from; raises DGQError where nobody noted it."""
+    """The pipeline that a model was made from; raises DGQError if this was not recorded."""
     if manifest is None or not manifest.pipeline:
         raise DGQError(
             f"{what}: the model does not say which pipeline it was made from: give --pipeline"
@@ -101,7 +101,7 @@ def origin(manifest: Manifest | None, what: str) -> str:
 
 
 def asked_for(settings: PictureSettings, manifest: Manifest | None) -> GenerationSettings:
-    """How to sample: as the user says, else as the model was calibrated for."""
+    """The sampling: as the user says, else as the model was calibrated for."""
     default = default_generation(settings.pipeline or DEFAULT_PIPELINE)
     if manifest is not None:
         default = manifest.generation
@@ -121,7 +121,7 @@ def asked_for(settings: PictureSettings, manifest: Manifest | None) -> Generatio
 
 
 def check_text_width(pipeline: DiffusionPipeline, unet: Any, name: str) -> None:
-    """Raise DGQError unless texts of a pipeline are as wide as a UNet reads them."""
+    """Raise DGQError unless a pipeline's text embeddings are as wide as the UNet expects."""
     expected, given = unet.config.cross_attention_dim, width_of_text(pipeline)
     projected = unet.config.encoder_hid_dim is not None
     if isinstance(expected, int) and not projected and given != expected:
@@ -132,7 +132,7 @@ def check_text_width(pipeline: DiffusionPipeline, unet: Any, name: str) -> None:
 
 
 def width_of_text(pipeline: DiffusionPipeline) -> int:
-    """Values that stand for a word, those of both text encoders where there are two."""
+    """Width of a token's embedding, summed over two text encoders if there are two."""
     encoders = ("text_encoder", "text_encoder_2")
     found = [pipeline.components[name] for name in encoders if pipeline.components.get(name)]
     return sum(encoder.config.hidden_size for encoder in found)

@@ -1,1 +1,1 @@
-"""The report: one HTML file with everything in it, to look at and to pass on."""
+"""The report: one self-contained HTML file."""

@@ -17,8 +17,8 @@ class BlockError:
 
     Args:
         target: name.
-        error: of each model that has it, None where it has not.
-        nearest: of the same with nearest rounding, where the log has it.
+        error: error of each model; None if it does not have this target.
+        nearest: error of the same target with nearest rounding, if the log has it.
     """
 
     target: str
@@ -27,7 +27,7 @@ class BlockError:
 
 
 def block_errors(models: Sequence[Model]) -> tuple[list[str], list[BlockError]]:
-    """Names of the models whose runs have a log, and the errors of their targets in its order."""
+    """Names of the models whose runs have a log, and the errors of their targets in log order."""
     logs = {m.name: _read(m.run / LOG_FILE) for m in models if m.run is not None}
     logs = {name: log for name, log in logs.items() if log}
     targets = dict.fromkeys(target for log in logs.values() for target in log)

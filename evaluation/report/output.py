@@ -1,4 +1,4 @@
-"""The folder of the results, and what may be replaced in it."""
+"""The folder of the results, and which of its files may be replaced."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ METRICS_FILE = "metrics.json"
 GRID_FILE = "grid.png"
 REPORT_FILE = "report.html"
 SHARED_OUTPUT = Path("outputs/evaluation")
-"""Where comparisons go that belong to no single run."""
+"""Folder of comparisons that belong to no single run."""
 
 
 def default_output(inputs: Inputs, name: str) -> Path:
-    """Folder of the results: in the run, if there is a single one, else among comparisons."""
+    """Folder of the results: in the run if there is only one, else among the comparisons."""
     runs = [model.run for model in inputs.comparison.models if model.run is not None]
     parent = runs[0] / "evaluation" if len(runs) == 1 else SHARED_OUTPUT
     return parent / f"{inputs.settings.protocol_name}-{name}"
@@ -27,7 +27,7 @@ def check_output(output: Path, name: str, overwrite: bool) -> None:
     Args:
         output: folder of the results.
         name: identity of this evaluation.
-        overwrite: replace them all the same.
+        overwrite: replace them anyway.
     """
     if output.exists() and not output.is_dir():
         raise DGQError(f"--output {output} is not a folder")

@@ -1,4 +1,4 @@
-"""The page: everything that was found, in one file that needs no network."""
+"""The HTML report: all results in one file that needs no network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +24,9 @@ def write_page(
 
     Args:
         path: of the file.
-        report: what ``metrics.json`` holds.
+        report: content of ``metrics.json``.
         models: full precision first.
-        stores: their images by name, with the first seed.
+        stores: their images with the first seed, by name.
     """
     page = render(report, models, compared_pictures(stores))
     with written_beside(path) as beside:
@@ -36,7 +36,7 @@ def write_page(
 def render(
     report: Mapping[str, Any], models: list[Model], pictures: list[tuple[str, list[Shown]]]
 ) -> str:
-    """The page as HTML, everything that comes from outside escaped."""
+    """The page as HTML, with all external text escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -14,10 +14,10 @@ from evaluation.report.charts import data_uri
 
 N_PROMPTS = 12
 SIDE = 256
-"""Pixels that larger images are shown at."""
+"""Size in pixels at which larger images are shown."""
 
 PIXELATED_BELOW = 128
-"""Smaller images are enlarged by the browser, with hard pixels."""
+"""Size below which images are enlarged by the browser, with hard pixels."""
 
 EXPLANATION = "explanation"
 """Folder of a run with the pictures that ``explain.py`` draws, if there are any."""
@@ -28,8 +28,8 @@ class Shown:
     """One picture.
 
     Args:
-        label: of the model.
-        uri: the picture itself.
+        label: label of the model.
+        uri: the picture as a data URI.
         pixelated: whether to enlarge it with hard pixels.
     """
 
@@ -52,7 +52,7 @@ def compared_pictures(stores: Mapping[str, ImageStore]) -> list[tuple[str, list[
 
 
 def explaining_pictures(models: list[Model]) -> list[Shown]:
-    """Pictures of ranges, scores, sensitivity and costs that lie in the models' runs."""
+    """Pictures of ranges, scores, sensitivity and costs found in the models' runs."""
     folders = [(m.name, m.run / EXPLANATION) for m in models if m.run is not None]
     return [
         Shown(f"{name}: {file.stem}", data_uri(file.read_bytes(), "image/png"), False)

@@ -1,4 +1,4 @@
-"""What has to be known to repeat an evaluation."""
+"""The record of an evaluation: everything needed to repeat it."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +59,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def describe_model(model: Model) -> dict[str, Any]:
-    """One model, for ``metrics.json``."""
+    """The description of one model, for ``metrics.json``."""
     quantization = None if model.manifest is None else as_json(asdict(model.manifest.quantization))
     return {
         "name": model.name,
@@ -76,19 +76,19 @@ def describe_versions() -> dict[str, str]:
 
 
 def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:
-    """What two results must share to be results of the same evaluation."""
+    """Values that two results must share to belong to the same evaluation."""
     hashes = [model["checkpoint_sha256"] for model in models]
     runs = [_arithmetic(model.get("execution")) for model in models]
     return fingerprint({"protocol": protocol, "models": hashes, "execution": runs})
 
 
 def _arithmetic(execution: dict[str, Any] | None) -> str | None:
-    """What of an execution decides the numbers."""
+    """The parts of an execution that affect the numbers."""
     return None if execution is None else Execution(**execution).arithmetic
 
 
 def _switches(metrics: Sequence[Metric]) -> dict[str, bool]:
-    """Settings that ask for a metric, as they turned out."""
+    """Settings that request a metric, with their effective values."""
     measured = {type(metric) for metric in metrics}
     return {kind.switch: kind in measured for kind in all_metrics() if kind.switch is not None}
 
@@ -104,14 +104,14 @@ def _networks(metrics: Sequence[Metric], extractors: Extractors) -> dict[str, st
 
 
 def _references(protocol: Protocol, prompts: Prompts) -> str | None:
-    """What FID compares with."""
+    """Description of the references that FID compares with."""
     if protocol.references is not None:
         return protocol.references.name
     return None if prompts.benchmark is None else renders_of(prompts.benchmark)
 
 
 def _references_hash(path: Path | None) -> str | None:
-    """Of the statistics' content, or of the names and the content of all images in a folder."""
+    """Hash of the statistics' content, or of the names and contents of all images in a folder."""
     if path is None or path.is_file():
         return None if path is None else sha256_of(path)
     files = list_images(path)

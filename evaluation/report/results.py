@@ -1,4 +1,4 @@
-"""What was measured, and how ``metrics.json`` holds it."""
+"""The measured results, and their form in ``metrics.json``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Results:
     """The numbers of an evaluation.
 
     Args:
-        metrics: of each model, by key; None where something could not be measured.
-        sqnr: of each model, dB at each step; None in full precision.
-        costs: of each model.
-        n_references: how many real images there were; None if unknown.
-        notes: what readers of the numbers should know.
+        metrics: metrics of each model, by key; None for what could not be measured.
+        sqnr: SQNR of each model, in dB at each step; None for full precision.
+        costs: costs of each model.
+        n_references: number of real images; None if unknown.
+        notes: remarks for readers of the numbers.
     """
 
     metrics: Sequence[Estimates]
@@ -32,11 +32,11 @@ class Results:
 def make_report(
     results: Results, protocol: dict[str, Any], models: Sequence[dict[str, Any]], command: str
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds.
+    """The content of ``metrics.json``.
 
     Args:
         results: of all models.
-        protocol: as it was carried out.
+        protocol: protocol as it was carried out.
         models: descriptions of them.
         command: how the evaluation was called.
     """

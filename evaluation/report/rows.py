@@ -1,4 +1,4 @@
-"""The rows of a table of results: a number of each model, its change, and whether it is better."""
+"""The rows of a table of results: each model's number, its change, and whether it is better."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Cell:
     """A number of one model.
 
     Args:
-        value: None where it was not measured.
-        std: over seeds.
+        value: value; None if it was not measured.
+        std: standard deviation over seeds.
         interval: 95 % bootstrap interval.
-        difference: such an interval of the difference to full precision.
+        difference: interval of the difference from full precision.
     """
 
     value: float | None
@@ -35,8 +35,8 @@ class Row:
 
     Args:
         label: what is measured.
-        cells: of each model.
-        better: the sign of a change for the better; 0 where the change is shown as a ratio.
+        cells: numbers of each model.
+        better: sign of an improvement; 0 if the change is shown as a ratio.
         digits: decimal places.
     """
 
@@ -51,7 +51,7 @@ class Row:
         return {1: "↑", -1: "↓", 0: ""}[self.better]
 
     def text(self, model: int) -> str:
-        """The number of a model, with its deviation over seeds."""
+        """The number of a model, with its standard deviation over seeds."""
         cell = self.cells[model]
         if cell.value is None:
             return MISSING
@@ -66,7 +66,7 @@ class Row:
         return f"{interval[0]:,.{self.digits}f} to {interval[1]:,.{self.digits}f}"
 
     def change(self, model: int) -> str:
-        """Difference to full precision, or the ratio of a cost; empty where there is none."""
+        """Difference from full precision, or the ratio of a cost; empty if there is none."""
         full, value = self.cells[0].value, self.cells[model].value
         if model == 0 or full is None or value is None:
             return ""
@@ -76,9 +76,9 @@ class Row:
         return "=" if float(text) == 0 else text
 
     def verdict(self, model: int) -> int:
-        """1 where a model is better than full precision, -1 where it is worse, else 0.
+        """1 if a model is better than full precision, -1 if it is worse, else 0.
 
-        Also 0 where the difference may be chance, since its interval includes none.
+        Also 0 if the difference may be chance, because its interval includes 0.
         """
         change, difference = self.change(model), self.cells[model].difference
         if change in ("", "=") or (difference and difference[0] <= 0 <= difference[1]):
@@ -87,12 +87,12 @@ class Row:
         assert full is not None
         assert value is not None
         sign = 1 if value > full else -1
-        # Costs fall for the better.
+        # Lower costs are better.
         return sign * (self.better or -1)
 
 
 def make_rows(report: dict[str, Any]) -> Iterator[Row]:
-    """All lines of a report that at least one model has a number in."""
+    """All lines of a report for which at least one model has a number."""
     models = report["models"]
     for line in (line for metric in all_metrics() for line in metric.lines):
         estimates = [model["metrics"].get(line.key) for model in models]

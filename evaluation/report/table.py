@@ -15,9 +15,9 @@ COLOURS = {1: "green", -1: "red", 0: "dim"}
 
 
 def make_table(report: dict[str, Any]) -> Group:
-    """Full precision beside each model, from what is written to ``metrics.json``.
+    """A table of full precision beside each model, from the content of ``metrics.json``.
 
-    A few models in a table: a terminal has room for no more.
+    Few models share a table, since a terminal has no room for more.
     """
     rows = list(make_rows(report))
     quantized = range(1, len(report["models"]))

@@ -1,4 +1,4 @@
-"""What activations at few bits do to a UNet's output, with and without groups."""
+"""Effect of activations at few bits on a UNet's output, with and without groups."""
 
 from collections.abc import Sequence
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Attention that measures its scores and otherwise computes what quantized attention does."""
+"""Attention that tallies its scores, and otherwise computes what quantized attention does."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from dgq.errors import DGQError
 from dgq.unet.attention import QuantizedAttention
 
 MAX_SCORES = 2**24
-"""Scores held at once, 64 MiB; at 64x64 latents those of 512 queries of one sample, eight heads."""
+"""Most scores held at once, 64 MiB; at 64x64 latents those of 512 queries of a sample, 8 heads."""
 
 SMALL_SCORE = 2.0**-8
 
@@ -34,7 +34,7 @@ class ScoreTally:
         self.n_others = 0
 
     def update(self, scores: Tensor, step: Tensor, half: Tensor) -> None:
-        """Count some scores in.
+        """Add some scores to the tally.
 
         Args:
             scores: ``[rows, heads, queries, keys]``, softmaxed.
@@ -51,9 +51,9 @@ class ScoreTally:
         self.n_others += scores.numel()
 
     def start_token(self) -> Tensor:
-        """Mean mass on the start token over that of uniform attention, by half, ``[halves]``.
+        """Mean mass on the start token relative to uniform attention, by half, ``[halves]``.
 
-        Every sampler step weighs the same.
+        Every sampler step has the same weight.
 
         Raises:
             DGQError: if scores are not finite.
@@ -84,7 +84,7 @@ class MeasuringAttention(QuantizedAttention):
 
 
 def measure_(attention: QuantizedAttention, n_halves: int) -> ScoreTally:
-    """Let a quantized attention tally its scores from now on; ``n_halves`` as in ``ScoreTally``."""
+    """Make a quantized attention tally its scores; ``n_halves`` as in ``ScoreTally``."""
     attention.__class__ = MeasuringAttention
     assert isinstance(attention, MeasuringAttention)
     attention.tally = ScoreTally(

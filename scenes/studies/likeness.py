@@ -1,4 +1,4 @@
-"""How like Stable Diffusion a pipeline behaves in what makes that hard to quantize.
+"""How similar a pipeline is to Stable Diffusion in what makes that hard to quantize.
 
     python -m scenes.studies.likeness --weights outputs/scenes/diffusion/step-*.safetensors pipeline
 
@@ -120,10 +120,10 @@ def measure(
     generation: GenerationSettings,
     batch_size: int,
 ) -> Likeness:
-    """Measure a pipeline; its UNet is not stock any more afterwards, but computes the same.
+    """Measure a pipeline; afterwards its UNet is no longer stock, but computes the same.
 
     Args:
-        pipeline: with a stock UNet.
+        pipeline: a pipeline with a stock UNet.
         prompts: at least one.
         generation: steps, guidance and size.
         batch_size: prompts at a time.
@@ -142,7 +142,7 @@ def measure(
 
 @torch.no_grad()
 def attach_(pipeline: DiffusionPipeline, generation: GenerationSettings) -> list[ScoreTally]:
-    """Let the UNet observe ranges and tally scores; returns the tallies."""
+    """Make the UNet observe ranges and tally scores; returns the tallies."""
     unet = pipeline.unet
     pipeline.scheduler.set_timesteps(generation.num_inference_steps)
     steps = tuple(dict.fromkeys(map(float, pipeline.scheduler.timesteps.tolist())))

@@ -1,4 +1,4 @@
-"""What is measured of the likeness to Stable Diffusion, in numbers."""
+"""Figures of the likeness to Stable Diffusion."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,17 +21,17 @@ class Likeness:
     Args:
         start_token: mean mass of cross-attention on the start token over uniform, mean of blocks.
         with_prompt: the same of the rows with a prompt alone.
-        strongest_block: the same of the block with most.
+        strongest_block: the same for the block with the largest value.
         small_cross: share of the cross-attention scores of other tokens below 2^-8.
         small_self: share of the self-attention scores below 2^-8.
         geglu_median: largest over median range of the channels of GEGLU outputs, median layer.
-        geglu_largest: of the layer with most.
-        conv2_median: the same of the inputs of second resnet convolutions.
-        conv2_largest: of the layer with most.
-        all_median: the same of all inputs.
-        tokens_largest: the same of pixels or tokens, of the layer with most.
+        geglu_largest: the same for the layer with the largest value.
+        conv2_median: the same for the inputs of second resnet convolutions.
+        conv2_largest: the same for the layer with the largest value.
+        all_median: the same for all inputs.
+        tokens_largest: the same for pixels or tokens, for the layer with the largest value.
         change_median: widest over narrowest range over the steps, median layer.
-        change_largest: of the layer with most.
+        change_largest: the same for the layer with the largest value.
         by_token: share of the inputs that DGQ's rule groups by pixel or token.
     """
 
@@ -57,7 +57,7 @@ TITLES = (
     *("GEGLU: median", "largest", "conv2: median", "largest", "all inputs: median"),
     *("tokens: largest", "change over steps: median", "largest", "grouped by token"),
 )
-"""Of the fields, in their order."""
+"""Titles of the fields, in their order."""
 
 
 def cells(likeness: Likeness) -> list[str]:
@@ -70,7 +70,7 @@ def summary(
     cross: Sequence[ScoreTally],
     own: Sequence[ScoreTally],
 ) -> Likeness:
-    """Figures of what was observed; DGQ's own rule has chosen the axes.
+    """The figures of the observed UNet; the axes were chosen by DGQ's own rule.
 
     Args:
         quantizers: by name, fitted.
@@ -102,5 +102,5 @@ def summary(
 
 
 def share_of_small(tallies: Sequence[ScoreTally]) -> float:
-    """Share of the small ones among all scores but the start token's."""
+    """The share of small ones among all scores except the start token's."""
     return sum(int(t.n_small) for t in tallies) / sum(t.n_others for t in tallies)

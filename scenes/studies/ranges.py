@@ -6,7 +6,7 @@ from torch import Tensor
 from dgq.quantizers.observer import Ranges
 
 LEAST_SHARE = 1e-6
-"""Of the largest range, which a median counts as at least: dead channels give a finite ratio."""
+"""Lower bound of a median relative to the largest range: dead channels give a finite ratio."""
 
 
 def outlier_ratios(width: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ SHIPPED = {
     "clip": (scenes.CLIP_DIR, "model.safetensors"),
     "autoencoder": (scenes.PIPELINE_DIR / "vae", "diffusion_pytorch_model.safetensors"),
 }
-"""Models that trials do not train anew, each with its weights' file."""
+"""Models that trials do not retrain, each with its file of weights."""
 PREPARED = ("clip", "autoencoder", "latents", "conditions")
 """The stages before the UNet's, in their order."""
 UNET = "diffusion"
@@ -25,9 +25,9 @@ class Place:
     """Folders of the trials, and how they are trained.
 
     Args:
-        root: of trials of any length.
-        steps: of training, which trials are kept apart by.
-        processes: that train a UNet together.
+        root: folder of trials of any length.
+        steps: steps of training; trials of different lengths are kept apart.
+        processes: processes that train a UNet together.
     """
 
     root: Path

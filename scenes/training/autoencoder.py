@@ -1,4 +1,4 @@
-"""The autoencoder: first towards whitened principal components of patches, then on its own.
+"""The autoencoder: first trained towards principal components of patches, then freely.
 
 Trained from scratch, such a small autoencoder uses its channels unevenly. The principal
 components of patches are a good linear code with unit variance, and a good place to start from.
@@ -105,7 +105,7 @@ def build(settings: Autoencoder, image_size: int) -> AutoencoderKL:
 
 
 def to_model(pictures: Tensor) -> Tensor:
-    """Pictures in [0, 1] as the autoencoder wants them, in [-1, 1]."""
+    """Pictures in [0, 1] mapped to the autoencoder's range, [-1, 1]."""
     return pictures * 2 - 1
 
 

@@ -1,4 +1,4 @@
-"""Batches that depend on seed and step alone, so that runs can resume and share them."""
+"""Batches that depend only on seed and step, so that runs can be resumed and shared."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,16 +9,16 @@ from lightning import LightningModule
 from torch.utils.data import IterableDataset
 
 Draw = Callable[[torch.Generator], Any]
-"""Draws a batch; of one that several processes share it gives ``rows_of_process``."""
+"""Draws a batch; if several processes share it, the rows given by ``rows_of_process``."""
 
 
 class Batches(IterableDataset[Any]):
-    """Endless batches, from the step that a training has got to.
+    """Endless batches, starting at the current step of a training.
 
     Args:
         draw: makes a batch.
-        seed: of the training.
-        training: whose step it is.
+        seed: seed of the training.
+        training: training whose step counts.
     """
 
     def __init__(self, draw: Draw, seed: int, training: LightningModule) -> None:
@@ -27,8 +27,8 @@ class Batches(IterableDataset[Any]):
         self.training = training
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator, which asks for the step at its first batch: a resumed Trainer makes its
-        # iterators before it knows.
+        # A generator, so that the step is read at the first batch: a resumed Trainer makes its
+        # iterators before it knows the step.
         step = self.training.global_step
         while True:
             yield self.draw(generator_of(self.seed, step))

@@ -1,4 +1,4 @@
-"""What happens beside the training: running average, snapshots, checkpoints, time."""
+"""Callbacks of a training: running average, snapshots, checkpoints, time."""
 
 from datetime import timedelta
 from functools import partial
@@ -20,7 +20,7 @@ class RunningAverage(WeightAveraging):
     """An exponential average of the weights.
 
     Args:
-        decay: of the average; less in the first steps.
+        decay: decay of the average; smaller in the first steps.
     """
 
     def __init__(self, decay: float) -> None:
@@ -34,18 +34,18 @@ class RunningAverage(WeightAveraging):
 
 
 def averaged(decay: float, mean: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
-    """The average with new weights taken in, which forgets the first steps sooner."""
+    """The average updated with new weights; it forgets the first steps sooner."""
     step = int(n_averaged) + 1
     return mean.lerp(new, 1 - min(decay, (1 + step) / (10 + step)))
 
 
 class Snapshots(Callback):
-    """Keeps the network's weights of some steps, averaged where an average is kept.
+    """Saves the network's weights at some steps, averaged if there is an average.
 
     Args:
-        steps: whose weights are kept.
-        folder: of the files.
-        average: if one is kept; it comes before this among the callbacks.
+        steps: steps whose weights are saved.
+        folder: folder of the files.
+        average: the average, if there is one; it comes before this among the callbacks.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Snapshots(Callback):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """The last state, every now and then and at the end.
+    """Saves the latest state at intervals and at the end.
 
     Args:
-        folder: of the file.
+        folder: folder of the file.
     """
 
     def __init__(self, folder: Path) -> None:

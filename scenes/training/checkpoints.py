@@ -14,7 +14,7 @@ DONE = "done"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside a file's place and moves it there: Lightning's own may leave half a file."""
+    """Writes beside a file's place and moves it there; Lightning's own may leave partial files."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None

@@ -1,9 +1,9 @@
 """A small CLIP of our own: contrastive, with an auxiliary loss that asks for the attributes.
 
-The contrastive loss alone needs far more pictures to notice shapes and textures, and places and
-counts hardly at all: so each picture must also tell its caption from one with a single attribute
-changed. The attributes are asked for at the end of the text, at a random padding position (the
-UNet sees those states too) and at each noun, so that all text states are informative.
+With the contrastive loss alone, noticing shapes and textures takes far more pictures, and places
+and counts are hardly learned at all. So each picture must also tell its caption from one with a
+single attribute changed. The attributes are asked for at the end of the text, at a random padding
+position (the UNet sees those states too) and at each noun, so that all text states are informative.
 """
 
 import random
@@ -81,7 +81,7 @@ class ClipBatch(NamedTuple):
 
 
 class ClipDraw:
-    """Draws captions, with pictures rendered for the occasion."""
+    """Draws captions and renders pictures for them."""
 
     def __init__(self, settings: Clip, image_size: int, tokenizer: CLIPTokenizer) -> None:
         self.settings, self.image_size, self.tokenizer = settings, image_size, tokenizer
@@ -95,8 +95,8 @@ class ClipDraw:
         chosen = torch.randint(len(self.captions), size, generator=generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         pictures = render([self.captions[i] for i in chosen.tolist()], self.image_size, seed)
-        # The text tower is causal: what follows does not change earlier states, so any length
-        # that leaves room for padding will do; now and then the full one trains all positions.
+        # The text tower is causal: later tokens do not change earlier states, so any length that
+        # leaves room for padding will do; now and then the full length trains all positions.
         length = random.Random(seed).choice((28, 28, 28, CONTEXT_LENGTH))
         ids = self.ids[chosen, :length]
         if self.settings.with_changed and length < CONTEXT_LENGTH:
@@ -200,7 +200,7 @@ def contrastive_loss(clip: CLIPModel, text: Tensor, vision: Tensor) -> tuple[Ten
 def changed_caption(caption: str, generator: random.Random) -> str:
     """The caption with one attribute changed, from the same split.
 
-    Every other time it is the place, relation or count, which pictures' embeddings neglect most.
+    Every other time this is the place, relation or count, which picture embeddings neglect most.
     """
     scene, split = parse_caption(caption), split_of(caption)
     *appearance, layout = changeable(scene)

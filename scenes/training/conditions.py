@@ -1,4 +1,4 @@
-"""What UNets are conditioned on, computed once for each caption by the pipeline's own encoders."""
+"""The UNets' conditions, computed once for each caption by the pipeline's own encoders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Conditions:
         states = self.states[rows].float()
         if self.pooled is None:
             return {"encoder_hidden_states": states}
-        # Original size, crop and target size, as the pipeline gives them if nobody says otherwise.
+        # Original size, crop and target size, with the pipeline's default values.
         side = float(self.image_size)
         added = {
             "text_embeds": self.pooled[rows].float(),

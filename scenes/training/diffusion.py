@@ -46,14 +46,14 @@ def build(arguments: dict[str, Any], sample_size: int, text_width: int) -> UNet2
 
 
 class Noisy(NamedTuple):
-    """Noisy latents and what the UNet is to make of them.
+    """Noisy latents and the UNet's target for them.
 
     Args:
         latents: [pictures, channels, h, w].
         timesteps: [pictures].
         conditions: further arguments of the UNet.
-        target: that it is to predict, as latents.
-        weight: of each picture's squared error, [pictures].
+        target: target of the prediction, like latents.
+        weight: weight of each picture's squared error, [pictures].
     """
 
     latents: Tensor
@@ -79,7 +79,7 @@ class NoisyDraw:
         drawn, rows = self._draw(generator)
         noise = torch.randn(drawn.shape, generator=generator)
         timesteps = stratified_timesteps(len(drawn), len(self.alphas), generator)
-        # Every process draws the whole batch and keeps its share: their number changes nothing.
+        # Every process draws the whole batch and keeps its share, so their number changes nothing.
         mine = rows_of_process(len(drawn))
         drawn, rows, noise, timesteps = drawn[mine], rows[mine], noise[mine], timesteps[mine]
         alpha = self.alphas[timesteps][:, None, None, None]
@@ -89,7 +89,7 @@ class NoisyDraw:
         )
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents, and the rows of their text states; some rows are the empty caption's."""
+        """Latents, and the rows of their text states; for some these are the empty caption's."""
         data = self.data[0]
         n_captions, n_renders = data.shape[:2]
         size = (self.settings.fit.batch_size,)
@@ -106,7 +106,7 @@ class DiffusionTraining(Training[UNet2DConditionModel]):
         super().__init__(unet, settings.fit)
 
     def loss(self, batch: Noisy) -> tuple[Tensor, dict[str, float]]:
-        """Of noisy latents; logged without weights."""
+        """The loss for noisy latents, which is logged without weights."""
         with self.autocast():
             inputs = batch.latents, batch.timesteps
             output = self.network(*inputs, **batch.conditions, return_dict=False)[0]
@@ -123,7 +123,7 @@ def stratified_timesteps(n: int, n_timesteps: int, generator: torch.Generator) -
 def target_of(
     drawn: Tensor, noise: Tensor, alpha: Tensor, settings: Diffusion
 ) -> tuple[Tensor, Tensor]:
-    """What the UNet is to predict, and the weight of each picture's squared error, [pictures].
+    """The UNet's target, and the weight of each picture's squared error, [pictures].
 
     `alpha` is the cumulative product of the schedule, [pictures, 1, 1, 1].
     """
@@ -136,8 +136,8 @@ def target_of(
 def velocity_weight(alpha: Tensor, clip: float) -> Tensor:
     """min(SNR + 1, clip) / (SNR + 1): the weight of a squared error in velocity.
 
-    As min-SNR (Hang et al. 2023, section 3.4) it keeps the easy, nearly noiseless steps from
-    dominating, but it leaves the weight of the noisiest ones at 1: there the caption is heeded.
+    As in min-SNR (Hang et al. 2023, section 3.4), it keeps the easy, nearly noiseless steps from
+    dominating. But it leaves the weight of the noisiest steps at 1, where the caption matters.
     `alpha` is the cumulative product of the schedule, so that SNR + 1 = 1 / (1 - alpha).
     """
     return (clip * (1 - alpha)).clamp(max=1)

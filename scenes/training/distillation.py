@@ -1,4 +1,4 @@
-"""A student of few steps: each of its steps lands where several guided ones of the teacher do.
+"""A student of few steps, each of which lands where several guided steps of the teacher land.
 
 Progressive distillation (Salimans & Ho 2022, sections 3 and 4) in one stage, with the teacher's
 guidance built in (Meng et al. 2023, section 3.1, for a single scale).
@@ -53,9 +53,9 @@ class Step(NamedTuple):
 
     Args:
         noisy: [pictures, channels, h, w].
-        first: the teacher's step that it starts with, [pictures].
+        first: the teacher's step that it starts at, [pictures].
         with_caption: further arguments of the student, and of the teacher.
-        without: the same of the empty caption.
+        without: the same for the empty caption.
     """
 
     noisy: Tensor
@@ -94,7 +94,7 @@ class StepDraw:
 
 
 class DistillationTraining(Training[UNet2DConditionModel]):
-    """The student's velocities against those that lead where the teacher ends."""
+    """Compares the student's velocities with those that lead where the teacher ends."""
 
     timesteps: Tensor
     alphas: Tensor
@@ -145,14 +145,14 @@ class DistillationTraining(Training[UNet2DConditionModel]):
 
 
 def joined(first: Any, second: Any) -> Any:
-    """Arguments of two calls as those of one."""
+    """Arguments of two calls combined into one call."""
     if isinstance(first, dict):
         return {name: joined(first[name], second[name]) for name in first}
     return torch.cat([first, second])
 
 
 def noise_levels(settings: Distillation) -> Tensor:
-    """Shares of the picture on the teacher's way, [steps + 1]; the last is the clean picture."""
+    """Shares of the picture along the teacher's steps, [steps + 1]; the last is the clean one."""
     timesteps = trailing_timesteps(settings.student_steps * settings.teacher_steps)
     return torch.cat([pndm().alphas_cumprod[timesteps], torch.ones(1)]).sqrt()
 

@@ -1,7 +1,7 @@
-"""The one way in which every network is trained: a Lightning fit whose only epoch is all steps.
+"""Training of every network: a Lightning fit whose only epoch contains all steps.
 
-Everything is scheduled by steps, so that a run gives the same weights however fast the machine is;
-several processes share each batch and average their gradients.
+Everything is scheduled by steps, so that a run gives the same weights on machines of any speed.
+Several processes share each batch and average their gradients.
 """
 
 from pathlib import Path
@@ -30,9 +30,9 @@ def fit(
 ) -> None:
     """Train a network in place and leave its averaged (else its last) weights in it.
 
-    Writes a log, snapshots and a checkpoint into `folder`; with `resume` a checkpoint found there
-    is continued, and one that is complete is only loaded. With several processes the weights are
-    in the checkpoint alone.
+    Writes a log, snapshots and a checkpoint into `folder`. With `resume`, a checkpoint found there
+    is continued, or only loaded if it is complete. With several processes the weights are only in
+    the checkpoint.
 
     Raises:
         FileExistsError: there is a checkpoint, and `resume` is not set.
@@ -55,7 +55,7 @@ def fit(
 
 
 def is_complete(checkpoint: Path, steps: int) -> bool:
-    """Whether a checkpoint is of the last step."""
+    """Whether a checkpoint is that of the last step."""
     if not checkpoint.exists():
         return False
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replaced(place: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of an old one when all went well."""
+    """A new folder to write into, which replaces the old one if all went well."""
     new, old = (place.with_name(f".{place.name}.{state}") for state in ("new", "old"))
     if old.exists() and not place.exists():  # killed between the two renames below
         os.rename(old, place)

@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger
 
 LOG = "log"
-"""Folder of the tables; Lightning empties one that it is to write into, so each has its own."""
+"""Folder of the tables; each run has its own, since Lightning empties the one it writes to."""
 N_LINES = 200
 
 
@@ -16,7 +16,7 @@ def logger(folder: Path) -> CSVLogger:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The lines of a training's log by step; those of steps that were taken again replaced."""
+    """The lines of a training's log by step; repeated steps replace earlier ones."""
     tables = (folder / LOG).glob("version_*/metrics.csv")
     lines: dict[int, dict[str, float]] = {}
     for table in sorted(tables, key=lambda table: int(table.parent.name[8:])):

@@ -1,8 +1,8 @@
-"""CLIP as a judge of pictures: vision tower and projections learn on, the text tower stays.
+"""CLIP for measuring: vision tower and projections are trained further, the text tower stays.
 
-Locked-text tuning, the mirror image of LiT (Zhai et al. 2022): the text tower conditions the UNets
-and must not change any more, while what pictures are measured by should notice every attribute.
-Counts are what a vision tower learns last, so captions of all kinds are drawn equally often.
+This is locked-text tuning, the mirror image of LiT (Zhai et al. 2022): the text tower conditions
+the UNets and must not change any more, but the measure of pictures should notice every attribute.
+Vision towers learn counts last, so captions of all kinds are drawn equally often.
 """
 
 import random
@@ -44,7 +44,7 @@ def train(
 
 
 class CaptionDraw:
-    """Draws captions of all kinds, with fresh pictures, and the same captions changed."""
+    """Draws captions of all kinds with fresh pictures, and changed versions of them."""
 
     def __init__(self, settings: Tuning, image_size: int, tokenizer: CLIPTokenizer) -> None:
         self.settings, self.image_size, self.tokenizer = settings, image_size, tokenizer
@@ -63,10 +63,10 @@ class CaptionDraw:
 
 
 class Tuned(Training[CLIPModel]):
-    """The contrastive loss of a CLIP model whose text tower stays."""
+    """The contrastive loss of a CLIP model whose text tower is frozen."""
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Of token ids and pictures in [-1, 1]."""
+        """The loss for token ids and pictures in [-1, 1]."""
         ids, pictures = batch
         with self.autocast():
             with torch.no_grad():

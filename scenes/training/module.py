@@ -16,7 +16,7 @@ from scenes.training.settings import Fit
 
 N = TypeVar("N", bound=nn.Module)
 
-# Lightning names the devices that it does not use, and advises on what was decided on purpose.
+# Lightning mentions the devices that it does not use, and advises against deliberate choices.
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 for _advice in ("does not have many workers", "exists and is not empty", "LeafSpec"):
@@ -24,13 +24,13 @@ for _advice in ("does not have many workers", "exists and is not empty", "LeafSp
 
 
 class Training(LightningModule, ABC, Generic[N]):
-    """A stage's network. A subclass says what the loss of a batch is.
+    """A stage's network; a subclass defines the loss of a batch.
 
-    Data stays outside: the callback that averages weights copies the whole module.
+    Data stays outside, since the callback that averages weights copies the whole module.
 
     Args:
-        network: that is trained, in place; what needs no gradient stays as it is.
-        settings: how.
+        network: network that is trained in place; parameters without gradients stay as they are.
+        settings: settings of the training.
     """
 
     def __init__(self, network: N, settings: Fit) -> None:
@@ -43,7 +43,7 @@ class Training(LightningModule, ABC, Generic[N]):
         """The loss of this process's share of a batch, and numbers to log."""
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 for matrix products alone, twice as fast where there are instructions for it.
+        """bfloat16 for matrix products only, twice as fast on CPUs with instructions for it.
 
         The Trainer's mixed precision would compute the losses in it as well.
         """
@@ -79,13 +79,13 @@ class Training(LightningModule, ABC, Generic[N]):
 
 
 def rate_factor(step: int, settings: Fit) -> float:
-    """The share of the highest learning rate at a step: linear warmup times a cosine to zero."""
+    """The learning rate as a fraction of the highest: linear warmup, then a cosine to zero."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
     return warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
 def parameter_groups(parameters: list[nn.Parameter], settings: Fit) -> list[dict[str, Any]]:
-    """What decays, and what does not: norms and biases, unless the settings say so."""
+    """Parameters with and without weight decay; by default norms and biases have none."""
     decayed = [p for p in parameters if settings.decays_norms or p.ndim > 1]
     kept = [p for p in parameters if not (settings.decays_norms or p.ndim > 1)]
     return [

@@ -27,7 +27,7 @@ from scenes.training.settings import Clip, Diffusion, Fit, Settings
 _SETTINGS = "settings.json"
 _MODEL = "model"
 _WORK = (_MODEL, DONE, CHECKPOINT)
-"""What there is in a folder whose stage has got anywhere."""
+"""Files of a folder whose stage has started; any of them counts."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Stage:
     """One stage.
 
     Args:
-        run: does it, with the settings and the command's options.
-        settings: what its result depends on, beside the stages it needs; None if it keeps none.
+        run: runs the stage, with the settings and the command's options.
+        settings: what its result depends on, besides the stages it needs; None if it has none.
         needs: stages whose results it reads.
-        result: in its folder, there once it is complete.
+        result: its result in its folder, which exists once the stage is complete.
     """
 
     run: Callable[[Settings, argparse.Namespace], None]
@@ -63,7 +63,7 @@ def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> Non
             )
     if stage.settings is not None:
         part = {"image_size": settings.image_size} | dataclasses.asdict(stage.settings(settings))
-        # With theirs in turn, so that a stage made anew with other settings is noticed downstream.
+        # Including those of earlier stages, so that later ones notice if they were made anew.
         after = {needed: _read_settings(options.work / needed) for needed in stage.needs}
         _remember(options.work / name, part | {"after": after})
     stage.run(settings, options)
@@ -75,7 +75,7 @@ def _read_settings(folder: Path) -> Any:
 
 
 def _remember(folder: Path, part: dict[str, Any]) -> None:
-    """Note the settings of a stage in its folder, or compare them with those noted there."""
+    """Record the settings of a stage in its folder, or compare them with those recorded there."""
     text, path = json.dumps(part, indent=2) + "\n", folder / _SETTINGS
     known = path.read_text() if path.exists() else ""
     if known != text and any((folder / name).exists() for name in _WORK):

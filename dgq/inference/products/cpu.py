@@ -28,7 +28,7 @@ class OneDNNWeight(WholeWeight):
 
     Args:
         folded: int8 ``[out, n]``.
-        factor: of the weights that meet each input channel, ``[in]``.
+        factor: factor of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
@@ -36,21 +36,21 @@ class OneDNNWeight(WholeWeight):
         super().__init__(laid_out(folded, geometry), factor, geometry)
 
     def whole_numbers(self) -> Tensor:
-        """Out of oneDNN's layout."""
+        """The weight converted back from oneDNN's layout."""
         return dense(self.tensor).reshape(self.geometry.out_channels, -1)
 
 
 class CpuProducts(Products):
-    """By oneDNN and our own kernels."""
+    """Products by oneDNN and by our own kernels."""
 
     device = "CPU"
 
     def obstacle(self) -> str | None:
-        """None where products of bytes are exact and fast."""
+        """None where products of bytes are exact and fast, else the reason."""
         return None if cpu.products_are_exact() else OBSTACLE
 
     def features(self) -> tuple[str, ...]:
-        """Instructions."""
+        """Relevant instruction sets."""
         return cpu.features()
 
     def best_dtype(self) -> torch.dtype:
@@ -59,7 +59,7 @@ class CpuProducts(Products):
         return torch.bfloat16 if native_bfloat16 else torch.float32
 
     def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
-        """Ours in bfloat16."""
+        """Our kernel in bfloat16, if it was built; torch's otherwise."""
         if dtype == torch.float32:
             return "torch", reference_attention
         kernels = native.kernels() if dtype == torch.bfloat16 else None
@@ -67,7 +67,7 @@ class CpuProducts(Products):
         return "our kernel" if own else "torch", fused_attention
 
     def offset(self, largest: int) -> int | None:
-        """None: oneDNN multiplies codes without a sign."""
+        """None: oneDNN multiplies unsigned codes."""
         return None
 
     def quantize(
@@ -80,7 +80,7 @@ class CpuProducts(Products):
         offset: int | None,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """In one pass; by the operator where it may be traced."""
+        """Quantize in one pass; without ``spoilt`` by an operator, which can be traced."""
         if spoilt is not None:
             return cpu.quantize(x, *tables, step, largest, padding, offset, spoilt)
         codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
@@ -95,21 +95,21 @@ class CpuProducts(Products):
         offset: int | None,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """In one pass; by the operator where it may be traced."""
+        """Quantize in one pass; without ``spoilt`` by an operator, which can be traced."""
         if spoilt is not None:
             return cpu.quantize_gated(x, *tables, step, largest, offset, spoilt)
         codes: Tensor = quantize_gated(x, *tables, step, largest, offset)
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
-        """Folded; in oneDNN's layout where it multiplies the whole of it exactly."""
+        """The folded weight, in oneDNN's layout if oneDNN multiplies values of its size exactly."""
         largest = max(int(folded.max()), -int(folded.min()))
         exact = largest <= cpu.largest_weight_of_onednn()
         return (OneDNNWeight if exact else PlainWeight)(folded, factor, layer.geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:
-    """An int8 weight ``[out, n]`` as oneDNN wants it."""
+    """An int8 weight ``[out, n]`` in oneDNN's layout."""
     if isinstance(geometry, ConvGeometry):
         weight = folded.view(geometry.weight_shape)
         stride, dilation = list(geometry.stride), list(geometry.dilation)

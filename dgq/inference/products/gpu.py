@@ -13,16 +13,16 @@ from dgq.ops import gpu, pad, quantize, reference, residual_fusion
 from dgq.ops.copy_engine import has_copy_engine
 
 PACKED_BITS = 4
-"""Up to which two codes share a byte."""
+"""Most bits with which two codes share a byte."""
 
 LARGEST_SIGNED = 127
 
 
 class GpuProducts(Products):
-    """By Triton's kernels, attention by torch's fused ones.
+    """Products by Triton kernels, attention by torch's fused ones.
 
     Args:
-        device: of the UNet.
+        device: device of the UNet.
     """
 
     device = "GPU"
@@ -32,14 +32,14 @@ class GpuProducts(Products):
         self.place = device
 
     def obstacle(self) -> str | None:
-        """None where the kernels run and are exact."""
+        """None if the kernels run on the device and are exact there, else the reason."""
         reason = gpu.why_not(self.place)
         if reason is None:
             residual_fusion.register()
         return reason
 
     def features(self) -> tuple[str, ...]:
-        """Its name, and what it can."""
+        """The name and relevant features of the device."""
         return gpu.features(self.place)
 
     @property
@@ -48,15 +48,15 @@ class GpuProducts(Products):
         return has_copy_engine(self.place)
 
     def best_dtype(self) -> torch.dtype:
-        """What tensor cores multiply, with the range of float32."""
+        """bfloat16, which tensor cores multiply and which has the range of float32."""
         return torch.bfloat16
 
     def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
-        """Torch's."""
+        """Torch's attention."""
         return "torch", reference.attention
 
     def offset(self, largest: int) -> int | None:
-        """Tensor cores multiply codes with a sign."""
+        """0, or 128 for codes beyond int8: tensor cores multiply signed codes."""
         return 0 if largest <= LARGEST_SIGNED else LARGEST_SIGNED + 1
 
     def quantize(
@@ -69,15 +69,16 @@ class GpuProducts(Products):
         offset: int | None,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """In one pass; under ``torch.compile`` in plain torch, fused with what precedes it.
+        """Quantize in one pass; under ``torch.compile`` in plain torch, fused with what precedes.
 
-        There padding is a pass of its own: a compiler would not fuse across it, and write and read
-        a float32 for each element instead.
+        When compiled, padding is a separate pass: the compiler would not fuse across it, and would
+        write and read a float32 for each element instead.
         """
         if not torch.compiler.is_compiling():
             codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
             return codes
-        # A norm's output may lie channel by channel: made so and laid out again, codes are slow.
+        # A norm's output may not be channels last; codes made in that order and laid out again are
+        # slow.
         codes = reference.quantize(x, *tables, step, largest, [], offset).contiguous()
         if not any(padding):
             return codes
@@ -86,13 +87,13 @@ class GpuProducts(Products):
         return padded
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
-        """Packed up to 4 bits, else folded."""
+        """The weight packed if it has at most 4 bits, else folded."""
         if layer.weight_bits <= PACKED_BITS:
             return NibbleWeight(nibbles_of(layer, factor), layer.geometry, self.copies_boxes)
         return ByteWeight(folded, factor, layer.geometry, self.copies_boxes)
 
     def weight_alone(self, layer: PackedLayer) -> AloneWeight | None:
-        """Packed, where it has at most 4 bits and its exponents fit into bytes."""
+        """The packed weight if it has at most 4 bits and its exponents fit into bytes."""
         if layer.weight_bits > PACKED_BITS:
             return None
         factors = group_factors(layer.group_exponents(), largest_exponent(layer.exponent))

@@ -26,7 +26,7 @@ class ByteWeight(PlainWeight):
 
     Args:
         folded: int8 ``[out, n]``.
-        factor: of the weights that meet each input channel, ``[in]``.
+        factor: factor of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
         copies_boxes: whether the device has a copy engine, and kernels for it.
     """
@@ -40,18 +40,18 @@ class ByteWeight(PlainWeight):
     def multiply_gated(
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
-        """In one kernel, where the device has it and all samples are at one step."""
+        """Compute in one kernel if the device has it and all samples are at one step."""
         if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
         return gated(x, self.tensor, weight_scale, bias, reader)
 
     def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
-        """Where all are of bytes."""
+        """The stacked weight if all are ``ByteWeight``, else None."""
         tensors = [other.tensor for other in others if isinstance(other, ByteWeight)]
         return self._of(torch.cat([self.tensor, *tensors])) if len(tensors) == len(others) else None
 
     def rows(self, rows: slice) -> ProductWeight:
-        """A view of the bytes."""
+        """The weight of some output channels: a view of the bytes."""
         return self._of(self.tensor[rows])
 
     def _of(self, tensor: Tensor) -> ProductWeight:
@@ -62,7 +62,8 @@ class ByteWeight(PlainWeight):
 class NibbleWeight(AloneWeight):
     """Two weights in a byte; kernels multiply them by their factors as they unpack them.
 
-    Where it was unpacked with others (``dgq.inference.weight_unit``), it is multiplied as bytes.
+    A weight that is unpacked together with others (``dgq.inference.weight_unit``) is multiplied as
+    bytes.
 
     Args:
         packed: codes of at most 4 bits.
@@ -78,7 +79,7 @@ class NibbleWeight(AloneWeight):
 
     @property
     def channels(self) -> int:
-        """That an output channel sees."""
+        """Number of input channels that an output channel reads."""
         return self.geometry.weight_shape[1]
 
     @property
@@ -99,14 +100,14 @@ class NibbleWeight(AloneWeight):
 
     @property
     def unpacked(self) -> Tensor | None:
-        """As the operators of byte weights read it, where this thread has unpacked it so far.
+        """The weight as operators of byte weights read it; None if this thread has not unpacked it.
 
-        Another thread's may still be written, in a stream of its own.
+        Another thread's copy may still be in the making, in a stream of its own.
         """
         held = self._unpacked
         if held is None:
             return None
-        # A graph has its own: what it notes is seen by nothing else.
+        # A compiled graph has its own copy: nothing else sees what it stores here.
         own = torch.compiler.is_compiling() or held[0] == threading.get_ident()
         return held[1] if own else None
 
@@ -117,16 +118,16 @@ class NibbleWeight(AloneWeight):
 
     @property
     def factor(self) -> Tensor | None:
-        """Of the weights that meet each input channel, int8 ``[in]``; None for 1."""
+        """Factor of the weights that meet each input channel, int8 ``[in]``; None for 1."""
         return self.packed.factor
 
     @property
     def shift(self) -> Tensor | None:
-        """Of each group of inputs, uint8 ``[out, groups]``; None for 0."""
+        """Shift of each group of inputs, uint8 ``[out, groups]``; None for 0."""
         return self.packed.shift
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights, or of bytes."""
+        """The output, by the kernel of packed weights or that of byte weights."""
         whole = self.unpacked
         if whole is not None:
             operands = (x.codes, whole, weight_scale, x.scale, bias, x.step)
@@ -140,7 +141,7 @@ class NibbleWeight(AloneWeight):
     def multiply_gated(
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
-        """In one kernel once the weight is unpacked, where all samples are at one step."""
+        """Compute in one kernel once the weight is unpacked, if all samples are at one step."""
         if not (self.copies_boxes and is_at_one_step(x)):
             return super().multiply_gated(x, weight_scale, bias, reader)
         whole = self.unpacked
@@ -149,24 +150,24 @@ class NibbleWeight(AloneWeight):
         return gated(x, whole, weight_scale, bias, reader)
 
     def multiply_float(self, x: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the kernel of packed weights and activations in floating point."""
+        """The output, by the kernel of packed weights with floating-point activations."""
         codes, zero_point, _, shift, group_size = self.packed
         weight = (codes, zero_point, shift, group_size, weight_scale, bias)
         output: Tensor = conv2d_packed(x, *weight, *self.window)
         return output
 
     def whole_numbers(self) -> Tensor:
-        """Unpacked."""
+        """The unpacked weight."""
         return multiplied(self.packed, self.channels, self.window[-1]).flatten(1)
 
     def stacked(self, others: Sequence[ProductWeight]) -> ProductWeight | None:
-        """Where all are packed, with groups of the same size."""
+        """The stacked weight if all are packed, with groups of the same size; else None."""
         weights = [other.packed for other in others if isinstance(other, NibbleWeight)]
         packed = stacked([self.packed, *weights]) if len(weights) == len(others) else None
         return None if packed is None else self._of(packed)
 
     def rows(self, rows: slice) -> ProductWeight:
-        """Views of the codes, zero points and shifts."""
+        """The weight of some output channels: views of the codes, zero points and shifts."""
         return self._of(self.packed.rows(rows))
 
     def _of(self, packed: PackedWeight) -> ProductWeight:
@@ -180,7 +181,7 @@ def nibbles_of(layer: PackedLayer, factor: Tensor | None) -> PackedWeight:
 
     Args:
         layer: in its stored form.
-        factor: of each input channel, or None for 1.
+        factor: factor of each input channel, or None for 1.
     """
     channels, *kernel = layer.geometry.weight_shape[1:]
     exponent, largest = layer.exponent, largest_exponent(layer.exponent)

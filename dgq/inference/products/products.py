@@ -1,4 +1,4 @@
-"""What a kind of device has to offer so that layers multiply integers on it."""
+"""The interface of a kind of device on which layers multiply integers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +27,13 @@ class ProductWeight(ABC):
     @property
     @abstractmethod
     def factor(self) -> Tensor | None:
-        """Of the weights that meet each input channel, whole numbers ``[in]``; None for 1."""
+        """Factor of the weights that meet each input channel, integers ``[in]``; None for 1."""
 
     @property
     def shift(self) -> Tensor | None:
         """Bits by which each group of inputs was shifted, uint8 ``[out, groups]``.
 
-        None where it does not hold them.
+        None if the weight does not hold them.
         """
         return None
 
@@ -44,19 +44,19 @@ class ProductWeight(ABC):
         Args:
             x: padded, images channels last.
             weight_scale: ``[out]``.
-            bias: ``[steps, out]``, with what zero points add.
+            bias: ``[steps, out]``, including the contribution of zero points.
         """
 
     def multiply_gated(
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
     ) -> QuantizedTensor:
-        """``value * gelu(gate)`` of the halves of a linear layer's output, quantized.
+        """Quantized ``value * gelu(gate)`` of the halves of a linear layer's output.
 
         Args:
             x: ``[batch, ..., in]``.
             weight_scale: ``[out]``.
-            bias: ``[steps, out]``, with what zero points add.
-            reader: the quantizer of the layer that reads it.
+            bias: ``[steps, out]``, including the contribution of zero points.
+            reader: the input quantizer of the layer that reads the result.
         """
         return reader.gated_codes(self.multiply(x, weight_scale, bias))
 
@@ -65,9 +65,9 @@ class ProductWeight(ABC):
         """The codes without zero points, times all factors: int8 ``[out, n]``."""
 
     def stacked(self, others: Sequence["ProductWeight"]) -> "ProductWeight | None":
-        """The weight of this linear layer and of others, one below the other.
+        """The weight of this linear layer stacked with those of others.
 
-        None where the kernels cannot multiply them at once, or take as long for it.
+        None if the kernels cannot multiply them at once, or would not be faster.
 
         Args:
             others: of linear layers that read the same quantized tensor.
@@ -92,25 +92,25 @@ class Products(MakesCodes):
     """How layers multiply on one kind of device."""
 
     device: str
-    """Its name for people."""
+    """Name for messages."""
     compiles_norms = False
     """Whether group norms are compiled in a form of their own (``dgq.inference.group_norm``)."""
 
     @abstractmethod
     def obstacle(self) -> str | None:
-        """Why no layer can multiply integers here, if so."""
+        """Why no layer can multiply integers here, or None."""
 
     @abstractmethod
     def features(self) -> tuple[str, ...]:
-        """What decides how fast they are."""
+        """Features of the device that decide how fast the products are."""
 
     @abstractmethod
     def best_dtype(self) -> torch.dtype:
-        """What everything else is computed in, unless it is asked for."""
+        """Default dtype of everything else."""
 
     @abstractmethod
     def attention(self, dtype: torch.dtype) -> tuple[str, Callable[..., Tensor]]:
-        """Who computes attention, in one word or two, and how."""
+        """The name of the attention kernel, in a word or two, and its function."""
 
     @abstractmethod
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
@@ -119,7 +119,7 @@ class Products(MakesCodes):
         Args:
             layer: in its stored form.
             folded: its whole numbers times all factors, int8 ``[out, n]``.
-            factor: of the weights that meet each input channel, ``[channels]``.
+            factor: factor of the weights that meet each input channel, ``[channels]``.
         """
 
     def weight_alone(self, layer: PackedLayer) -> "AloneWeight | None":

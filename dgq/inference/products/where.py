@@ -1,4 +1,4 @@
-"""Which products a UNet can use where it is."""
+"""Which integer products a UNet can use on its device."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from dgq.inference.products.products import Products
 
 
 def products_of(unet: nn.Module) -> tuple[Products, str | None]:
-    """How layers of a UNet multiply integers, and why none of them can, if so."""
+    """The products of a UNet's device, and why none of its layers can use them, if so."""
     devices = {tensor.device for tensor in (*unet.parameters(), *unet.buffers())}
     kinds = {device.type for device in devices}
     if hasattr(unet, "_hf_hook"):

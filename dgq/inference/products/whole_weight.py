@@ -1,4 +1,4 @@
-"""Weights of a byte for each element, which the operators of every device multiply."""
+"""Weights with a byte for each element, which the operators of every device multiply."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,11 @@ from dgq.ops import int_conv2d, int_linear
 
 
 class WholeWeight(ProductWeight):
-    """Subclasses say how a device wants its bytes laid out.
+    """A weight with a byte for each element, laid out as the subclass says.
 
     Args:
         tensor: as the operators of the device read it.
-        factor: of the weights that meet each input channel, ``[in]``.
+        factor: factor of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
@@ -32,21 +32,21 @@ class WholeWeight(ProductWeight):
 
     @property
     def factor(self) -> Tensor:
-        """Of the weights that meet each input channel, int16 ``[in]``."""
+        """Factor of the weights that meet each input channel, int16 ``[in]``."""
         return self._factor
 
     def multiply(self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-        """By the operator of the layer."""
+        """The layer's output, by its operator."""
         operands = (x.codes, self.tensor, weight_scale, x.scale, bias, x.step)
         return multiply_whole(operands, self.geometry, x.dtype)
 
 
 class PlainWeight(WholeWeight):
-    """In the order in which our own kernels multiply it: channels last.
+    """A weight in the order that our own kernels read: channels last.
 
     Args:
         folded: int8 ``[out, n]``.
-        factor: of the weights that meet each input channel, ``[in]``.
+        factor: factor of the weights that meet each input channel, ``[in]``.
         geometry: of the layer.
     """
 
@@ -58,12 +58,12 @@ class PlainWeight(WholeWeight):
         super().__init__(tensor, factor, geometry)
 
     def whole_numbers(self) -> Tensor:
-        """In the order of the stored codes."""
+        """The weight in the order of the stored codes."""
         return self.tensor.reshape(self.geometry.out_channels, -1)
 
 
 def multiply_whole(operands: tuple[Tensor, ...], geometry: Geometry, dtype: torch.dtype) -> Tensor:
-    """The operator of a layer with a weight of bytes."""
+    """Call the operator of a layer that has a byte for each weight."""
     output: Tensor
     if isinstance(geometry, ConvGeometry):
         window = (geometry.kernel, geometry.stride, geometry.dilation, geometry.groups)

@@ -1,4 +1,4 @@
-"""What the operators compute, in plain torch: on any device, and where nothing is faster."""
+"""The operators in plain torch: for any device, and wherever nothing is faster."""
 
 from dgq.ops.reference.products import (
     IMAGE,

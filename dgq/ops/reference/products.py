@@ -1,6 +1,6 @@
 """Products of codes and weights in plain torch.
 
-Integer products are made in float64, which holds every sum of them exactly.
+Integer products are computed in float64, which represents each of their sums exactly.
 """
 
 import torch
@@ -11,7 +11,7 @@ from dgq.ops.packed_weight import PackedWeight, multiplied
 from dgq.ops.reference.quantization import quantize_gated
 
 IMAGE = 4
-"""Dimensions of an image's activation; linear layers read any number."""
+"""Dimensions of an image's activation; a linear layer's may have any number."""
 
 
 def int_linear(
@@ -34,7 +34,7 @@ def int_linear(
         bias: ``[steps, out]``, including the contribution of the zero points.
         step: ``[1]`` or ``[batch]``, the row of ``scale`` and ``bias`` of each sample.
         dtype: dtype of the output.
-        residual: to be added, of the output's shape.
+        residual: tensor to add, of the output's shape.
 
     Returns:
         ``[batch, ..., out]``.
@@ -57,11 +57,11 @@ def int_linear_gated(
     largest: int,
     offset: int | None = None,
 ) -> Tensor:
-    """``int_linear`` in float32, whose output is quantized as ``quantize_gated`` does.
+    """``int_linear`` in float32, with the output quantized as by ``quantize_gated``.
 
     Args:
         codes: as in ``int_linear``, like the next five.
-        weight: int8 ``[2 out, in]``: of values, then of gates.
+        weight: int8 ``[2 out, in]``: rows of values, then of gates.
         next_scale: ``scale`` of ``quantize_gated``, like all that follow.
     """
     output = int_linear(codes, weight, weight_scale, scale, bias, step, torch.float32)
@@ -97,7 +97,7 @@ def int_conv2d(
         dilation: dilation of the convolution.
         groups: groups of the convolution.
         dtype: dtype of the output.
-        residual: to be added, of the output's shape.
+        residual: tensor to add, of the output's shape.
 
     Returns:
         ``[batch, height, width, out]``.
@@ -192,7 +192,7 @@ def conv2d_packed(
 
 
 def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:
-    """Integer sums ``[batch, ..., out]`` as what they stand for, each sample at its step."""
+    """Integer sums ``[batch, ..., out]``, scaled and with a bias, each sample at its step."""
     scale_row = step if scale.shape[0] > 1 else step.new_zeros(1)
     bias_row = step if bias.shape[0] > 1 else step.new_zeros(1)
     rows = [-1, *[1] * (sums.ndim - 2), 1]
@@ -201,7 +201,7 @@ def scaled(sums: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step
 
 
 def with_residual(output: Tensor, residual: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The sum of both, rounded once."""
+    """Output plus residual, rounded once."""
     return (output if residual is None else output + residual).to(dtype)
 
 

@@ -30,7 +30,8 @@ def quantize(
         largest: largest code before the multiplication.
         padding: padding of height and width, with the codes of zero; or empty.
         offset: subtracted to get int8 codes; None for uint8 codes.
-        spoilt: ``[batch]``, set to NaN for samples with a NaN, whose code is a number like others.
+        spoilt: ``[batch]``, set to NaN for samples that contain NaN, since their codes do not show
+            it.
 
     Returns:
         Codes of the shape of ``x``, padded.
@@ -79,10 +80,10 @@ def pad(
     padding: list[int],
     offset: int | None = None,
 ) -> Tensor:
-    """Codes of an image with those of zero around it: what ``quantize`` makes of a padded image.
+    """Codes of an image padded with codes of zero: as if ``quantize`` had padded it.
 
     Args:
-        codes: ``[batch, height, width, channels]``, of ``quantize`` without padding.
+        codes: ``[batch, height, width, channels]``, as ``quantize`` returns them without padding.
         zero_point: as in ``quantize``, like all that follow.
     """
     height, width = padding
@@ -105,7 +106,7 @@ def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def padded_shape(x: Tensor, padding: list[int]) -> list[int]:
-    """Of ``[batch, height, width, channels]`` with padding; of other tensors their own."""
+    """Shape of ``[batch, height, width, channels]`` after padding; other tensors keep theirs."""
     shape = list(x.shape)
     for dim, pad in zip((1, 2), padding, strict=False):
         shape[dim] += 2 * pad
@@ -113,5 +114,5 @@ def padded_shape(x: Tensor, padding: list[int]) -> list[int]:
 
 
 def code_dtype(offset: int | None) -> torch.dtype:
-    """Of codes that an offset is subtracted from."""
+    """Dtype of codes after an offset was subtracted."""
     return torch.uint8 if offset is None else torch.int8

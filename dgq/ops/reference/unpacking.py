@@ -19,7 +19,7 @@ def unpack(
 
     Args:
         packed: codes, as in ``PackedWeight``, like the next four.
-        channels: of the input.
+        channels: channels of the input.
     """
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     return multiplied(weight, channels, 1).transpose(1, 2).contiguous()
@@ -38,14 +38,14 @@ def unpack_all(
     """``unpack`` of several layers, into common memory: int8 ``[n_bytes]``.
 
     Args:
-        codes: of all layers, as in ``PackedTogether``, like all that follow.
+        codes: codes of all layers, as in ``PackedTogether``, like all that follow.
         zero_point: zero points.
         factor: factors of input channels.
         shift: shifts of groups of inputs.
         layers: where each layer is.
         programs: the layer that each program of a kernel unpacks.
         group_size: inputs per group.
-        n_bytes: of the output.
+        n_bytes: bytes of the output.
     """
     packed = PackedTogether(codes, zero_point, factor, shift, layers, programs, group_size, n_bytes)
     output = codes.new_zeros(n_bytes, dtype=torch.int8)

@@ -1,8 +1,8 @@
 """The operators as Triton kernels, for GPUs; imported only where Triton is installed.
 
-Launchers take a ``Tile`` to run with; without one, they take a measured one where a copy engine
-loads the operands, else candidates are timed on the device, once for each shape. With
-``TRITON_INTERPRET=1`` Triton runs the same kernels on tensors of a CPU.
+Launchers take a ``Tile`` to run with. Without one, they use a measured tile where a copy engine
+loads the operands; elsewhere they time candidates on the device, once for each shape. With
+``TRITON_INTERPRET=1`` Triton runs the same kernels on CPU tensors.
 """
 
 from dgq.ops.triton.gated import int_linear_gated

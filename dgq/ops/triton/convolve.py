@@ -1,4 +1,4 @@
-"""A convolution on a GPU: by boxes that the copy engine loads, or by tiles that a kernel loads."""
+"""A convolution on a GPU, from boxes that the copy engine loads or tiles that a kernel loads."""
 
 import math
 from functools import lru_cache
@@ -20,14 +20,14 @@ from dgq.ops.triton.window import Window
 
 
 class Operand(NamedTuple):
-    """A weight as the kernel takes it.
+    """A weight as the kernel reads it.
 
     Args:
-        values: int8 ``[out, ..., channels]``, taps in between; or packed as ``PackedWeight.codes``.
-        zero_point: of a packed weight, as all that follow.
-        factor: of input channels.
-        shift: of groups of inputs.
-        group_size: inputs in a group.
+        values: int8 ``[out, taps, channels]``, or packed as ``PackedWeight.codes``.
+        zero_point: zero points of a packed weight; all that follow belong to one too.
+        factor: factors of input channels.
+        shift: shifts of groups of inputs.
+        group_size: inputs per group.
     """
 
     values: Tensor
@@ -50,10 +50,10 @@ def convolve(
     Args:
         x: int8 or 16-bit floating point.
         weight: packed or not.
-        epilogue: what its sums stand for.
-        window: of the convolution.
-        dtype: of the output.
-        tile: to compute at a time; None for the measured one of boxes, or the fastest candidate.
+        epilogue: turns the sums into outputs.
+        window: window of the convolution.
+        dtype: dtype of the output.
+        tile: tile of a program; None for the measured one with boxes, else the fastest candidate.
     """
     boxes = _tile_of_boxes(x, weight, window) if tile is None else None
     if boxes is not None:
@@ -98,12 +98,12 @@ def convolve(
 
 
 def n_rows(x: tuple[int, ...], window: Window) -> int:
-    """Pixels of the output, of all samples ``[batch, height, width, channels]``."""
+    """Number of output pixels, over all samples of ``[batch, height, width, channels]``."""
     return x[0] * math.prod(window.output(*x[1:3]))
 
 
 def _tile_of_boxes(x: Tensor, weight: Operand, window: Window) -> Tile | None:
-    """The tile to multiply boxes with; None where the copy engine cannot load them."""
+    """The tile for a product of boxes; None if the copy engine cannot load them."""
     bytes_alone = x.dtype == torch.int8 and weight.zero_point is None
     if not (bytes_alone and has_copy_engine(x.device)):
         return None

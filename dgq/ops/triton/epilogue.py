@@ -1,4 +1,4 @@
-"""What a product's sums stand for: scaled, with a bias, each row at its sampler step."""
+"""From sums of products to outputs: scaled, with a bias, each row at its sampler step."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dgq.ops.triton.launch import KEPT, Launch
 
 ROWS, COLUMNS = 32, 64
-"""That one program adds up."""
+"""Size of the block that one program adds up."""
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def finished(
 ):
     """``sums [rows, columns] * scale[step] * weight_scale + bias[step]``, float32.
 
-    Without a scale nothing depends on the step; strides are 0 where one row serves all steps.
+    Without a scale nothing depends on the step; strides are 0 if one row serves all steps.
     """
     factor = tl.load(weight_scale_ptr + column)[None, :]
     if PER_ROW:
@@ -64,7 +64,7 @@ def add_parts(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Add the sums ``[parts, rows, columns]`` that programs made of the same tiles, and finish."""
+    """Add up the partial sums ``[parts, rows, columns]`` of several programs, and finish them."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     exists = (row < n_rows)[:, None] & (column < n_columns)[None, :]
@@ -96,10 +96,10 @@ class Epilogue:
 
     Args:
         weight_scale: ``[out]``.
-        scale: ``[steps]`` of the activations, or None where they are not quantized.
+        scale: ``[steps]``, scale of the activations, or None if they are not quantized.
         bias: ``[steps, out]``.
         step: ``[1]`` or ``[batch]``, or None without a scale.
-        residual: to be added, of the output's shape.
+        residual: tensor to add, of the output's shape.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Epilogue:
         self.residual = None if residual is None else residual.contiguous()
         self.tables = (weight_scale, scale, bias, step)
         in_steps = scale is not None and scale.shape[0] > 1
-        # A table may be some columns of a wider one.
+        # A table may consist of some columns of a wider one.
         self.strides = (int(in_steps), bias.stride(0) if bias.shape[0] > 1 else 0)
         self.per_row = step is not None and step.shape[0] > 1 and any(self.strides)
 
     def add_parts(self, parts: Tensor, output: Tensor, rows_per_sample: int) -> None:
-        """Write what the sums ``[parts, rows, columns]`` stand for into ``[..., columns]``."""
+        """Write the outputs of partial sums ``[parts, rows, columns]`` into ``[..., columns]``."""
         launch = _launch_of(parts.shape, rows_per_sample, self.strides, self.per_row)
         launch(parts, self.residual, output, *self.tables)
 
@@ -127,7 +127,7 @@ class Epilogue:
 def _launch_of(
     parts: tuple[int, int, int], rows_per_sample: int, strides: tuple[int, int], per_row: bool
 ) -> Launch:
-    """The launch of ``add_parts``, of a shape ``[parts, rows, columns]``."""
+    """The launch of ``add_parts`` for sums of a shape ``[parts, rows, columns]``."""
     n_parts, n_rows, n_columns = parts
     grid = (triton.cdiv(n_rows, ROWS), triton.cdiv(n_columns, COLUMNS))
     sizes = (n_rows, n_columns, rows_per_sample, *strides)
@@ -135,5 +135,5 @@ def _launch_of(
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What products of operands of a type are summed in."""
+    """Dtype in which products of operands of a dtype are summed."""
     return torch.int32 if dtype == torch.int8 else torch.float32

@@ -1,7 +1,7 @@
-"""A linear layer, its GEGLU and the quantization of what comes out as one kernel.
+"""A linear layer, its GEGLU and the quantization of the result as one kernel.
 
-What lies between is never written: four bytes of each code. For Hopper's copy engine, as in
-``tma``; a tile has the values of some channels and their gates.
+The intermediate results, four bytes per code, are never written. For Hopper's copy engine, as in
+``tma``; a tile holds the values of some channels and their gates.
 """
 
 from functools import lru_cache
@@ -19,10 +19,10 @@ from dgq.ops.triton.quantize import code_of
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 
 TILE = Tile(128, 64, 64, warps=4, stages=4)
-"""Values as many as gates: together the tile that was fastest at all measured shapes of GEGLUs."""
+"""As many values as gates: the tile that was fastest at all measured shapes of GEGLUs."""
 
 SIZES = ("n_rows", "out_channels", "channels", "scale_stride", "bias_stride", "next_stride")
-"""Whatever they are, one compiled kernel serves all."""
+"""Arguments that are not compiled in: one compiled kernel serves all their values."""
 
 SQRT_HALF = tl.constexpr(0.5**0.5)
 MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
@@ -43,7 +43,7 @@ def int_linear_gated(
     offset: int | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
-    """As ``reference.int_linear_gated``, to a code where it is the middle between two."""
+    """As ``reference.int_linear_gated``, up to a code at values midway between two."""
     tables = (next_scale, multiple, zero_point, factor)
     epilogue = Epilogue(weight_scale, scale, bias, step)
     own_steps = step.shape[0] > 1 and (epilogue.per_row or next_scale.shape[0] > 1)
@@ -70,7 +70,7 @@ def _launch_of(
     offset: int | None,
     tile: Tile,
 ) -> Launch:
-    """The launch of ``gated_product``, of a weight ``[out, channels]``; strides are of tables."""
+    """The launch of ``gated_product`` for a weight ``[out, channels]`` and strides of tables."""
     n_codes = out // 2
     tiles = triton.cdiv(n_rows, tile.rows) * triton.cdiv(n_codes, tile.columns)
     sizes = (n_rows, n_codes, channels, *strides)
@@ -135,7 +135,7 @@ def gated_product(
         values = tl.dot(of_values, x.T, values, out_dtype=tl.int32)
         gates = tl.dot(of_gates, x.T, gates, out_dtype=tl.int32)
 
-    row = tl.zeros((BLOCK_M,), tl.int32)  # of the tables: one sample stands for all
+    row = tl.zeros((BLOCK_M,), tl.int32)  # of the tables: all samples share it
     column = first_column + tl.arange(0, BLOCK_N)
     column = tl.minimum(column, out_channels - 1)
     value = finished(
@@ -170,17 +170,17 @@ def gated_product(
     divisor = tl.load(next_scale_ptr + step) * tl.load(multiple_ptr + column)
     zero = tl.load(zero_ptr + step * out_channels + column).to(tl.float32)
     factor = tl.load(factor_ptr + column)
-    # A division of each value would take as long as GELU.
+    # Dividing each value would take as long as GELU.
     whole = code_of(value * (1 / divisor)[None, :], zero[None, :], factor[None, :], LARGEST)
     out_desc.store([first_row, first_column], (whole - OFFSET).to(tl.int8))
 
 
 @triton.jit
 def gelu(x):
-    """``x`` times the normal distribution function, to 2e-7 of it.
+    """``x`` times the normal distribution function, with an error of at most 2e-7 of ``x``.
 
-    The error function as in Abramowitz and Stegun, 7.1.26: a third of the instructions of ``erf``,
-    which on a GPU take longer than the product.
+    The error function is Abramowitz and Stegun's 7.1.26, which takes a third of the instructions of
+    ``erf``; those take a GPU longer than the product.
     """
     z = tl.abs(x) * SQRT_HALF
     t = 1 / (1 + 0.3275911 * z)

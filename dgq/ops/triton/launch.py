@@ -1,7 +1,7 @@
-"""Kernels that are launched again and again with the same shapes, at little cost.
+"""Kernels that are launched repeatedly with the same shapes, at little cost.
 
-Triton's ``kernel[grid](...)`` examines every argument to find what it compiled for such arguments,
-which takes a CPU longer than most of our kernels take a GPU.
+Triton's ``kernel[grid](...)`` examines every argument to find the matching compiled kernel, which
+takes a CPU longer than most of our kernels take a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,25 +11,25 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ALIGNMENT = 16
-"""Bytes, of the addresses that kernels are compiled for, and of what the copy engine loads."""
+"""In bytes: alignment that kernels are compiled for, and that the copy engine needs."""
 
 KEPT = 1024
-"""Launches of a kind that are kept, the latest; a UNet has some dozens for each size of images."""
+"""Launches of a kind that are kept, the latest ones; a UNet has some dozens per image size."""
 
 
 class Boxes(NamedTuple):
     """A contiguous tensor as the copy engine sees it.
 
     Args:
-        shape: that it is seen in.
-        box: of it that is copied at a time.
+        shape: shape that it is viewed in.
+        box: shape of the part that is copied at a time.
     """
 
     shape: tuple[int, ...]
     box: tuple[int, ...]
 
     def strides(self) -> list[int]:
-        """Elements between neighbours along each dimension."""
+        """Number of elements between neighbours along each dimension."""
         strides = [1]
         for size in reversed(self.shape[1:]):
             strides.append(strides[-1] * size)
@@ -37,17 +37,18 @@ class Boxes(NamedTuple):
 
 
 class Launch:
-    """A kernel with all that it takes beside tensors.
+    """A kernel with all its arguments other than tensors.
 
-    All that Triton compiles for beside numbers is types of tensors and whether their addresses are
-    multiples of 16. What it compiled is kept for those that are; for others it searches each time.
+    Besides these, Triton compiles for the tensors' dtypes and for whether their addresses are
+    multiples of 16. Kernels for such addresses are kept here; with others Triton searches at each
+    launch.
 
     Args:
-        kernel: of Triton.
+        kernel: a Triton kernel.
         grid: programs along up to three axes.
-        numbers: that the kernel takes after its tensors, in its order.
-        boxes: how the copy engine sees the first of its tensors.
-        options: of Triton: warps, stages.
+        numbers: numbers that the kernel takes after its tensors, in its order.
+        boxes: how the copy engine sees the first tensors.
+        options: Triton's options: warps, stages.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Launch:
         self._compiled: dict[tuple[Any, ...] | None, Callable[..., None]] = {}
 
     def __call__(self, first: Tensor, *others: Tensor | None) -> None:
-        """Launch it; the first tensor is on the current device, and boxes are contiguous."""
+        """Launch the kernel; the first tensor is on the current device, boxes are contiguous."""
         tensors = (first, *others)
         kinds: list[Any] = [first.device]
         addresses = 0
@@ -82,7 +83,7 @@ class Launch:
             return
         described = self._described(tensors, TensorDescriptor)
         compiled = self.kernel[self.grid](*described, *self.numbers, **self.options)
-        if key is not None and compiled is not None:  # as it is from Triton's interpreter
+        if key is not None and compiled is not None:  # None from Triton's interpreter
             self._compiled[key] = compiled[self.grid]
 
     def _described(
@@ -98,7 +99,7 @@ class Launch:
 
 
 class Checked(TensorDescriptor):
-    """A descriptor of what was checked when the kernel was compiled: shape, box, alignment."""
+    """A descriptor whose shape, box and alignment were checked when the kernel was compiled."""
 
     def __post_init__(self) -> None:
-        """Check nothing again, which would take as long as all else of a launch."""
+        """Skip the checks, which would take as long as the rest of a launch."""

@@ -1,7 +1,7 @@
-"""One kernel for all products: a convolution as a product of matrices that are never made.
+"""One kernel for all products: a convolution as a product of matrices that are never stored.
 
-Rows are the pixels of the output, columns its channels; what is summed up are the taps of the
-window, and within a tap the channels. A linear layer has one tap. Images are channels last.
+Rows are the output's pixels, columns its channels; the sum runs over the taps of the window, and
+within a tap over the channels. A linear layer has one tap. Images are channels last.
 """
 
 import triton
@@ -67,7 +67,7 @@ def product(
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     exists = (row < n_rows)[:, None] & (column < out_channels)[None, :]
-    # Loads outside read the last row again, which is not written: no masks are needed.
+    # Rows outside load the last row again, whose result is not written: no masks are needed.
     row = tl.minimum(row, n_rows - 1)
     column = group * out_channels + tl.minimum(column, out_channels - 1)
 
@@ -98,7 +98,7 @@ def product(
             y, x = top + down, left + right
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         if PACKED:
-            # The weight comes from registers, which Hopper takes as the left operand alone.
+            # The weight comes from registers, which Hopper accepts only as the left operand.
             bytes_at = weight_ptr + (column[:, None] * TAPS + tap) * depth + channel[None, :]
             byte = tl.load(bytes_at, mask=known[None, :], other=0)
             x_at = x_ptr + at[None, :] + channel[:, None]
@@ -161,4 +161,4 @@ tuned_product = triton.autotune(
     prune_configs_by={"early_config_prune": worth_trying},
     cache_results=True,
 )(product)
-"""Times the candidates at the first call with a shape, and keeps what it found on disk."""
+"""Times the candidates at the first call with a shape, and stores the result on disk."""

@@ -1,4 +1,4 @@
-"""Images with padding: which pixel each padded one is, and codes of zero around codes."""
+"""Padded images: where each padded pixel comes from, and codes padded with codes of zero."""
 
 from functools import lru_cache
 
@@ -10,12 +10,12 @@ from dgq.ops.reference import padded_shape
 from dgq.ops.triton.launch import KEPT, Launch
 
 PIXELS, CHANNELS = 16, 128
-"""That one program copies."""
+"""Size of the block that one program copies."""
 
 
 @triton.jit
 def unpadded(pixel, n_pixels, height, width, PAD_H: tl.constexpr, PAD_W: tl.constexpr):
-    """The sample and place of padded pixels in what is padded, and which of them it has."""
+    """Sample and unpadded position of padded pixels, and which of them lie inside the image."""
     padded_h, padded_w = height + 2 * PAD_H, width + 2 * PAD_W
     sample = pixel // (padded_h * padded_w)
     y = pixel // padded_w % padded_h - PAD_H
@@ -55,7 +55,7 @@ def _launch_of(
     per_step: bool,
     per_row: bool,
 ) -> Launch:
-    """The launch of ``_pad`` for codes of a shape; ``up`` and ``left`` are padding."""
+    """The launch of ``_pad`` for codes of a shape, padded by ``up`` and ``left``."""
     _, height, width, channels = codes
     n_pixels = n_padded // channels
     grid = (triton.cdiv(n_pixels, PIXELS), triton.cdiv(channels, CHANNELS))

@@ -1,4 +1,4 @@
-"""The operators' products on a GPU."""
+"""The operators' products as Triton kernels."""
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,13 @@ from dgq.ops.triton.unpack import expanded
 from dgq.ops.triton.window import Window
 
 EXPANDED_FROM = 1024
-"""Rows from which a packed weight is unpacked once, rather than by every tile of rows.
+"""Rows from which a packed weight is unpacked once, instead of by every tile of rows.
 
-A guess until it is measured: each of 16 tiles of rows would unpack the same weight.
+Not measured yet: each of 16 tiles of rows would unpack the same weight.
 """
 
 POINT = Window((1, 1), (1, 1), (0, 0), (1, 1), 1)
-"""Of a linear layer."""
+"""Window of a linear layer."""
 
 
 def int_linear(
@@ -34,7 +34,7 @@ def int_linear(
     residual: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
-    """As ``reference.int_linear``, of signed codes."""
+    """As ``reference.int_linear``, for signed codes."""
     if codes.dtype != torch.int8:
         tables = (weight_scale, scale, bias, step)
         return reference.int_linear(codes, weight, *tables, dtype, residual)
@@ -58,7 +58,7 @@ def int_conv2d(
     residual: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
-    """As ``reference.int_conv2d``, of signed codes and a weight that is channels last."""
+    """As ``reference.int_conv2d``, for signed codes and a channels-last weight."""
     if codes.dtype != torch.int8:
         operands = (codes, weight, weight_scale, scale, bias, step)
         shape = (kernel, stride, dilation, groups)
@@ -89,7 +89,7 @@ def int_conv2d_packed(
     tile: Tile | None = None,
     expanded_from: int = EXPANDED_FROM,
 ) -> Tensor:
-    """As ``reference.int_conv2d_packed``, of signed codes."""
+    """As ``reference.int_conv2d_packed``, for signed codes."""
     weight = PackedWeight(packed, zero_point, factor, shift, group_size)
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
     window = Window.of(kernel, stride, (0, 0), dilation, groups)
@@ -116,7 +116,7 @@ def conv2d_packed(
     tile: Tile | None = None,
     expanded_from: int = EXPANDED_FROM,
 ) -> Tensor:
-    """As ``reference.conv2d_packed``, of 16-bit activations."""
+    """As ``reference.conv2d_packed``, for 16-bit activations."""
     weight = PackedWeight(packed, zero_point, None, shift, group_size)
     window = Window.of(kernel, stride, padding, dilation, groups)
     image = as_image(x)
@@ -131,14 +131,14 @@ def conv2d_packed(
 
 
 def as_image(x: Tensor) -> Tensor:
-    """``[batch, ..., channels]`` as one line of pixels for each sample, if it is no image."""
+    """``[batch, ..., channels]`` as an image of one line per sample, unless it is one already."""
     if x.ndim == reference.IMAGE:
         return x.contiguous()
     return x.contiguous().view(x.shape[0], 1, x.shape[1:-1].numel(), x.shape[-1])
 
 
 def as_given(output: Tensor, x: Tensor) -> Tensor:
-    """What was made of ``as_image(x)``, with the dimensions of ``x``."""
+    """An output computed from ``as_image(x)``, with the dimensions of ``x``."""
     if x.ndim == reference.IMAGE:
         return output
     return output.reshape(*x.shape[:-1], output.shape[-1])

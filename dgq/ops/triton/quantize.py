@@ -12,13 +12,13 @@ from dgq.ops.triton.launch import KEPT, Launch
 from dgq.ops.triton.padding import unpadded
 
 ROUNDING = tl.constexpr(1.5 * 2**23)
-"""Added to a float32 below 2^22 and subtracted again, it rounds half to even."""
+"""Adding this to a float32 below 2^22 and subtracting it again rounds half to even."""
 
 BEYOND = tl.constexpr(2.0**21)
-"""Quotients beyond this are clamped whatever the zero point, which has 16 bits."""
+"""Quotients beyond this are clamped with any 16-bit zero point."""
 
 PIXELS, CHANNELS = 16, 128
-"""That one program quantizes."""
+"""Size of the block that one program quantizes."""
 
 
 def quantize(
@@ -56,7 +56,7 @@ def _launch_of(
     per_step: bool,
     per_row: bool,
 ) -> Launch:
-    """The launch of ``_quantize`` for an activation of a shape; ``up`` and ``left`` are padding."""
+    """The launch of ``_quantize`` for an activation of a shape, padded by ``up`` and ``left``."""
     channels = x[-1]
     height, width = x[1:3] if len(x) == reference.IMAGE else (1, x[1:-1].numel())
     n_pixels = n_codes // channels

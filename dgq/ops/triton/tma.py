@@ -1,8 +1,9 @@
-"""The product of bytes where a copy engine loads whole boxes: Hopper's and later ones' TMA.
+"""The product of bytes where a copy engine (TMA, from Hopper on) loads whole boxes.
 
-What ``matmul.product`` computes, for whole padded images and one group of channels. A tile is a box
-of output pixels, so each tap of its window is a box of the input too, and no address is computed
-in a thread. Weights are the left operand: Triton reads both from shared memory only in this order.
+It computes what ``matmul.product`` does, for padded images and one group of channels. A tile is a
+box of output pixels, so each tap of its window is a box of the input too, and threads compute no
+addresses. Weights are the left operand: only in this order does Triton read both from shared
+memory.
 """
 
 import math
@@ -21,18 +22,18 @@ from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 from dgq.ops.triton.window import Window
 
 MOST_PIXELS = 256
-"""Of a box, along each dimension."""
+"""Largest extent of a box along each dimension."""
 
 
 SIZES = (
     *("n_samples", "boxes_down", "boxes_right", "boxes_of_samples", "out_channels", "channels"),
     *("scale_stride", "bias_stride"),
 )
-"""Whatever they are, one compiled kernel serves all: no operand's address depends on them."""
+"""Arguments that are not compiled in, since no operand's address depends on them."""
 
 
 class Box(NamedTuple):
-    """Output pixels of a tile."""
+    """Output pixels of a tile: samples, rows and columns."""
 
     samples: int
     height: int
@@ -87,7 +88,7 @@ def product_of_boxes(
         tap = block // blocks
         down, right = tap // KERNEL_W, tap % KERNEL_W
         channel = block % blocks * BLOCK_K
-        # Channels beyond the last are read as zeros, whatever weights they meet.
+        # Channels beyond the last are read as zeros, so their weights do not matter.
         place = right % STRIDE * channels + channel
         value = x_desc.load(
             [first_sample, top + down // STRIDE, down % STRIDE, left + right // STRIDE, place]
@@ -127,8 +128,8 @@ def suits(x: tuple[int, ...], weight: tuple[int, ...], window: Window, tile_inpu
 
     Args:
         x: the shape ``[batch, height, width, channels]`` of bytes.
-        weight: the shape ``[out, ..., channels]`` of bytes, taps in between.
-        window: of the convolution.
+        weight: the shape ``[out, taps, channels]`` of bytes.
+        window: window of the convolution.
         tile_inputs: channels that a tile loads at a time.
     """
     stride, channels = window.stride[0], x[-1]
@@ -142,15 +143,15 @@ def suits(x: tuple[int, ...], weight: tuple[int, ...], window: Window, tile_inpu
 def convolve_boxes(
     x: Tensor, weight: Tensor, epilogue: Epilogue, window: Window, dtype: torch.dtype, tile: Tile
 ) -> Tensor:
-    """A convolution of ``[batch, height, width, channels]``, of what ``suits``.
+    """A convolution of ``[batch, height, width, channels]``, for operands that ``suits`` accepts.
 
     Args:
         x: int8.
         weight: int8 ``[out, ..., channels]``, contiguous.
-        epilogue: what its sums stand for.
-        window: of the convolution.
-        dtype: of the output.
-        tile: to compute at a time.
+        epilogue: turns the sums into outputs.
+        window: window of the convolution.
+        dtype: dtype of the output.
+        tile: tile of a program.
     """
     out = weight.shape[0]
     launch = _launch_of(x.shape, out, window, epilogue.strides, epilogue.per_row, tile)
@@ -180,13 +181,13 @@ def _launch_of(
     Args:
         x: the shape ``[batch, height, width, channels]`` of the codes.
         out: channels of the output.
-        window: of the convolution.
-        strides: of the epilogue's tables.
+        window: window of the convolution.
+        strides: strides of the epilogue's tables.
         per_sample: whether each sample has its own step.
-        tile: to compute at a time.
+        tile: tile of a program.
     """
     batch, height, width, channels = x
-    if window.is_point and not per_sample:  # whatever their sample, so that boxes are full
+    if window.is_point and not per_sample:  # regardless of samples, so that boxes are full
         batch, height, width = 1, 1, batch * height * width
     down, right = window.output(height, width)
     stride = window.stride[0]
@@ -214,13 +215,13 @@ def _launch_of(
 
 @lru_cache
 def box_of(pixels: int, batch: int, height: int, width: int) -> Box:
-    """The box of so many pixels that leaves the least of an image's boxes empty.
+    """The box with this many pixels that leaves the fewest pixels of an image's boxes empty.
 
     Args:
-        pixels: of the box, a power of two.
-        batch: samples.
-        height: of the output.
-        width: of the output.
+        pixels: pixels of the box, a power of two.
+        batch: number of samples.
+        height: height of the output.
+        width: width of the output.
     """
     powers = [1 << n for n in range(MOST_PIXELS.bit_length())]
     shapes = [
@@ -232,5 +233,5 @@ def box_of(pixels: int, batch: int, height: int, width: int) -> Box:
 
 
 def _covered(box: Box, *image: int) -> int:
-    """Pixels of all boxes that an image of so many samples, rows and columns needs."""
+    """Pixels of all boxes that cover an image of these samples, rows and columns."""
     return math.prod(-(-n // size) * size for n, size in zip(image, box, strict=True))

@@ -1,4 +1,4 @@
-"""Which tile a product of boxes takes: the one that was fastest for the nearest measured shape."""
+"""The tile for a product of boxes: the fastest one at the nearest measured shape."""
 
 import math
 from functools import lru_cache
@@ -15,17 +15,17 @@ SHARED = Tile(64, 64, 128, parts=4, warps=4, stages=4)
 NARROW = Tile(16, 64, 128, warps=4, stages=5)
 
 TILES = (HUGE, TALL, LARGE, USUAL, SMALL, SHARED, NARROW)
-"""One of these was within 3 % of the fastest of the 26 that were tried at each measured shape."""
+"""At each measured shape, one of these was within 3 % of the fastest of the 26 that were tried."""
 
 
 class Shape(NamedTuple):
-    """Of a product.
+    """Shape of a product.
 
     Args:
-        taps: of the window.
+        taps: taps of the window.
         rows: pixels or tokens of the output.
         out: channels of the output.
-        channels: of the input.
+        channels: channels of the input.
     """
 
     taps: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
     channels: int
 
     def distance(self, other: "Shape") -> float:
-        """How many doublings lie between two shapes; taps decide before anything else."""
+        """Doublings between two shapes; different taps outweigh everything else."""
         ratios = (math.log2(a / b) for a, b in zip(self, other, strict=True))
         return sum(weight * abs(r) for weight, r in zip((4, 1, 1, 1), ratios, strict=True))
 
@@ -83,7 +83,7 @@ MEASURED = {
     Shape(1, 154, 640, 768): NARROW,
     Shape(1, 16, 1280, 1280): NARROW,
 }
-"""On an H200, of Stable Diffusion 1.4's layers at batches of 2 and 16; ``docs/how-to/gpu.md``."""
+"""Measured on an H200 with SD 1.4's layers at batches of 2 and 16; see ``docs/how-to/gpu.md``."""
 
 
 @lru_cache

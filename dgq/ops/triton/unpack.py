@@ -1,4 +1,4 @@
-"""4-bit weights back to whole numbers: in registers, or as a tensor."""
+"""Unpacking of 4-bit weights, in registers or into a tensor."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from dgq.ops.packed_weight import PackedWeight
 from dgq.ops.triton.launch import KEPT, Launch
 
 ROWS, BYTES = 32, 64
-"""That one program unpacks, of one tap."""
+"""Size of the block that one program unpacks, within one tap."""
 
 
 @triton.jit
@@ -28,12 +28,12 @@ def unpacked(
     TAPS: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
 ):
-    """``factor * 2^shift * (code - zero)`` as int8, of codes ``[rows, places]``.
+    """``factor * 2^shift * (code - zero)`` as int8, for codes ``[rows, places]``.
 
-    ``channel`` and ``tap`` are those of each place, ``known`` is where there is one; ``factor_ptr``
-    begins at the first channel of the convolution's group.
+    ``channel`` and ``tap`` belong to each place, and ``known`` says whether it exists;
+    ``factor_ptr`` begins at the first channel of the convolution's group.
     """
-    # In words of 32 bits: bytes would be moved into and out of them at every operation.
+    # In 32-bit words: bytes would be moved into and out of words at every operation.
     value = code.to(tl.int32) - zero.to(tl.int32)[:, None]
     if factor_ptr is not None:
         factor = tl.load(factor_ptr + channel, mask=known, other=0)
@@ -48,13 +48,13 @@ def unpacked(
 def expanded(
     weight: PackedWeight, channels: int, groups: int, scale: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """The weight ``[out, taps, channels]``: whole numbers, or times ``scale [out]``.
+    """The weight ``[out, taps, channels]``, as whole numbers or times ``scale [out]``.
 
     Args:
         weight: packed.
-        channels: of one group of the convolution.
-        groups: of the convolution.
-        scale: of each output channel; None for whole numbers.
+        channels: channels of one group of the convolution.
+        groups: groups of the convolution.
+        scale: scale of each output channel; None for whole numbers.
         dtype: int8, or a floating-point one.
     """
     out, taps, _ = weight.codes.shape
@@ -69,7 +69,7 @@ def expanded(
 def _launch_of(
     codes: tuple[int, int, int], channels: int, groups: int, n_shifts: int, group_size: int
 ) -> Launch:
-    """The launch of ``_expand``, of packed codes of a shape."""
+    """The launch of ``_expand`` for packed codes of a shape."""
     out, taps, half = codes
     rows = out // groups
     grid = (groups * triton.cdiv(rows, ROWS), taps, triton.cdiv(half, BYTES))

@@ -1,9 +1,9 @@
-"""4-bit weights of several layers as bytes, by one launch: ``unpack`` takes one for each.
+"""4-bit weights of several layers as bytes, in one launch (``unpack`` takes one per layer).
 
-Four codes are unpacked at once, in the bytes of a word of 32 bits. A word is a sum of its bytes'
-values times 1, 2^8, 2^16 and 2^24, values below 0 included: it may be multiplied and added to like
-any number, as long as what comes out has values of -128 to 127. Adding 128 to each, and inverting
-the highest bit of each byte, makes it bytes.
+Four codes are unpacked at once, in the bytes of a 32-bit word. A word is the sum of its bytes'
+values times 1, 2^8, 2^16 and 2^24, negative values included: it may be multiplied and added to like
+any number, as long as the resulting values lie in -128 to 127. Adding 128 to each, and inverting
+the highest bit of each byte, yields the bytes.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ from dgq.ops.packed_together import BYTES, ROWS, TIMES, WORD, Place
 from dgq.ops.triton.launch import KEPT, Launch
 
 WARPS = 2
-"""Whose threads each unpack 16 bytes at a time."""
+"""Warps of a program; each of their threads unpacks 16 bytes at a time."""
 
 FIELDS = tl.constexpr(len(Place._fields))
 ONES = tl.constexpr(0x01010101)
@@ -72,13 +72,13 @@ def _expand_all(
     groups = tl.load(layer + 8)
     program = tl.program_id(0) - tl.load(layer + 9)
     blocks = tl.cdiv(half, BLOCK_K)
-    # All in one dimension: of two, some versions of Triton would exchange bytes between threads.
+    # In one dimension: with two, some versions of Triton would exchange bytes between threads.
     place = tl.arange(0, BLOCK_N * BLOCK_K)
     word = program % blocks * BLOCK_K + place % BLOCK_K
     known = word < half
     times = tl.maximum(TIMES // taps, 1)
     first_row = program // blocks * (times * BLOCK_N)
-    # One half after the other: all that both need at a time would take too many registers.
+    # One half at a time: both together would take too many registers.
     for part in range(2):
         channels = word + part * half
         factor = _factors(factor_ptr, factor_at, channels, known)
@@ -103,7 +103,7 @@ def _expand_all(
 
 @triton.jit
 def _factors(factor_ptr, factor_at, channels, known):
-    """The factors of the channels of words, four in each."""
+    """The factors of the channels of some words, four per word."""
     factor = tl.zeros_like(channels)
     if factor_ptr is not None:  # noqa: SIM102, known as it compiles
         if factor_at >= 0:
@@ -114,10 +114,10 @@ def _factors(factor_ptr, factor_at, channels, known):
 
 @triton.jit
 def _powers(shift_ptr, shift_at, of_row, channels, taps, exists, GROUP_SIZE: tl.constexpr):
-    """``2^shift`` of the last weights of words, and by how much that of the first ones is more.
+    """``2^shift`` of the last weights of words, and by how much it is larger for the first ones.
 
-    A word's weights, those of four channels at all taps, are of at most two groups. The third
-    result tells them apart: how many weights of each channel are in the first group, up to 127,
+    A word's weights, those of four channels at all taps, lie in at most two groups. The third
+    result tells these apart: for each channel the number of weights in the first group, up to 127,
     plus 128, in bytes.
     """
     before = channels * 4 * taps
@@ -145,7 +145,7 @@ def _powers(shift_ptr, shift_at, of_row, channels, taps, exists, GROUP_SIZE: tl.
 def _centred(codes, zero, factor, factor_at):
     """``factor * (code - zero)`` of four codes in a word."""
     if factor_at >= 0:
-        # A product with what lies in a byte begins in that byte, and may go on in higher ones.
+        # The product of a byte begins in that byte and may extend into higher ones.
         value = (codes & 0xF) * (factor & 0xFF)
         value += (codes & 0xF00) * (factor >> 8 & 0xFF)
         value += (codes & 0xF0000) * (factor >> 16 & 0xFF)
@@ -158,7 +158,7 @@ def _centred(codes, zero, factor, factor_at):
 
 @triton.jit
 def _shifted(value, power, more, counts):
-    """What ``_centred`` returns times powers of two, as bytes."""
+    """The result of ``_centred`` times powers of two, as bytes."""
     firsts = counts & HALVES  # the highest bit of each byte in the first group
     in_first = ((value + HALVES) & ((firsts >> 7) * 255)) - firsts
     return (value * power + in_first * more + HALVES) ^ HALVES

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """What of an image a pixel of the output sees."""
+    """The part of an image that an output pixel reads."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -22,7 +22,7 @@ class Window(NamedTuple):
         dilation: Sequence[int],
         groups: int,
     ) -> "Window":
-        """Of an operator's lists, which are no keys of what is kept by shape."""
+        """A window from an operator's lists, which are not hashable."""
         return cls(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
 
     def output(self, height: int, width: int) -> tuple[int, int]:
