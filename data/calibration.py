@@ -53,7 +53,7 @@ class CalibrationData(LightningDataModule):
         micro_batch_size: pairs that run through the UNet at once.
         record_batch_size: prompts generated at once.
         cache: folder of the recorded calls.
-        seed: of prompts, noise and batches.
+        seed: seed of prompts, noise and batches.
     """
 
     n_held_out_prompts: ClassVar[int] = N_HELD_OUT_PROMPTS

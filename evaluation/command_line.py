@@ -40,7 +40,7 @@ CKPT_HELP = (
     "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
     "quantized models; without any, full precision alone is measured"
 )
-SEEDS_HELP = "of the noise, one set of images for each; the first also draws captions of scenes"
+SEEDS_HELP = "seeds of the noise, one set of images each; the first also draws captions of scenes"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,8 +80,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         PROTOCOL_OPTION,
         action=ActionConfigFile,
-        help=f"preset, {', '.join(_presets())}, or a YAML file of options, which those of the "
-        "command line override",
+        help=f"preset, {', '.join(_presets())}, or a YAML file of options; options on the "
+        "command line override it",
     )
     # Several values after one option: a class's own help has brackets for them.
     parser.add_argument("--ckpt", type=Path, nargs="+", default=[], help=CKPT_HELP)

@@ -29,15 +29,15 @@ class Protocol:
         prompts: COCO captions JSON, metadata.csv or its folder, PartiPrompts.tsv, text with a
             prompt on each line, or a dataset's hub id (owner/name:split:column); by default
             held-out captions of scenes.
-        references: for FID and KID, a folder of real images or an npz with mu and sigma as
-            pytorch-fid writes it; by default renders of other scenes where prompts are captions.
+        references: reference for FID and KID: a folder of real images, or an npz with mu and sigma
+            as pytorch-fid writes it; by default renders of other scenes where prompts are captions.
         num_images: prompts to draw; by default 256, or all of a shorter file.
-        seeds: of the noise, one set of images for each; the first also draws captions of scenes.
+        seeds: seeds of the noise, one set of images each; the first also draws captions of scenes.
         num_inference_steps: sampler steps; by default what the model was calibrated for, else 25.
         guidance_scale: classifier-free guidance; by default what the model was calibrated for,
             else 7.5.
-        height: of the images in pixels; by default the pipeline's own.
-        width: of the images in pixels; by default the pipeline's own.
+        height: height of the images in pixels; by default the pipeline's own.
+        width: width of the images in pixels; by default the pipeline's own.
         jpeg_quality: keep images as JPEG of this quality (1 to 95) instead of PNG.
         measured_size: resize images to this side before they are measured, and where they are
             JPEG encode them once more.

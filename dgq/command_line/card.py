@@ -23,20 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base_model",
         "--base-model",
         metavar="ID",
-        help="of the pipeline on the hub that it was made from; by default the one that the model "
-        "names, where that is an id",
+        help="hub id of the pipeline that the model was made from; by default the one that the "
+        "model names, if that is an id",
     )
     parser.add_argument(
         "--repo_id",
         "--repo-id",
         metavar="ID",
-        help="where it will be published, for the lines that load it",
+        help="hub id under which the model will be published, for the example code in the card",
     )
     parser.add_argument(
         "--write", action="store_true", help=f"write {CARD_FILE} beside the weights"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help=f"with --write: replace a {CARD_FILE} there"
+        "--overwrite", action="store_true", help=f"with --write: replace an existing {CARD_FILE}"
     )
 
 

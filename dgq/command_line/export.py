@@ -23,13 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="FOLDER",
-        help="to make; it must not exist, unless it is an earlier export and --overwrite is given",
+        help="folder to write; it must not exist, unless it is an earlier export and --overwrite "
+        "is given",
     )
     parser.add_argument(
         "--pipeline",
         action="store_true",
-        help="for OpenVINO: also text encoders, VAE, tokenizers and scheduler of the pipeline that "
-        "the model was made from, so that optimum-intel loads the folder",
+        help="for OpenVINO: also export text encoders, VAE, tokenizers and scheduler of the "
+        "pipeline that the model was made from, so that optimum-intel can load the folder",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier export in FOLDER"

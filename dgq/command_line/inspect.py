@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print JSON, as is done where the output is no terminal",
+        help="print JSON, which is the default if the output is not a terminal",
     )
 
 

@@ -23,7 +23,7 @@ class WaitingSettings:
             or ``disk`` for a host with too little memory.
         dtype: ``same`` keeps activations as they are; ``bfloat16`` or ``float16`` halve those in
             float32.
-        folder: for the files of ``disk``; in the run's folder by default.
+        folder: folder for the files of ``disk``; by default inside the run's folder.
     """
 
     place: Place = "device"

@@ -23,12 +23,12 @@ class PictureSettings:
             default the one that the model was made from, else `scenes`.
         steps: sampler steps; by default what the model was calibrated for, else 25.
         guidance: classifier-free guidance; by default what the model was calibrated for, else 7.5.
-        seed: of the noise, the same as in evaluate.py.
+        seed: seed of the noise, the same as in evaluate.py.
         index: number of the first picture's noise; evaluate.py draws its caption i (from 0) with
             noise i.
         number: pictures of the same prompt, each with noise of its own.
-        height: of the picture in pixels; by default the pipeline's own.
-        width: of the picture in pixels; by default the pipeline's own.
+        height: height of the picture in pixels; by default the pipeline's own.
+        width: width of the picture in pixels; by default the pipeline's own.
         negative: what not to draw; needs guidance above 1.
         scheduler: another sampler, a class of diffusers that goes with the pipeline's.
         lora: LoRA to draw with, a safetensors file or a folder with pytorch_lora_weights.
