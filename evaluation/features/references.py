@@ -91,9 +91,9 @@ def find_references(
 def load_references(
     path: Path, extractors: Extractors, batch_size: int, notes: list[str]
 ) -> References:
-    """References from a folder of images, or from an npz file.
+    """Load references from a folder of images or an npz file.
 
-    Images that cannot be read are left out, counted and named in ``notes``.
+    Images that cannot be read are left out, and counted and named in ``notes``.
 
     Raises:
         DGQError: if fewer than two images can be read.

@@ -1,4 +1,4 @@
-"""Metrics of all models from their samples: the values of each seed, and estimates over seeds."""
+"""Computes the metrics of all models from their samples: values per seed, estimates over seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
