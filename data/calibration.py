@@ -165,7 +165,7 @@ class CalibrationData(LightningDataModule):
                 self.record()
 
     def tidy(self) -> None:
-        """Remove temporary files of a process that was killed while recording."""
+        """Remove leftovers of a process that was killed just after it recorded."""
         if lock_file(self.recording).exists():
             with suppress(DGQError), locked(self.recording, wait=False):
                 remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)

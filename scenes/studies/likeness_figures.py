@@ -61,7 +61,7 @@ TITLES = (
 
 
 def cells(likeness: Likeness) -> list[str]:
-    """A line of the table."""
+    """The cells of a table row."""
     return [number(value) for value in asdict(likeness).values()]
 
 
