@@ -15,7 +15,7 @@ from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 LENGTH = len("sha256:") + 64
-"""Prefix of the comment of the zip archive that ``torch.save`` writes."""
+"""Length of the comment at the end of the zip archive that ``torch.save`` writes."""
 
 
 class SealedCheckpointIO(CheckpointIO):

@@ -16,7 +16,7 @@ from evaluation.images.files import list_images, named, read_image, to_images
 from evaluation.prompts import Prompts, reference_captions
 
 MIN_RENDERS = 1024
-"""Number of renders per image, as renders are cheap and more of them make FID steadier."""
+"""Least number of renders: they are cheap, and more of them than images make FID steadier."""
 
 RENDER_BATCH = 64
 """Renders drawn at once, with a seed for each batch."""

@@ -82,7 +82,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(folder: Path, notes: list[str] | None = None) -> list[Path]:
-    """Image files directly in ``folder``, sorted by name, including images without a suffix.
+    """Image files directly in ``folder``, sorted by name, including any without an image suffix.
 
     Args:
         folder: folder of the images.
