@@ -100,7 +100,7 @@ def show(sums: dict[str, Tensor]) -> None:
 
 
 def decibels(sums: Tensor) -> Tensor:
-    """SQNR in dB from sums of noise and signal, ``[..., 2]``."""
+    """Of noise and signal, ``[..., 2]``."""
     return 10 * (sums[..., 1] / sums[..., 0]).log10()
 
 

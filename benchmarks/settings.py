@@ -140,14 +140,14 @@ def measure(ckpt: str, recorded: Recorded) -> dict[str, float]:
 
 
 def decibels(sums: Tensor) -> float:
-    """SQNR in dB from sums of noise and signal, ``[2]``."""
+    """Of noise and signal, ``[2]``."""
     return float(10 * torch.log10(sums[1] / sums[0].clamp(min=1e-300)))
 
 
 def measured(
     ckpts: Sequence[str], settings: Sequence[Setting], captions: int, file: Path
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each setting, with each model's figures; new ones are written at once."""
+    """A row for each setting with the figures of each quantized model; written one by one."""
     known: dict[str, Any] = read_json(file) if file.is_file() else {}
     manifests = {ckpt: read_manifest(ckpt) for ckpt in ckpts}
     first = shared(manifests)

@@ -29,7 +29,7 @@ class SqnrMeter:
         self._noise[step] += (reference - output.double()).square().sum().item()
 
     def per_step(self) -> list[float]:
-        """Signal-to-quantization-noise ratio of each step in dB; infinite if nothing differs."""
+        """Signal to quantization noise ratio in dB of each step; infinite where nothing differs."""
         return [decibels(s, n) for s, n in zip(self._signal, self._noise, strict=True)]
 
 
