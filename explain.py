@@ -1,4 +1,4 @@
-"""Draw what a quantized model does and where it hurts: ``python explain.py outputs/w4a8``."""
+"""Draw what a quantized model does and loses, and where: ``python explain.py outputs/w4a8``."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""What DGQ costs and brings, measured: commands of their own, run as scripts."""
+"""Benchmarks of DGQ's costs and gains, run as scripts."""

@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py
 
-Both take turns in one process. Milliseconds of processor time of the fastest call, batch 2, and the
+Both take turns in one process. Prints CPU milliseconds of the fastest call at batch 2, and the
 signal-to-noise ratio of the output against float64.
 """
 
@@ -26,7 +26,7 @@ TEXT_TOKENS = 77
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the benchmark; exit code 0, or 2 after one line about bad input."""
     return command(__doc__.partition("\n")[0], run, argv)
 
 
@@ -41,7 +41,7 @@ def run(calls: int) -> None:
 
 
 def compared(n_queries: int, n_keys: int, dim: int, calls: int) -> list[str]:
-    """Milliseconds of both kernels, then the exactness of both in decibels."""
+    """Milliseconds of both kernels, then the accuracy of both in dB."""
     shapes = [(BATCH, n, HEADS * dim) for n in (n_queries, n_keys, n_keys)]
     operands = [torch.randn(shape).bfloat16() for shape in shapes]
     kernels: list[Callable[..., Tensor]] = [by_torch, ours]
@@ -52,13 +52,13 @@ def compared(n_queries: int, n_keys: int, dim: int, calls: int) -> list[str]:
 
 
 def by_torch(*operands: Tensor) -> Tensor:
-    """Query, key and value ``[batch, tokens, heads x dims]``."""
+    """Torch's attention of query, key and value ``[batch, tokens, heads x dims]``."""
     query, key, value = (x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in operands)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """As ``by_torch``."""
+    """The same by our kernel."""
     output: Tensor = ops.attention(query, key, value, HEADS, (query.shape[-1] // HEADS) ** -0.5)
     return output
 

@@ -52,7 +52,7 @@ class CountingCalibrator(Calibrator):
     n_streamed = 0
 
     def quantize_(self, *arguments: Any) -> None:
-        """Count at every target."""
+        """Quantize, and count at every target from then on."""
         super().quantize_(*arguments)
         for target in self.targets.values():
             target.entrance.register_forward_hook(self._count)
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def calibrate(keep: tuple[str, ...], learning: LearningSettings) -> dict[str, Any]:
-    """A whole calibration by one recipe: seconds, SQNR and errors."""
+    """Run a whole calibration; returns seconds, SQNR and errors."""
     settings = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=8), keep=keep)
     unet = build_unet().requires_grad_(False)
     calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)
@@ -147,12 +147,12 @@ def ranges_of_one_step() -> float:
 
 
 def peak_rss_gib() -> float:
-    """The most memory that this process has held, in GiB."""
+    """Peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def print_tables(content: dict[str, Any]) -> None:
-    """The figures, to read."""
+    """Print the figures as tables."""
     console = Console()
     console.print(whole_table(content["whole"]))
     console.print(targets_table(content["single_targets"]))
@@ -183,7 +183,7 @@ def whole_table(whole: Mapping[str, dict[str, Any]]) -> Table:
 
 
 def targets_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """Held-out error of each recipe at each target alone, and the means."""
+    """Held-out error of each recipe on each single target, and the means."""
     recipes = list(next(iter(figures.values())))
     table = Table("target alone", *recipes)
     for target, row in figures.items():

@@ -2,8 +2,9 @@
 
     python benchmarks/call_checks.py
 
-Stock, quantized and compiled by ``torch.compile``, and quantized and compiled by its own method; of
-SD 1.4's structure with a thousandth of its weights, since checks do not depend on sizes.
+Compares the stock UNet, the quantized one compiled by ``torch.compile``, and the quantized one
+compiled by its own method, all with SD 1.4's structure and a thousandth of its weights: the checks
+do not depend on sizes.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def computes_nothing(graph: GraphModule, _: Any) -> Callable[..., list[Tensor]]:
 
 
 def compiled(unet: nn.Module, by_torch: bool) -> Callable[..., Any]:
-    """By ``torch.compile``, or by the UNet's own method."""
+    """Compile a UNet by ``torch.compile``, or by its own method."""
     if by_torch:
         return torch.compile(unet, fullgraph=True, backend=computes_nothing)
     unet.compile(fullgraph=True, backend=computes_nothing)
@@ -56,7 +57,7 @@ def milliseconds(unet: Callable[..., Any], call: Call, rounds: int) -> list[floa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the benchmark; exit code 0, or 2 after one line about bad input."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=200, help="calls of each (default: 200)")
     rounds = parser.parse_args(argv).rounds
@@ -79,7 +80,7 @@ def run(rounds: int) -> None:
             ("quantized, torch.compile(unet)", quantized, True),
             ("quantized, unet.compile()", quantized, False),
         ):
-            torch._dynamo.reset()  # a UNet would be called by the graph of the one before
+            torch._dynamo.reset()  # otherwise a UNet would reuse the graph of the previous one
             taken = milliseconds(compiled(load(), by_torch), call, rounds)
             table.add_row(title, f"{min(taken):.2f}", f"{median(taken):.2f}")
     Console().print(table)

@@ -51,9 +51,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="SQNR of exports to our own execution, in dB.")
     add = parser.add_argument
     add("--ckpt", default="outputs/w4a8", help="a finished run (default: outputs/w4a8)")
-    add("--captions", type=int, default=4, help="held-out ones, on all calls of which (default: 4)")
-    add("--threads", type=int, default=2, help="of every library (default: 2)")
-    add("--cache", default="outputs/exports", help="for calls and exports")
+    add("--captions", type=int, default=4, help="held-out captions to measure on (default: 4)")
+    add("--threads", type=int, default=2, help="threads of every library (default: 2)")
+    add("--cache", default="outputs/exports", help="folder for calls and exports")
     return parser.parse_args()
 
 
@@ -88,7 +88,7 @@ def measure(subject: Embedded, runs: dict[str, Run]) -> dict[str, Tensor]:
 
 
 def show(sums: dict[str, Tensor]) -> None:
-    """A table: pooled over all steps, then some of them."""
+    """Print a table: pooled over all steps, their mean, then single steps."""
     n_steps = len(next(iter(sums.values())))
     shown = range(0, n_steps, EVERY)
     table = Table("against our float32", "pooled", "mean", *(f"step {i + 1}" for i in shown))

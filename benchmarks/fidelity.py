@@ -3,7 +3,7 @@
     python benchmarks/fidelity.py [--run outputs/dgq_w4a8]
 
 Takes weights and ranges from the last.ckpt of a run of DGQ's recipe, undoes one difference at a
-time, and prints the SQNR of the UNet's output on held-out captions. Nothing is learned again.
+time, and prints the SQNR of the UNet's output on held-out captions. Nothing is relearned.
 """
 
 import time
@@ -48,7 +48,7 @@ def random_seeds(seed: int) -> Iterator[None]:
 
 @contextmanager
 def zeros_at_the_last_code() -> Iterator[None]:
-    """Log scores of zero become the smallest power of two, as the formula says."""
+    """Quantize scores of zero to the smallest power of two, as the formula says."""
 
     def powers(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
         ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
@@ -92,7 +92,7 @@ class Unfolded(QuantConv2d):
 
 
 def unfold_(unet: nn.Module, batches: list[dict[str, Any]]) -> None:
-    """Group the inputs of 3x3 convolutions after they were unfolded, as the public code does."""
+    """Unfold the inputs of 3x3 convolutions before grouping them, as the public code does."""
     context = context_of(unet)
     found = []
     for module in unet.modules():
@@ -131,7 +131,10 @@ def with_other_axes(unet: nn.Module) -> tuple[int, int]:
 
 
 def one_sided_channels(unet: nn.Module) -> tuple[int, int]:
-    """Numbers of output channels with weights of one sign (ranges without zero), and of all."""
+    """Number of output channels whose weights have one sign, and of all channels.
+
+    Only there does it matter whether a range must include zero.
+    """
     weights = [m.weight.flatten(1) for m in unet.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return sum(int(((w > 0).all(1) | (w < 0).all(1)).sum()) for w in weights), sum(
         map(len, weights)
@@ -150,7 +153,7 @@ def main() -> None:
 def measure(
     manifest: Manifest, state: dict[str, Tensor], batches: list[dict[str, Any]], reference: Tensor
 ) -> None:
-    """Print the rows of the table."""
+    """Measure and print the table."""
 
     def made(settings: QuantizationSettings = manifest.quantization) -> nn.Module:
         return regrouped(manifest, state, settings)

@@ -1,10 +1,10 @@
-"""Which differences from the papers matter, of those that only a calibration shows.
+"""Which differences from the papers matter, among those that need a calibration to measure.
 
     python benchmarks/fidelity_calibrations.py [--only WORD ...] [--bits W4A8] [--seeds 0 1 2]
 
-Calibrates embedded models by a recipe as it is and with one difference undone, measures both on 64
-held-out prompts, and prints the SQNR of the UNet's output and what our way brings. It uses finished
-runs of ``benchmarks/ablation``. Each calibration takes three to five CPU minutes.
+Calibrates embedded models with a recipe as it is and with one difference undone, measures both on
+64 held-out prompts, and prints the SQNR of the UNet's output and the gain of our way. It reuses
+finished runs of ``benchmarks/ablation``. Each calibration takes three to five CPU minutes.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def losses(seed: int) -> Iterator[Difference]:
 
 
 def warm_up(seed: int) -> Iterator[Difference]:
-    """A fifth of the iterations without the penalty."""
+    """A warm-up of a fifth of the iterations, without the penalty."""
     warm = DGQ(4, 8, learning=LearningSettings(warmup=0.2))
     for model in MODELS:
         ours = trial("dgq_w4a8", DGQ(4, 8), seed, model)
@@ -92,7 +92,7 @@ def learned_ranges(seed: int) -> Iterator[Difference]:
 
 
 def bits_of_scores(seed: int) -> Iterator[Difference]:
-    """Scores of 8 bits beside activations of 6, and of 4."""
+    """Scores at 8 bits with activations at 6 bits, and at 4."""
     run = trial("qdiffusion_w4a8", QDiffusion(4, 8), seed)
     pair = [with_activations(run, QDiffusion(4, 6, score_bits=bits)) for bits in (None, 8)]
     yield Difference("scores of 8 bits", "W4A6", *pair)
@@ -119,24 +119,24 @@ def static_blocks(bits: int) -> QuantizationSettings:
 
 
 def trial(label: str, recipe: Recipe, seed: int, model: str = MODELS[0]) -> Trial:
-    """A run, named as the ablation names it."""
+    """A run, named as in the ablation."""
     return Trial(Calibration(model, label, recipe, seed))
 
 
 def with_activations(run: Trial, recipe: DGQ | QDiffusion | TFMQ) -> Trial:
-    """A recipe's activations on a run of 8 bits, named as the ablation names them."""
+    """A run at 8 bits with another recipe's activations, named as in the ablation."""
     score_bits = "" if recipe.score_bits is None else f"--score_bits-{recipe.score_bits}"
     change = f"activation_bits-{recipe.activation_bits}{score_bits}"
     return replace(run, change=change, settings=recipe.quantization)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the benchmark; exit code 0, or 2 after one line about bad input."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="words of the differences")
+    parser.add_argument("--only", nargs="+", default=[""], help="words in the differences' labels")
     parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of calibrations")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of calibrations")
     arguments = parser.parse_args(argv)
 
     def wanted(difference: Difference) -> bool:
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def print_table(rows: Sequence[Sequence[Difference]]) -> None:
-    """A row for each difference, of all seeds, as soon as it is measured; then the table."""
+    """Print each difference's row, over all seeds, once it is measured; then the whole table."""
     found = []
     for row in rows:
         ours = [measured(difference.ours)["sqnr_db"] for difference in row]

@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity_learning.py
 
-Learns every fifth target of the benchmark's UNet (``single_targets.py``) by ours and with one
-difference undone at a time, all from the same inputs, and prints held-out errors relative to
-nearest rounding: the mean over the targets, and that over the transformer blocks, whose output has
-tokens. Eight CPU minutes.
+Learns every fifth target of the benchmark's UNet (``single_targets.py``) in our way and with one
+difference undone at a time, all from the same inputs. Prints held-out errors relative to nearest
+rounding: the mean over the targets, and over the transformer blocks, whose output has tokens. Takes
+eight CPU minutes.
 """
 
 from collections import defaultdict
@@ -37,13 +37,13 @@ OF_TOKENS = "loss summed over dimension 1, the tokens"
 
 
 def summed_over_tokens(output: Tensor, reference: Tensor) -> Tensor:
-    """The squared error as the public code sums it, whatever dimension 1 is."""
+    """The squared error summed over dimension 1, whatever it is, as the public code does."""
     return (output - reference).pow(2).sum(1).mean()
 
 
 @contextmanager
 def loss_of(variant: str) -> Iterator[None]:
-    """The loss that a variant learns with."""
+    """Learn with the loss of a variant."""
     loss = summed_over_tokens if variant == OF_TOKENS else reconstruction_loss
     with patch.object(calibrator, "reconstruction_loss", loss):
         yield

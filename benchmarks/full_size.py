@@ -3,8 +3,8 @@
     python benchmarks/full_size.py --model sd14 --samples 16 --json PATH
 
 Streams all samples through every target, learns a few iterations at the first, a middle and the
-last resnet or transformer block, and prints memory and CPU seconds with what a whole calibration
-would take. ``--stop-after`` ends earlier: memory grows with the samples, not with the targets.
+last resnet or transformer block, and prints memory, CPU seconds and an estimate for a whole
+calibration. ``--stop-after`` ends earlier: memory grows with the samples, not with the targets.
 """
 
 import argparse
@@ -47,17 +47,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=list(CONFIGS), required=True, help="size and structure")
     parser.add_argument("--samples", type=int, default=16, help="rows of UNet inputs")
-    parser.add_argument("--batch-size", type=int, default=8, help="rows in a step of learning")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows in a learning step")
     parser.add_argument("--micro-batch", type=int, default=4, help="rows that run at once")
     parser.add_argument("--place", default="disk", help="where samples wait: device, host, disk")
-    parser.add_argument("--dtype", default="bfloat16", help="same, bfloat16 or float16")
-    parser.add_argument("--range-method", default="mse", help="of the weights: mse or minmax")
+    parser.add_argument("--dtype", default="bfloat16", help="of samples: same, bfloat16, float16")
+    parser.add_argument("--range-method", default="mse", help="ranges of weights: mse or minmax")
     parser.add_argument("--device", default="cpu", help="where the UNet runs")
     parser.add_argument("--mixed", action="store_true", help="compute in bfloat16 where it is safe")
-    parser.add_argument("--stop-after", type=int, help="targets to pass; all by default")
+    parser.add_argument("--stop-after", type=int, help="number of targets to pass (default: all)")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
     options = parser.parse_args()
-    Path("outputs").mkdir(exist_ok=True)  # on a disk, where the usual place may be in memory
+    Path("outputs").mkdir(exist_ok=True)  # on disk; the system's temporary folder may be in memory
     kind = torch.device(options.device).type
     with (
         tempfile.TemporaryDirectory(dir="outputs") as folder,
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Stream, learn at some targets, and extrapolate."""
+    """Stream through the targets, learn at some of them, and extrapolate."""
     torch.manual_seed(0)
     with torch.device(options.device):
         unet = UNet2DConditionModel(**CONFIGS[options.model]).requires_grad_(False).eval()
@@ -183,7 +183,7 @@ def iteration_seconds(rows: list[dict[str, Any]], batch_share: float) -> list[fl
 
 
 def some_blocks(names: list[str], stop_after: int | None) -> set[str]:
-    """The first, the middle and the last resnet or transformer block that is passed."""
+    """The first, the middle and the last of the resnet and transformer blocks that are passed."""
     blocks = [n for n in names[:stop_after] if "resnets" in n or "transformer_blocks" in n]
     return {blocks[0], blocks[len(blocks) // 2], blocks[-1]} if blocks else set()
 
@@ -221,7 +221,7 @@ def on(device: str, value: Any) -> Any:
 
 
 def peak_gib(device: str) -> float:
-    """The most memory held so far: of the accelerator, or of this process."""
+    """Peak memory in GiB so far: of the accelerator, or of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -45,10 +45,10 @@ class Hopper(GpuProducts):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the account, and write it as JSON."""
+    """Print the figures, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=list(CONFIGS), default="sd14", help="size and structure")
-    parser.add_argument("--flat", action="store_true", help="with exponents of 0 throughout")
+    parser.add_argument("--flat", action="store_true", help="set all exponents of weights to 0")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
     figures = count(CONFIGS[options.model], options.flat)
@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @torch.no_grad()
 def count(config: dict[str, Any], flat: bool = False) -> dict[str, Any]:
-    """Bytes of a UNet of ``w4a8`` by kinds of tensors, and of a stock one in bfloat16.
+    """Bytes of a ``w4a8`` UNet by kinds of tensors, and of a stock one in bfloat16.
 
     Args:
-        config: of the UNet.
-        flat: all exponents of weights are 0.
+        config: configuration of the UNet.
+        flat: whether all exponents of weights are 0.
     """
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config).requires_grad_(False).eval()
@@ -86,11 +86,11 @@ def fill_randomly_(
     """Quantize a UNet on the meta device, with random codes, zero points and exponents.
 
     Args:
-        unet: stock.
+        unet: stock UNet.
         settings: what is quantized and how.
         timesteps: the scheduler's values that scales exist for.
         latent_size: height and width of the latents.
-        flat: all exponents are 0.
+        flat: whether all exponents are 0.
     """
     build_(unet, settings, timesteps, latent_size)
     generator = torch.Generator().manual_seed(0)
@@ -113,7 +113,7 @@ def shape_of(module: nn.Module, name: str, steps: int) -> tuple[int, ...] | None
 
 
 def limits_of(module: ChannelInput | PackedLayer, name: str) -> tuple[int, int]:
-    """The least and the largest random value of a tensor."""
+    """The smallest and the largest random value of a tensor."""
     if isinstance(module, ChannelInput):
         return {"scale": (1, 1), "zero_point": (0, module.largest), "multiple": (1, 2)}[name]
     largest = 2**module.weight_bits - 1
@@ -123,7 +123,7 @@ def limits_of(module: ChannelInput | PackedLayer, name: str) -> tuple[int, int]:
 
 
 def prepare_for_gpu_(unet: nn.Module) -> None:
-    """Lay a UNet out as on a GPU, where everything else is in bfloat16."""
+    """Lay a UNet out as on a GPU, with the unquantized parts in bfloat16."""
     products = Hopper(torch.device("cpu"))
     fold_layers_(unet, products)
     settle_(unet, torch.bfloat16, products, channels_last=True)
@@ -142,7 +142,7 @@ def by_kind(held: Iterable[Held]) -> list[dict[str, Any]]:
 
 
 def rounded(n_bytes: int) -> int:
-    """As CUDA's allocator rounds."""
+    """Bytes, rounded up as CUDA's allocator does."""
     return -(-n_bytes // ROUNDED) * ROUNDED
 
 

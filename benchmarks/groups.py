@@ -1,11 +1,11 @@
-"""Bits and scales of the activations, all from the ranges that one calibration observed.
+"""Compares bits and groupings of activations, all from the ranges that one calibration observed.
 
     python benchmarks/groups.py [--run outputs/dgq_w4a8]
 
-Takes weights and ranges from a run's last.ckpt, shares scales anew for each setting (k-means with G
+Takes weights and ranges from a run's last.ckpt, regroups scales for each setting (k-means with G
 groups, exponents from 0 to K, multiples with the room of M exponents), and prints the SQNR of the
-UNet's output on held-out captions as a table. Nothing is learned again. What does not fit the bits
-of an integer product, beside the exponents of the weights, is left out.
+UNet's output on held-out captions as a table. Nothing is relearned. Settings that do not fit the
+bits of an integer product, together with the exponents of the weights, are left out.
 """
 
 import argparse
@@ -63,10 +63,10 @@ class Attentions:
 
 
 def run_and_calls(doc: str) -> tuple[Manifest, dict[str, Tensor], list[dict[str, Any]]]:
-    """A finished run that the command line names, its checkpoint, and held-out calls.
+    """Manifest and checkpoint of the run that the command line names, and held-out calls.
 
     Args:
-        doc: of the command, whose first line is its help.
+        doc: the command's docstring; its first line is the help text.
     """
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("outputs/dgq_w4a8"), help="a finished run")
@@ -117,7 +117,7 @@ def rows_of(state: dict[str, Tensor]) -> list[Attentions]:
 
 
 def held_out_calls(pipeline: str, n_prompts: int) -> UNetCalls:
-    """UNet calls of captions that no calibration has seen."""
+    """UNet calls of held-out captions."""
     captions = scenes.sample_captions(n_prompts, SEED, "test")
     return record_calls(load_pipeline(pipeline), captions, SCENES_GENERATION, SEED, n_prompts)
 
@@ -130,7 +130,7 @@ def cell(
     batches: list[dict[str, Any]],
     reference: Tensor,
 ) -> str:
-    """SQNR in decibel of one setting; a dash where its exponents do not fit."""
+    """SQNR of one setting in dB, or a dash if its exponents do not fit."""
     weights, keep = manifest.quantization.weights, manifest.quantization.keep
     try:
         settings = QuantizationSettings(weights, activations, scores, keep)
@@ -143,7 +143,7 @@ def cell(
 def regrouped(
     manifest: Manifest, state: dict[str, Tensor], settings: QuantizationSettings
 ) -> torch.nn.Module:
-    """The run's UNet with other settings of the activations."""
+    """The run's UNet with other activation settings."""
     unet: torch.nn.Module = load_unet(manifest.pipeline)
     quantize_(unet, settings, manifest.timesteps, manifest.latent_size)
     start_observing_(unet)

@@ -1,4 +1,4 @@
-"""Kernels that compute the same, timed in turn in one process."""
+"""Timing of kernels that compute the same, in turn in one process."""
 
 import argparse
 import time
@@ -20,8 +20,8 @@ def command(description: str, run: Callable[[int], None], argv: Sequence[str] | 
         argv: arguments, or None for those of the process.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
-    parser.add_argument("--calls", type=int, default=5, help="of each kernel (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument("--calls", type=int, default=5, help="calls of each kernel (default: 5)")
     arguments = parser.parse_args(argv)
 
     @torch.no_grad()
@@ -35,7 +35,7 @@ def command(description: str, run: Callable[[int], None], argv: Sequence[str] | 
 
 
 def least_milliseconds(kernels: Sequence[Callable[[], Tensor]], calls: int) -> list[float]:
-    """Processor time of the fastest call of each kernel; they take turns."""
+    """CPU milliseconds of the fastest call of each kernel; the kernels take turns."""
     taken = [[_processor_seconds(kernel) for kernel in kernels] for _ in range(calls)]
     return [1e3 * min(each) for each in zip(*taken, strict=True)]
 

@@ -1,9 +1,9 @@
-"""Products of bytes of SD 1.4's UNet on a CPU: oneDNN's and our kernel against float32.
+"""Int8 products of SD 1.4's UNet on a CPU: oneDNN's and our kernel against float32.
 
     python benchmarks/products.py
 
-All take turns in one process. Milliseconds of processor time of the fastest call, batch 2. Weights
-are at most 64, which oneDNN multiplies exactly on every CPU with AVX2; ours takes any.
+All take turns in one process. Prints CPU milliseconds of the fastest call at batch 2. Weights are
+at most 64, which oneDNN multiplies exactly on every CPU with AVX2; our kernel takes any.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LAYERS = [
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the benchmark; exit code 0, or 2 after one line about bad input."""
     return command(__doc__.partition("\n")[0], run, argv)
 
 
@@ -46,7 +46,7 @@ def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> l
     """Milliseconds in float32, by oneDNN and by our kernel.
 
     Raises:
-        RuntimeError: if the sums of both differ.
+        RuntimeError: if the sums of oneDNN and our kernel differ.
     """
     pad = kernel // 2
     codes = torch.randint(0, 256, (BATCH, size + 2 * pad, size + 2 * pad, inputs)).byte()

@@ -22,7 +22,7 @@ def exit_code(work: Callable[[], None]) -> int:
     """A command's exit code: 0, 2 after one line about bad input, or that of a failed script."""
     try:
         return ending.exit_code(work)
-    except subprocess.CalledProcessError as error:  # the script has said why
+    except subprocess.CalledProcessError as error:  # the script has printed the reason
         return error.returncode
 
 

@@ -1,10 +1,10 @@
-"""What it costs to run a quantized model at other settings than it was calibrated at.
+"""What it costs to run a quantized model with other settings than it was calibrated with.
 
     python benchmarks/settings.py --ckpt outputs/w4a8 outputs/w4a6
 
 Draws held-out captions in full precision with other samplers, numbers of steps and sizes, gives
 every recorded call to the quantized UNets, and writes the SQNR of their outputs, pooled over all
-calls, into docs/reference/settings.md. What settings.json holds already is not measured again.
+calls, to docs/reference/settings.md. Figures that settings.json holds are not measured again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from dgq.storage.files import read_json, write_json
 ROOT = Path(__file__).parents[1]
 SEED = 1234
 NEAREST = "nearest calibrated timestep"
-"""What the one warning of another sampler says."""
+"""Words in the warning that a UNet gives for timesteps without scales."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Setting:
 
     Args:
         scheduler: diffusers' class without ``Scheduler``; empty for the pipeline's own.
-        steps: of the sampler.
-        height: of the image in pixels; 0 for the pipeline's own size.
-        width: of the image in pixels.
+        steps: sampler steps.
+        height: height of the image in pixels; 0 for the pipeline's own size.
+        width: width of the image in pixels.
     """
 
     scheduler: str = ""
@@ -54,7 +54,7 @@ class Setting:
     width: int = 0
 
     def generation(self, calibrated: GenerationSettings) -> GenerationSettings:
-        """Of a pipeline that was calibrated with other settings, at its guidance."""
+        """Generation settings for this setting, with the guidance of the calibrated ones."""
         size = {"height": self.height, "width": self.width} if self.height else {}
         return replace(calibrated, num_inference_steps=self.steps, **size)
 
@@ -83,14 +83,14 @@ def settings_of(calibrated: GenerationSettings) -> list[Setting]:
 
 
 Recorded = list[tuple[dict[str, Any], Tensor]]
-"""Keyword arguments of each call and what the UNet answered in full precision."""
+"""Keyword arguments of each call, and the UNet's output in full precision."""
 
 
 @torch.no_grad()
 def record(
     pipeline: Any, setting: Setting, generation: GenerationSettings, captions: int
 ) -> Recorded:
-    """Draw held-out captions in full precision.
+    """Draw held-out captions in full precision; returns the recorded calls.
 
     Raises:
         DGQError: for a scheduler that diffusers does not have.
@@ -121,9 +121,9 @@ def record(
 
 @torch.no_grad()
 def measure(ckpt: str, recorded: Recorded) -> dict[str, float]:
-    """SQNR of a quantized UNet's output over all calls, of the worst call, and warnings given.
+    """SQNR of a quantized UNet's output over all calls and of the worst, and number of warnings.
 
-    The UNet is loaded anew: it warns once in its life.
+    The UNet is reloaded, since each warns only once.
     """
     unet = load_quantized_unet(ckpt)
     sums = []
@@ -176,7 +176,7 @@ def shared(manifests: dict[str, Manifest]) -> Manifest:
 
 
 def cells(row: dict[str, Any], calibrated: dict[str, Any]) -> list[str]:
-    """A line of the table: the setting, decibels with the change, and warnings of a model."""
+    """A row of the table: the setting, each model's SQNR and its change, and the warnings."""
     found = row["models"]
     figures = [
         f"{figure['sqnr_db']:.1f} ({figure['sqnr_db'] - calibrated[ckpt]['sqnr_db']:+.1f})"
@@ -208,15 +208,15 @@ def page(names: Sequence[str], lines: Sequence[Sequence[str]], command: str, cap
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print and write; the exit code, 2 after one line about bad input."""
+    """Measure, print and write; exit code 0, or 2 after one line about bad input."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/settings.py", description=str(__doc__).partition("\n")[0]
     )
     parser.add_argument("--ckpt", nargs="+", default=["outputs/w4a8"], help="finished runs")
-    parser.add_argument("--captions", type=int, default=16, help="held-out ones (default: 16)")
+    parser.add_argument("--captions", type=int, default=16, help="held-out captions (default: 16)")
     parser.add_argument("--quick", action="store_true", help="the first three settings only")
     parser.add_argument(
-        "--docs", type=Path, default=ROOT / "docs/reference", help="where the page goes"
+        "--docs", type=Path, default=ROOT / "docs/reference", help="folder for the page"
     )
     arguments = parser.parse_args(argv)
     quieten_libraries()

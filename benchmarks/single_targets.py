@@ -43,14 +43,14 @@ SAMPLING = Sampling(n_held_out=4 * N_HELD_OUT_PROMPTS, batch_size=8, micro_batch
 EVERY = 5
 
 Learn = Callable[[LearningSettings], tuple[float, float]]
-"""Learns the current target from nearest rounding; held-out error and CPU seconds."""
+"""Learns the current target from nearest rounding; returns held-out error and CPU seconds."""
 
 
 def single_targets(keep: tuple[str, ...]) -> Iterator[tuple[str, Learn]]:
-    """Every fifth target in execution order, by name, and how to learn it.
+    """Yield the name of every fifth target in execution order, and a function that learns it.
 
-    Each is to be learned before the next is asked for. Layers that a pattern of ``keep`` matches
-    are no targets.
+    Call the function before asking for the next target. Layers that match a pattern in ``keep``
+    are not targets.
     """
     bits = QuantizationSettings(WeightSettings(4), ActivationSettings(8, n_groups=8), keep=keep)
     calls = build_calls(N_PROMPTS + N_HELD_OUT_PROMPTS)

@@ -2,11 +2,11 @@
 
     python benchmarks/split_skips.py [--models scenes scenes-xl] [--prompts 32]
 
-Takes DGQ's run at W4A8 and Q-Diffusion's, whose weights are learned alike but for the split skips:
-nothing of the activations is quantized meanwhile. From the ranges that both observed it recomputes
-the scales of the activations, from Q-Diffusion's way to DGQ's, and prints the SQNR of the UNet's
-output on held-out prompts with quantized weights, with quantized activations, and with both. It
-uses finished runs of ``benchmarks/ablation``. The ``<start>`` token is kept in DGQ's run alone.
+Takes DGQ's run at W4A8 and Q-Diffusion's, whose weights are learned alike apart from the split
+skips: no activations are quantized meanwhile. From the ranges that both observed it recomputes the
+scales of the activations, from Q-Diffusion's way to DGQ's, and prints the SQNR of the UNet's output
+on held-out prompts with quantized weights, with quantized activations, and with both. It reuses
+finished runs of ``benchmarks/ablation``. Only DGQ's run keeps the ``<start>`` token.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def runs(model: str) -> dict[str, Trial]:
 
 
 def rows() -> Iterator[tuple[str, DGQ]]:
-    """Activations and scores, from Q-Diffusion's to DGQ's."""
+    """Label and recipe of each row: activations and scores from Q-Diffusion's way to DGQ's."""
     yield "one range", DGQ(score_bits=16, n_groups=1, per_step=False)
     yield "one range a step", DGQ(score_bits=16, n_groups=1)
     yield "8 groups a step", DGQ(score_bits=16)
@@ -53,7 +53,7 @@ def rows() -> Iterator[tuple[str, DGQ]]:
 
 
 def settings_of(recipe: DGQ, n_bits: int, split: bool) -> QuantizationSettings:
-    """With activations of so many bits, and scores too unless these are in floating point."""
+    """Settings with activations at ``n_bits``, and scores too unless they are in floating point."""
     settings = replace(recipe, activation_bits=n_bits, keep_start_token=not split).quantization
     return replace(settings, split_skips=QDiffusion().split_skips) if split else settings
 
@@ -66,7 +66,7 @@ def sqnr_in(mode: dict[str, bool], unet: nn.Module, held_out: HeldOut, n_prompts
 
 @torch.no_grad()
 def sqnr_db(unet: nn.Module, held_out: HeldOut, n_prompts: int) -> float:
-    """SQNR in decibel of a UNet's outputs in the mode that it is in, pooled over all calls."""
+    """SQNR in dB of a UNet's outputs in its current mode, pooled over all calls."""
     total = torch.zeros(2, dtype=torch.float64)
     for call, prompts, arguments in held_out.batches(n_prompts):
         reference = held_out.outputs[call, prompts].flatten(0, 1)
@@ -75,22 +75,22 @@ def sqnr_db(unet: nn.Module, held_out: HeldOut, n_prompts: int) -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the benchmark; exit code 0, or 2 after one line about bad input."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["scenes"], help="embedded")
-    parser.add_argument("--prompts", type=int, default=32, help="held out, to measure on")
+    parser.add_argument("--models", nargs="+", default=["scenes"], help="embedded models")
+    parser.add_argument("--prompts", type=int, default=32, help="held-out prompts to measure on")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: print_tables(arguments.models, arguments.prompts))
 
 
 def print_tables(models: Sequence[str], n_prompts: int) -> None:
-    """One for each model."""
+    """Print a table for each model."""
     for model in models:
         print_table(model, n_prompts)
 
 
 def print_table(model: str, n_prompts: int) -> None:
-    """A row for each kind of activations and each kind of skips."""
+    """Print a row for each kind of activations and of skips."""
     held_out = held_out_calls(model, 64, OUTPUTS / "held-out")
     columns = [text for n in BITS for text in (f"A{n} alone", f"W4A{n}")]
     print(f"\n| {model} | skips | " + " | ".join(["W4 alone", *columns]) + " |")
@@ -103,7 +103,7 @@ def print_table(model: str, n_prompts: int) -> None:
             for n_bits in BITS:
                 settings = settings_of(recipe, n_bits, skips == "split")
                 unet = regrouped(read_manifest(run), state, settings)
-                # Weights alone are the same at all bits of the activations.
+                # Quantized weights alone do not depend on the activations' bits.
                 modes = MODES if not found else MODES[1:]
                 found += [sqnr_in(mode, unet, held_out, n_prompts) for mode in modes]
             cells = [label, skips, *(f"{value:.1f}" for value in found)]

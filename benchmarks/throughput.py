@@ -1,4 +1,4 @@
-"""How fast evaluate.py draws, against a bare loop over the stock pipeline with the same batches.
+"""How fast evaluate.py generates images, against a bare loop over the pipeline, same batches.
 
     python benchmarks/throughput.py
 
@@ -32,7 +32,7 @@ def main() -> None:
     """Print seconds of both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--num-images", type=int, default=64, help="images (default: 64)")
-    parser.add_argument("--batch-size", type=int, default=16, help="at once (default: 16)")
+    parser.add_argument("--batch-size", type=int, default=16, help="batch size (default: 16)")
     parser.add_argument(
         "--recorded", type=int, default=0, help="images whose UNet calls are kept (default: 0)"
     )
@@ -72,7 +72,7 @@ class Stopwatch:
         self.cpu = 0.0
 
     def time(self, work: Callable[[], object]) -> None:
-        """Do some work."""
+        """Do some work and add its time."""
         wall, cpu = time.perf_counter(), time.process_time()
         work()
         self.wall += time.perf_counter() - wall

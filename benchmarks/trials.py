@@ -64,7 +64,7 @@ def run_folder(trial: Trial, outputs: Path = OUTPUTS) -> Path:
         return calibrated(trial.calibration, outputs)
     write_config(trial.calibration, outputs)
     resume = ["--ckpt_path", "last"] if (run / "last.ckpt").is_file() else []
-    # In this process, where the patch is.
+    # In this process, where the patch applies.
     with trial.patch():
         code = train(
             ["fit", *fit_arguments(trial.calibration, outputs), "--run", str(run), *resume],
@@ -94,7 +94,7 @@ def measured(trial: Trial, outputs: Path = OUTPUTS, n_prompts: int = N_PROMPTS) 
 
 
 def mean_and_spread(values: Sequence[float], digits: str = ".1f") -> str:
-    """``mean ± standard deviation (number)`` of some decibels; a single one as it is."""
+    """``mean ± standard deviation (number)`` of values in dB; a single value alone."""
     if len(values) == 1:
         return spread_text(values[0], None, digits)
     return f"{spread_text(mean(values), stdev(values), digits)} ({len(values)})"

@@ -1,4 +1,4 @@
-"""Configurations of UNets of full size, which are measured with random weights."""
+"""Configurations of UNets that are measured with random weights."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-"""The structure of SD14 with a thousandth of the weights, to rehearse with."""
+"""The structure of SD14 with a thousandth of the weights, for rehearsals."""
 
 SMALLEST: dict[str, Any] = {
     "sample_size": 16,
@@ -40,4 +40,4 @@ SMALLEST: dict[str, Any] = {
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-"""A layer of each kind, which compiles in seconds."""
+"""A UNet with a layer of each kind, which compiles in seconds."""

@@ -1,4 +1,4 @@
-"""DataModule of the calibration: recorded UNet calls, and batches of rows to learn on."""
+"""The calibration's DataModule: recorded UNet calls, and batches of rows to learn on."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ DEFAULT_GENERATION = DEFAULT.generation[DEFAULT_PIPELINE]
 
 
 class CalibrationData(LightningDataModule):
-    """Prompts, the UNet calls they lead to, and random rows of them to learn on.
+    """Prompts, the UNet calls recorded for them, and random rows of these calls to learn on.
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
@@ -46,12 +46,12 @@ class CalibrationData(LightningDataModule):
         captions: file of captions (COCO's JSON, or text with one per line); by default
             prompts of the pipeline's own benchmark, else of the embedded one.
         n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
-        n_samples: pairs of prompt and timestep to calibrate on, evenly over the timesteps; all by
-            default. With guidance each pair is two rows.
-        n_held_out: pairs of four further prompts, on which errors are measured and nothing learned.
-        batch_size: rows in one step of learning.
-        micro_batch_size: pairs that run through the UNet at once.
-        record_batch_size: prompts generated at once.
+        n_samples: pairs of prompt and timestep to calibrate on, spread evenly over the timesteps;
+            all by default. With guidance each pair is two rows.
+        n_held_out: held-out pairs, of four further prompts, on which errors are measured.
+        batch_size: rows in one learning step.
+        micro_batch_size: pairs that run through the UNet at a time.
+        record_batch_size: prompts that are recorded at a time.
         cache: folder of the recorded calls.
         seed: seed of prompts, noise and batches.
     """
@@ -165,7 +165,7 @@ class CalibrationData(LightningDataModule):
                 self.record()
 
     def tidy(self) -> None:
-        """Remove temporary files of a process that was killed while recording."""
+        """Remove leftovers of a process that was killed just after it recorded."""
         if lock_file(self.recording).exists():
             with suppress(DGQError), locked(self.recording, wait=False):
                 remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)

@@ -38,9 +38,9 @@ FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
 
 CKPT_HELP = (
     "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
-    "quantized models; without any, full precision alone is measured"
+    "quantized models; without any, only full precision is measured"
 )
-SEEDS_HELP = "seeds of the noise, one set of images each; the first also draws captions of scenes"
+SEEDS_HELP = "seeds of the noise, one set of images for each; the first also draws scene captions"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,11 +55,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
-    """Typed and validated settings.
+    """Parse the command line into validated settings.
 
     Raises:
         DGQError: for a value outside its domain.
-        ArgumentError: for what cannot be parsed.
+        ArgumentError: for arguments that cannot be parsed.
     """
     arguments, names = resolve_protocols(normalise(argv))
     parsed = make_parser().parse_args(arguments)
@@ -70,20 +70,20 @@ def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
 
 
 def make_parser() -> ArgumentParser:
-    """The command line; its destinations are the fields of the two settings."""
+    """The parser; its destinations are the fields of the two settings classes."""
     parser = ArgumentParser(
         prog="evaluate.py",
         description="Draw images in full precision and quantized, from the same seeds, and "
-        "measure the difference. An interrupted run continues when called again.",
+        "measure the difference. Repeat the command to resume an interrupted run.",
         exit_on_error=False,
     )
     parser.add_argument(
         PROTOCOL_OPTION,
         action=ActionConfigFile,
-        help=f"preset, {', '.join(_presets())}, or a YAML file of options; options on the "
+        help=f"preset ({', '.join(_presets())}) or a YAML file of options; options on the "
         "command line override it",
     )
-    # Several values after one option: a class's own help has brackets for them.
+    # Declared by hand to take several values after one option, without brackets.
     parser.add_argument("--ckpt", type=Path, nargs="+", default=[], help=CKPT_HELP)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=SEEDS_HELP)
     names, explained = list(choices()), metrics_help()
@@ -95,13 +95,13 @@ def make_parser() -> ArgumentParser:
 
 
 def metrics_help() -> str:
-    """Each metric in its own words."""
+    """Help text that lists each metric with the first line of its docstring."""
     each = "; ".join(f"{name}: {summary.rstrip('.')}" for name, summary in choices().items())
-    return f"to measure, these and no others; by default all that apply. {each}"
+    return f"the only metrics to measure; by default all that apply. {each}"
 
 
 def resolve_protocols(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Look bare names of presets up in ``configs/protocols``.
+    """Look up bare names of presets in ``configs/protocols``.
 
     Returns:
         The arguments, in which presets come first as paths so that other options override them, and

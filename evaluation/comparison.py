@@ -60,7 +60,7 @@ class Comparison:
         return list(map(float, scheduler.timesteps))
 
     def notes(self) -> list[str]:
-        """Models that were calibrated for other sampler steps."""
+        """A note on each model that was calibrated for other sampler steps."""
         visited = set(self.timesteps())
         return [
             f"{model.name} was not calibrated for these sampler steps: the scales of the "

@@ -26,7 +26,7 @@ class Package:
         return find_spec(self.module) is not None
 
     def load(self) -> ModuleType:
-        """The package, imported.
+        """Import the package.
 
         Raises:
             DGQError: if it is missing or broken.

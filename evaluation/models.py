@@ -112,7 +112,7 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Names of run folders, with as many of their parents as it takes to tell them apart."""
+    """Names of run folders, with as many parent folders as needed to tell them apart."""
     parts = [run.resolve().parts for run in runs]
     depth = 1
     while len({p[-depth:] for p in parts}) < len(set(parts)):

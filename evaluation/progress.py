@@ -40,7 +40,7 @@ class LineProgress(Progress):
         self._printed = time.monotonic()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """Move a task on; print how far it is if the last line is old enough."""
+        """Advance a task; print its progress if the last line is old enough."""
         super().advance(task_id, advance)
         if time.monotonic() - self._printed < LINE_SECONDS:
             return

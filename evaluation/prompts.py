@@ -35,7 +35,7 @@ class Prompts:
 
     @cached_property
     def benchmark(self) -> Benchmark | None:
-        """The benchmark that understands all of them, so that its scorer and renderer apply."""
+        """The benchmark that understands all prompts, so that its scorer and renderer apply."""
         return benchmark_of_prompts(self.captions)
 
 
@@ -45,10 +45,10 @@ def load_prompts(
     """The first ``num_images`` prompts of a source, or that many held-out ones of a benchmark.
 
     Args:
-        source: whatever ``read_captions`` reads; None draws from the benchmark.
-        num_images: None is 256, or all prompts of a shorter source.
-        seed: of the captions that are drawn.
-        benchmark: to draw from.
+        source: anything that ``read_captions`` reads; None draws from the benchmark.
+        num_images: number of prompts; None means 256, or all prompts of a shorter source.
+        seed: seed of the captions that are drawn.
+        benchmark: benchmark to draw from.
 
     Raises:
         DGQError: if the source is missing or malformed, or has too few prompts.

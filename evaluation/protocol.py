@@ -21,35 +21,36 @@ FeatureSource = Literal["clip", "inception"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is drawn and what it is measured with, validated when it is made.
+    """What is drawn and how it is measured; validated on creation.
 
     Args:
-        execution: how quantized UNets run: integer, float, or auto, which takes integers where
+        execution: how quantized UNets run: integer, float, or auto, which uses integers where
             this machine multiplies them exactly and fast.
-        prompts: COCO captions JSON, metadata.csv or its folder, PartiPrompts.tsv, text with a
-            prompt on each line, or a dataset's hub id (owner/name:split:column); by default
-            held-out captions of scenes.
-        references: reference for FID and KID: a folder of real images, or an npz with mu and sigma
-            as pytorch-fid writes it; by default renders of other scenes where prompts are captions.
+        prompts: COCO captions JSON, metadata.csv or its folder, PartiPrompts.tsv, text with one
+            prompt per line, or a dataset's hub id (owner/name:split:column); by default held-out
+            captions of scenes.
+        references: for FID and KID, a folder of real images or an npz with mu and sigma as
+            pytorch-fid writes it; by default renders of other scenes if prompts are scene captions.
         num_images: prompts to draw; by default 256, or all of a shorter file.
-        seeds: seeds of the noise, one set of images each; the first also draws captions of scenes.
+        seeds: seeds of the noise, one set of images for each; the first also draws scene captions.
         num_inference_steps: sampler steps; by default what the model was calibrated for, else 25.
         guidance_scale: classifier-free guidance; by default what the model was calibrated for,
             else 7.5.
         height: height of the images in pixels; by default the pipeline's own.
         width: width of the images in pixels; by default the pipeline's own.
         jpeg_quality: keep images as JPEG of this quality (1 to 95) instead of PNG.
-        measured_size: resize images to this side before they are measured, and where they are
-            JPEG encode them once more.
-        features: what FID, KID and Inception score see, the CLIP model or inception.
-        inception: state dict of pytorch-fid's Inception; by default where torch.hub keeps it.
+        measured_size: resize images to this side before they are measured; JPEG images are then
+            encoded once more.
+        features: the network behind FID, KID and Inception score: clip (the CLIP model) or
+            inception.
+        inception: state dict of pytorch-fid's Inception; by default the one in torch.hub's folder.
         clip: hub id or folder of a CLIP model, or open_clip:ARCHITECTURE:WEIGHTS; by default the
-            embedded one of scenes, or none beside inception.
-        clip_images: images that the CLIP score looks at, the first ones; by default all.
+            embedded one of scenes, or none with inception.
+        clip_images: number of first images that the CLIP score uses; by default all.
         inception_score_splits: parts whose Inception scores are averaged.
         sqnr_prompts: prompts on which the outputs of the UNets are compared.
-        metrics: names of those to measure, and nothing else; by default all that apply.
-        lpips: perceptual distance to full precision; by default where the package is installed.
+        metrics: names of the only metrics to measure; by default all that apply.
+        lpips: perceptual distance to full precision; by default if the package is installed.
         image_reward: ImageReward of each image, which needs its package.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An evaluation from beginning to end: generate, extract features, measure, report."""
+"""A complete evaluation: generate, extract features, measure, report."""
 
 from typing import Any
 

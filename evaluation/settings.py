@@ -14,19 +14,19 @@ class EvaluationSettings:
 
     Args:
         ckpt: quantized models to compare: run folders, their Lightning checkpoints, or folders of
-            quantized models; none measures full precision alone.
+            quantized models; without any, only full precision is measured.
         protocol: what determines the numbers.
         protocol_name: names of the presets that the protocol came from.
         pipeline: full-precision pipeline (an embedded model's name, a folder or a hub id); by
             default the one that was calibrated, else `scenes`.
         output: folder of the results; by default one for each protocol in <run>/evaluation, or in
-            outputs/evaluation where several models are compared.
-        images: folder that keeps generated images, which evaluations with the same settings share.
-        batch_size: images drawn at once.
-        devices: processes that draw, each on a device of its own.
-        device: torch device; by default a GPU where there is one, else the CPU.
+            outputs/evaluation if several models are compared.
+        images: folder that keeps generated images; evaluations with the same settings share them.
+        batch_size: images drawn at a time.
+        devices: number of processes that draw, each on its own device.
+        device: torch device; by default a GPU if there is one, else the CPU.
         latency_calls: timed calls of each UNet.
-        compile: time the full-precision UNet compiled by torch too, which takes minutes.
+        compile: also time the full-precision UNet compiled by torch, which takes minutes.
         overwrite: replace results of another protocol in the output folder.
 
     Raises:

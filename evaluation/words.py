@@ -4,6 +4,6 @@ from collections.abc import Sequence
 
 
 def listed(names: Sequence[str]) -> str:
-    """Such as "FID, KID and CLIP score"."""
+    """Join names, as in "FID, KID and CLIP score"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last

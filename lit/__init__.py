@@ -1,1 +1,1 @@
-"""How a calibration is run: LightningModule, callbacks, strategies, command line."""
+"""Running a calibration: LightningModule, callbacks, strategies, command line."""

@@ -28,15 +28,15 @@ from lit.waiting_folder import clear_waiting_folders, waiting_folder
 
 
 class Calibration(LightningModule):
-    """Drives a ``Calibrator`` through all targets, and keeps what a checkpoint needs.
+    """Drives a ``Calibrator`` through all targets, and provides the content of checkpoints.
 
-    The DataModule offers ``Samples`` and batches of row indices; everything else is streamed from
-    target to target.
+    The DataModule provides ``Samples`` and batches of row indices; everything else is streamed
+    from target to target.
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
         recipe: what is quantized, what is reconstructed, and how; ``--model.recipe.help DGQ``
-            lists the options of one.
+            lists the options of one recipe.
         waiting: where samples wait for their turn.
     """
 
@@ -105,7 +105,7 @@ class Calibration(LightningModule):
     # Hooks
 
     def setup(self, stage: str) -> None:
-        """Make the UNet quantizable for the timesteps that were recorded."""
+        """Make the UNet quantizable for the recorded timesteps."""
         calls = self.data.calls
         self.calibrator.runtime = TrainerRuntime(self.trainer)
         self.calibrator.batch_size = self.data.batch_size

@@ -1,4 +1,4 @@
-"""``fit`` of the calibration as a LightningCLI: its options, run folder, checkpoints and end."""
+"""The ``fit`` command as a LightningCLI: its options, run folder, checkpoints and end."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -95,8 +95,8 @@ class CalibrationCLI(LightningCLI):
         parser.add_argument(
             "--dry_run",
             action="store_true",
-            help="Print targets, bits, execution, samples, disk, memory and estimated time, and "
-            "start nothing.",
+            help="Print targets, bits, execution, samples, disk, memory and estimated time without "
+            "starting anything.",
         )
         parser.link_arguments("pipeline", "model.pipeline")
         parser.link_arguments("pipeline", "data.pipeline")
@@ -127,7 +127,7 @@ class CalibrationCLI(LightningCLI):
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether nothing is to be started."""
+        """Whether to print a plan without starting anything."""
         return bool(self._get(self.config, "dry_run"))
 
     def before_instantiate_classes(self) -> None:
@@ -141,7 +141,7 @@ class CalibrationCLI(LightningCLI):
         if is_first_process():
             self.held.enter_context(claimed(self.run))
         if not options["fast_dev_run"]:
-            # The other processes come later, when the first one may have begun to write.
+            # The other processes start later, when the first may have begun to write.
             first = is_first_process() or resume is not None
             self.checkpoint = checkpoint_to_resume(self.run, resume) if first else None
         if resume == LAST and self.checkpoint is None and is_first_process():
@@ -200,7 +200,7 @@ class CalibrationCLI(LightningCLI):
             raise DGQError(f"{ended} (out of memory?): {HOW_TO_RESUME}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run has: checkpoints, log, progress, limits."""
+        """Make the Trainer, with the callbacks of every run: checkpoints, log, progress, limits."""
         options = self._get(self.config_init, "trainer")
         limits = Limits(options["max_steps"], parse_time(options["max_time"]), self.stopper)
         given = options["callbacks"] or []
@@ -212,7 +212,7 @@ class CalibrationCLI(LightningCLI):
         shared = {
             "callbacks": callbacks,
             "default_root_dir": self.run,
-            # A whole number, which a parser may have read as 1.0: to Lightning that is all batches.
+            # An integer: a parser may have read 1.0, which means all batches to Lightning.
             "limit_train_batches": int(options["limit_train_batches"]),
             "max_steps": -1,
             "max_time": None,

@@ -41,7 +41,7 @@ class TargetProgress(ProgressBar):
         self._disabled = False
 
     def disable(self) -> None:
-        """Do nothing: the Trainer calls this in all processes but the first."""
+        """Show nothing: the Trainer calls this in all processes but the first."""
         self._disabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

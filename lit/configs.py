@@ -1,4 +1,4 @@
-"""Configs by name: recipes, bits and models are looked up in ``configs/``, and name the run.
+"""Configs by name: looks up recipes, bits and models in ``configs/``; they also name the run.
 
 A short name joins a recipe and bits: ``dgq_w4a6`` is ``recipes/dgq.yaml`` with ``bits/w4a6.yaml``.
 """
@@ -16,7 +16,7 @@ SECTIONS = ("model", "data", "trainer")
 
 
 def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """Look bare config names up in ``configs/``; a short name becomes two options.
+    """Look up bare config names in ``configs/``; a short name becomes two options.
 
     Returns:
         The arguments with paths in place of names, and the run's name.

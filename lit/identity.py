@@ -56,7 +56,7 @@ def check_identity(saved: str, current: str) -> None:
 
 
 def first_difference(saved: Any, current: Any, name: str = "settings") -> str:
-    """The first place, by name, where two nested settings differ."""
+    """The first difference of two nested settings, by name, in words."""
     if isinstance(saved, dict) and isinstance(current, dict):
         for key in sorted(saved.keys() | current.keys()):
             if saved.get(key) != current.get(key):

@@ -1,4 +1,4 @@
-"""Limits of a run: ``max_steps`` and ``max_time`` stop it between two steps, without hardening."""
+"""Limits of a run: ``max_steps`` and ``max_time`` stop it between two steps without hardening."""
 
 import re
 import time

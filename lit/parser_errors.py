@@ -18,7 +18,7 @@ UNKNOWN_RECIPE = re.compile(
 
 
 def explained(error: Exception) -> Exception:
-    """The message of a parser error, in terms of what the user wrote."""
+    """An error in terms of what the user wrote."""
     text = str(error)
     if not isinstance(error, ArgumentError):
         return error

@@ -1,4 +1,4 @@
-"""The folder of a run: one calibration at a time writes into it, and only over its own files."""
+"""The folder of a run: one calibration at a time writes to it, and replaces only its own files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +34,7 @@ def claimed(run: Path) -> Iterator[None]:
             "--run DIR"
         ) from error
     finally:
-        with suppress(OSError):  # it was made here and nothing was written into it
+        with suppress(OSError):  # removes the folder if nothing was written to it
             run.rmdir()
 
 

@@ -15,7 +15,7 @@ from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 LENGTH = len("sha256:") + 64
-"""Prefix of the comment of the zip archive that ``torch.save`` writes."""
+"""Length of the comment at the end of the zip archive that ``torch.save`` writes."""
 
 
 class SealedCheckpointIO(CheckpointIO):
@@ -49,7 +49,7 @@ class SealedCheckpointIO(CheckpointIO):
 
 
 def sealed(archive: bytes) -> bytes:
-    """A zip archive without comment, with the SHA-256 of everything before it as its comment."""
+    """Add a comment to a zip archive that has none: the SHA-256 of everything before it."""
     body = archive[:-2] + LENGTH.to_bytes(2, "little")
     return body + b"sha256:" + hashlib.sha256(body).hexdigest().encode()
 
@@ -77,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     try:
         content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError
+    except Exception as error:  # torch raises all kinds, from EOFError to UnpicklingError
         raise DGQError(f"{path} cannot be read ({type(error).__name__}): restore it") from error
     if not isinstance(content, dict) or "calibration" not in content:
         raise DGQError(f"{path} was not written by a calibration")

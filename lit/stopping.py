@@ -24,7 +24,7 @@ def end_processes(trainer: Trainer) -> str:
     processes = list(getattr(launcher, "procs", ()))
     ended = [(n, p.poll()) for n, p in enumerate(processes, start=1) if p.poll()]
     if processes:
-        launcher.procs.clear()  # Lightning's observer would kill this process with them
+        launcher.procs.clear()  # or Lightning's observer would kill this process too
     for process in processes:
         process.kill()
         process.wait()

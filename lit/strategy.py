@@ -16,7 +16,7 @@ class AveragingStrategy(DDPStrategy):
 
     @override
     def configure_ddp(self) -> None:
-        """Return the module unchanged."""
+        """Do not wrap the module."""
 
     @override
     def post_backward(self, closure_loss: Tensor) -> None:

@@ -51,13 +51,13 @@ class Checked:
 
 
 def check_max_steps(value: int) -> None:
-    """Raise DGQError unless it is a number of steps, or -1."""
+    """Raise DGQError unless the value is a number of steps, or -1."""
     if value < -1:
         raise DGQError(f"--trainer.max_steps {value} is no number of steps: expected -1 or more")
 
 
 def check_log_steps(value: int | None) -> None:
-    """Raise DGQError unless it is a number of steps; 0 logs nothing."""
+    """Raise DGQError unless the value is a number of steps; 0 logs nothing."""
     if value is not None and value < 0:
         raise DGQError(f"--trainer.log_every_n_steps {value}: expected 0 or more")
 
@@ -161,7 +161,7 @@ def identity_of_trainer(trainer: Trainer, learning: bool) -> dict[str, Any]:
     identity: dict[str, Any] = {"precision": str(trainer.precision), "device": device}
     if learning:
         identity["processes"] = trainer.world_size
-    if device != "cpu":  # on a CPU these choose nothing
+    if device != "cpu":  # on a CPU these have no effect
         identity["deterministic"] = torch.are_deterministic_algorithms_enabled()
         identity["benchmark"] = torch.backends.cudnn.benchmark
     return identity

@@ -19,7 +19,7 @@ PIPELINE_DIR: Final[Path] = ASSETS_DIR / "pipeline"
 XL_DIR: Final[Path] = ASSETS_DIR / "xl"
 """Folder for `StableDiffusionXLPipeline.from_pretrained`."""
 FEW_STEP_DIR: Final[Path] = ASSETS_DIR / "few-step"
-"""The same for `FEW_STEPS` steps without guidance (`guidance_scale=0`)."""
+"""Folder of the SDXL pipeline for `FEW_STEPS` steps without guidance (`guidance_scale=0`)."""
 CLIP_DIR: Final[Path] = ASSETS_DIR / "clip"
 """Folder for `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained`."""
 

@@ -25,10 +25,10 @@ _ATTEMPTS_TO_STAY_DISTINCT = 20
 
 
 def sample_captions(n: int, seed: int, split: Split) -> list[str]:
-    """Draw `n` captions of a split, the same for the same arguments.
+    """Draw `n` captions of a split; the same arguments give the same captions.
 
-    Captions are distinct unless that many are hard to find. Those of the two splits never
-    overlap, since a hash of the caption decides which split it belongs to.
+    Captions are distinct unless that many are hard to find. The two splits never overlap, since
+    a hash of the caption decides which split it belongs to.
 
     Raises:
         ValueError: `n` is negative or the split is unknown.
@@ -66,7 +66,7 @@ def class_prompts() -> list[str]:
 
 
 def _draw_new(generator: random.Random, split: Split, taken: dict[str, None]) -> str:
-    """A caption of the split, one not taken yet if a few attempts find one."""
+    """A caption of the split, one that is not taken yet if a few attempts find it."""
     attempts = 0
     while True:
         caption = describe(random_scene(generator))

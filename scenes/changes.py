@@ -32,12 +32,12 @@ _OF_ITEMS: dict[str, Iterable[str]] = {
 
 
 def changeable(scene: Scene) -> list[str]:
-    """The attributes that a scene's caption speaks of; its place, relation or count comes last."""
+    """The attributes that a scene's caption mentions; its place, relation or count comes last."""
     return [*_OF_ITEMS, *(name for name in _OF_SCENES if getattr(scene, name) is not None)]
 
 
 def change(scene: Scene, attribute: str, generator: random.Random) -> Scene:
-    """The scene with another value of one attribute; of one object where it has several.
+    """The scene with another value of one attribute, of one object if there are several.
 
     Raises:
         ValueError: the scene has no such attribute.

@@ -9,7 +9,7 @@ Z_95 = 1.959964
 def wilson_interval(share: float, n: int, z: float = Z_95) -> tuple[float, float]:
     """Wilson's interval of a share measured on `n` independent cases (Wilson 1927).
 
-    Unlike the usual interval it stays within [0, 1] and has a width where all cases agree.
+    Unlike the usual interval it stays within [0, 1] and has a positive width if all cases agree.
 
     Raises:
         ValueError: `n` is not positive or the share lies outside [0, 1].

@@ -32,7 +32,7 @@ class OracleScore:
 
     @property
     def correct(self) -> dict[str, Tensor]:
-        """Whether a picture has all that its caption asks of an attribute, [pictures] bool.
+        """Whether a picture has everything that its caption asks of an attribute, [pictures] bool.
 
         True where the caption asks nothing; see `applies`.
         """
@@ -110,7 +110,7 @@ def _match(scene: Scene, reading: Reading, picture: int) -> tuple[int, ...]:
             _item_hits(item, reading, picture, s)
             for item, s in zip(scene.items, order, strict=True)
         ]
-        # Colour identifies an object before anything else does.
+        # Colour counts for more than everything else in identifying an object.
         return sum(10 * hit[0] + sum(hit) for hit in hits)
 
     return max(permutations(slots), key=agreement)

@@ -1,8 +1,8 @@
-"""Seeing what a picture shows: background, objects and their attributes, without a network.
+"""Read what a picture shows: background, objects and their attributes, without a network.
 
-Palette first (which background, what is not background), then connected components, then for
-each of them the best of all colours and textures, and with these the best of all shapes, sizes
-and positions. The vocabulary is closed, so each step is an exhaustive search.
+First the palette tells background from foreground; then connected components are found, and for
+each the best of all colours and textures, and given these the best of all shapes, sizes and
+positions. The vocabulary is closed, so each step is an exhaustive search.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SLOTS = MAX_OBJECTS + 1
 _FOREGROUND_DISTANCE = 0.33  # in RGB; the closest colour and background are 0.63 apart
 _SMALLEST_AREA = 12 / 32**2  # the smallest object covers 35 / 32**2
 _WINDOW = 18 / 32  # around one object, with a margin
-_OFFSETS = torch.linspace(-1.5, 1.5, 7) / 32  # of an object from the middle of its window
+_OFFSETS = torch.linspace(-1.5, 1.5, 7) / 32  # from the middle of the window to its object
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _read_objects(
     side = images.shape[-1]
     own = label[picture] == number[:, None, None]
     corner, window = _windows(own, side)
-    # One pixel beyond the region, where the object covers pixels in part.
+    # One pixel beyond the region, where the object covers pixels partly.
     near = F.max_pool2d(own[:, None].float(), 3, 1, 1)
     other = (label[picture] > 0) & ~own
     near = _crop(near * ~other[:, None], corner, window)[:, 0]
@@ -151,7 +151,7 @@ def _fit_paint(
         paint = colour[:, None, None] * shade - backdrop[:, :, None, None]
         alpha = ((rest * paint).sum(1) / paint.square().sum(1)).clamp(0, 1)
         squares = (rest - alpha[:, None] * paint).square().sum(1)
-        # Half covered pixels are plausible only at the edge.
+        # Partly covered pixels are plausible only at the edge.
         error = ((squares + 0.1 * alpha * (1 - alpha)) * near).sum((1, 2))
         better = error < best_error
         best_paint[better] = index

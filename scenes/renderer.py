@@ -48,7 +48,7 @@ class Drawing:
 def render(captions: Sequence[str], size: int, seed: int) -> Tensor:
     """Draw the pictures that captions describe, [captions, 3, size, size] in [0, 1].
 
-    The seed decides where exactly the objects lie.
+    The seed decides the objects' exact positions.
 
     Raises:
         ValueError: a caption is outside the grammar, or the size is not positive.

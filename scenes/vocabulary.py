@@ -31,8 +31,8 @@ SIZES: Final[dict[str, float]] = {"small": 4.0 / 32, "large": 6.5 / 32}
 
 # The first texture is the default and is not mentioned in captions.
 TEXTURES: Final = ("plain", "striped", "dotted")
-# Textures are cut from one wallpaper for the whole canvas, of this period, so that a textured
-# region looks the same wherever it lies; its dark parts are the colour times the factor.
+# Each texture is cut from one wallpaper of this period that spans the whole canvas, so a textured
+# region looks the same wherever it lies. Its dark parts are the colour times the factor.
 TEXTURE_PERIOD: Final = 1 / 8
 TEXTURE_DARKNESS: Final = 0.3
 
@@ -54,7 +54,7 @@ RELATIONS: Final[dict[str, tuple[tuple[float, float], tuple[float, float]]]] = {
 
 COUNTS: Final[dict[str, int]] = {"two": 2, "three": 3, "four": 4}
 MAX_OBJECTS: Final = max(COUNTS.values())
-# Objects that are counted lie in distinct quadrants.
+# Counted objects lie in distinct quadrants.
 QUADRANTS: Final = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
 
 # Objects are displaced by up to this much in x and in y.

@@ -3,7 +3,7 @@
     python benchmarks/ablation [--quick] [--full] [--stages main components ...]
 
 Each cell of a table is a finished run folder and a line of cells.jsonl, both in outputs/ablation,
-so that a command that was killed resumes where it stopped. Tables are written after each cell,
-beside the runs; once all cells are measured, also into docs/reference/results.md and results.json,
-and between the marks in README.md.
+so a killed command resumes where it stopped. Tables are written after each cell, next to the runs;
+once all cells are measured, they go into docs/reference/results.md and results.json, and between
+the marks in README.md.
 """

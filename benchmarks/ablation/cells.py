@@ -7,7 +7,7 @@ from dgq.recipes import Recipe
 from dgq.settings import QuantizationSettings
 
 FLOAT = 16
-"""Bits that stand for floating point in settings."""
+"""Number of bits that means floating point in settings."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Cell:
 
     @property
     def as_calibrated(self) -> bool:
-        """Whether the run's own model is measured."""
+        """Whether the run's own model is measured, without changes."""
         return self.recipe == self.calibration.recipe
 
 
@@ -120,7 +120,7 @@ def observed(settings: QuantizationSettings) -> set[str]:
     activations, scores = settings.activations, settings.scores
     if activations.n_bits == FLOAT:
         return set()
-    # Keys and scores have other ranges with the start token than without.
+    # The ranges of keys and scores depend on whether the start token is kept.
     start = f"start token kept: {scores.keep_start_token}"
     names = {"inputs"} | ({f"q, k, v, {start}"} if activations.qkv else set())
     if scores.n_bits == FLOAT:

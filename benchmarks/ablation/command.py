@@ -1,4 +1,4 @@
-"""Calibrate and measure what is missing, and write the tables: the command."""
+"""The command: calibrates and measures what is missing, and writes the tables."""
 
 import argparse
 import math
@@ -30,7 +30,7 @@ NARROWING = ("stages", "models", "seeds", "recipes", "prompts", "published_itera
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, or 2 after one line about bad input."""
+    """Run the command; exit code 0, or 2 after one line about bad input."""
     arguments = build_parser().parse_args(argv)
     how = f"python benchmarks/ablation {shlex.join(argv)}".strip()
     return exit_code(lambda: run(arguments, how))
@@ -43,42 +43,43 @@ def build_parser() -> argparse.ArgumentParser:
         description="Calibrate, measure and tabulate every recipe, and the parts of DGQ.",
     )
     add = parser.add_argument
-    add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="(default: all)")
+    add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages (default: all)")
     add("--models", nargs="+", choices=(*MODELS, "scenes-few-step"), default=list(MODELS))
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="(default: 0 1 2)")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds (default: 0 1 2)")
     add(
         "--recipes",
         nargs="+",
         choices=[family.rstrip("_") or "ours" for family in FAMILIES],
-        help="families (default: all)",
+        help="families of recipes (default: all)",
     )
-    add("--prompts", type=int, default=64, help="held out, to measure on (default: 64)")
+    add("--prompts", type=int, default=64, help="held-out prompts to measure on (default: 64)")
     add(
         "--full",
         action="store_true",
         help="also W8A8, every recipe with every seed, and all stages for every model",
     )
-    add("--quick", action="store_true", help="one seed of one model, RTN alone, few prompts")
+    add("--quick", action="store_true", help="only RTN, one seed of one model, few prompts")
     add(
         "--published-iterations",
         type=int,
         default=1000,
-        help="of weights learned as published, which takes 20000; 0 for none (default: 1000)",
+        help="iterations of the published weight learning (published: 20000); 0 leaves it out "
+        "(default: 1000)",
     )
-    add("--num-images", type=int, default=0, help="also draw, and measure images (default: none)")
-    add("--minutes", type=float, help="begin no further cell after so many (default: no limit)")
-    add("--list", action="store_true", help="print cells and estimated time only")
-    add("--outputs", type=Path, default=Path("outputs/ablation"), help="where runs go")
+    add("--num-images", type=int, default=0, help="images to draw and measure (default: none)")
+    add("--minutes", type=float, help="start no cell after this many minutes (default: no limit)")
+    add("--list", action="store_true", help="only print cells and estimated time")
+    add("--outputs", type=Path, default=Path("outputs/ablation"), help="folder for runs")
     add(
         "--docs",
         type=Path,
-        help="where results.md and results.json go (default: docs/reference once all cells are "
-        "measured; before, and for a part of the cells, --outputs)",
+        help="folder for results.md and results.json (default: docs/reference once all cells are "
+        "measured; until then, and for a part of the cells, --outputs)",
     )
     add(
         "--readme",
         type=Path,
-        help="whose tables are replaced (default: README.md once all cells are measured)",
+        help="file whose tables are replaced (default: README.md once all cells are measured)",
     )
     return parser
 

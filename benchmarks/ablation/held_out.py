@@ -74,7 +74,7 @@ def held_out_calls(model: str, n_prompts: int, folder: Path) -> HeldOut:
 
 
 def outputs_of(unet: nn.Module, calls: UNetCalls) -> Tensor:
-    """The output of a UNet, ``[calls, prompts, halves, channels, height, width]``."""
+    """Outputs of a UNet, ``[calls, prompts, halves, channels, height, width]``."""
     n_calls, n_prompts = calls.latents.shape[:2]
     shape = (n_calls, n_prompts, calls.n_halves, *calls.latents.shape[2:])
     outputs = torch.empty(shape)

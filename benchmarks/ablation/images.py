@@ -10,7 +10,7 @@ from benchmarks.ablation.runs import model_of
 from benchmarks.scripts import call
 
 CHOSEN = ("RTN", "DGQ, our weight learning", "ours")
-"""Rows of the main table whose images are drawn, of the first seed."""
+"""Rows of the main table whose images are drawn, with the first seed."""
 
 
 def drawn(cells: Sequence[Cell], outputs: Path, num_images: int) -> list[dict[str, Any]]:
@@ -29,14 +29,14 @@ def drawn(cells: Sequence[Cell], outputs: Path, num_images: int) -> list[dict[st
 
 
 def chosen_of(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells of the main table whose images are drawn."""
+    """Cells of the main table whose images are drawn: those of the first seed."""
     main = [cell for cell in cells if cell.stage == "main" and cell.row in CHOSEN]
     first = min((cell.calibration.seed for cell in main), default=0)
     return [cell for cell in main if cell.calibration.seed == first]
 
 
 def evaluated(model: str, folders: Sequence[Path], outputs: Path, n: int) -> dict[str, Any]:
-    """The report of one comparison."""
+    """Compare models with evaluate.py; returns its report."""
     output = outputs / f"images-{model}-{n}"
     call(
         *("evaluate.py", "--protocol", "scenes", "--ckpt", *map(str, folders)),

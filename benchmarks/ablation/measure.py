@@ -47,7 +47,7 @@ def measure(folder: Path, held_out: HeldOut, n_prompts: int) -> dict[str, Any]:
 
 
 def figures(signal: Energies, noise: Energies) -> dict[str, Any]:
-    """SQNR in decibel, pooled over steps and prompts, its interval, and by step.
+    """SQNR in dB, pooled over steps and prompts, with its interval, and by step.
 
     Args:
         signal: energies of the outputs in full precision, ``[calls, prompts]``.
@@ -79,7 +79,7 @@ def interval(signal: Energies, noise: Energies) -> tuple[float, float]:
 def gain_interval(
     signal: Sequence[float], better: Sequence[float], worse: Sequence[float]
 ) -> tuple[float, float]:
-    """The 95 % interval of the gain in decibel of one model over another on the same prompts.
+    """The 95 % interval of one model's gain in dB over another on the same prompts.
 
     Args:
         signal: energy of each prompt in full precision.
@@ -96,5 +96,5 @@ def gain_interval(
 
 
 def rounded(values: Energies) -> list[float]:
-    """As short as JSON needs them."""
+    """Values to six digits, to keep the JSON short."""
     return [float(f"{value:.6g}") for value in values]

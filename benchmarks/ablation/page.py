@@ -1,4 +1,4 @@
-"""docs/reference/results.md and the tables between the marks of README.md."""
+"""The text of docs/reference/results.md, and the tables between the marks in README.md."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from benchmarks.ablation.summary import Row, find, gain, rows_of
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 BASELINE = "DGQ, our weight learning"
 OURS = "ours"
-"""At the end of each number of bits."""
+"""The row that comes last for each number of bits."""
 PARTS = (
     "per-tensor, static",
     "per step",
@@ -18,7 +18,7 @@ PARTS = (
     "live maximum",
     "learned rounding",
 )
-"""Of DGQ, in the paper's order."""
+"""Parts of DGQ, in the paper's order."""
 
 IMAGES = {
     "PSNR dB": ("psnr", ".1f"),
@@ -91,13 +91,13 @@ def with_section(readme: str, section: str) -> str:
 
 
 def main_section(model: str, rows: Sequence[Row]) -> list[str]:
-    """Recipes by bits."""
+    """The section with the main table of a model."""
     main = [row for row in rows if row.stage == "main"]
     return [f"## Recipes: {model}", main_table(model, main)] if main else []
 
 
 def main_table(model: str, rows: Sequence[Row]) -> str:
-    """A line for each recipe at each number of bits."""
+    """The main table: a row for each recipe at each number of bits."""
     head = (f"`{model}`", "recipe", "SQNR dB", "95 % interval", "vs. DGQ, dB", "integer layers")
     table = [header(*head, "GBOPs", "MB")]
     bits = sorted({row.bits for row in rows}, key=lambda b: [-int(n) for n in b[1:].split("a")])
@@ -159,7 +159,7 @@ def part_cells(rows: Sequence[Row], bits: str, name: str, before: str | None) ->
 
 
 def simple_section(title: str, stage: str, model: str, rows: Sequence[Row]) -> list[str]:
-    """Rows by bits, SQNR alone."""
+    """A section with the SQNR of each row, in a column for each number of bits."""
     own = [row for row in rows if row.stage == stage]
     if not own:
         return []
@@ -172,7 +172,7 @@ def simple_section(title: str, stage: str, model: str, rows: Sequence[Row]) -> l
 
 
 def images_table(images: Sequence[Mapping[str, Any]]) -> str:
-    """Metrics of drawn images, with their intervals."""
+    """A table of image metrics with their intervals."""
     n = images[0]["num_images"]
     table = [header(f"{n} images", *IMAGES)]
     for model in images:
@@ -181,7 +181,7 @@ def images_table(images: Sequence[Mapping[str, Any]]) -> str:
 
 
 def metric(model: Mapping[str, Any], name: str, digits: str) -> str:
-    """A value, and its interval where it has one."""
+    """A metric's value, with its interval if there is one."""
     found = model["metrics"].get(name)
     if found is None:
         return ""
@@ -205,10 +205,10 @@ def spread_text(mean: float, spread: float | None, digits: str) -> str:
 
 
 def header(*names: str) -> str:
-    """The first two lines of a table."""
+    """The two header lines of a table."""
     return cells(*names) + "\n" + "|---" * len(names) + "|"
 
 
 def cells(*texts: str) -> str:
-    """A line of a table."""
+    """A row of a table."""
     return "| " + " | ".join(texts) + " |"

@@ -41,7 +41,7 @@ class Remaining:
         self.runs = [run for run in runs if not has_model(run_of(run, self.outputs) / "quantized")]
 
     def state(self, cell: Cell) -> str:
-        """Whether a cell is finished."""
+        """``"done "`` or ``"to do"``."""
         return "done " if self.store.find(cell, self.n_prompts) else "to do"
 
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ from dgq.storage.checkpoint import has_model, read_manifest, save_quantized
 
 
 def run_of(calibration: Calibration, outputs: Path) -> Path:
-    """The run's folder."""
+    """The folder of a calibration's run."""
     return outputs / "runs" / calibration.name
 
 

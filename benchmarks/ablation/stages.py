@@ -156,7 +156,7 @@ def components(choice: Choice) -> Found:
 
 
 def component_recipes(bits: int) -> Iterator[tuple[str, str, Recipe]]:
-    """Label of a calibration of its own, row, recipe."""
+    """Label of the calibration, row, and recipe."""
     nearest = f"dgq_w4a{bits}-nearest"
     learned = DGQ(4, bits)
     live = replace(learned, learning=NEAREST)
@@ -175,7 +175,7 @@ def component_recipes(bits: int) -> Iterator[tuple[str, str, Recipe]]:
 
 
 def scores(choice: Choice) -> Found:
-    """Scores at the activations' bits, and in floating point."""
+    """Attention scores at the activations' bits, and in floating point."""
     for model in choice.models:
         for family, each in product(("rtn_", "dgq_"), ("w4a8", "w4a6")):
             label = family + each

@@ -41,7 +41,7 @@ class Row:
 
     @property
     def interval_db(self) -> tuple[float, float]:
-        """The interval by prompts, of the first seed."""
+        """The interval over prompts, for the first seed."""
         low, high = self.lines[0]["interval_db"]
         return float(low), float(high)
 

@@ -44,7 +44,7 @@ def measure_attention(device: str, turns: Turns, rehearse: bool) -> Iterator[dic
 def attempt(
     backend: SDPBackend, batch: int, queries: int, keys: int, dim: int, device: str
 ) -> float | str:
-    """Seconds of a call in bfloat16, or why there is none."""
+    """Seconds of a call in bfloat16, or the reason why the backend cannot run."""
     q, k, v = (
         torch.randn(batch, tokens, HEADS, dim, device=device, dtype=torch.bfloat16).transpose(1, 2)
         for tokens in (queries, keys, keys)

@@ -1,4 +1,4 @@
-"""The command line: steps side by side, until the time is up."""
+"""The command line: runs steps side by side until the time is up."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ from dgq.storage.files import check_writable, write_json
 STEPS_AT_ONCE = 5
 
 Check = Callable[[str, int], dict[str, Any]]
-"""Of exactness, on a device and with a number of channels."""
+"""A check of exactness, given a device and a number of channels."""
 
 SUMMARY = "steps.json"
 LEAST_SECONDS = 20
@@ -79,19 +79,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("out", type=Path, help="folder for the figures")
-    add("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
-    add("--steps", nargs="+", metavar="NAME", help="some of them, in this order (default: all)")
+    add("--rehearse", action="store_true", help="run on a CPU, with tiny sizes")
+    add("--steps", nargs="+", metavar="NAME", help="steps to run, in this order (default: all)")
     add(
         "--jobs",
         type=int,
         default=STEPS_AT_ONCE,
         metavar="N",
-        help="steps that prepare side by side; what they time, they time one at a time, the "
-        f"others stopped meanwhile (default: {STEPS_AT_ONCE})",
+        help="steps that prepare side by side; they measure times one at a time, with the others "
+        f"paused (default: {STEPS_AT_ONCE})",
     )
-    add("--seconds", type=int, default=SECONDS, help=f"for all steps (default: {SECONDS})")
+    add("--seconds", type=int, default=SECONDS, help=f"time for all steps (default: {SECONDS})")
     add("--ckpt", default="", help="a quantized embedded model, for its SQNR (default: none)")
-    add("--scratch", type=Path, help="folder for what is made on the way (default: a new one)")
+    add("--scratch", type=Path, help="folder for intermediate files (default: a new one)")
     add("--child", default="", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -112,7 +112,7 @@ def run(plan: Plan, steps: dict[str, Step], seconds: float, jobs: int = 1) -> in
             outcome = run_step(plan, name, steps[name], min(end - started, steps[name].seconds))
             result = {"outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
             if steps[name].is_required and outcome != "done":
-                hopeless.set()  # what the others would cost is kept for another try
+                hopeless.set()  # saves the time of the other steps for another try
                 plan.turns.end()
         print(f"{name}: {result}", flush=True)
         with writing:
@@ -164,10 +164,10 @@ def run_step(plan: Plan, name: str, step: Step, seconds: float) -> str:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process, and those it has started."""
+    """End a process and those that it has started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
-        os.killpg(process.pid, signal.SIGCONT)  # which reads what it was sent while it was stopped
+        os.killpg(process.pid, signal.SIGCONT)  # a paused process receives SIGTERM only now
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:

@@ -74,7 +74,7 @@ def outcome(
     """``exact``, or how a product failed."""
     try:
         return "exact" if agrees(run(), expected) else "WRONG"
-    except Exception as error:  # whatever a compiler or a driver says
+    except Exception as error:  # anything that a compiler or driver raises
         return f"failed: {error}"[:300]
 
 

@@ -50,7 +50,7 @@ def seconds_of_gates(shape: Shape, device: str) -> dict[str, float]:
 
 
 def runs(operands: tuple[Any, ...], tile: Tile) -> Callable[[], Tensor]:
-    """The product with a tile."""
+    """A function that runs the product with a tile."""
     function: Any = triton.int_linear_gated
     return lambda: function(*operands, tile=tile)
 

@@ -77,7 +77,7 @@ def drawn(shape: Shape, device: str) -> tuple[Tensor, Tensor, Epilogue, Window]:
 
 
 def run_all(operands: tuple[Tensor, Tensor, Epilogue, Window], tiles: list[Tile]) -> None:
-    """Each tile once."""
+    """Run each tile once."""
     codes, weight, epilogue, window = operands
     for tile in tiles:
         if suits(codes.shape, weight.shape, window, tile.inputs):

@@ -18,7 +18,7 @@ from dgq.math.reconstruction import noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
 
 LEAST_DB = 25.0
-"""Of the UNet in bfloat16 against the same one in floating point, in float32."""
+"""Lowest accepted SQNR of the UNet against the same one run in floating point."""
 
 CALLS = 3
 """Calls: a GPU records the graph of a compiled UNet in the second, and replays it in the third."""
@@ -34,7 +34,7 @@ class Smallest(FullSize):
 
 @torch.no_grad()
 def check_smallest(device: str, cache: Path) -> dict[str, Any]:
-    """The SQNR of each way to run against floating point; as JSON holds it."""
+    """The SQNR of each way to run, against floating point, ready for JSON."""
     subject = Smallest(Options(str(cache), (), 1, 1, 1, 1, device))
     call = on(device, subject.call(2))
     figures = {}
@@ -54,12 +54,12 @@ def check_smallest(device: str, cache: Path) -> dict[str, Any]:
 
 
 def output_of(folder: Path, mode: Mode, device: str, call: Call) -> Tensor:
-    """Of the quantized UNet in a folder."""
+    """The output of the quantized UNet in a folder."""
     unet: nn.Module = load_quantized_unet(folder, mode, device=device)
     output: Tensor = unet(**call)[0]
     return output
 
 
 def sqnr_db(output: Tensor, reference: Tensor) -> float:
-    """Of an output; nan where it is not finite."""
+    """SQNR of an output in dB; NaN if it is not finite."""
     return decibels(*noise_and_signal(output, reference).tolist())

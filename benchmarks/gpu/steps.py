@@ -21,7 +21,7 @@ GATES, UNPACKING = "gated", "unpacking"
 """Checks besides the cases of products."""
 
 TURNS = "turns"
-"""Folder of the processes that measure one at a time."""
+"""Folder in which processes register that measure one at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,21 @@ class Plan:
 
     @property
     def turns(self) -> Turns:
-        """Of all processes of the steps."""
+        """The turns that all processes of the steps share."""
         return Turns(self.scratch / TURNS)
 
     @property
     def device(self) -> str:
-        """That computes."""
+        """The device that computes."""
         return "cpu" if self.rehearse else "cuda"
 
     def child(self, name: str) -> list[str]:
-        """The arguments of this command's own child."""
+        """The arguments of a child process of this command."""
         own = ["--child", name, "--scratch", str(self.scratch)]
         return [str(BENCHMARKS / "gpu"), str(self.out), *own, *self._rehearses()]
 
     def inference(self, name: str, rows: str, batches: str, model: str = "sd14") -> list[str]:
-        """The arguments of the benchmark of inference."""
+        """The arguments of the inference benchmark."""
         model = "tiny" if self.rehearse and model != "embedded" else model
         batches = "1" if self.rehearse else batches
         rest = ["--ckpt", self.ckpt] if model == "embedded" else []
@@ -88,7 +88,7 @@ class Plan:
         ]
 
     def calibration(self) -> list[str]:
-        """The arguments of the benchmark of calibration."""
+        """The arguments of the calibration benchmark."""
         size = ["tiny", "8", "3"] if self.rehearse else ["sd14", "64", "12"]
         model, samples, targets = size
         return [
@@ -102,7 +102,7 @@ class Plan:
         return ["--rehearse"] if self.rehearse else []
 
     def steps(self) -> Mapping[str, Step]:
-        """By name."""
+        """The steps by name, in order."""
         compiled = "integer-compiled bf16-compiled"  # first: compiling takes minutes
         steps = {
             "smoke": Step(SMOKE_SECONDS, [self.child("smoke")], is_required=True),
@@ -132,5 +132,5 @@ class Plan:
 
 
 def python(arguments: Sequence[str]) -> list[str]:
-    """A command line."""
+    """The command line that runs Python with some arguments."""
     return [sys.executable, *arguments]

@@ -16,7 +16,7 @@ LARGEST = 15
 
 
 def check_unpacking(device: str, channels: int) -> dict[str, Any]:
-    """Results for layers with one and nine taps, with and without factors and shifts, for JSON."""
+    """Results for layers with 1, 9 and 25 taps, with and without factors and shifts, for JSON."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((channels, 9), (channels + 7, 1), (5, 9), (3, 25), (3 * channels, 1), (40, 1))
     mixed = ((True, True), (False, True), (True, False), (False, False), (True, True), (True, True))
@@ -41,7 +41,7 @@ def unpacked_together(packed: PackedTogether) -> Tensor:
 
 
 def unpacked(weight: PackedWeight) -> Tensor:
-    """The layers unpacked one by one, by the reference."""
+    """A weight unpacked by the reference."""
     whole: Tensor = reference.unpack(*weight, 2 * weight.codes.shape[2]).flatten()
     return whole
 

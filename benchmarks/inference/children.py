@@ -24,14 +24,14 @@ from dgq.storage.files import write_json
 
 ROOT = Path(__file__).parents[2]
 CHILD = "child"
-"""The hidden subcommand, before the files of a request and its answer."""
+"""The hidden subcommand; the files of a request and its answer follow."""
 
 SUBJECTS: dict[str, type[Subject]] = {
     kind.name: kind for kind in (FullSize, FullSizeXL, Tiny, Embedded)
 }
 MAX_SECONDS = 3600
 RUNNING: set["subprocess.Popen[str]"] = set()
-"""Children of all threads."""
+"""Running children of all threads."""
 
 
 def ask(request: Request, options: Options, work: Path) -> dict[str, Any]:

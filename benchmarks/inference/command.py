@@ -1,4 +1,4 @@
-"""The command line: which rows of which models, and where the figures go."""
+"""The command line: rows and models to measure, and files for the figures."""
 
 import argparse
 import shlex
@@ -53,8 +53,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description="Seconds, memory and file size of a UNet in torch, quantized by dgq, and in "
-        "OpenVINO; of the embedded model also the SQNR of its output. Each row runs in a process "
-        "of its own, and the rows take turns over the repeats.",
+        "OpenVINO; for the embedded model also the SQNR of its output. Each row runs in its own "
+        "process, and the rows take turns over the repeats.",
         epilog="rows: "
         + "; ".join(f"{name} ({row.title})" for name, row in ROWS.items())
         + f". Those of OpenVINO, NNCF and ONNX need an extra: {INSTALL}",
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--quick", action="store_true", help="measure the embedded model alone, in minutes"
+        "--quick", action="store_true", help="measure only the embedded model, in minutes"
     )
     which.add_argument(
         "--models",
@@ -81,7 +81,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="ROW",
         help="ways to run them, see below (default: all that are installed)",
     )
-    add("--device", default="cpu", help="that computes, cpu or cuda (default: cpu)")
+    add("--device", default="cpu", help="device that computes, cpu or cuda (default: cpu)")
     add(
         "--batch",
         type=int,
@@ -95,30 +95,30 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         default=["outputs/w4a8"],
         metavar="RUN",
-        help="finished runs of the embedded model, or folders of quantized models; several give "
-        "rows of their own (default: outputs/w4a8)",
+        help="finished runs of the embedded model, or folders of quantized models; each has its "
+        "own rows (default: outputs/w4a8)",
     )
     add("--repeats", type=int, default=3, help="processes of each row (default: 3)")
     add(
         "--calls",
         type=int,
         default=2,
-        help="timed in each process and batch size, at least, after two that are not (default: 2)",
+        help="timed calls in each process and batch size, at least, after two untimed (default: 2)",
     )
     add(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
-        help="rows that load and compile side by side, each batch size in a process of its own; "
-        "they are timed one at a time, the others stopped meanwhile (default: 1)",
+        help="rows that load and compile side by side, each batch size in its own process; they "
+        "are timed one at a time, with the others paused (default: 1)",
     )
-    add("--threads", type=int, default=2, help="of every library (default: 2)")
+    add("--threads", type=int, default=2, help="threads of every library (default: 2)")
     add(
         "--captions",
         type=int,
         default=16,
-        help="held-out ones, on all of whose UNet calls the SQNR is measured (default: 16)",
+        help="held-out captions; the SQNR is measured on all of their UNet calls (default: 16)",
     )
     add(
         "--calibration-calls",
@@ -131,12 +131,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--cache",
         default="outputs/inference",
         metavar="FOLDER",
-        help="for what is made once: random weights, recorded calls, models of OpenVINO "
+        help="folder for what is made once: random weights, recorded calls, OpenVINO models "
         "(default: outputs/inference)",
     )
     add("--turns", default="", help=argparse.SUPPRESS)  # with other commands' processes
-    add("--json", type=Path, metavar="FILE", help="for all figures; written after every row")
-    add("--markdown", type=Path, metavar="FILE", help="for tables to paste into docs")
+    add("--json", type=Path, metavar="FILE", help="file for all figures; written after every row")
+    add("--markdown", type=Path, metavar="FILE", help="file for tables to paste into docs")
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.models = ["embedded"]

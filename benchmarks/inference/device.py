@@ -38,14 +38,14 @@ def forget_peak(device: str) -> None:
 
 
 def peak_gib(device: str) -> float:
-    """The most memory held since ``forget_peak``."""
+    """Peak memory in GiB since ``forget_peak``."""
     if is_gpu(device):
         return torch.cuda.max_memory_allocated(device) / GIB
     return memory.peak_gib()
 
 
 def resident_gib(device: str) -> float:
-    """Memory held now: of the device's allocator, or of this process."""
+    """Memory in GiB held now by the device's allocator, or by this process."""
     if is_gpu(device):
         # What cuBLAS keeps after its first product, 32 MiB on Hopper, belongs to no model.
         torch._C._cuda_clearCublasWorkspaces()

@@ -31,7 +31,7 @@ RECORD_BATCH = 16
 
 
 class Embedded(Subject):
-    """The UNet of the pipeline that the quantized models were made from; ``scenes`` without any."""
+    """The UNet of the pipeline that the quantized models were made from; if none, ``scenes``."""
 
     name = "embedded"
     default_batches = (2, 1, 32)
@@ -84,7 +84,7 @@ class Embedded(Subject):
         return some
 
     def calibration(self) -> Sequence[Call]:
-        """Recorded calls of captions that are not held out: all steps of one after the other."""
+        """Recorded calls of captions that are not held out: all steps of one, then of the next."""
         calls = UNetCalls.load(self._file(CALIBRATION))
         n_calls, n_prompts = calls.latents.shape[:2]
         pairs = torch.cartesian_prod(torch.arange(n_prompts), torch.arange(n_calls)).flip(1)
@@ -92,7 +92,7 @@ class Embedded(Subject):
         return [_one_step(calls.batch(pair)) for pair in pairs[:, None]]
 
     def held_out(self) -> Iterator[tuple[Call, Tensor]]:
-        """All captions of each step of the sampler in one batch."""
+        """Yield call and reference output of each sampler step, all captions in one batch."""
         for step in range(len(self._calls.timesteps)):
             yield self._held_out_call(step)
 
@@ -115,7 +115,7 @@ class Embedded(Subject):
         return _one_step(self._calls.batch(_pairs(self._calls, step))), self._reference[step]
 
     def _record(self, folder: Path) -> None:
-        """Draw the captions once, in full precision."""
+        """Record calls of the captions and the reference outputs, in full precision."""
         held_out = self._recorded(self.options.captions, "test")
         held_out.save(folder / CALLS)
         n_calls = len(held_out.timesteps)
@@ -134,7 +134,7 @@ class Embedded(Subject):
 
 
 def _shared(manifests: dict[str, Manifest]) -> tuple[str, GenerationSettings]:
-    """Pipeline and sampler of all quantized models.
+    """The pipeline and generation settings that all quantized models share.
 
     Raises:
         DGQError: if they differ.
@@ -153,7 +153,7 @@ def _shared(manifests: dict[str, Manifest]) -> tuple[str, GenerationSettings]:
 
 
 def _pairs(calls: UNetCalls, step: int) -> Tensor:
-    """One step of all prompts."""
+    """Pairs of one step with all prompts."""
     prompts = torch.arange(calls.latents.shape[1])
     return torch.stack([torch.full_like(prompts, step), prompts], 1)
 

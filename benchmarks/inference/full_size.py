@@ -85,7 +85,7 @@ class FullSize(Subject):
         return [self.call(2)]
 
     def _quantize(self, folder: Path) -> None:
-        """Ranges from one call with a row for each step, weights rounded to nearest."""
+        """Quantize with ranges from one call with a row for each step, and nearest rounding."""
         unet = self.stock()
         config, size = dict(unet.config), self.config["sample_size"]
         quantize_(unet, SETTINGS, TIMESTEPS, (size, size))
@@ -113,7 +113,7 @@ class FullSize(Subject):
 
 
 def group_sizes(weight: Tensor) -> Tensor:
-    """A random power of two for each group of inputs, of the weight's shape."""
+    """A random power of two for each group of weights, expanded to the weight's shape."""
     fan_in, group_size = weight[0].numel(), SETTINGS.weights.group_size
     shape = (weight.shape[0], -(-fan_in // group_size))
     sizes = 2.0 ** -torch.randint(0, FINEST + 1, shape, device=weight.device)

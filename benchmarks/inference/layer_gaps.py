@@ -17,7 +17,7 @@ from dgq.unet.calls import SamplerCalls
 
 FP8_CAPABILITY = (8, 9)
 MOST_ELEMENTS = 10**9
-"""Of the windows of a convolution, laid out as a matrix to compare with."""
+"""Largest input matrix to compare with in fp8; a convolution's has a row for each window."""
 
 
 @dataclass
@@ -113,14 +113,14 @@ def fp8_seconds(rows: int, inputs: int, out: int, device: str) -> float | None:
 
 
 def codes_of(layer: IntegerLayer, x: Tensor) -> QuantizedTensor:
-    """What a layer quantizes of its input."""
+    """A layer's quantized input."""
     if isinstance(layer.geometry, ConvGeometry):
         return layer._codes(x.permute(0, 2, 3, 1), layer.geometry.padding)
     return layer._codes(x)
 
 
 def product(layer: IntegerLayer, codes: QuantizedTensor) -> Callable[[], Tensor]:
-    """The layer's product alone."""
+    """A function that runs the layer's product alone."""
     return lambda: layer.kernel_weight.multiply(codes, layer.weight_scale, layer.folded_bias)
 
 
@@ -144,7 +144,7 @@ def is_exact(layer: IntegerLayer, codes: QuantizedTensor) -> bool:
 
 
 def stock(layer: IntegerLayer, x: Any, codes: QuantizedTensor) -> Callable[[], Tensor]:
-    """The stock layer in bfloat16 on an input of the same shape."""
+    """A function that runs the stock layer in bfloat16 on an input of the same shape."""
     weight, bias = layer.operands()
     if isinstance(x, QuantizedTensor):
         x = torch.randn(codes.codes.shape, device=weight.device)

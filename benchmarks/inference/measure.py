@@ -49,7 +49,7 @@ class Loaded:
 
 @torch.no_grad()
 def measure(subject: Subject, request: Request) -> dict[str, Any]:
-    """Figures of one row for all batch sizes, as JSON holds them."""
+    """Figures of one row for all batch sizes, ready for JSON."""
     torch.set_num_threads(subject.options.threads)
     row, device = ROWS[request.row], subject.options.device
     turns = Turns.of(subject.options.turns)
@@ -86,7 +86,7 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
 
 
 def load(subject: Subject, row: Row, request: Request) -> Loaded:
-    """The UNet of a row; OpenVINO's is compiled for the first batch size, torch's when called."""
+    """The UNet of a row; OpenVINO compiles it for the first batch size, torch when it is called."""
     if row.engine == "stock":
         return _load_stock(subject, row)
     if row.engine == "quantized":
@@ -119,7 +119,7 @@ def _load_torchao(subject: Subject, row: Row) -> Loaded:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     unet = _stock(subject, row)
-    # Torch multiplies bytes of more than 16 rows only; the embedding of the time step has fewer.
+    # Torch multiplies int8 only with more than 16 rows; the timestep's embedding has fewer.
     config = Int8DynamicActivationInt8WeightConfig()
     quantize_(unet, config, lambda m, name: isinstance(m, nn.Linear) and "transformer" in name)
     return Loaded(_compiled(unet, row, subject), _bytes(unet), "torchao, linear layers alone")
@@ -165,13 +165,13 @@ def compiled(unet: nn.Module, device: str) -> Callable[..., Any]:
 
 
 def prepared(row: Row, call: Call) -> Call:
-    """A call in the form that suits a row best."""
+    """A call in the layout and dtype that suit a row best."""
     if row.engine in ("openvino", "onnx"):
         return call
     call = call | {"sample": call["sample"].to(memory_format=torch.channels_last)}
     if not row.bfloat16:
         return call
-    exact: Call = {"timestep": call["timestep"]}  # whole numbers beyond 256 are not in bfloat16
+    exact: Call = {"timestep": call["timestep"]}  # bfloat16 rounds integers beyond 256
     rounded: Call = converted(call, torch.bfloat16)
     return rounded | exact
 
@@ -217,7 +217,7 @@ def _stopwatch(run: Callable[[], object]) -> tuple[float, float, float]:
 
 
 def pooled_sqnr_db(row: Row, unet: Callable[..., Any], subject: Subject) -> float | None:
-    """Of the UNet's output over all held-out calls together; None where nothing differs."""
+    """SQNR of the UNet's output in dB, pooled over all held-out calls; None if nothing differs."""
     sums, device = torch.zeros(2, dtype=torch.float64), subject.options.device
     for call, reference in subject.held_out():
         output: Tensor = unet(**on(device, prepared(row, call)))[0]

@@ -16,7 +16,7 @@ def resident_gib() -> float:
 
 
 def peak_gib() -> float:
-    """The most this process held since ``forget_peak``, or since its start."""
+    """Peak memory of this process in GiB since ``forget_peak``, or since its start."""
     return _status("VmHWM", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB)
 
 

@@ -35,7 +35,7 @@ class OnnxUNet:
         )
 
     def __call__(self, **call: Any) -> tuple[Tensor]:
-        """As a diffusers UNet's with ``return_dict=False``."""
+        """Run like a diffusers UNet with ``return_dict=False``."""
         tensors = tensors_of(call)
         inputs = {name.rpartition(".")[2]: tensor.numpy() for name, tensor in tensors.items()}
         (output,) = self._session.run(None, inputs)
@@ -43,5 +43,5 @@ class OnnxUNet:
 
     @property
     def n_bytes(self) -> int:
-        """Of all its files."""
+        """Size of all files."""
         return sum(file.stat().st_size for file in self.folder.iterdir())

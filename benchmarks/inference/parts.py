@@ -39,7 +39,7 @@ class Part:
         return bool(made == json.loads(json.dumps(self.settings)))
 
     def ensure(self) -> None:
-        """Make it unless it is there, or another process has just made it."""
+        """Make it, unless it exists or another process has just made it."""
         if self.is_ready:
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from benchmarks.inference.device import is_gpu, wait
 from dgq.ops import int_linear
 
 REPEATS = 2
-"""Milliseconds of calls in a graph, which is replayed ten times."""
+"""Milliseconds of calls that one graph holds; it is replayed ten times."""
 
 
 @dataclass(frozen=True)

@@ -38,21 +38,21 @@ class Traceable(nn.Module):
         self.names = list(tensors_of(call))
 
     def forward(self, sample: Tensor, timestep: Tensor, *rest: Tensor) -> Tensor:
-        """The output alone."""
+        """The UNet's output tensor."""
         arguments = unflatten(dict(zip(self.names[2:], rest, strict=True)))
         output: Tensor = self.unet(sample, timestep, **arguments, return_dict=False)[0]
         return output
 
 
 def tensors_of(call: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a call by dotted name, sample and timestep first, as OpenVINO takes them."""
+    """The tensors of a call by dotted name in float32, sample and timestep first."""
     tensors = flatten(call)
     first = {name: tensors.pop(name) for name in ("sample", "timestep")}
     return {name: tensor.float() for name, tensor in (first | tensors).items()}
 
 
 def convert(unet: nn.Module, call: Mapping[str, Any], folder: Path) -> None:
-    """Write OpenVINO's model of a UNet, weights in 16 bits as it does by default."""
+    """Write OpenVINO's model of a UNet, with weights in 16 bits as it does by default."""
     import openvino
 
     openvino.save_model(_converted(unet, call), folder / MODEL)
@@ -90,11 +90,11 @@ def _converted(unet: nn.Module, call: Mapping[str, Any]) -> Any:
 
 
 class OpenVINOUNet:
-    """A UNet that OpenVINO runs, compiled anew for other shapes.
+    """A UNet that OpenVINO runs, recompiled whenever shapes change.
 
     Args:
         file: the converted model.
-        threads: that compute.
+        threads: number of threads that compute.
         precision: ``f32``, or empty for the device's choice.
     """
 
@@ -110,7 +110,7 @@ class OpenVINOUNet:
         self._compiled: Any = None
 
     def __call__(self, **call: Any) -> tuple[Tensor]:
-        """As a diffusers UNet's with ``return_dict=False``."""
+        """Run like a diffusers UNet with ``return_dict=False``."""
         tensors = list(tensors_of(call).values())
         shapes = [list(tensor.shape) for tensor in tensors]
         if shapes != self._shapes:

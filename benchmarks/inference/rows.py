@@ -147,8 +147,8 @@ def available(
     """Rows that can run here, and a note on those that cannot.
 
     Args:
-        names: of rows.
-        installed: whether a package is.
+        names: names of rows.
+        installed: tells whether a package is installed.
     """
     needed = {package for name in names for package in ROWS[name].packages}
     missing = {package for package in needed if not installed(package)}
@@ -167,8 +167,8 @@ def entrants(model: str, names: Sequence[str], ckpts: Sequence[str]) -> Iterator
     """The rows of one UNet; quantized ones once for each quantized model.
 
     Args:
-        model: which UNet.
-        names: of rows.
+        model: name of the UNet.
+        names: names of rows.
         ckpts: its quantized models, by path or any other name.
     """
     for name in names:

@@ -1,4 +1,4 @@
-"""One run of the command: parts are made, rows take turns, figures are written as they come."""
+"""One run of the command: makes parts, lets rows take turns, writes figures as they come."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -75,7 +75,7 @@ class Run:
             task = bar.add_task("", total=len(missing) + len(requests))
 
             def make(request: Request, before: Sequence[Future[None]]) -> None:
-                wait(before)  # of which it may be made
+                wait(before)  # it may be made from them
                 bar.update(task, description=f"making {request.model} {request.part}")
                 self._make(request, missing[request], work)
                 bar.advance(task)

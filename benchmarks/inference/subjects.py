@@ -1,4 +1,4 @@
-"""The UNets that are measured: the embedded model's, and one of Stable Diffusion 1.4's size."""
+"""The base class of the UNets that are measured."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Subject(ABC):
     """A UNet that is measured.
 
     Args:
-        options: of the command.
+        options: options of the command.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Subject(ABC):
 
     @abstractmethod
     def call(self, batch: int) -> Call:
-        """Arguments of a call to time."""
+        """The arguments of a call to time."""
 
     @abstractmethod
     def ckpts(self) -> Sequence[str]:
@@ -89,7 +89,7 @@ class Subject(ABC):
         return iter(())
 
     def part(self, name: str, ckpt: str) -> Part | None:
-        """The part that a row needs; None if it exists already.
+        """A part that a row needs; None if nothing has to be made for it.
 
         Args:
             name: ``weight-only``, ``openvino``, ``nncf``, an export, or a part of this UNet only.
@@ -142,7 +142,7 @@ def _export(engine: Engine, source: Path, folder: Path) -> None:
 
 
 def without_activations(source: Path, folder: Path) -> None:
-    """Write the quantized model without the quantizers of its activations: W4A16 from W4A8."""
+    """Write a quantized model without its activation quantizers: W4A16 from W4A8."""
     manifest = read_manifest(source)
     settings = manifest.quantization
     settings = replace(

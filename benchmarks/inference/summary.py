@@ -69,7 +69,7 @@ def row_of(entrant: Entrant, answers: Sequence[Mapping[str, Any]], batch: str) -
 
 
 def others_cores(timed: Sequence[Mapping[str, Any]]) -> float:
-    """Cores that other processes kept busy during the calls, which makes them slower."""
+    """Average number of cores that other processes kept busy during the calls."""
     return sum(sum(one["others_cpu_s"]) for one in timed) / sum(sum(one["wall_s"]) for one in timed)
 
 

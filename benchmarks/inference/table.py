@@ -1,4 +1,4 @@
-"""Tables of the figures: in colour for a terminal, in Markdown to paste."""
+"""Tables of the figures: for a terminal, and in Markdown to paste."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def headers(table: Mapping[str, Any]) -> list[str]:
 
 
 def bases(table: Mapping[str, Any]) -> list[str]:
-    """Rows that others are compared with."""
+    """The measured rows that others are compared with."""
     ratios = [row["faster_than"] for row in table["rows"]]
     return [base for base in BASES if any(one.get(base) is not None for one in ratios)]
 
@@ -54,7 +54,7 @@ def cells(row: Mapping[str, Any], bases: Sequence[str]) -> list[str]:
 
 
 def seconds(value: float) -> str:
-    """Three digits."""
+    """Seconds to three digits."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}" if value >= 0.1 else f"{value:.4f}"
 
 
@@ -126,7 +126,7 @@ def remarks(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All rows of all tables, with the name of model and row."""
+    """All rows of all tables, with the titles of model and row."""
     for table in figures["tables"]:
         for row in table["rows"]:
             yield f"{figures['titles'][table['model']]}, {row['title']}", row

@@ -1,4 +1,4 @@
-"""Bytes that compiled graphs read and write, as Inductor counts them while it compiles."""
+"""Bytes that compiled graphs read and write, as Inductor counts them while compiling."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ def counted_traffic() -> Iterator[Callable[[], float | None]]:
 
     log = compile_fx.inductor_metrics_log
     before = (log.level, log.propagate)
-    log.setLevel(logging.INFO)  # it counts for its log alone
+    log.setLevel(logging.INFO)  # it counts only if this log is on
     log.propagate = False
     metrics.num_bytes_accessed = 0
     try:

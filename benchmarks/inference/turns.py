@@ -30,7 +30,7 @@ class Turns:
         return cls(Path(folder) if folder else None)
 
     def join(self, group: int) -> None:
-        """Let others stop a group of processes while they measure."""
+        """Allow others to pause a process group while they measure."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / str(group)).touch()
@@ -63,7 +63,7 @@ class Turns:
                 self._tell_others(signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill all other groups, stopped ones too."""
+        """Kill all other groups, including paused ones."""
         self._tell_others(signal.SIGKILL)
 
     def _tell_others(self, what: signal.Signals) -> None:

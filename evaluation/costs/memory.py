@@ -1,4 +1,4 @@
-"""The most memory that the tensors of one call take at once."""
+"""Peak memory of the tensors of one call."""
 
 import weakref
 from collections.abc import Callable

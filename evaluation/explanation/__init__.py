@@ -1,1 +1,1 @@
-"""Pictures of what a quantized model does, and of where it hurts."""
+"""Pictures of what a quantized model does, and where quantization costs most quality."""

@@ -47,18 +47,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python explain.py",
         description="Draw what a quantized model does: ranges and scales of its activations, "
-        "attention scores, how much each part hurts, and what it costs.",
+        "attention scores, how much quality each part loses, and what it costs.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run: outputs/w4a8")
     parser.add_argument("--prompts", nargs="+", help="prompts to run the UNet on")
     parser.add_argument("--layers", nargs="+", default=(), help="layers whose ranges are shown")
     parser.add_argument(
-        "--n-layers",
-        type=int,
-        default=4,
-        help="without --layers, show this many of the worst (default: 4)",
+        "--n-layers", type=int, default=4, help="without --layers, show the N worst (default: 4)"
     )
-    parser.add_argument("--attention", help="cross-attention module whose scores are shown")
+    parser.add_argument("--attention", help="cross-attention whose scores are shown")
     parser.add_argument(
         "--steps", type=int, default=4, help="sampler steps for the sensitivity (default: 4)"
     )

@@ -61,10 +61,10 @@ class Request:
 
 @torch.no_grad()
 def explain(request: Request) -> dict[str, Any]:
-    """Write the pictures into the run's folder, and return the numbers in them.
+    """Write the pictures into the run's folder; returns the figures in them.
 
     Raises:
-        DGQError: if the run is not finished, a layer is not there, or nothing can be written.
+        DGQError: if the run is not finished, a layer does not exist, or nothing can be written.
     """
     manifest = read_manifest(request.run)
     ranges = observed_ranges(request.run)
@@ -119,7 +119,7 @@ def some_calls(pipeline: Any, generation: Any, request: Request) -> list[Call]:
 
 
 def measured_sensitivity(stock: Any, quantized: Any, calls: Sequence[Call]) -> dict[str, Any]:
-    """SQNR with each part alone quantized, and with all of them."""
+    """SQNR with only one part quantized at a time, and with all of them."""
     references = [stock(**call)[0] for call in calls]
     outputs = [quantized(**call)[0] for call in calls]
     everything = float(sqnr_db(torch.cat(outputs), torch.cat(references)))

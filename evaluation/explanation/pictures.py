@@ -1,4 +1,4 @@
-"""The four pictures."""
+"""The four pictures: ranges, attention scores, sensitivity and costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,18 +39,18 @@ def ranges_picture(layers: Sequence[LayerRanges]) -> Figure:
 
 
 def by_width(widths: Tensor) -> Tensor:
-    """Members from the widest to the narrowest, by their mean over the steps."""
+    """Indices of the members from the widest to the narrowest, by their mean over the steps."""
     return widths.mean(0).argsort(descending=True)
 
 
 def relative_widths(widths: Tensor) -> Tensor:
-    """``log2`` of widths over the median of their step, ``[steps, members]``, from -4 up."""
+    """``log2`` of widths over the median of their step, ``[steps, members]``, at least -4."""
     median = widths.median(1, keepdim=True).values.clamp(min=1e-12)
     return (widths / median).clamp(min=2**-4).log2()
 
 
 def draw_widths(figure: Figure, axes: Axes, widths: Tensor, label: str) -> None:
-    """A map of widths: members down, steps to the right."""
+    """Draw a map of widths: members down, steps to the right."""
     shown = axes.imshow(
         relative_widths(widths).T, aspect="auto", cmap="viridis", interpolation="nearest"
     )
@@ -78,7 +78,7 @@ def scale_ranks(layer: LayerRanges) -> Tensor:
 
 
 def draw_scales(figure: Figure, axes: Axes, layer: LayerRanges) -> None:
-    """A map of the scales: members in the order of their widths, steps to the right."""
+    """Draw a map of the scales: members in the order of their widths, steps to the right."""
     widths = layer.channels if layer.axis == "channels" or layer.pixels is None else layer.pixels
     ranks = scale_ranks(layer)[:, by_width(widths)]
     shown = axes.imshow(ranks.T, aspect="auto", cmap="cividis", interpolation="nearest")
@@ -177,7 +177,7 @@ def sensitivity_picture(
 
 
 def costs_picture(costs: Mapping[str, Costs]) -> Figure:
-    """Weights, products, bytes and time by block, before and after."""
+    """Weights, products, bytes and time by block, before and after quantization."""
     sums = by_block(costs)
     figure = Figure(figsize=(13, 0.7 + 0.55 * len(sums)), layout="constrained")
     panels = figure.subplots(1, 4, sharey=True)

@@ -55,7 +55,7 @@ class LayerRanges:
 
 
 def observed_ranges(run: Path) -> dict[str, LayerRanges]:
-    """All activations of a run that were observed by channel, by the name of their owner.
+    """Activations of a run that were observed by channel, by the name of their owner.
 
     Raises:
         DGQError: if there is no checkpoint with ranges, or it is damaged.
@@ -68,7 +68,7 @@ def observed_ranges(run: Path) -> dict[str, LayerRanges]:
         )
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # zip, pickle and torch raise whatever they like
+    except Exception as error:  # zip, pickle and torch raise all kinds
         raise DGQError(
             f"{file} is damaged, or not a checkpoint of a calibration ({type(error).__name__}): "
             "restore it"
@@ -123,10 +123,10 @@ def worst(ranges: Mapping[str, LayerRanges], n: int) -> list[LayerRanges]:
 
 
 def chosen(ranges: Mapping[str, LayerRanges], names: Sequence[str]) -> list[LayerRanges]:
-    """Activations by the name of their layer or attention.
+    """Activations with the given names of layers or attentions.
 
     Raises:
-        DGQError: for one that was not observed.
+        DGQError: for a name that was not observed.
     """
     found = []
     for name in names:

@@ -14,7 +14,7 @@ from dgq.unet.attention import QuantizedAttention
 from dgq.unet.shared_inputs import shares_input
 
 QUANTIZERS = ("input", "context", "query", "key", "value", "score")
-"""Inner quantizers of an attention."""
+"""Names of an attention's quantizers."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ TEXT_BATCH = 256
 
 
 class ClipFeatures:
-    """Features of images and texts.
+    """Features of images and texts from a CLIP model.
 
     Args:
         source: hub id or folder, loadable with ``CLIPModel`` and ``CLIPProcessor``; None is the
-            embedded benchmark's.
+            embedded benchmark's model.
         device: where it runs; features are returned on the CPU.
 
     Raises:
@@ -89,7 +89,7 @@ def check_available(source: str) -> None:
         return
     try:
         look_up(source, "config.json")
-    except Exception as error:  # no network, no such model, no permission: whatever it is
+    except Exception as error:  # no network, no such model, no permission, ...
         raise DGQError(
             f"no CLIP model can be loaded from {source}: it is no folder and cannot be downloaded "
             f"({type(error).__name__}); run `hf download {source} --local-dir models/clip` where "

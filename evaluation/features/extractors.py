@@ -43,7 +43,7 @@ class Extractors:
         if by_inception and self.needed & {Feature.POOLED, Feature.LOGITS}:
             self.inception = InceptionFeatures(protocol.inception, device)
         of_clip = {Feature.EMBEDDINGS} if by_inception else ALL_FEATURES
-        # The embedded CLIP knows its own images only: beside Inception it would be a mixture.
+        # The embedded CLIP only knows its own images, so it is not combined with Inception.
         is_known = not by_inception or protocol.clip is not None
         self.clip = load_clip(protocol.clip, device) if is_known and self.needed & of_clip else None
         self._classes = None if by_inception else self._class_embeddings()
@@ -105,7 +105,7 @@ class Extractors:
 
 
 def load_clip(source: str | None, device: str) -> Clip:
-    """The CLIP model of a hub id, a folder or ``open_clip:...``; None is the embedded one."""
+    """Load a CLIP model from a hub id, a folder or ``open_clip:...``; None is the embedded one."""
     if source is not None and source.startswith(PREFIX):
         return OpenClipFeatures(source, device)
     return ClipFeatures(source, device)

@@ -40,7 +40,7 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 
 
 def load_gaussian(path: Path) -> Gaussian:
-    """Statistics of real images, ``mu`` and ``sigma`` of an npz file as pytorch-fid writes it.
+    """Load statistics of real images: ``mu`` and ``sigma`` of an npz file that pytorch-fid writes.
 
     Raises:
         DGQError: if the file is missing, damaged, or holds something else.
@@ -52,7 +52,7 @@ def load_gaussian(path: Path) -> Gaussian:
             raise ValueError("it is no npz")
         with np.load(path, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[n]).double() for n in ("mu", "sigma"))
-    except Exception as error:  # numpy raises whatever zip, zlib and its own header parser do
+    except Exception as error:  # zip, zlib and numpy's header parser raise all kinds
         raise DGQError(f"{path} holds no FID statistics ({error}): {expected}") from error
     if mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
         shapes = f"mu {list(mean.shape)}, sigma {list(covariance.shape)}"

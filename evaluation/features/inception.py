@@ -1,7 +1,7 @@
 """Inception-v3 as used for FID: the network whose weights pytorch-fid publishes.
 
 The weights were ported from TensorFlow's ``inception-2015-12-05``, which differs from torchvision's
-network: 1008 classes, average pooling without padding, and maximum pooling in the last block.
+network: 1008 classes, averages that exclude padding, and maximum pooling in the last block.
 Module names follow the published state dict.
 """
 

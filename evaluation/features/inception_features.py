@@ -78,13 +78,13 @@ def as_torch_fidelity(pixels: Tensor) -> Tensor:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of Inception, checked name by name."""
+    """Read the state dict of Inception, and check names and shapes."""
     hint = f"expected the state dict of pytorch-fid: download {WEIGHTS_URL} and give --inception"
     if not path.is_file():
         raise DGQError(f"there are no Inception weights at {path}: {hint}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError
+    except Exception as error:  # torch raises all kinds, from EOFError to UnpicklingError
         raise DGQError(f"{path} cannot be read ({type(error).__name__}): {hint}") from error
     if not isinstance(state, dict):
         raise DGQError(f"{path} holds no state dict: {hint}")

@@ -39,7 +39,7 @@ class OpenClipFeatures:
                 architecture, pretrained=weights, device=device
             )
             self.tokenizer = open_clip.get_tokenizer(architecture)
-        except Exception as error:  # no network, no such model, a damaged file: whatever it is
+        except Exception as error:  # no network, no such model, a damaged file, ...
             raise DGQError(
                 f"open_clip cannot load {architecture} with {weights}: {first_line(error)}"
             ) from error

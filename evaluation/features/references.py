@@ -16,7 +16,7 @@ from evaluation.images.files import list_images, named, read_image, to_images
 from evaluation.prompts import Prompts, reference_captions
 
 MIN_RENDERS = 1024
-"""Number of renders per image, as renders are cheap and more of them make FID steadier."""
+"""Least number of renders: they are cheap, and more of them than images make FID steadier."""
 
 RENDER_BATCH = 64
 """Renders drawn at once, with a seed for each batch."""
@@ -91,9 +91,9 @@ def find_references(
 def load_references(
     path: Path, extractors: Extractors, batch_size: int, notes: list[str]
 ) -> References:
-    """References from a folder of images, or from an npz file.
+    """Load references from a folder of images or an npz file.
 
-    Images that cannot be read are left out, counted and named in ``notes``.
+    Images that cannot be read are left out, and counted and named in ``notes``.
 
     Raises:
         DGQError: if fewer than two images can be read.

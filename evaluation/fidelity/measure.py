@@ -55,7 +55,7 @@ def as_dict(sqnr: Sqnr) -> dict[str, Any]:
 
 
 def infinite_steps(sqnr: Sqnr, model: str) -> list[str]:
-    """A note on the steps whose outputs are equal, if there are any."""
+    """A note on the steps whose SQNR is not finite, if there are any."""
     n = sum(not math.isfinite(value) for value in sqnr.plain)
     return [f"SQNR of {model}: not finite at {n} of {len(sqnr.plain)} steps"] if n else []
 

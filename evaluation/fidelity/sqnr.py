@@ -1,4 +1,4 @@
-"""How far a quantized UNet's outputs are from full precision, at each sampler step."""
+"""SQNR of a quantized UNet's outputs against full precision, at each sampler step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -45,8 +45,8 @@ class Sqnr:
     """SQNR in dB of the UNet's output at each step.
 
     Args:
-        plain: of what the UNet returns, both halves of the batch with guidance.
-        guided: of ``u + g (c - u)``, which the sampler goes on with; None without guidance.
+        plain: SQNR of the UNet's output; with guidance, of both halves of the batch.
+        guided: SQNR of ``u + g (c - u)``, which the sampler uses; None without guidance.
     """
 
     plain: list[float]
@@ -64,15 +64,15 @@ def unet_sqnr(
 ) -> Sqnr:
     """SQNR of a UNet's outputs on the recorded full-precision trajectories.
 
-    Each recorded call is repeated with the very same inputs, so that errors do not pile up from
-    step to step.
+    Each recorded call is repeated with the same inputs, so that errors do not accumulate from step
+    to step.
 
     Args:
-        unet: the quantized one.
+        unet: the quantized UNet.
         trajectories: files, one for each prompt.
-        guidance_scale: they were drawn with.
-        batch_size: prompts at once.
-        device: of the UNet.
+        guidance_scale: the scale they were drawn with.
+        batch_size: prompts at a time.
+        device: device of the UNet.
         advance: called with the number of prompts after each batch.
     """
     plain, guided = SqnrMeter(), SqnrMeter()

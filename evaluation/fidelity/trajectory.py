@@ -1,4 +1,4 @@
-"""The UNet calls of one full-precision image, recorded while it is drawn, replayed by others."""
+"""The UNet calls of a full-precision image, recorded while it is drawn, for others to replay."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,8 +60,8 @@ class Trajectory:
         """Write to a safetensors file with a checksum, atomically.
 
         Args:
-            path: of the file.
-            which: image it belongs to.
+            path: path of the file.
+            which: the image it belongs to.
         """
         conditioning = {CONDITIONING + name: value for name, value in self.conditioning.items()}
         steps = {"samples": self.samples, "timesteps": self.timesteps, "outputs": self.outputs}

@@ -1,1 +1,1 @@
-"""Images: drawn in batches on one device or several, kept in folders that a later run continues."""
+"""Images: drawn in batches on one device or several, in folders from which a later run resumes."""

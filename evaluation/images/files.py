@@ -21,18 +21,18 @@ EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "C
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Images of one size as float tensor [N, 3, H, W] with values in [0, 1]."""
+    """Images of one size as a float tensor [N, 3, H, W] with values in [0, 1]."""
     return torch.stack([torch.from_numpy(np.array(i)) for i in images]).movedim(-1, 1) / 255
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Float tensor [N, 3, H, W] with values in [0, 1] as 8-bit images, rounded to nearest."""
+    """A float tensor [N, 3, H, W] with values in [0, 1] as 8-bit images, rounded to nearest."""
     codes = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
     return [Image.fromarray(array) for array in codes.cpu().numpy()]
 
 
 def encoded(image: Image.Image, jpeg_quality: int | None = None) -> bytes:
-    """The content of an image's file, PNG or JPEG."""
+    """The bytes of an image file, JPEG if a quality is given, else PNG."""
     content = BytesIO()
     if jpeg_quality is None:
         image.save(content, format="png")
@@ -57,13 +57,13 @@ def read_image(path: Path) -> Image.Image:
     check_regular(path)
     try:
         with Image.open(path) as image:
-            image.verify()  # checksums and the end, which decoding alone does not look at
+            image.verify()  # checksums and the end, which decoding alone does not check
         with Image.open(path) as image:
             n_frames = getattr(image, "n_frames", 1)
             if n_frames > 1:
                 raise ValueError(f"it holds {n_frames} pictures, not one")
             return as_rgb(image)
-    except Exception as error:  # PIL's decoders raise anything for what is damaged
+    except Exception as error:  # PIL's decoders raise all kinds for damaged files
         raise DGQError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -82,7 +82,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(folder: Path, notes: list[str] | None = None) -> list[Path]:
-    """Image files directly in ``folder``, sorted by name, including images without a suffix.
+    """Image files directly in ``folder``, sorted by name, including any without an image suffix.
 
     Args:
         folder: folder of the images.

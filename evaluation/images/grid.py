@@ -40,7 +40,7 @@ def draw_grid(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str]
     """Rows of images with their label on the left and captions under the columns.
 
     Args:
-        rows: label to images, as many in each row as there are captions.
+        rows: images by label, in each row as many as there are captions.
         captions: one under each column.
     """
     font = ImageFont.load_default(FONT_SIZE)

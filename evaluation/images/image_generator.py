@@ -17,7 +17,7 @@ from evaluation.images.image_set import ImageSet
 from evaluation.images.sampling import sample, using_unet
 
 WRITERS = 4
-"""Threads that encode images: a PNG of 512 px takes about as long as a fast GPU draws it."""
+"""Threads that encode images: a 512 px PNG takes about as long as a fast GPU needs to draw it."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _check_alive(workers: Sequence[BaseProcess]) -> None:
 def _work(setup: WorkerSetup, device: str, tasks: Any, results: Any) -> None:
     """Run one process: draw until nothing is left, or the parent is gone."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the parent decides
+        signal.signal(number, signal.SIG_IGN)  # the parent handles it
     torch.set_num_threads(setup.threads)
     quieten_libraries()
     try:
@@ -154,7 +154,7 @@ def _draw(setup: WorkerSetup, device: str, tasks: Any, results: Any) -> None:
 
 
 def _taken(tasks: Any) -> Iterator[Batch]:
-    """Batches from the queue, until there are no more or the parent was killed."""
+    """Batches from the queue, until there are no more or the parent has been killed."""
     parent = parent_process()
     while parent is not None and parent.is_alive():
         try:

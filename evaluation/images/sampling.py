@@ -99,7 +99,7 @@ def check_drawable(
         if len(distinct) < n_steps:
             raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
         record_call(pipeline, [prompt], generation, **options)
-    except Exception as error:  # whatever a sampler or the pipeline's own checks raise
+    except Exception as error:  # samplers and the pipeline's own checks raise all kinds
         raise DGQError(
             f"the pipeline cannot draw with these settings ({first_line(error)}): change {named}"
         ) from error

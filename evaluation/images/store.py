@@ -23,7 +23,7 @@ class ImageStore:
 
     The folder's name contains a fingerprint of the settings, so other settings use other folders.
     Image i depends only on the settings and prompt i, so a folder serves every evaluation with
-    these settings whose list of prompts starts with, or continues, its own.
+    these settings whose list of prompts starts with its own, or the other way round.
 
     Args:
         parent: folder of all stores.

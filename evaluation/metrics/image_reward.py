@@ -1,4 +1,4 @@
-"""ImageReward: how much people would like an image for its prompt, as a network predicts it."""
+"""ImageReward: a network's prediction of how much people like an image for its prompt."""
 
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ class ImageReward(PerImageMetric):
     """Learned human preference (Xu et al., 2023), by its package.
 
     Args:
-        model: of the package.
+        model: the package's model.
     """
 
     key, name = "image_reward", "ImageReward"
@@ -36,7 +36,7 @@ class ImageReward(PerImageMetric):
 
     @classmethod
     def prepare(cls, protocol: Protocol, prompts: Prompts, device: str) -> Self:
-        """With the published weights."""
+        """Load the published weights."""
         package = PACKAGE.load()
         try:
             return cls(package.load(WEIGHTS, device=device))

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class Better(IntEnum):
-    """Which way a number changes for the better; the value is the sign of that change."""
+    """The direction in which a number is better; the value is the sign of such a change."""
 
     HIGHER = 1
     LOWER = -1
@@ -18,12 +18,12 @@ class Line:
     """A line of the table and of the report.
 
     Args:
-        key: of the number in ``metrics.json``.
+        key: key of the number in ``metrics.json``.
         label: what is measured, without the unit.
-        better: which way is better.
-        unit: as readers see it; empty for a plain number.
+        better: which direction is better.
+        unit: unit as shown; empty for a plain number.
         digits: decimal places.
-        scale: what readers see is the number times this: 1e-6 shows bytes as MB.
+        scale: factor for display: 1e-6 shows bytes as MB.
     """
 
     key: str

@@ -36,7 +36,7 @@ class Lpips(PerImageMetric):
 
     @classmethod
     def prepare(cls, protocol: Protocol, prompts: Prompts, device: str) -> Self:
-        """With the network's published weights."""
+        """Load the network's published weights."""
         package = PACKAGE.load()
         try:
             network = package.LPIPS(net="alex", verbose=False).eval().to(device)

@@ -1,4 +1,4 @@
-"""Metrics of all models from their samples: the values of each seed, and estimates over seeds."""
+"""Computes the metrics of all models from their samples: values per seed, estimates over seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -99,7 +99,7 @@ def estimate(
         seeds: values of each seed.
         full_precision: the same in full precision; empty for full precision itself.
         model: name of the model, for notes.
-        notes: list to which values that are not finite are noted.
+        notes: list to which notes on values that are not finite are appended.
     """
     lines = [line for kind in all_metrics() if kind.always_listed for line in kind.lines]
     result: Estimates = {line.key: None for line in lines}

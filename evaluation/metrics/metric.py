@@ -80,7 +80,7 @@ class Metric(ABC):
         """An instance ready to measure; loads the network that it needs.
 
         Raises:
-            DGQError: if something that it needs is missing.
+            DGQError: if something it needs is missing.
         """
         return cls()
 
@@ -125,7 +125,7 @@ class PerImageMetric(Metric):
         self._scores: list[Tensor] = []
 
     def update(self, batch: ImageBatch) -> None:
-        """Measure some images."""
+        """Measure a batch of images."""
         self._scores.append(self.score(batch))
 
     @abstractmethod

@@ -13,7 +13,7 @@ def pooled_features(sample: Sample, at_least: int = 1) -> Tensor:
     """Features [N, d] of a sample.
 
     Raises:
-        NotMeasuredError: if there are fewer images.
+        NotMeasuredError: if there are fewer than ``at_least`` images.
     """
     features = sample.features.pooled
     assert features is not None, "a metric declares the features that it needs"
@@ -29,7 +29,7 @@ def full_precision_features(sample: Sample, at_least: int = 1) -> Tensor:
 
 
 def real_images(sample: Sample) -> References:
-    """The real images.
+    """The real images to compare with.
 
     Raises:
         NotMeasuredError: if there are none.

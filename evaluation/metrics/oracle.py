@@ -1,4 +1,4 @@
-"""Oracle: what a benchmark's scorer reads back from images, attribute by attribute."""
+"""Oracle: how well images comply with their prompts, read by a benchmark's own scorer."""
 
 from collections.abc import Iterable, Sequence
 from typing import Self

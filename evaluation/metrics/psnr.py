@@ -1,4 +1,4 @@
-"""PSNR: how far images are from full precision, pixel by pixel."""
+"""PSNR: pixel-wise difference of images to full precision."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Psnr(Metric):
         self._best: float | None = None
 
     def update(self, batch: ImageBatch) -> None:
-        """Add the squared errors of some images."""
+        """Add the squared errors of a batch of images."""
         actual, expected = batch.pixels.double(), batch.expected_pixels.double()
         self._pooled.update(actual, expected)
         self._of_images.append(psnr(expected, actual))
@@ -60,7 +60,7 @@ class Psnr(Metric):
 
 
 def psnr(expected: Tensor, actual: Tensor) -> Tensor:
-    """PSNR of each image in dB, [N]; finite for equal images, as ``best_psnr`` says.
+    """PSNR of each image in dB, [N]; at most ``best_psnr``, which equal images get.
 
     Args:
         expected: [N, 3, H, W] in [0, 1], multiples of 1/255.

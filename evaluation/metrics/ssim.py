@@ -8,7 +8,7 @@ from evaluation.metrics.line import Better, Line
 from evaluation.metrics.metric import Against, NotMeasuredError, PerImageMetric
 
 WINDOW = 11
-"""Pixels of the window that SSIM looks through."""
+"""Side of SSIM's window in pixels."""
 
 
 class Ssim(PerImageMetric):
@@ -19,7 +19,7 @@ class Ssim(PerImageMetric):
     lines = (Line("ssim", "SSIM to full precision", Better.HIGHER, digits=3),)
 
     def score(self, batch: ImageBatch) -> Tensor:
-        """Of each image with the one in full precision."""
+        """Similarity of each image to the one in full precision."""
         if min(batch.pixels.shape[-2:]) < WINDOW:
             raise NotMeasuredError(f"images are smaller than its window of {WINDOW} pixels")
         return ssim(batch.expected_pixels, batch.pixels)

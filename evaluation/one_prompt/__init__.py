@@ -1,1 +1,1 @@
-"""Drawing pictures from a prompt: quantized, in full precision, or one beside the other."""
+"""Drawing pictures from a prompt: quantized, in full precision, or both side by side."""

@@ -26,18 +26,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_settings(argv: Sequence[str]) -> PictureSettings:
-    """Typed and validated settings.
+    """Parse the command line into validated settings.
 
     Raises:
         DGQError: for a value outside its domain.
-        ArgumentError: for what cannot be parsed.
+        ArgumentError: for arguments that cannot be parsed.
     """
     parsed = make_parser().parse_args(normalise(argv, FLAGS))
     return PictureSettings(**vars(parsed))
 
 
 def make_parser() -> ArgumentParser:
-    """The command line; its destinations are the fields of the settings."""
+    """The parser; its destinations are the fields of the settings."""
     parser = ArgumentParser(
         prog="generate.py",
         description="Draw a picture of a prompt, with a quantized model or in full precision.",

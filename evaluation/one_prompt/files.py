@@ -75,7 +75,7 @@ def already_there(path: Path) -> DGQError:
 
 
 def files_of(file: Path, settings: PictureSettings) -> list[Path]:
-    """One file, or one for each picture, with the number of its noise in its name."""
+    """One file, or one for each picture with the number of its noise in its name."""
     if settings.compare or settings.number == 1:
         return [file]
     indices = range(settings.index, settings.index + settings.number)

@@ -49,17 +49,17 @@ class Drawn:
 
 
 def generate(settings: PictureSettings, console: Console) -> list[Path]:
-    """Draw a prompt, write the pictures, and print what it took.
+    """Draw a prompt, write the pictures, and print time and memory.
 
     Args:
         settings: what to draw, and with what.
-        console: for progress and report.
+        console: where progress and report are printed.
 
     Returns:
-        The files.
+        The files written.
 
     Raises:
-        DGQError: if an input is missing, damaged, or does not fit, before anything is drawn; or if
+        DGQError: before anything is drawn, if an input is missing, damaged, or does not fit; or if
             a picture is not finite.
     """
     check_output(settings)
@@ -126,7 +126,7 @@ def check_finite(pixels: Tensor, name: str) -> None:
 
 
 def scheduler_of(pipeline: DiffusionPipeline, name: str) -> Any:
-    """Another sampler with the settings of the pipeline's; raises DGQError if it is none."""
+    """Another sampler with the settings of the pipeline's; raises DGQError if incompatible."""
     possible = {kind.__name__: kind for kind in pipeline.scheduler.compatibles}
     if name not in possible:
         raise DGQError(

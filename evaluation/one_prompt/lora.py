@@ -1,4 +1,4 @@
-"""A LoRA on a pipeline: loaded with its strength, or refused in one line."""
+"""A LoRA on a pipeline: loaded with its strength, or refused with a one-line error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def with_lora(pipeline: DiffusionPipeline, file: Path | None, scale: float) -> I
         if NAME not in pipeline.get_active_adapters():
             raise ValueError("it has no layer of this pipeline")
         pipeline.set_adapters(NAME, scale)
-    except Exception as error:  # whatever PEFT, diffusers and safetensors raise
+    except Exception as error:  # PEFT, diffusers and safetensors raise all kinds
         raise DGQError(
             f"--lora {file} does not go on this pipeline: {first_line(error)}; expected one that "
             "was trained on the same kind of model"

@@ -12,12 +12,12 @@ from evaluation.protocol import SEEDS, flag
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What is drawn, by what, and where it goes.
+    """What to draw, with which model, and where to write it.
 
     Args:
         prompt: what to draw.
         ckpt: quantized model: a run's folder, its Lightning checkpoint, the folder of a model, or
-            of a whole pipeline with a quantized UNet; without it full precision draws.
+            of a whole pipeline with a quantized UNet; without it, draw in full precision.
         compare: draw in full precision too, and show both pictures side by side.
         pipeline: full-precision pipeline (an embedded model's name, a folder or a hub id); by
             default the one that the model was made from, else `scenes`.
@@ -26,21 +26,21 @@ class PictureSettings:
         seed: seed of the noise, the same as in evaluate.py.
         index: number of the first picture's noise; evaluate.py draws its caption i (from 0) with
             noise i.
-        number: pictures of the same prompt, each with noise of its own.
+        number: number of pictures of the prompt, each with its own noise.
         height: height of the picture in pixels; by default the pipeline's own.
         width: width of the picture in pixels; by default the pipeline's own.
         negative: what not to draw; needs guidance above 1.
-        scheduler: another sampler, a class of diffusers that goes with the pipeline's.
+        scheduler: another sampler: a class of diffusers that is compatible with the pipeline's.
         lora: LoRA to draw with, a safetensors file or a folder with pytorch_lora_weights.
-        lora_scale: its strength; 1 by default.
-        execution: how a quantized UNet runs: integer, float, or auto, which takes integers where
+        lora_scale: strength of the LoRA; 1 by default.
+        execution: how a quantized UNet runs: integer, float, or auto, which uses integers where
             this machine multiplies them exactly and fast.
-        device: torch device; by default a GPU where there is one, else the CPU.
+        device: torch device; by default a GPU if there is one, else the CPU.
         output: file of the picture, .png, .jpg or .webp; by default a new one in outputs/pictures.
         overwrite: replace the file.
 
     Raises:
-        SettingsError: if a value is outside its domain, or two do not go together.
+        SettingsError: if a value is outside its domain, or two are incompatible.
     """
 
     prompt: str

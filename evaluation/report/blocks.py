@@ -1,4 +1,4 @@
-"""Errors of the targets of a calibration, from the log of its run."""
+"""Errors of a calibration's targets, from the log of its run."""
 
 import csv
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Line charts as pictures that an HTML page can hold."""
+"""Line charts as pictures to embed in an HTML page."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from io import BytesIO
 from matplotlib.figure import Figure
 
 SIZE = (4.6, 3.0)
-"""Inches: text stays readable where a phone shows the picture at two thirds of its size."""
+"""Size in inches: text stays readable when a phone shows the picture at two thirds of its size."""
 
 DPI = 160
 COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#b91c1c", "#0f766e", "#a16207", "#374151")
@@ -19,8 +19,8 @@ def line_chart(lines: Mapping[str, Sequence[float | None]], x_label: str, y_labe
 
     Args:
         lines: values by label.
-        x_label: under the axis.
-        y_label: beside the axis.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
@@ -42,5 +42,5 @@ def line_chart(lines: Mapping[str, Sequence[float | None]], x_label: str, y_labe
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a file as an address that needs no network."""
+    """The bytes of a file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -59,7 +59,7 @@ def render(
 
 
 def sqnr_charts(models: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Title and picture of the SQNR over the steps, plain and after guidance."""
+    """Titles and charts of the SQNR over the steps, plain and after guidance."""
     charts = []
     for key, title in (("plain", "UNet output"), ("guided", "after guidance")):
         lines = {

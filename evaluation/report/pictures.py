@@ -20,7 +20,7 @@ PIXELATED_BELOW = 128
 """Size below which images are enlarged by the browser, with hard pixels."""
 
 EXPLANATION = "explanation"
-"""Folder of a run with the pictures that ``explain.py`` draws, if there are any."""
+"""Name of the folder in a run that holds the pictures of ``explain.py``, if there are any."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Shown:
 
 
 def compared_pictures(stores: Mapping[str, ImageStore]) -> list[tuple[str, list[Shown]]]:
-    """The first prompts, each with its image in full precision and of every model.
+    """The first prompts, each with its images in full precision and from every model.
 
     Args:
         stores: images of each model by its name, full precision first.

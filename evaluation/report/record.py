@@ -27,10 +27,10 @@ LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "pillow", "nu
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """The protocol as it was carried out, for ``metrics.json``."""
+    """The protocol as executed, for ``metrics.json``."""
     protocol, comparison, prompts = inputs.protocol, inputs.comparison, inputs.prompts
     settings = asdict(protocol)
-    del settings["inception"]  # a path; the network's name has the hash of what is there
+    del settings["inception"]  # a path; the network's name has the hash of the file
     if protocol.metrics is None:
         del settings["metrics"]  # all of them
     return as_json(

@@ -47,7 +47,7 @@ class Row:
 
     @property
     def arrow(self) -> str:
-        """Which way is better."""
+        """An arrow in the direction that is better."""
         return {1: "↑", -1: "↓", 0: ""}[self.better]
 
     def text(self, model: int) -> str:

@@ -40,7 +40,7 @@ def _table(report: dict[str, Any], rows: Sequence[Row], models: Sequence[int]) -
 
 
 def _text(row: Row, model: int) -> str:
-    """A number, and its change in colour."""
+    """A number with its change in colour."""
     change = row.change(model)
     coloured = f" [{COLOURS[row.verdict(model)]}]({change})[/]" if change else ""
     return row.text(model) + coloured

@@ -24,15 +24,15 @@ def write_results(
     inputs: Inputs,
     command: str,
 ) -> dict[str, Any]:
-    """Write ``metrics.json``, ``grid.png`` and ``report.html``; returns what the first holds.
+    """Write ``metrics.json``, ``grid.png`` and ``report.html``; returns the content of the first.
 
     Args:
         output: folder of the results.
-        results: of all models.
-        protocol: as it was carried out.
-        models: descriptions of them.
-        inputs: of the evaluation, for images and logs.
-        command: how it was called.
+        results: results of all models.
+        protocol: the protocol as executed.
+        models: descriptions of the models.
+        inputs: inputs of the evaluation, for images and logs.
+        command: command line of the evaluation.
     """
     report = make_report(results, protocol, models, command)
     write_json(output / METRICS_FILE, report)

@@ -18,7 +18,7 @@ from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 N_BITS = 6
 GROUPS = (1, 8)
 PAIRS = 32
-"""Of call and prompt, at once; guidance makes two rows of each."""
+"""Pairs of call and prompt at a time; with guidance each pair is two rows."""
 
 
 @torch.no_grad()
@@ -28,9 +28,10 @@ def activation_damage(
     held_out: Sequence[str],
     generation: GenerationSettings,
 ) -> list[float]:
-    """SQNR in dB of the UNet's outputs for held-out captions with activations at 6 bits, by groups.
+    """SQNR in dB of the UNet's outputs with activations at 6 bits, one for each of `GROUPS`.
 
-    Weights and attention scores stay in floating point; ranges are those of the observed captions.
+    Ranges come from the observed captions, outputs from the held-out ones. Weights and attention
+    scores stay in floating point.
     """
     seen, new = (
         record_calls(pipeline, list(part), generation, seed, len(part), progress=False)
@@ -43,7 +44,7 @@ def activation_damage(
 
 
 def quantized(stock: UNet2DConditionModel, calls: UNetCalls, n_groups: int) -> UNet2DConditionModel:
-    """A copy of a UNet with activations at 6 bits, ranges from the calls."""
+    """A copy of a UNet with activations at 6 bits; the calls give the ranges."""
     unet = deepcopy(stock)
     bits = QuantizationSettings(
         WeightSettings(16), ActivationSettings(N_BITS, n_groups=n_groups), ScoreSettings(16)

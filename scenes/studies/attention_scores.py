@@ -15,10 +15,10 @@ SMALL_SCORE = 2.0**-8
 
 
 class ScoreTally:
-    """Running sums over the scores of one attention, kept where the scores are.
+    """Running sums over the scores of one attention, on the device of the scores.
 
     Args:
-        is_cross: cross-attention, whose first key is the start token.
+        is_cross: whether this is cross-attention, whose first key is the start token.
         n_steps: sampler steps.
         n_halves: 2 with classifier-free guidance (empty prompt, prompt), else 1.
         device: of the scores.
@@ -65,7 +65,7 @@ class ScoreTally:
 
 
 class MeasuringAttention(QuantizedAttention):
-    """Quantized attention that also computes its scores separately and tallies them."""
+    """Quantized attention that also computes its scores explicitly and tallies them."""
 
     tally: ScoreTally
 
@@ -97,7 +97,7 @@ def measure_(attention: QuantizedAttention, n_halves: int) -> ScoreTally:
 def score_parts(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Scores of ``[rows, heads, tokens, head_dim]``, at most about MAX_SCORES of them at a time.
+    """Scores of ``[rows, heads, tokens, head_dim]``, at most about MAX_SCORES at a time.
 
     Yields:
         Rows of the batch, and scores ``[rows, heads, queries, keys]`` of some of their queries.

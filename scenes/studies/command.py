@@ -1,4 +1,4 @@
-"""What the studies' commands share: checks of options."""
+"""Checks of options that the studies' commands share."""
 
 import argparse
 
@@ -6,6 +6,6 @@ from dgq.settings import check_positive
 
 
 def check_counts(options: argparse.Namespace, *names: str) -> None:
-    """Raise SettingsError unless the options of these names are at least 1."""
+    """Raise SettingsError unless each of the named options is at least 1."""
     for name in names:
         check_positive("--" + name.replace("_", "-"), getattr(options, name))

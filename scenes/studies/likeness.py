@@ -2,8 +2,8 @@
 
     python -m scenes.studies.likeness --weights outputs/scenes/diffusion/step-*.safetensors pipeline
 
-Draws prompts in full precision and prints a line for each set of UNet weights: mass on the start
-token, sharpness of attention, outliers among channels and tokens, change over the sampler's steps.
+Generates from prompts in full precision and prints a line for each set of UNet weights: mass on the
+start token, sharpness of attention, outliers among channels and tokens, change over sampler steps.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from scenes.studies.tables import table
 from scenes.studies.unet_weights import load_weights_
 
 OWN = "pipeline"
-"""Among the weights: those that the pipeline came with."""
+"""Value of `--weights` that stands for the pipeline's own."""
 
 OBSERVED = QuantizationSettings(
     WeightSettings(16), ActivationSettings(8, n_groups=1), ScoreSettings(16)
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = argparse.ArgumentParser(
         prog="python -m scenes.studies.likeness",
-        description="How like Stable Diffusion a pipeline behaves, a line for each set of weights.",
+        description="How closely a pipeline resembles Stable Diffusion, for each set of weights.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -62,14 +62,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[OWN],
         metavar="FILE",
-        help=f"safetensors of the UNet, in any precision; '{OWN}' stands for its own",
+        help=f"safetensors of the UNet, in any precision; '{OWN}' stands for the pipeline's own",
     )
-    add("--prompts", type=int, default=16, metavar="N", help="prompts to draw")
-    add("--prompts-file", type=Path, metavar="FILE", help="to take them from; else of scenes")
-    add("--steps", type=int, default=scenes.NUM_INFERENCE_STEPS, help="of the sampler")
-    add("--guidance", type=float, default=scenes.GUIDANCE_SCALE, help="at most 1: none")
-    add("--batch-size", type=int, default=16, help="prompts drawn at once")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="as torch names")
+    add("--prompts", type=int, default=16, metavar="N", help="number of prompts")
+    add("--prompts-file", type=Path, metavar="FILE", help="file of prompts; else scene captions")
+    add("--steps", type=int, default=scenes.NUM_INFERENCE_STEPS, help="sampler steps")
+    add("--guidance", type=float, default=scenes.GUIDANCE_SCALE, help="scale; at most 1: none")
+    add("--batch-size", type=int, default=16, help="prompts at a time")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     return parser
 
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     prompts, rows = choose_prompts(options), []
     pipeline = load_pipeline(options.pipeline)
     for weights in options.weights:
-        # All of them before the first is measured, which may take hours.
+        # Check all files before the first measurement, which may take hours.
         if weights != OWN:
             load_weights_(pipeline.unet, Path(weights))
     for weights in options.weights:
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def choose_prompts(options: argparse.Namespace) -> list[str]:
-    """As many prompts as asked for; raises DGQError if there are fewer."""
+    """The requested number of prompts; raises SettingsError if there are fewer."""
     if options.prompts_file is None:
         return scenes.sample_captions(options.prompts, 0, "test")
     prompts = read_captions(options.prompts_file)
@@ -146,7 +146,7 @@ def attach_(pipeline: DiffusionPipeline, generation: GenerationSettings) -> list
     unet = pipeline.unet
     pipeline.scheduler.set_timesteps(generation.num_inference_steps)
     steps = tuple(dict.fromkeys(map(float, pipeline.scheduler.timesteps.tolist())))
-    # Pixel groups are made for a latent size; nothing is grouped here, so any will do.
+    # The latent size matters for pixel groups only; nothing is grouped here, so any will do.
     quantize_(unet, OBSERVED, steps, (unet.config.sample_size,) * 2)
     guided = generation.guidance_scale > 1 and unet.config.time_cond_proj_dim is None
     attentions = [m for m in unet.modules() if isinstance(m, QuantizedAttention)]
@@ -161,7 +161,7 @@ def draw(
     generation: GenerationSettings,
     batch_size: int,
 ) -> torch.Tensor:
-    """The prompts' latents, ``[prompts, channels, height, width]``, with a seed for each."""
+    """Generate the prompts' latents, ``[prompts, channels, height, width]``, each from its seed."""
     latents = []
     try:
         for first in track(range(0, len(prompts), batch_size), "drawing", transient=True):

@@ -26,10 +26,11 @@ class Likeness:
         small_self: share of the self-attention scores below 2^-8.
         geglu_median: largest over median range of the channels of GEGLU outputs, median layer.
         geglu_largest: the same for the layer with the largest value.
-        conv2_median: the same for the inputs of second resnet convolutions.
+        conv2_median: as geglu_median, for the inputs of second resnet convolutions.
         conv2_largest: the same for the layer with the largest value.
-        all_median: the same for all inputs.
-        tokens_largest: the same for pixels or tokens, for the layer with the largest value.
+        all_median: as geglu_median, for all inputs.
+        tokens_largest: the same over pixels or tokens instead of channels, for the layer with the
+            largest value.
         change_median: widest over narrowest range over the steps, median layer.
         change_largest: the same for the layer with the largest value.
         by_token: share of the inputs that DGQ's rule groups by pixel or token.
@@ -61,7 +62,7 @@ TITLES = (
 
 
 def cells(likeness: Likeness) -> list[str]:
-    """A line of the table."""
+    """The cells of a table row."""
     return [number(value) for value in asdict(likeness).values()]
 
 

@@ -1,4 +1,4 @@
-"""How well the embedded CLIP measures: retrieval, single attributes, FID along a training.
+"""How well the embedded CLIP measures: retrieval, single attributes, FID over a training.
 
     python -m scenes.studies.measuring_clip --snapshots outputs/scenes/diffusion --num-images 512
 
@@ -45,12 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--captions", type=int, default=1000, help="to retrieve among")
-    add("--pictures", type=int, default=1000, help="for each attribute")
+    add("--captions", type=int, default=1000, help="captions to retrieve from")
+    add("--pictures", type=int, default=1000, help="pictures for each attribute")
     add("--snapshots", type=Path, help="folder with step-*.safetensors of the UNet's training")
-    add("--num-images", type=int, default=512, help="for each snapshot")
+    add("--num-images", type=int, default=512, help="pictures for each snapshot")
     add("--clip", type=Path, help="folder of the CLIP model; by default the embedded one")
-    add("--pipeline", type=Path, default=scenes.PIPELINE_DIR, help="that snapshots are of")
+    add("--pipeline", type=Path, default=scenes.PIPELINE_DIR, help="pipeline of the snapshots")
     add("--check", action="store_true", help="exit with 1 if a bar is missed")
     return parser
 
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 def share_rows(
     clip: ClipFeatures, n_captions: int, n_pictures: int
 ) -> tuple[list[list[str]], list[str]]:
-    """Shares of right answers in a table, and the questions whose bar is missed."""
+    """Table rows with the shares of right answers, and the questions whose bar is missed."""
     asked = [
         (name, value, n_captions, RETRIEVAL_BAR)
         for name, value in retrieval(clip, n_captions).items()
@@ -89,13 +89,13 @@ def share_rows(
 
 
 def share_row(name: str, value: float, n: int, bar: float) -> list[str]:
-    """A question's line, with Wilson's interval."""
+    """The table row of a question, with Wilson's interval."""
     low, high = wilson_interval(value, n)
     return [name, str(n), f"{value:.3f}", f"{low:.3f} to {high:.3f}", f"{bar:.2f}"]
 
 
 def retrieval(clip: ClipFeatures, n: int) -> dict[str, float]:
-    """How often the nearest of n captions is the picture's, and the other way round."""
+    """How often the nearest of n captions is the picture's own, and the other way round."""
     captions = scenes.sample_captions(n, 0, "test")
     keys = [picture_key(caption) for caption in captions]
     cosines = embed_renders(clip, captions) @ clip.texts(captions).T
@@ -106,13 +106,13 @@ def retrieval(clip: ClipFeatures, n: int) -> dict[str, float]:
 
 
 def share_nearest(cosines: Tensor, keys: Sequence[str]) -> float:
-    """Rows of ``[N, N]`` whose largest entry is their own, or one with the same key."""
+    """Share of the rows of ``[N, N]`` whose largest entry has the row's own key."""
     nearest: list[int] = cosines.argmax(1).tolist()
     return sum(keys[i] == keys[best] for i, best in enumerate(nearest)) / len(keys)
 
 
 def picture_key(caption: str) -> str:
-    """The same for captions of the same picture: "A above B" is "B below A"."""
+    """A key that captions of the same picture share: "A above B" is "B below A"."""
     scene = scenes.parse_caption(caption)
     if scene.relation is None:
         return caption
@@ -121,7 +121,7 @@ def picture_key(caption: str) -> str:
 
 
 def tell_changed(clip: ClipFeatures, attribute: str, n: int) -> float:
-    """How often a picture is nearer to its caption than to one with the attribute changed."""
+    """How often a picture is nearer to its caption than to that with the attribute changed."""
     captions, draws = captions_about(attribute, n), random.Random(f"{attribute} 0")
     changed = [scenes.describe(change(scenes.parse_caption(c), attribute, draws)) for c in captions]
     pictures = embed_renders(clip, captions)
@@ -130,13 +130,13 @@ def tell_changed(clip: ClipFeatures, attribute: str, n: int) -> float:
 
 
 def captions_about(attribute: str, n: int) -> list[str]:
-    """The first n held-out captions that speak of an attribute, some of them several times."""
+    """The first n held-out captions that mention an attribute; some may repeat."""
     draws = (caption for seed in count() for caption in scenes.sample_captions(n, seed, "test"))
     return list(islice((c for c in draws if attribute in changeable(scenes.parse_caption(c))), n))
 
 
 def embed_renders(clip: ClipFeatures, captions: Sequence[str]) -> Tensor:
-    """Embeddings ``[N, p]`` of a render of each caption, of the size that the model sees."""
+    """Embeddings ``[N, p]`` of a render of each caption, at the model's input size."""
     size = clip.model.config.vision_config.image_size
     parts = enumerate(batched(captions, BATCH))
     return torch.cat([clip.images(to_images(scenes.render(p, size, i)))[1] for i, p in parts])

@@ -17,7 +17,7 @@ def outlier_ratios(width: Tensor) -> Tensor:
 
 
 def outliers(ranges: Ranges) -> float:
-    """The outlier ratio of a layer: that of the median step."""
+    """The outlier ratio of a layer: the median over the steps."""
     return float(torch.quantile(outlier_ratios(ranges.high - ranges.low), 0.5))
 
 

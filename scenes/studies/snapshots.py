@@ -1,4 +1,4 @@
-"""FID, CLIP score and oracle along a training, on what the UNet's snapshots draw."""
+"""FID, CLIP score and oracle over a training, on pictures from the UNet's snapshots."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def find_snapshots(folder: Path) -> list[Path]:
 def training_rows(
     clip: ClipFeatures, place: Path, snapshots: Sequence[Path], n: int
 ) -> Iterator[list[str]]:
-    """Renders of n captions, then what each snapshot and the pipeline itself make of them."""
+    """Yield the row of the renders of n captions, then those of each snapshot and the pipeline."""
     pipeline = load_pipeline(str(place))
     own = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
     captions = scenes.sample_captions(n, 0, "test")
@@ -68,7 +68,7 @@ def training_row(
 
 
 def features(clip: ClipFeatures, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooled features and embeddings of pictures, as evaluation takes them."""
+    """Pooled features and embeddings of pictures, as evaluation computes them."""
     pairs = [clip.images(to_images(part)) for part in pictures.split(BATCH)]
     pooled, embedded = zip(*pairs, strict=True)
     return torch.cat(pooled), torch.cat(embedded)

@@ -10,5 +10,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """A number for people: three digits."""
+    """A readable number: three digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

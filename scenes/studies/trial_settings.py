@@ -1,4 +1,4 @@
-"""The trials: the settings of the second training, most with a single change."""
+"""The trials: the settings of the second training, most of them with a single change."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ BASE = replace(
     ),
 )
 """Today's settings with the learning rate, heads and norms of the second training (commit
-53e43a6): what the trials found to help is in the model that is shipped since then."""
+53e43a6). The model shipped since then has the changes that the trials found to help."""
 
 WARMUP = 0.1
-"""Share of the steps; the 200 of 3,200 that it was would be too short a part of a trial."""
+"""Share of the steps; the second training's 200 of 3,200 would be too few in a trial."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Trial:
     """A trial.
 
     Args:
-        title: what is changed, for people.
-        change: the settings with the change.
-        anew: stages that are run for this trial alone, before the UNet's; other trials share them.
+        title: what is changed, in words.
+        change: applies the change to settings.
+        anew: stages before the UNet's that are run for this trial alone; the rest are shared.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Trial:
 
 
 def shortened(steps: int) -> Settings:
-    """The settings that trials start from, with a UNet trained for so many steps."""
+    """The settings that trials start from, with a UNet trained for `steps` steps."""
     old = BASE.diffusion.fit
     fit = replace(old, steps=steps, warmup_steps=max(1, int(WARMUP * steps)), snapshots=())
     return replace(BASE, diffusion=replace(BASE.diffusion, fit=fit))
@@ -51,7 +51,7 @@ def fit(**changes: Any) -> Change:
 
 
 def diffusion(**changes: Any) -> Change:
-    """Changes what the UNet learns."""
+    """Changes settings of the UNet's training."""
     return lambda all_: replace(all_, diffusion=replace(all_.diffusion, **changes))
 
 
@@ -76,7 +76,7 @@ def times(factor: float) -> Change:
 
 
 def together(all_: Settings) -> Settings:
-    """All that helped without making the model larger."""
+    """Applies everything that helped without making the model larger."""
     return unet(norm_num_groups=4, attention_head_dim=2)(times(2)(all_))
 
 

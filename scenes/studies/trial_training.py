@@ -16,7 +16,7 @@ SHIPPED = {
 }
 """Models that trials do not retrain, each with its file of weights."""
 PREPARED = ("clip", "autoencoder", "latents", "conditions")
-"""The stages before the UNet's, in their order."""
+"""The stages before the UNet's, in order."""
 UNET = "diffusion"
 
 
@@ -35,29 +35,29 @@ class Place:
     processes: int
 
     def work(self, name: str) -> Path:
-        """The stages' folders of one trial."""
+        """The folder that holds the stages of one trial."""
         return self.root / str(self.steps) / name
 
     @property
     def shared(self) -> Path:
-        """The stages' folders of all trials."""
+        """The folder that holds the stages shared by all trials."""
         return self.root / "shared"
 
 
 def prepare_shared(settings: Settings, place: Place) -> None:
-    """The shipped text encoder and autoencoder, and all latents and text states made with them."""
+    """Link the shipped text encoder and autoencoder; make all latents and text states with them."""
     for stage, (source, weights) in SHIPPED.items():
         folder = place.shared / stage
         folder.mkdir(parents=True, exist_ok=True)
         link_(folder / "model", source)
-        # Latents and text states are refused where they were made with another model.
+        # Latents and text states made with another model are refused.
         write_json(folder / "settings.json", {"shipped": sha256_of(source / weights)})
     for stage in ("latents", "conditions"):
         _run(stage, settings, place.shared, place)
 
 
 def train(name: str, trial: Trial, settings: Settings, place: Place) -> Path:
-    """Train a trial, resume it, or do nothing if that is done; returns its folder."""
+    """Train or resume a trial, or do nothing if it is done; returns its folder."""
     work = place.work(name)
     work.mkdir(parents=True, exist_ok=True)
     for stage in PREPARED:

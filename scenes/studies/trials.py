@@ -1,10 +1,10 @@
-"""Which settings of the training make the embedded model more like Stable Diffusion.
+"""Which training settings make the embedded model resemble Stable Diffusion more closely.
 
     python -m scenes.studies.trials --steps 600
 
-Trains a UNet anew for each trial on the pictures and text states of the shipped model, measures how
-like Stable Diffusion it behaves and how well it draws, and prints a line for each. What is finished
-is kept in the folder of outputs: the same command resumes.
+Trains a UNet from scratch for each trial on the pictures and text states of the shipped model,
+measures how closely it resembles Stable Diffusion and how well it draws, and prints a line for
+each. Finished trials stay in the output folder: the same command resumes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from scenes.training.settings import Settings
 GENERATION = GenerationSettings(scenes.NUM_INFERENCE_STEPS, scenes.GUIDANCE_SCALE)
 MEASURED = "measured.json"
 EFFORT = ("images", "prompts", "held_out")
-"""Options that say how much is measured."""
+"""Options that set how much is measured."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,23 +50,23 @@ def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = argparse.ArgumentParser(
         prog="python -m scenes.studies.trials",
-        description="Short trainings of the embedded UNet, few changes each: what makes it more "
-        "like Stable Diffusion, and what that costs.",
+        description="Short trainings of the embedded UNet with few changes each: what makes it "
+        "resemble Stable Diffusion more closely, and what that costs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), metavar="NAME", help="to run")
-    add("--steps", type=int, default=600, help="of training")
-    add("--images", type=int, default=256, help="scored by the oracle, for each trial")
-    add("--prompts", type=int, default=16, help="whose likeness is measured")
+    add("--steps", type=int, default=600, help="training steps")
+    add("--images", type=int, default=256, help="images that the oracle scores, for each trial")
+    add("--prompts", type=int, default=16, help="prompts to measure the likeness on")
     add("--held-out", type=int, default=8, help="prompts compared with activations at 6 bits")
-    add("--processes", type=int, default=2, help="that train a UNet together")
-    add("--outputs", type=Path, default=Path("outputs/trials"), help="where trainings go")
+    add("--processes", type=int, default=2, help="processes that train a UNet together")
+    add("--outputs", type=Path, default=Path("outputs/trials"), help="folder for trainings")
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
-    """Every trial that is asked for, then the table."""
+    """Run the requested trials, then print the table."""
     check_counts(options, "steps", "processes", *EFFORT)
     place = Place(options.outputs, options.steps, options.processes)
     check_processes(options.processes)
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_processes(n: int) -> None:
-    """Raise SettingsError unless so many processes can share every trial's batches equally."""
+    """Raise SettingsError unless `n` processes can share every trial's batches equally."""
     sizes = {trial.change(shortened(1)).diffusion.fit.batch_size for trial in TRIALS.values()}
     if any(size % n for size in sizes):
         raise SettingsError(f"--processes {n} cannot share batches of {sizes} equally")
@@ -107,7 +107,7 @@ def finished(name: str, place: Place, options: argparse.Namespace) -> dict[str, 
 
 
 def identity(name: str, place: Place, options: argparse.Namespace) -> dict[str, Any]:
-    """What a trial's figures are determined by, as it will be read back."""
+    """What determines a trial's figures, in the form in which JSON gives it back."""
     settings = asdict(TRIALS[name].change(shortened(place.steps)))
     used = {part: settings[part] for part in ("clip", "autoencoder", "latents", "diffusion")}
     effort = {option: getattr(options, option) for option in EFFORT}
@@ -116,7 +116,7 @@ def identity(name: str, place: Place, options: argparse.Namespace) -> dict[str, 
 
 
 def run_trial(name: str, place: Place, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and measure a trial; its figures."""
+    """Train and measure a trial; returns its figures."""
     trial = TRIALS[name]
     settings = trial.change(shortened(place.steps))
     work = train(name, trial, settings, place)
@@ -127,7 +127,7 @@ def run_trial(name: str, place: Place, options: argparse.Namespace) -> dict[str,
 
 
 def load(settings: Settings, work: Path) -> DiffusionPipeline:
-    """A trial's pipeline, in float32 and quiet."""
+    """A trial's pipeline, in float32 and without progress bars."""
     unet = read_unet(settings, settings.diffusion.unet, work / UNET, text_encoders=1)
     pipeline = stable_diffusion(work, unet, pndm(settings.diffusion.prediction_type))
     pipeline.set_progress_bar_config(disable=True)
@@ -142,14 +142,14 @@ def measure_trial(pipeline: DiffusionPipeline, options: argparse.Namespace) -> d
     asked = captions[: options.images]
     images = generate(pipeline, asked, scenes.GUIDANCE_SCALE, scenes.NUM_INFERENCE_STEPS, seed=0)
     damage = activation_damage(pipeline, observed, held_out, GENERATION)
-    # Last, since it leaves no stock UNet behind.
+    # Last, since the UNet is no longer a stock one afterwards.
     likeness = measure(pipeline, observed, GENERATION, batch_size=options.prompts)
     drawing = shares(scenes.score(images, asked))
     return {"likeness": asdict(likeness), "sqnr_db": damage, "drawing": drawing}
 
 
 def row(name: str, figures: dict[str, Any]) -> list[str]:
-    """A line of the table."""
+    """A row of the table."""
     drawing = figures["drawing"]
     return [
         f"`{name}`",

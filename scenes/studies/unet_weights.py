@@ -1,4 +1,4 @@
-"""Put other weights into a pipeline's UNet, strictly, saying in one line what does not fit."""
+"""Load other weights into a pipeline's UNet, strictly, with a one-line error if they do not fit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from dgq.storage.tensor_files import read_tensors
 
 
 def load_weights_(unet: nn.Module, path: Path) -> None:
-    """Put a safetensors file of any precision into a UNet, in the UNet's own.
+    """Load a safetensors file of any precision into a UNet, converted to the UNet's dtype.
 
     Raises:
         DGQError: if it cannot be read, or names or shapes differ.

@@ -1,8 +1,8 @@
-"""Making the embedded model from nothing: `python -m scenes.training STAGE`."""
+"""Train the embedded models from scratch: `python -m scenes.training STAGE`."""
 
 import logging
 
-# Before any import of a pipeline, which would say that there is no torchvision: nothing needs it.
+# Before any import of a pipeline, which would warn that torchvision is missing; nothing needs it.
 logging.getLogger("transformers.utils.import_utils").addFilter(
     lambda record: "torchvision" not in record.getMessage()
 )

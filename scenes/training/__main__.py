@@ -1,12 +1,12 @@
-"""Make the embedded models from nothing, stage by stage.
+"""Train the embedded models from scratch, stage by stage.
 
 python -m scenes.training all                   # everything, on a CPU
 python -m scenes.training all --device cuda     # the same on a GPU
 
-The stages, in their order: clip (text and image towers), measuring-clip (its image tower tuned as a
-judge), autoencoder, latents and conditions (pictures and captions encoded once), diffusion (the
-UNet of Stable Diffusion's structure); the sibling of SDXL's structure with its second text
-encoder: xl-clip, xl-conditions, xl, few-step; export (folders for from_pretrained), measure
+The stages, in order: clip (text and image towers), measuring-clip (its image tower tuned further
+for metrics), autoencoder, latents and conditions (pictures and captions encoded once), diffusion
+(the UNet with Stable Diffusion's structure); then the model with SDXL's structure and a second text
+encoder: xl-clip, xl-conditions, xl, few-step; then export (folders for from_pretrained) and measure
 (tables, pictures, curves).
 """
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue what --work holds; finished stages stay",
+        help="resume from the states in --work; finished stages are kept",
     )
     parser.add_argument(
         "--work",

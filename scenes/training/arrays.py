@@ -20,13 +20,13 @@ def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def open_array(path: Path) -> np.ndarray:
-    """An array that can be read; torch wants writable memory, so changes would be private."""
+    """Open an array copy-on-write: torch wants writable memory, but the file stays unchanged."""
     array: np.ndarray = np.load(path, mmap_mode="c")
     return array
 
 
 def mark_done(folder: Path, *arrays: np.memmap) -> None:
-    """Write everything out and note that `folder` is complete."""
+    """Flush the arrays and mark `folder` as complete."""
     for array in arrays:
         array.flush()
     (folder / DONE).touch()

@@ -1,4 +1,4 @@
-"""What a caption says, as class indices: targets of the auxiliary loss of CLIP's towers.
+"""A caption's content as class indices: targets of the auxiliary loss of CLIP's towers.
 
 Objects are taken in reading order of the picture, so that the two captions of one picture
 ("A above B" and "B below A") have the same targets.

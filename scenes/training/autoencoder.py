@@ -1,7 +1,7 @@
 """The autoencoder: first trained towards principal components of patches, then freely.
 
 Trained from scratch, such a small autoencoder uses its channels unevenly. The principal
-components of patches are a good linear code with unit variance, and a good place to start from.
+components of patches are a good linear code with unit variance, and so a good starting point.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LATENT_CHANNELS = 4
 
 
 def train(settings: Autoencoder, image_size: int, folder: Path, device: str, resume: bool) -> None:
-    """Train the autoencoder and save it, its scaling factor set, into `folder`/model."""
+    """Train the autoencoder, set its scaling factor and save it into `folder`/model."""
     if resume and (folder / "model").is_dir():
         return
     torch.manual_seed(settings.fit.seed)
@@ -53,12 +53,12 @@ class PictureDraw:
 
 
 class AutoencoderTraining(Training[AutoencoderKL]):
-    """The loss of pictures in [-1, 1].
+    """The loss for pictures in [-1, 1].
 
     Args:
         model: the autoencoder.
-        settings: of the stage.
-        sample: pictures whose principal components it starts towards.
+        settings: settings of the stage.
+        sample: pictures whose principal components the latents are first drawn towards.
     """
 
     components: Tensor
@@ -73,7 +73,7 @@ class AutoencoderTraining(Training[AutoencoderKL]):
         self.register_buffer("mean", mean, persistent=False)
 
     def loss(self, batch: tuple[Tensor, torch.Generator]) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruction, divergence, and at first the distance to principal components."""
+        """Reconstruction, KL divergence, and at first the distance to principal components."""
         pictures, generator = batch
         with self.autocast():
             posterior = self.network.encode(pictures).latent_dist
@@ -124,7 +124,7 @@ def principal_components(pictures: Tensor, patch: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) -> Tensor:
-    """Means of the latents of pictures in [-1, 1], not scaled, [pictures, channels, h, w]."""
+    """Means of the latents of pictures in [-1, 1], unscaled, [pictures, channels, h, w]."""
     with torch.autocast(pictures.device.type, torch.bfloat16):
         parts = [model.encode(part).latent_dist.mean for part in pictures.split(batch_size)]
     return torch.cat(parts).float()
@@ -132,7 +132,7 @@ def encode(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) -> Tens
 
 @torch.no_grad()
 def reconstruct(model: AutoencoderKL, pictures: Tensor, batch_size: int = 50) -> Tensor:
-    """Pictures in [0, 1] through the autoencoder and back."""
+    """Encode and decode pictures in [0, 1]."""
     latents = encode(model, to_model(pictures), batch_size)
     parts = [model.decode(part).sample for part in latents.split(batch_size)]
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Batches that depend only on seed and step, so that runs can be resumed and shared."""
+"""Batches that depend only on seed and step, so that runs can resume and processes share them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -28,7 +28,7 @@ class RunningAverage(WeightAveraging):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The average, by name of the training's parameters."""
+        """The averaged weights, by the names of the training's parameters."""
         assert self._average_model is not None
         return dict(self._average_model.module.named_parameters())
 
@@ -58,7 +58,7 @@ class Snapshots(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_arguments: Any
     ) -> None:
-        """Write the weights if this was such a step."""
+        """Write the weights if this is one of the steps."""
         if trainer.global_step not in self.steps or not trainer.is_global_zero:
             return
         weights = self.average.weights if self.average else dict(pl_module.named_parameters())
@@ -86,14 +86,14 @@ class LastCheckpoint(ModelCheckpoint):
         self.path = folder / CHECKPOINT
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The only epoch is the whole training."""
+        """Save the final state: the only epoch is the whole training."""
         trainer.save_checkpoint(self.path)
 
 
 class LoggedTime(Timer):
-    """Logs the seconds of training, those before a resumption included."""
+    """Logs the seconds of training, including those before it was resumed."""
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any, **keywords: Any) -> None:
-        """Log them."""
+        """Log the seconds so far."""
         assert trainer.lightning_module is not None
         trainer.lightning_module.log("seconds", torch.tensor(self.time_elapsed()))

@@ -10,7 +10,7 @@ from torch import nn
 
 CHECKPOINT = "last.ckpt"
 DONE = "done"
-"""Marks a folder whose work is complete."""
+"""Name of the file that marks a folder as complete."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def refuse_existing(folder: Path, resume: bool) -> None:
-    """Raise FileExistsError if `folder` holds a training that is not to be resumed."""
+    """Raise FileExistsError if `folder` holds a training and `resume` is not set."""
     if (folder / CHECKPOINT).exists() and not resume:
         raise FileExistsError(
             f"{folder} holds a training already; continue it with --resume, or remove it"
@@ -34,11 +34,11 @@ def refuse_existing(folder: Path, resume: bool) -> None:
 
 
 def read_average(path: Path, network: nn.Module) -> None:
-    """Load a checkpoint's averaged weights, or its last if it has none, into a network."""
+    """Load a checkpoint's averaged weights into a network, or its last if there is no average."""
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     network.load_state_dict({name.removeprefix("network."): t for name, t in state.items()})
 
 
 def snapshot_name(step: int) -> str:
-    """The file that keeps the weights of a step."""
+    """Name of the file that holds the weights of a step."""
     return f"step-{step:06d}.safetensors"

@@ -63,13 +63,13 @@ def train(settings: Clip, image_size: int, folder: Path, device: str, resume: bo
 
 
 class ClipBatch(NamedTuple):
-    """Pictures, captions, and what captions say.
+    """Pictures, captions, and the attributes that captions state.
 
     Args:
         pictures: [pictures, 3, side, side] in [0, 1].
-        ids: of tokens, [captions, length]; those after the pictures' are of changed captions.
+        ids: token ids, [captions, length]: the pictures' captions, then the changed ones.
         scenes: classes of whole scenes, [pictures, attributes].
-        positions: of the nouns, [pictures, 2].
+        positions: token positions of the nouns, [pictures, 2].
         nouns: classes of the objects, [pictures, 2, attributes].
     """
 
@@ -112,14 +112,14 @@ class ClipDraw:
 
 
 class ClipTraining(Training[ClipWithAttributes]):
-    """The contrastive loss, and those that ask for the attributes."""
+    """The contrastive loss, and the auxiliary losses for the attributes."""
 
     def __init__(self, model: ClipWithAttributes, settings: Clip) -> None:
         super().__init__(model, settings.fit)
         self.attribute_weight = settings.attribute_weight
 
     def loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
-        """Their sum, its parts, and how often a picture finds its caption."""
+        """The weighted sum of the losses, its parts, and how often a picture finds its caption."""
         losses, accuracy = self._losses(batch)
         attributes = losses["picture"] + 2 * losses["text"] + losses["nouns"]
         total = losses["contrast"] + self.attribute_weight * attributes
@@ -133,7 +133,7 @@ class ClipTraining(Training[ClipWithAttributes]):
             seen = model.clip.vision_model(to_model(batch.pictures))[1]
             contrast, accuracy = contrastive_loss(model.clip, pooled, seen)
             picture = model.picture_head(seen)
-            # The changed captions, if any, follow the right ones: these alone name the attributes.
+            # Changed captions, if any, come last; only the right ones have attribute targets.
             states, pooled = states[:n], pooled[:n]
             text = model.text_head(torch.cat([pooled, states[:, -1]]))
             at = batch.positions[:, :, None]
@@ -186,7 +186,7 @@ def contrastive_loss(clip: CLIPModel, text: Tensor, vision: Tensor) -> tuple[Ten
     """CLIP's symmetric loss of pooled states, and how often a picture finds its caption.
 
     `text` is [captions, width] with at least as many rows as `vision` [pictures, width]; the
-    first belong to the pictures, further ones are only there to be told apart from these.
+    first belong to the pictures, the rest are further negatives.
     """
     texts = F.normalize(clip.text_projection(text).float(), dim=-1)
     pictures = F.normalize(clip.visual_projection(vision).float(), dim=-1)
@@ -212,14 +212,14 @@ def changed_caption(caption: str, generator: random.Random) -> str:
 
 
 def attribute_loss(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> Tensor:
-    """Mean cross-entropy over attributes; missing ones do not count."""
+    """Mean cross-entropy over attributes; missing ones are ignored."""
     parts = logits.float().split(list(classes), dim=-1)
     losses = [F.cross_entropy(part, targets[:, i]) for i, part in enumerate(parts)]
     return torch.stack(losses).mean()
 
 
 def save(clip: CLIPModel, tokenizer: CLIPTokenizer, image_size: int, folder: Path) -> None:
-    """Write model and processor such that `from_pretrained` finds them."""
+    """Write model, processor and tokenizer for `from_pretrained`."""
     clip.save_pretrained(folder)
     processor = CLIPProcessor(image_processor(image_size), tokenizer)
     processor.save_pretrained(folder)

@@ -61,7 +61,7 @@ def prepare(pipeline: DiffusionPipeline, captions: list[str], folder: Path) -> N
 def encode(pipeline: DiffusionPipeline, captions: list[str], empty: bool = False) -> list[Tensor]:
     """Text states of captions, then pooled embeddings if the pipeline has them.
 
-    With `empty`, those that stand for the empty caption in guidance instead.
+    With `empty`, those of the empty caption that guidance uses instead.
     """
     embeddings = pipeline.encode_prompt(
         prompt=captions,
@@ -76,7 +76,7 @@ def load(folder: Path) -> Conditions:
     """Open what `prepare` wrote, memory-mapped.
 
     Raises:
-        FileNotFoundError: it is not there or not complete.
+        FileNotFoundError: it is missing or incomplete.
     """
     if not is_done(folder):
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""A picture of how the models came about, from the training logs."""
+"""Training curves of the models, drawn from the logs."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from scenes.training.export import LOGS
 matplotlib.use("Agg")
 
 _COLUMNS = 4
-# What each stage's curve shows, beside its loss.
+# The logged quantities that each stage's plot shows.
 _QUANTITIES = {
     "clip": ("retrieval", "contrast"),
     "measuring-clip": ("retrieval", "loss"),

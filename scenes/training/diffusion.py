@@ -1,4 +1,4 @@
-"""The UNets: trained on cached latents and text states, with min-SNR weights, captions dropped."""
+"""Training of the UNets on cached latents and text states: min-SNR weights, dropped captions."""
 
 from functools import cached_property
 from pathlib import Path

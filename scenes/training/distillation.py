@@ -88,7 +88,7 @@ class StepDraw:
         caption, picture, noise, first = caption[mine], picture[mine], noise[mine], first[mine]
         alpha = self.alphas[first][:, None, None, None]
         noisy = alpha * data[caption, picture].float() + (1 - alpha**2).sqrt() * noise
-        # Sampling starts at pure noise, which the schedule never quite reaches.
+        # Sampling starts from pure noise, which the schedule never quite reaches.
         noisy = torch.where(first[:, None, None, None] == 0, noise, noisy)
         return Step(noisy, first, known.of(caption + 1), known.of(torch.zeros_like(caption)))
 
@@ -107,13 +107,13 @@ class DistillationTraining(Training[UNet2DConditionModel]):
     ) -> None:
         super().__init__(student, settings.fit)
         self.stage = settings
-        self._teacher = (teacher,)  # no part of what is trained, averaged and saved
+        self._teacher = (teacher,)  # in a tuple, so that it is not trained, averaged or saved
         n = settings.student_steps * settings.teacher_steps
         self.register_buffer("timesteps", trailing_timesteps(n), persistent=False)
         self.register_buffer("alphas", noise_levels(settings), persistent=False)
 
     def loss(self, batch: Step) -> tuple[Tensor, dict[str, float]]:
-        """The squared distance of velocities."""
+        """The squared distance between velocities."""
         target = self._target(batch)
         with self.autocast():
             inputs = batch.noisy, self.timesteps[batch.first]
@@ -134,7 +134,7 @@ class DistillationTraining(Training[UNet2DConditionModel]):
         return velocity_between(batch.noisy, end, self._level(first), self._level(last))
 
     def _guided(self, noisy: Tensor, timesteps: Tensor, batch: Step) -> Tensor:
-        """The teacher's velocity with guidance."""
+        """The teacher's guided velocity."""
         known = joined(batch.without, batch.with_caption)
         inputs = noisy.repeat(2, 1, 1, 1), timesteps.repeat(2)
         with self.autocast():
@@ -163,7 +163,7 @@ def trailing_timesteps(n: int) -> Tensor:
 
 
 def step_to(noisy: Tensor, velocity: Tensor, alpha: Tensor, next_alpha: Tensor) -> Tensor:
-    """A step of DDIM (Song et al. 2021, equation 12 without noise) from a velocity.
+    """A DDIM step (Song et al. 2021, equation 12 without noise) with the given velocity.
 
     `alpha` and `next_alpha` are the shares of the picture, square roots of the cumulative
     products; those of the noise follow from alpha^2 + sigma^2 = 1.

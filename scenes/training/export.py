@@ -1,4 +1,4 @@
-"""Putting the parts together: pipelines and CLIP as folders for `from_pretrained`, in fp16."""
+"""Export pipelines and CLIP as folders for `from_pretrained`, in fp16."""
 
 import json
 import os
@@ -31,9 +31,9 @@ LOGS = "training"
 
 
 def export(settings: Settings, work: Path, assets: Path) -> list[str]:
-    """Write what has been trained into `assets`; returns the names of the folders written.
+    """Write the trained models into `assets`; returns the names of the folders written.
 
-    Each folder is written beside its place and moved there, so that readers never see half of it.
+    Each folder is written under another name and then renamed, so readers never see half of it.
     """
     written = ["clip", "pipeline"]
     _export_clip(work / "measuring-clip" / "model", assets / "clip", settings.image_size)
@@ -53,7 +53,7 @@ def export(settings: Settings, work: Path, assets: Path) -> list[str]:
 def read_unet(
     settings: Settings, arguments: dict[str, Any], folder: Path, text_encoders: int
 ) -> UNet2DConditionModel:
-    """A UNet as trained so far in a stage's folder, its weights averaged; for inference."""
+    """The UNet of a stage's folder as trained so far, with averaged weights, for inference."""
     side = settings.image_size // 2 ** (len(settings.autoencoder.block_out_channels) - 1)
     widths = (settings.clip.width, settings.xl.clip.width)
     unet = build(arguments, side, sum(widths[:text_encoders]))
@@ -94,14 +94,14 @@ def _export_logs(work: Path, place: Path) -> None:
 
 
 def _forget_origin(config: Path) -> None:
-    """Take out where diffusers loaded a model from: a path of this machine."""
+    """Remove the path that diffusers loaded a model from: it belongs to this machine."""
     values = json.loads(config.read_text())
     values.pop("_name_or_path", None)
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _declare_float32(config: Path) -> None:
-    """Have transformers load in single precision, as diffusers does, what is stored in half."""
+    """Make transformers load fp16 files in float32, as diffusers does."""
     values = json.loads(config.read_text())
     for part in (values, values.get("text_config", {}), values.get("vision_config", {})):
         part.pop("torch_dtype", None)

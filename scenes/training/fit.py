@@ -63,7 +63,7 @@ def is_complete(checkpoint: Path, steps: int) -> bool:
 
 
 def make_trainer(training: Training[Any], folder: Path, device: str, processes: int) -> Trainer:
-    """The Trainer of all steps."""
+    """The Trainer for all steps."""
     settings = training.settings
     average = RunningAverage(settings.ema_decay) if settings.ema_decay else None
     callbacks: list[Callback] = [] if average is None else [average]

@@ -46,7 +46,7 @@ def load(folder: Path) -> Tensor:
     """Latents, [captions, renders, channels, h, w] in float16, memory-mapped.
 
     Raises:
-        FileNotFoundError: they are not there or not complete.
+        FileNotFoundError: they are missing or incomplete.
     """
     if not is_done(folder):
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""How well the pipelines follow captions they have not seen, scored by the oracle."""
+"""How well the pipelines follow held-out captions, scored by the oracle."""
 
 import json
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As it heads a column."""
+        """The heading of its column."""
         return f"{self.folder}, {self.steps} steps, guidance {self.guidance_scale:g}"
 
 
 def measure(assets: Path, n: int, guidance_scales: Sequence[float], device: str) -> str:
-    """Score renders, their reconstructions and what each pipeline makes of `n` test captions.
+    """Score renders of `n` test captions, their reconstructions and each pipeline's pictures.
 
-    Writes `measured.json`, `measured.md` and a grid of samples of each pipeline into `assets`.
-    Returns the table.
+    Writes `measured.json`, `measured.md` and a grid of samples of each pipeline into `assets`;
+    returns the table.
     """
     captions = sample_captions(n, _SEED, "test")
     base = load(assets / "pipeline", device)
@@ -73,7 +73,7 @@ def _cases(assets: Path, guidance_scales: Sequence[float]) -> list[Case]:
 
 
 def load(folder: Path, device: str) -> DiffusionPipeline:
-    """A pipeline that draws quietly."""
+    """A pipeline without progress bars."""
     pipeline = DiffusionPipeline.from_pretrained(folder).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -89,7 +89,7 @@ def generate(
 ) -> Tensor:
     """Generate a picture of each caption, [captions, 3, side, side] in [0, 1] on the CPU.
 
-    Each picture has a seed of its own, so that batches make no difference.
+    Each picture has its own seed, so the batch size makes no difference.
     """
     parts = []
     starts = range(0, len(captions), _BATCH_SIZE)
@@ -113,7 +113,7 @@ def generate(
 def shares(scored: OracleScore) -> dict[str, dict[str, float]]:
     """Each attribute's share with its 95 % interval, then the mean and the share of `all` right.
 
-    Objects of one picture are not independent: intervals count pictures.
+    Objects in one picture are not independent, so the intervals count pictures.
     """
     summary = scored.summary()
     cases = {name: int(scored.applies[name].sum()) for name in ATTRIBUTES}

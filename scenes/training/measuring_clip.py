@@ -77,7 +77,7 @@ class Tuned(Training[CLIPModel]):
 
 
 def even_weights(captions: Sequence[str]) -> Tensor:
-    """Weights of captions such that those of places, relations and counts are equally likely."""
+    """Weights that make captions with places, relations and counts equally likely."""
     kinds = [changeable(parse_caption(caption))[-1] for caption in captions]
     frequency = Counter(kinds)
     return torch.tensor([1 / frequency[kind] for kind in kinds])

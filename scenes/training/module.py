@@ -1,4 +1,4 @@
-"""One network that is trained: its loss, its optimizer, and what is logged."""
+"""A network in training: its loss, its optimizer, and what is logged."""
 
 import logging
 import math

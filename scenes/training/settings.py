@@ -1,4 +1,4 @@
-"""Every number of the training, one dataclass for each stage, and the two sets in use."""
+"""All settings of the training: one dataclass for each stage, and the two sets in use."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,16 +9,16 @@ class Fit:
     """How one network is fitted.
 
     Args:
-        steps: how many batches are learned from.
-        batch_size: pictures for each step, over all processes.
+        steps: number of batches trained on.
+        batch_size: pictures in each step, over all processes.
         learning_rate: highest learning rate, reached after `warmup_steps`.
         warmup_steps: steps of linear increase; a cosine to zero follows.
-        weight_decay: of AdamW, for matrices and convolutions.
+        weight_decay: AdamW's weight decay of matrices and convolutions.
         decays_norms: whether norms and biases decay too.
-        beta2: of AdamW, of the running average of squared gradients.
-        ema_decay: of the running average of the weights; 0 keeps none.
-        seed: of the initial weights and of everything drawn.
-        snapshots: steps whose weights are kept, to see how a model came about.
+        beta2: AdamW's decay of the running average of squared gradients.
+        ema_decay: decay of the running average of the weights; 0 keeps none.
+        seed: seed of the initial weights and of everything drawn.
+        snapshots: steps at which weights are saved, to see how a model developed.
     """
 
     steps: int
@@ -38,7 +38,7 @@ class Clip:
     """The CLIP model: both towers have `width`, `n_layers` and `n_heads`.
 
     Args:
-        attribute_weight: of the auxiliary losses that ask for the attributes.
+        attribute_weight: weight of the auxiliary losses for the attributes.
         with_changed: whether a picture must also tell its caption from one with an attribute
             changed (hard negatives, Yuksekgonul et al. 2023, section 4).
     """
@@ -56,7 +56,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How CLIP's vision tower and its projections learn on, as a judge of pictures."""
+    """How CLIP's vision tower and projections are trained further, for metrics."""
 
     fit: Fit
     n_captions: int = 60_000
@@ -91,9 +91,10 @@ class Diffusion:
     Args:
         unet: arguments of the model, apart from those that follow from latents and text states.
         dropped_captions: share of captions replaced by the empty one, for guidance.
-        snr_clip: errors in velocity count by min(SNR + 1, this) / (SNR + 1); see `velocity_weight`.
-        prediction_type: what the UNet predicts: "v_prediction", or "epsilon" (the noise, all errors
-            alike, as Stable Diffusion 1 was trained).
+        snr_clip: errors in velocity are weighted by min(SNR + 1, this) / (SNR + 1); see
+            `velocity_weight`.
+        prediction_type: what the UNet predicts: "v_prediction", or "epsilon" (the noise, with all
+            errors weighted alike, as Stable Diffusion 1 was trained).
     """
 
     fit: Fit
@@ -105,12 +106,12 @@ class Diffusion:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The few-step student of the sibling.
+    """The few-step student of the model with SDXL's structure.
 
     Args:
         student_steps: sampler steps of the student.
-        teacher_steps: steps of the teacher that one of the student's stands for.
-        guidance_scale: of the teacher; the student has it built in.
+        teacher_steps: teacher's steps that one step of the student replaces.
+        guidance_scale: the teacher's guidance scale, which the student has built in.
     """
 
     fit: Fit
@@ -124,8 +125,8 @@ class Sibling:
     """A second model with SDXL's structure; it shares autoencoder, pictures and first encoder.
 
     Args:
-        clip: whose text tower is the second text encoder.
-        diffusion: the UNet that is conditioned on both.
+        clip: the CLIP model whose text tower is the second text encoder.
+        diffusion: the UNet, conditioned on both text encoders.
         distillation: the few-step variant.
     """
 
@@ -154,8 +155,8 @@ def sd_unet(channels: tuple[int, ...], layers: int = 1) -> dict[str, Any]:
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "block_out_channels": channels,
         "layers_per_block": layers,
-        # What diffusers calls the dimension of heads is their number. With so few heads and groups
-        # of norms, each is nearly as wide as in Stable Diffusion: see trials.md in the docs.
+        # What diffusers calls the dimension of heads is their number. With so few heads and norm
+        # groups, each is nearly as wide as in Stable Diffusion: see trials.md in the docs.
         "attention_head_dim": 2,
         "norm_num_groups": 4,
     }
@@ -185,7 +186,7 @@ def sdxl_unet(
 
 
 SNAPSHOTS = (100, 200, 400, 800, 1600, 3200)
-"""Steps of the UNet whose weights are kept: evenly spaced on the logarithmic axis of learning."""
+"""Steps at which the UNet's weights are saved, evenly spaced on a logarithmic axis."""
 
 SMALL = Settings(
     clip=Clip(Fit(steps=700, batch_size=128, learning_rate=1e-3)),
@@ -238,7 +239,7 @@ LARGE = Settings(
     autoencoder=Autoencoder(
         Fit(steps=6000, batch_size=64, learning_rate=1e-3), block_out_channels=(64, 96, 128)
     ),
-    # More captions than that would nearly all be of two objects: the others are soon exhausted.
+    # Nearly all further captions would be of two objects: the other kinds are soon exhausted.
     latents=Latents(renders=8),
     diffusion=Diffusion(
         Fit(

@@ -1,4 +1,4 @@
-"""The stages that make the embedded models: what each needs, its settings, and how it runs."""
+"""The stages that train the embedded models: what each needs, its settings, and how it runs."""
 
 import argparse
 import dataclasses
@@ -52,7 +52,7 @@ def run_stage(name: str, settings: Settings, options: argparse.Namespace) -> Non
 
     Raises:
         FileNotFoundError: a stage that it needs has not been run.
-        FileExistsError: its folder holds the work of other settings.
+        FileExistsError: its folder holds work done with other settings.
     """
     stage = STAGES[name]
     for needed in stage.needs:
@@ -165,9 +165,9 @@ def _train_shared(
     inputs: tuple[Any, ...],
     options: argparse.Namespace,
 ) -> None:
-    """Train in the processes that the options ask for, each batch shared among them."""
+    """Train in as many processes as the options request; they share each batch."""
     folder = options.work / stage
-    # Here, since an error in one of several processes would end in a traceback.
+    # Checked here, since an error in one of several processes would end in a traceback.
     refuse_existing(folder, options.resume)
     n = int(options.processes) if options.device == "cpu" else 1
     if fit.batch_size % n:
@@ -188,7 +188,7 @@ def _measure(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _assets(options: argparse.Namespace) -> Path:
-    """Not the shipped models unless the user says so: tests and documents rest on them."""
+    """The folder to export to, by default not the shipped one: tests and docs depend on that."""
     chosen: Path = options.assets or options.work / "assets"
     return chosen
 
@@ -211,4 +211,4 @@ STAGES: dict[str, Stage] = {
     "export": Stage(_export, None, ("measuring-clip", "autoencoder", "diffusion")),
     "measure": Stage(_measure, None),
 }
-"""By name, in the order in which they are run."""
+"""Stages by name, in the order in which they run."""

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer whose vocabulary is made for the captions: one token for each word."""
+"""A CLIP tokenizer with a vocabulary for the captions: one token for each word."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write vocab.json and merges.txt into `folder` and load them.
 
-    A byte-level BPE as CLIP's: any text can be encoded, words of the captions as one token.
+    A byte-level BPE like CLIP's: it encodes any text, and each word of the captions as one token.
     """
     folder.mkdir(parents=True, exist_ok=True)
     merges = learn_merges(words())
