@@ -9,6 +9,7 @@ code.
 
 import argparse
 from collections.abc import Callable, Iterator
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from benchmarks.inference.peers import EXPORTED, OpenVINOUNet
 from benchmarks.inference.request import Options
 from benchmarks.inference.rows import is_installed
 from dgq.command_line.console import quieten_libraries
-from dgq.math.reconstruction import noise_and_signal
+from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
 
 Run = Callable[..., Any]
@@ -93,15 +94,10 @@ def show(sums: dict[str, Tensor]) -> None:
     shown = range(0, n_steps, EVERY)
     table = Table("against our float32", "pooled", "mean", *(f"step {i + 1}" for i in shown))
     for name, found in sums.items():
-        by_step = decibels(found)
-        figures = [decibels(found.sum(0)), by_step.mean(), *by_step[list(shown)]]
-        table.add_row(name, *(f"{float(value):.1f}" for value in figures))
+        by_step = [decibels(*sums_at_step) for sums_at_step in found.tolist()]
+        figures = [decibels(*found.sum(0).tolist()), fmean(by_step), *(by_step[i] for i in shown)]
+        table.add_row(name, *(f"{value:.1f}" for value in figures))
     Console(width=120).print(table)
-
-
-def decibels(sums: Tensor) -> Tensor:
-    """Of noise and signal, ``[..., 2]``."""
-    return 10 * (sums[..., 1] / sums[..., 0]).log10()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import scenes
 from dgq.calibration.recording import by_name, generators
 from dgq.command_line.console import print_error, quieten_libraries
 from dgq.errors import DGQError
-from dgq.math.reconstruction import noise_and_signal
+from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.pipelines.inputs import call_arguments
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings, Manifest, load_quantized_unet, read_manifest
@@ -133,15 +133,10 @@ def measure(ckpt: str, recorded: Recorded) -> dict[str, float]:
             sums.append(noise_and_signal(unet(**call)[0], expected))
     by_call = torch.stack(sums).double()
     return {
-        "sqnr_db": decibels(by_call.sum(0)),
-        "worst_call_db": min(decibels(pair) for pair in by_call),
+        "sqnr_db": decibels(*by_call.sum(0).tolist()),
+        "worst_call_db": min(decibels(*pair) for pair in by_call.tolist()),
         "warnings": sum(NEAREST in str(warning.message) for warning in caught),
     }
-
-
-def decibels(sums: Tensor) -> float:
-    """Of noise and signal, ``[2]``."""
-    return float(10 * torch.log10(sums[1] / sums[0].clamp(min=1e-300)))
 
 
 def measured(

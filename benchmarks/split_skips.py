@@ -22,8 +22,7 @@ from benchmarks.ablation.held_out import HeldOut, held_out_calls
 from benchmarks.groups import regrouped
 from benchmarks.scripts import exit_code
 from benchmarks.trials import OUTPUTS, Trial, run_folder
-from dgq.calibration.measuring import decibels
-from dgq.math.reconstruction import noise_and_signal
+from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.recipes import DGQ, QDiffusion
 from dgq.settings import QuantizationSettings
 from dgq.storage.checkpoint import read_manifest

@@ -1,6 +1,5 @@
 """How far a quantized model is from full precision on held-out prompts."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.progress import track
 
 from benchmarks.ablation.held_out import HeldOut
 from dgq.inspection.cost import count_operations
+from dgq.math.reconstruction import decibels
 from dgq.storage.checkpoint import find_model, load_quantized_unet
 from evaluation.metrics.bootstrap import Weights, bootstrap_interval
 
@@ -55,10 +55,10 @@ def figures(signal: Energies, noise: Energies) -> dict[str, Any]:
     """
     by_prompt = signal.sum(0), noise.sum(0)
     return {
-        "sqnr_db": decibels(signal.sum(), noise.sum()),
+        "sqnr_db": decibels(noise.sum(), signal.sum()),
         "interval_db": list(interval(*by_prompt)),
         "sqnr_by_step_db": [
-            decibels(s, n) for s, n in zip(signal.sum(1), noise.sum(1), strict=True)
+            decibels(n, s) for n, s in zip(noise.sum(1), signal.sum(1), strict=True)
         ],
         "signal_by_prompt": rounded(by_prompt[0]),
         "noise_by_prompt": rounded(by_prompt[1]),
@@ -66,14 +66,9 @@ def figures(signal: Energies, noise: Energies) -> dict[str, Any]:
     }
 
 
-def decibels(signal: float, noise: float) -> float:
-    """``10 log10(signal / noise)``, at most 200."""
-    return 10 * math.log10(signal / max(noise, 1e-20 * signal))
-
-
 def interval(signal: Energies, noise: Energies) -> tuple[float, float]:
     """The 95 % interval of the pooled SQNR, drawing the prompts again."""
-    return bootstrap_interval(lambda w: decibels(float(w @ signal), float(w @ noise)), len(signal))
+    return bootstrap_interval(lambda w: decibels(float(w @ noise), float(w @ signal)), len(signal))
 
 
 def gain_interval(
@@ -90,7 +85,7 @@ def gain_interval(
 
     def difference(drawn: Weights) -> float:
         energy = float(drawn @ s)
-        return decibels(energy, float(drawn @ b)) - decibels(energy, float(drawn @ w))
+        return decibels(float(drawn @ b), energy) - decibels(float(drawn @ w), energy)
 
     return bootstrap_interval(difference, len(s))
 

@@ -12,9 +12,8 @@ from benchmarks.inference.measure import compiled
 from benchmarks.inference.request import Options
 from benchmarks.inference.subjects import Call
 from benchmarks.unet_configs import SMALLEST
-from dgq.calibration.measuring import decibels
 from dgq.inference.execution import Mode
-from dgq.math.reconstruction import noise_and_signal
+from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
 
 LEAST_DB = 25.0

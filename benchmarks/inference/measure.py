@@ -20,7 +20,7 @@ from benchmarks.inference.rows import ROWS, Row
 from benchmarks.inference.subjects import Call, Subject
 from benchmarks.inference.traffic import counted_traffic
 from benchmarks.inference.turns import Turns
-from dgq.math.reconstruction import noise_and_signal
+from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.storage.checkpoint import find_model, load_quantized_unet
 from dgq.unet.arguments import converted
 
@@ -223,4 +223,4 @@ def pooled_sqnr_db(row: Row, unet: Callable[..., Any], subject: Subject) -> floa
         output: Tensor = unet(**on(device, prepared(row, call)))[0]
         sums += noise_and_signal(output.cpu(), reference)
     noise, signal = sums.tolist()
-    return 10 * float(torch.tensor(signal / noise).log10()) if noise > 0 else None
+    return decibels(noise, signal) if noise > 0 else None

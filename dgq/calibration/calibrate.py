@@ -88,7 +88,6 @@ def calibrate(
     chosen = find_recipe(recipe)
     sampling = Sampling(n_samples, n_held_out, batch_size, micro_batch_size, seed)
     generation = GenerationSettings(num_inference_steps, guidance_scale, height, width)
-    generation = replace(generation, guidance_scale=float(guidance_scale))
     waiting = checked_waiting(waiting)
     unet = unet_of(model)
     prompts = prompts_in(model, samples)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from dgq.calibration import learning as learn
-from dgq.calibration.measuring import decibels, summed
+from dgq.calibration.measuring import summed
 from dgq.calibration.network_learning import harden_network_, start_learning_network_
 from dgq.calibration.phase_timer import PhaseTimer
 from dgq.calibration.runtime import Call, Reduction, Runtime
 from dgq.calibration.samples_at_targets import SamplesAtTargets
 from dgq.errors import DGQError
-from dgq.math.reconstruction import reconstruction_loss
+from dgq.math.reconstruction import decibels, reconstruction_loss
 from dgq.recipes.recipe import Recipe
 from dgq.settings import QuantizationSettings
 from dgq.streams.waiting import Waiting

@@ -1,13 +1,12 @@
 """How far a quantized UNet is from the full-precision UNet, on given calls."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dgq.calibration.runtime import Call, Runtime, to_device
-from dgq.math.reconstruction import noise_and_signal
+from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.unet.context import quantization
 
 
@@ -33,12 +32,6 @@ def summed(noise_and_signal: Tensor, runtime: Runtime) -> tuple[float, float]:
     """Noise and signal ``[2]`` over all processes; the signal is never 0."""
     noise, signal = runtime.reduce(noise_and_signal.to(runtime.device), "sum").tolist()
     return noise, max(signal, 1e-20)
-
-
-def decibels(noise: float, signal: float) -> float:
-    """``10 log10(signal / noise)``, at most 200."""
-    signal = max(signal, 1e-20)
-    return 10 * math.log10(signal / max(noise, 1e-20 * signal))
 
 
 def _noise_and_signal(unet: nn.Module, call: Call) -> Tensor:

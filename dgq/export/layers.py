@@ -100,7 +100,8 @@ class CodeLayer(nn.Module):
         if self.geometry.pads and bool(zeros.any()):
             by_tap = scale[:, None] * weight_scale * sums_by_tap(folded, zeros, self.geometry)
             self.taken_back = rows.add(by_tap.flatten(1))
-        self.register_buffer("weight", folded.view(self.geometry.weight_shape))
+        weight = self.operators.stored(folded.view(self.geometry.weight_shape))
+        self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", weight_scale.float())
         self.register_buffer("constant", constant.float())
 

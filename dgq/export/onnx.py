@@ -1,4 +1,9 @@
-"""ONNX of a quantized UNet, its int8 operands between QuantizeLinear and DequantizeLinear."""
+"""ONNX of a quantized UNet, its operands of bytes between QuantizeLinear and DequantizeLinear.
+
+Weights are stored as uint8 around 128. On CPUs without VNNI the kernels that ONNX Runtime has for
+u8 codes and s8 weights add two products in 16 bits, which saturates; those for u8 weights are exact
+everywhere, and with VNNI they are the same.
+"""
 
 import warnings
 from pathlib import Path
@@ -19,6 +24,9 @@ MODEL, DATA = "model.onnx", "model.onnx_data"
 """Names that optimum expects."""
 
 OPSET = 18
+ZERO = 128
+"""The code of a weight of 0."""
+
 FREE = {
     "sample": {0: "batch", 2: "height", 3: "width"},
     "encoder_hidden_states": {0: "batch", 1: "tokens"},
@@ -49,18 +57,23 @@ class _Codes(torch.autograd.Function):
 class _Dequantized(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
-        return operators.dequantized(weight, scale)
+        return operators.dequantized(weight.to(torch.int16) - ZERO, scale)
 
     @staticmethod
     def symbolic(g: Any, weight: Any, scale: Any) -> Any:
         # ONNX Runtime takes a product for one of integers only where the zero point is there.
-        zeros = torch.zeros(weight.type().sizes()[0], dtype=torch.int8)
+        zeros = torch.full((weight.type().sizes()[0],), ZERO, dtype=torch.uint8)
         zero_point = g.op("Constant", value_t=zeros)
         made = g.op("DequantizeLinear", weight, scale, zero_point, axis_i=0)
         return made.setType(weight.type().with_dtype(torch.float32))
 
 
-QDQ = Operators(_Codes.apply, _Dequantized.apply)
+def unsigned(weight: Tensor) -> Tensor:
+    """An int8 weight as uint8, around ``ZERO``."""
+    return (weight.to(torch.int16) + ZERO).to(torch.uint8)
+
+
+QDQ = Operators(_Codes.apply, _Dequantized.apply, unsigned)
 """Operators that become QuantizeLinear and DequantizeLinear."""
 
 

@@ -1,4 +1,4 @@
-"""The two operators that engines recognise int8 by: codes of a tensor, and an int8 weight."""
+"""The two operators that engines recognise int8 by: codes of a tensor, and a weight of bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +20,24 @@ def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))
 
 
+def as_it_is(weight: Tensor) -> Tensor:
+    """An int8 weight, for engines that multiply it exactly."""
+    return weight
+
+
 @dataclass(frozen=True)
 class Operators:
     """The operators in the form that one engine's converter reads.
 
     Args:
         codes: as ``codes`` above.
-        dequantized: as ``dequantized`` above.
+        dequantized: as ``dequantized`` above, of a weight as it is stored.
+        stored: an int8 weight as the engine is to store it.
     """
 
     codes: Callable[[Tensor], Tensor] = codes
     dequantized: Callable[[Tensor, Tensor], Tensor] = dequantized
+    stored: Callable[[Tensor], Tensor] = as_it_is
 
 
 PLAIN = Operators()

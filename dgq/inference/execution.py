@@ -84,6 +84,19 @@ class Execution:
         """Raise DGQError unless a UNet's tensors, in their stored form, are valid."""
         check_tensors_(unet)
 
+    def cast_(self, unet: nn.Module, dtype: torch.dtype) -> None:
+        """Let a UNet compute in another precision, as if it had been loaded in it.
+
+        Raises:
+            SettingsError: for one that it cannot compute in.
+        """
+        check_precision(dtype)
+        attention = settle_(unet, dtype, products_of(unet)[0], has_kernels(unet))
+        name = name_of(dtype)
+        unet.execution = replace(  # type: ignore[assignment]
+            self, dtype=name, asked_dtype=name, attention=attention
+        )
+
     def before_move_(self, unet: nn.Module) -> None:
         """Return a UNet to its stored form, before it is moved to another device as a whole."""
         unfold_layers_(unet)
@@ -139,7 +152,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     if mode == "integer" and n_integer == 0:
         raise DGQError(f"execution integer: no layer can use integers ({', '.join(reasons)})")
     asked = "" if dtype is None else name_of(dtype)
-    uses_kernels = any(isinstance(m, KernelLayer) for m in unet.modules())
+    uses_kernels = has_kernels(unet)
     if dtype is None:
         dtype = products.best_dtype() if uses_kernels else torch.float32
     attention = settle_(unet, dtype, products, channels_last=uses_kernels)
@@ -151,6 +164,11 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     )
     unet.execution, unet.layout = execution, layout_of(unet)  # type: ignore[assignment]
     return execution
+
+
+def has_kernels(unet: nn.Module) -> bool:
+    """Whether the weight of some layer is laid out for the kernels of a device."""
+    return any(isinstance(module, KernelLayer) for module in unet.modules())
 
 
 def check_mode(mode: Any) -> None:

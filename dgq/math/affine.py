@@ -47,11 +47,11 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> 
         codes = (round_ste(x / scale) + zero_point).clamp(0, largest)
         return (codes - zero_point) * scale
     # The same in place, clamped where the codes are still minus their zero point. A clamp between
-    # tensors would do both ends at once, at half the speed.
+    # tensors would do both ends at once, at half the speed; ``out=`` is not compiled where images
+    # are laid out by pixels.
     codes = (x / scale).round_()
     lowest = -zero_point.to(codes.dtype)
-    torch.maximum(codes, lowest, out=codes)
-    return torch.minimum(codes, lowest + largest, out=codes).mul_(scale)
+    return codes.clamp_min_(lowest).clamp_max_(lowest + largest).mul_(scale)
 
 
 def affine_parameters(low: Tensor, high: Tensor, n_bits: int) -> tuple[Tensor, Tensor]:

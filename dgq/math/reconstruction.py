@@ -1,5 +1,7 @@
 """The difference between a quantized output and the full-precision one."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,12 @@ def noise_and_signal(output: Tensor, reference: Tensor) -> Tensor:
     """
     output, reference = output.float(), reference.float()
     return torch.stack([(output - reference).pow(2).sum(), reference.pow(2).sum()])
+
+
+def decibels(noise: float, signal: float) -> float:
+    """``10 log10(signal / noise)`` of two energies, at most 200."""
+    signal = max(signal, 1e-20)
+    return 10 * math.log10(signal / max(noise, 1e-20 * signal))
 
 
 def relative_error(output: Tensor, reference: Tensor) -> Tensor:

@@ -5,10 +5,14 @@
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
 
 namespace {
 
@@ -21,10 +25,24 @@ constexpr float FAR_BELOW = -1e30f;
 
 inline int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Memory for n values from the start of a cache line on. What is allocated is a multiple of the
+// alignment, as the C standard demands, and never nothing, for which it allows a null pointer.
 template <typename T>
-T* allocate(int64_t n) {
-  return (T*)std::aligned_alloc(64, up(n * sizeof(T), 64));
-}
+class Buffer {
+ public:
+  explicit Buffer(int64_t n)
+      : memory_((T*)std::aligned_alloc(64, up(std::max<int64_t>(n, 1) * sizeof(T), 64))) {
+    if (!memory_) throw std::bad_alloc();
+  }
+  operator T*() const { return memory_.get(); }
+
+ private:
+  std::unique_ptr<T, Free> memory_;
+};
 
 inline __m512bh load_pairs(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
 
@@ -172,23 +190,28 @@ struct Head {
 
 // Memory of one thread.
 struct Scratch {
-  uint16_t *query, *scores;
-  float *logits, *mixed, top[ROWS], sum[ROWS];
+  Buffer<uint16_t> query, scores;
+  Buffer<float> logits, mixed;
+  float top[ROWS], sum[ROWS];
 
   Scratch(int64_t depth, int64_t width)
-      : query(allocate<uint16_t>(ROWS * depth)),
-        scores(allocate<uint16_t>(ROWS * KEYS)),
-        logits(allocate<float>(ROWS * KEYS)),
-        mixed(allocate<float>(ROWS * width)) {}
+      : query(ROWS * depth), scores(ROWS * KEYS), logits(ROWS * KEYS), mixed(ROWS * width) {}
+};
 
-  ~Scratch() {
-    for (void* memory : {(void*)query, (void*)scores, (void*)logits, (void*)mixed}) std::free(memory);
+// Memory of a call, all of it before threads start, where an error has nowhere to go.
+struct Memory {
+  Buffer<uint16_t> keys, values;  // packed
+  std::vector<Scratch> scratch;
+
+  Memory(int64_t n_keys, int64_t depth, int64_t width)
+      : keys(n_keys * depth), values(n_keys * width) {
+    for (int i = 0; i < omp_get_max_threads(); i++) scratch.emplace_back(depth, width);
   }
 };
 
 // Softmax attention of up to ROWS queries to all keys of a head; the sums are left in scratch.
 void attend(const Head& head, int64_t rows, Scratch& at) {
-  std::fill(at.mixed, at.mixed + ROWS * head.width, 0.0f);
+  std::fill_n((float*)at.mixed, ROWS * head.width, 0.0f);
   std::fill(at.top, at.top + ROWS, FAR_BELOW);
   std::fill(at.sum, at.sum + ROWS, 0.0f);
   const int64_t padded = up(head.n_keys, 2 * LANES);
@@ -222,13 +245,14 @@ void write_row(const float* mixed, float sum, int64_t dim, uint16_t* out) {
 }  // namespace
 
 // query, out [batch, queries, heads, dim]; key, value [batch, keys, heads, dim]; bfloat16.
-extern "C" void dgq_attention(const uint16_t* query, const uint16_t* key, const uint16_t* value,
-                              int64_t batch, int64_t heads, int64_t n_queries, int64_t n_keys,
-                              int64_t dim, float scale, uint16_t* out) {
+// Returns 0, or 1 without memory.
+extern "C" int dgq_attention(const uint16_t* query, const uint16_t* key, const uint16_t* value,
+                             int64_t batch, int64_t heads, int64_t n_queries, int64_t n_keys,
+                             int64_t dim, float scale, uint16_t* out) try {
   const int64_t depth = up(dim, 2), width = up(dim, 8), padded = up(n_keys, TILE);
   const int64_t stride = heads * dim, n_heads = batch * heads;
-  uint16_t* keys = allocate<uint16_t>(n_heads * padded * depth);
-  uint16_t* values = allocate<uint16_t>(n_heads * padded * width);
+  Memory memory(n_heads * padded, depth, width);
+  uint16_t *keys = memory.keys, *values = memory.values;
 #pragma omp parallel
   {
 #pragma omp for collapse(2) schedule(static)
@@ -239,7 +263,7 @@ extern "C" void dgq_attention(const uint16_t* query, const uint16_t* key, const 
                   keys + (head * padded + first) * depth,
                   values + (head * padded + first) * width);
       }
-    Scratch at(depth, width);
+    Scratch& at = memory.scratch[omp_get_thread_num()];
     const int64_t blocks = (n_queries + ROWS - 1) / ROWS;
 #pragma omp for schedule(dynamic, 4)
     for (int64_t job = 0; job < n_heads * blocks; job++) {
@@ -256,13 +280,16 @@ extern "C" void dgq_attention(const uint16_t* query, const uint16_t* key, const 
         write_row(at.mixed + i * width, at.sum[i], dim, out + from + i * stride);
     }
   }
-  std::free(keys);
-  std::free(values);
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
 }
 
 extern "C" int dgq_has_attention() { return 1; }
 #else
-extern "C" void dgq_attention(const uint16_t*, const uint16_t*, const uint16_t*, int64_t, int64_t,
-                              int64_t, int64_t, int64_t, float, uint16_t*) {}
+extern "C" int dgq_attention(const uint16_t*, const uint16_t*, const uint16_t*, int64_t, int64_t,
+                             int64_t, int64_t, int64_t, float, uint16_t*) {
+  return 0;
+}
 extern "C" int dgq_has_attention() { return 0; }
 #endif

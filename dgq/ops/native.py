@@ -115,11 +115,13 @@ class Kernels:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         out = torch.empty_like(query)
         batch, n_queries, width = query.shape
-        self._library.dgq_attention(
+        no_memory = self._library.dgq_attention(
             *(_address(query), _address(key), _address(value)),
             *_sizes(batch, heads, n_queries, key.shape[1], width // heads),
             *(ctypes.c_float(scale), _address(out)),
         )
+        if no_memory:
+            raise MemoryError("no memory for the keys and values of attention")
         return out
 
     def convolve(

@@ -24,6 +24,7 @@ from dgq.storage.model_files import (
     FOLDER,
     PLACES,
     ModelFiles,
+    check_variant,
     is_quantized,
     write_model,
 )
@@ -120,11 +121,11 @@ def quantized_folder(path: str | Path) -> Path:
     )
 
 
-def find_model(path: str | Path) -> ModelFiles | FirstFiles:
+def find_model(path: str | Path, variant: str | None = None) -> ModelFiles | FirstFiles:
     """The files of the quantized model that ``path`` names; raises DGQError if there is none."""
     folder = quantized_folder(path)
     is_first = (folder / FIRST_CONFIG_FILE).is_file()
-    return FirstFiles(folder) if is_first else ModelFiles(folder)
+    return FirstFiles(folder) if is_first else ModelFiles(folder, variant)
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -141,6 +142,7 @@ def load_quantized_unet(
     execution: Mode = "auto",
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    variant: str | None = None,
 ) -> UNet2DConditionModel:
     """A quantized UNet from a run folder or a quantized model's folder, ready to run.
 
@@ -153,6 +155,7 @@ def load_quantized_unet(
         dtype: dtype of the unquantized parts; by default bfloat16 with integers where the CPU
             supports it, else float32.
         device: where it runs; integers on a CPU, or on a GPU with Triton.
+        variant: of the files of weights, where ``save_pretrained`` was given one.
 
     Raises:
         DGQError: if files are missing, damaged, or do not belong together, or integers were
@@ -160,8 +163,10 @@ def load_quantized_unet(
     """
     check_mode(execution)
     check_precision(dtype)
+    if variant is not None:
+        check_variant(variant)
     device = usable_device(device)
-    files = find_model(path)
+    files = find_model(path, variant)
     manifest, state = files.read()
     try:
         unet = empty_quantized_unet(manifest)

@@ -48,6 +48,8 @@ class GenerationSettings:
         check_types(self)
         if not math.isfinite(self.guidance_scale):
             raise SettingsError(f"guidance_scale must be finite, got {self.guidance_scale}")
+        # A whole number, which is a float for whoever calls, would be written as another text.
+        object.__setattr__(self, "guidance_scale", float(self.guidance_scale))
         if (self.height is None) != (self.width is None):
             raise SettingsError("height and width go together: pipelines ignore one alone")
         for name, value in (("height", self.height), ("width", self.width)):

@@ -10,7 +10,7 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from dgq.errors import DGQError
+from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.files import check_sizes
 from dgq.storage.files import folder_written_beside, read_json, write_json
 from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
@@ -27,6 +27,12 @@ PLACES = ("", FOLDER, "unet")
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 """File names of weights."""
 
+VARIANT = re.compile(
+    r"diffusion_pytorch_model\.((?P<variant>[\w-]+)\.)?safetensors"
+    r"|diffusion_pytorch_model\.safetensors\.index\.((?P<index>[\w-]+)\.)?json"
+)
+"""Names of a file of weights and of an index, which may name a variant."""
+
 CLASS = UNet2DConditionModel.__name__
 
 
@@ -36,9 +42,11 @@ class ModelFiles:
 
     Args:
         folder: that holds it.
+        variant: of the files of weights, as diffusers names them; none by default.
     """
 
     folder: Path
+    variant: str | None = None
 
     @property
     def config_file(self) -> Path:
@@ -50,11 +58,18 @@ class ModelFiles:
         """The file of weights, or its shards.
 
         Raises:
-            DGQError: if an index names a file that is not in this folder.
+            DGQError: if an index names a file that is not in this folder, or there are files of
+                other variants alone.
         """
-        index = self.folder / INDEX_FILE
-        if (self.folder / WEIGHTS_FILE).exists() or not index.exists():
-            return [self.folder / WEIGHTS_FILE]
+        file = self.folder / of_variant(WEIGHTS_FILE, self.variant)
+        index = self.folder / of_variant(INDEX_FILE, self.variant)
+        if file.exists():
+            return [file]
+        if not index.exists():
+            found = [f"variant={n!r}" if n else "no variant" for n in self._variants()]
+            if found:
+                raise DGQError(f"{file} does not exist, but others do: give {' or '.join(found)}")
+            return [file]
         content = read_json(index)
         placed = content.get("weight_map") if isinstance(content, Mapping) else None
         if not isinstance(placed, Mapping) or not placed:
@@ -64,6 +79,11 @@ class ModelFiles:
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise DGQError(f"{index} names {name[:80]!r}: expected safetensors files beside it")
         return [self.folder / name for name in names]
+
+    def _variants(self) -> list[str]:
+        """Those of the weights in the folder; empty for files without one."""
+        names = (VARIANT.fullmatch(file.name) for file in self.folder.iterdir())
+        return sorted({match["variant"] or match["index"] or "" for match in names if match})
 
     def size(self) -> int:
         """Bytes of the weights."""
@@ -115,6 +135,18 @@ class ModelFiles:
 
     def __str__(self) -> str:
         return str(self.folder)
+
+
+def of_variant(name: str, variant: str | None) -> str:
+    """The name of a file of a variant, as diffusers makes it."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{variant}.{suffix}" if variant else name
+
+
+def check_variant(variant: Any) -> None:
+    """Raise SettingsError for what is no part of a file's name."""
+    if not isinstance(variant, str) or not re.fullmatch(r"[\w-]+", variant):
+        raise SettingsError(f"variant must be a word such as 'fp16', got {variant!r:.60}")
 
 
 def is_quantized(config: Any) -> bool:

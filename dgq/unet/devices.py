@@ -1,4 +1,4 @@
-"""Where tensors are, and whether a conversion takes them elsewhere."""
+"""Where tensors are, and what a conversion, as ``nn.Module._apply`` gets it, does to them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +24,12 @@ def usable_device(device: Any) -> torch.device:
 
 
 def moves(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
-    """Whether a conversion, as ``nn.Module._apply`` gets it, takes a tensor to another device."""
+    """Whether a conversion takes a tensor to another device."""
     trial = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return fn(trial).device != tensor.device
+
+
+def dtype_after(fn: Callable[[Tensor], Tensor]) -> torch.dtype | None:
+    """The one that a conversion gives to whatever is in floating point; None if it keeps theirs."""
+    single, half = (fn(torch.empty(0, dtype=d)).dtype for d in (torch.float32, torch.float16))
+    return single if single == half else None

@@ -24,7 +24,7 @@ from dgq.unet.arguments import check_not_empty, converted, returned, spoilt
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
 from dgq.unet.compiling import Compiles, check_at_each_call
-from dgq.unet.devices import moves
+from dgq.unet.devices import dtype_after, moves
 from dgq.unet.stock_state import HasParts
 from dgq.unet.stored_state import check_whole, holds_stored
 
@@ -40,6 +40,9 @@ class Execution(Protocol):
 
     def check(self, unet: nn.Module) -> None:
         """Raise DGQError unless its tensors, in their stored form, can be those of a model."""
+
+    def cast_(self, unet: nn.Module, dtype: torch.dtype) -> None:
+        """Let it compute in another precision, as if it had been loaded in it."""
 
     def before_move_(self, unet: nn.Module) -> None:
         """Let it take its stored form, before it is moved to another device as a whole."""
@@ -116,9 +119,15 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         """As the stock UNet's: quantized attention stays what it is."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        execution = self.execution
-        if execution is None or not moves(fn, next(self.parameters())):
+        if self.execution is None:
             return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        dtype, moved = dtype_after(fn), moves(fn, next(self.parameters()))
+        if dtype is not None:
+            self.execution.cast_(self, dtype)
+        if not moved:
+            # What was cast is not rounded once more: norms stay in float32 on a CPU.
+            return self if dtype else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        execution = self.execution
         execution.before_move_(self)
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         execution.after_move_(self)

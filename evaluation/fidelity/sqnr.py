@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dgq.math.reconstruction import decibels
 from evaluation.batching import batched
 from evaluation.fidelity.trajectory import load_trajectories
 
@@ -30,14 +31,10 @@ class SqnrMeter:
 
     def per_step(self) -> list[float]:
         """Signal to quantization noise ratio in dB of each step; infinite where nothing differs."""
-        return [decibels(s, n) for s, n in zip(self._signal, self._noise, strict=True)]
-
-
-def decibels(signal: float, noise: float) -> float:
-    """``10 log10(signal / noise)`` of two energies; infinite without noise."""
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+        return [
+            decibels(noise, signal) if noise else math.inf
+            for noise, signal in zip(self._noise, self._signal, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

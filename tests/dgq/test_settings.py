@@ -1,6 +1,7 @@
 """Settings refuse what lies outside of their domain when they are made."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,11 @@ def test_groups_are_a_whole_number_from_one(n_groups: Any) -> None:
 def test_sampler_steps_are_a_whole_number_from_one(steps: Any) -> None:
     with pytest.raises(SettingsError, match="num_inference_steps must be"):
         GenerationSettings(steps)
+
+
+def test_guidance_is_kept_as_a_float_whoever_gives_it() -> None:
+    assert repr(GenerationSettings(2, 3)) == repr(GenerationSettings(2, 3.0))
+    assert isinstance(replace(GenerationSettings(2), guidance_scale=0).guidance_scale, float)
 
 
 @pytest.mark.parametrize("guidance", [float("nan"), float("inf")])

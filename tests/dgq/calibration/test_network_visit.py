@@ -10,7 +10,7 @@ import torch
 import dgq
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.learning import make_optimizer
-from dgq.calibration.measuring import decibels
+from dgq.math.reconstruction import decibels
 from dgq.settings import LearningSettings, NetworkSettings
 from dgq.storage.saving import REPORT_FILE
 from dgq.targets import NETWORK

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -41,27 +42,40 @@ def output(engine: Any, call: dict[str, Any]) -> Tensor:
     return torch.from_numpy(found)
 
 
+def by_sample(unet: Any, engine: Any, batch: int, timestep: float, size: int = 8) -> list[float]:
+    """Decibels of each sample of a call in ONNX Runtime, against our own execution."""
+    call = unet_call(unet, batch, timestep, size) | {"timestep": torch.tensor(timestep)}
+    return list(map(decibels, unet(**call)[0], output(engine, call)))
+
+
 @torch.no_grad()
-def test_onnx_runtime_computes_what_our_own_execution_does(file: Path, tmp_path: Path) -> None:
-    model = exported_model("w4a8")
-    unet = load_quantized_unet(model.folder, "float", torch.float32)
+@pytest.mark.parametrize("recipe", ["w4a8", "w8a8"])
+def test_onnx_runtime_computes_what_our_own_execution_does(
+    recipe: str, file: Path, tmp_path: Path
+) -> None:
+    """Most samples to rounding in float32; in some, that tips a code over, which costs more."""
+    folder = exported_model(recipe).folder
+    if recipe != "w4a8":
+        export(folder, "onnx", tmp_path / "out")
+        file = tmp_path / "out" / "unet" / "model.onnx"
+    unet = load_quantized_unet(folder, "float", torch.float32)
     engine = session(file, tmp_path / "optimized.onnx")
-    for timestep in TIMESTEPS:
-        call = model.at(timestep)
-        assert decibels(unet(**call)[0], output(engine, call)) > 40
-    for batch, size in ((1, 8), (3, 16)):  # nothing of the trace's size is left
-        call = unet_call(unet, batch, TIMESTEPS[1], size) | {"timestep": torch.tensor(TIMESTEPS[1])}
-        assert decibels(unet(**call)[0], output(engine, call)) > 40
+    found = [db for timestep in TIMESTEPS for db in by_sample(unet, engine, 4, timestep)]
+    assert median(found) > 100
+    # Nothing of the trace's size is left.
+    found += by_sample(unet, engine, 1, TIMESTEPS[1]) + by_sample(unet, engine, 3, TIMESTEPS[1], 16)
+    assert min(found) > 25
     optimized = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
     run = Counter(node.op_type for node in optimized.graph.node)
     assert run["MatMulIntegerToFloat"] >= 40, "linear layers multiply integers"
 
 
-def test_each_quantized_layer_reads_an_int8_weight_and_codes(file: Path) -> None:
+def test_each_quantized_layer_reads_a_weight_of_bytes_and_codes(file: Path) -> None:
+    """Of uint8, since ONNX Runtime's products with int8 saturate on CPUs without VNNI."""
     onnx.checker.check_model(str(file))
     graph = onnx.load(str(file)).graph
     made_by = {name: node for node in graph.node for name in node.output}
-    weights = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.INT8}
+    weights = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.UINT8}
     read = [
         node
         for node in graph.node

@@ -223,6 +223,35 @@ def test_floating_point_runs_in_other_precisions(calibrated_as: Models) -> None:
 
 
 @exact
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("execution", ["integer", "float"])
+@torch.no_grad()
+def test_a_conversion_is_as_if_loaded_so_and_is_said(
+    execution: Mode, dtype: torch.dtype, calibrated_as: Models
+) -> None:
+    model = calibrated_as("exponents")
+    wanted = load_quantized_unet(model.folder, execution, dtype)
+    unet = load_quantized_unet(model.folder, execution, torch.float32)
+    nn.Sequential(unet).to(dtype)  # diffusers refuses to() of the UNet itself
+    assert unet.execution == wanted.execution
+    assert unet.execution.dtype in str(dtype)
+    assert torch.equal(unet(**model.call)[0], wanted(**model.call)[0])
+
+
+@exact
+@pytest.mark.parametrize("execution", ["integer", "float"])
+def test_a_conversion_to_what_nothing_runs_in_is_refused(
+    execution: Mode, calibrated_as: Models
+) -> None:
+    unet: Any = load_quantized_unet(calibrated_as("exponents").folder, execution)
+    before = unet.execution, {name: t.clone() for name, t in unet.state_dict().items()}
+    with pytest.raises(SettingsError, match="dtype must be one of"):
+        unet.double()
+    assert unet.execution is before[0]
+    assert all(torch.equal(t, before[1][name]) for name, t in unet.state_dict().items())
+
+
+@exact
 @torch.no_grad()
 def test_integers_run_in_half_precision(calibrated_as: Models) -> None:
     model = calibrated_as("exponents")

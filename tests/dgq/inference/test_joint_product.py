@@ -317,7 +317,7 @@ def test_what_happens_to_a_unet_keeps_them_joined(calibrated_as: Models) -> None
     assert not torch.equal(unet(**found.call)[0], expected)
     assert torch.equal(twin(**found.call)[0], expected)
     unet.load_state_dict(twin.state_dict())
-    nn.Module.float(nn.Module.double(unet)).to(torch.device("cpu"))
+    nn.Module.float(unet).to(torch.device("cpu"))
     output, count = output_and_products(unet, found.call)
     assert count == n_joint
     assert torch.equal(output, expected)

@@ -113,3 +113,12 @@ def test_error_inside_the_range_is_at_most_half_a_step(
     scale, zero_point = affine_parameters(lower, upper, n_bits)
     error = (fake_quantize(x, scale, zero_point, n_bits) - x).abs()
     assert error <= scale / 2 + x.abs() * 2**-21
+
+
+@torch.no_grad()
+def test_it_is_compiled_whatever_the_layout_of_images() -> None:
+    x = torch.randn(2, 6, 5, 5).to(memory_format=torch.channels_last)
+    scale, zero_point = torch.rand(6, 1, 1) + 0.1, torch.arange(6).view(6, 1, 1)
+    compiled = torch.compile(fake_quantize, fullgraph=True, backend="eager")
+    expected = fake_quantize(x, scale, zero_point, 4)
+    assert torch.equal(compiled(x, scale, zero_point, 4), expected)

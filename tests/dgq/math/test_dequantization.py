@@ -35,6 +35,18 @@ def test_rows_at_a_time_change_nothing(
     np.testing.assert_array_equal(found.numpy(), expected * factor if grouped else expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("n", [72, 80], ids=["the last group is short", "whole groups"])
+def test_it_is_compiled_exactly(n: int) -> None:
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(0)
+    codes = pack_codes(torch.randint(0, 16, (64, n), generator=generator).to(torch.uint8), 4)
+    scale, zero_point = torch.rand(64, generator=generator) + 0.1, torch.full((64,), 8.0)
+    exponent = torch.randint(0, 3, (64, 5), generator=generator, dtype=torch.uint8)
+    given = (codes, scale, zero_point, 4, n, exponent, 16)
+    assert torch.equal(torch.compile(dequantize, fullgraph=True)(*given), dequantize(*given))
+
+
 def test_an_accelerator_takes_all_rows_at_once() -> None:
     assert cached_rows.cached_rows(1280, 11520, torch.device("cuda")) == 1280
     assert cached_rows.cached_rows(1280, 11520, torch.device("cpu")) == 22

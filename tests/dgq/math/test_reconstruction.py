@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from dgq.math.reconstruction import reconstruction_loss, relative_error, sqnr_db
+from dgq.math.reconstruction import (
+    decibels,
+    noise_and_signal,
+    reconstruction_loss,
+    relative_error,
+    sqnr_db,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,10 +28,18 @@ def test_relative_error_and_sqnr_are_two_views_of_one_ratio() -> None:
     noise, signal = (output - reference).numpy(), reference.numpy()
     ratio = float((noise**2).sum() / (signal**2).sum())
     assert relative_error(output, reference).item() == pytest.approx(ratio, rel=1e-5)
+    found = decibels(*noise_and_signal(output, reference).tolist())
     assert sqnr_db(output, reference).item() == pytest.approx(-10 * np.log10(ratio), rel=1e-5)
+    assert found == pytest.approx(-10 * np.log10(ratio), rel=1e-5)
 
 
 def test_predicting_zero_is_an_error_of_one() -> None:
     reference = torch.randn(5)
     assert relative_error(torch.zeros(5), reference) == 1
     assert relative_error(reference, reference) == 0
+
+
+def test_decibels_are_of_noise_and_then_signal() -> None:
+    assert decibels(1.0, 100.0) == pytest.approx(20)
+    assert decibels(0.0, 3.0) == pytest.approx(200)
+    assert decibels(1.0, 0.0) == pytest.approx(-200)

@@ -1,5 +1,6 @@
 """Attention kernels against softmax attention in float64."""
 
+import ctypes
 import math
 
 import pytest
@@ -135,3 +136,15 @@ def test_the_operator_is_a_good_citizen() -> None:
     torch.library.opcheck(torch.ops.dgq.attention.default, (q, k, v, 2, 0.5))
     wide = [x.float() for x in (q, k, v)]
     torch.library.opcheck(torch.ops.dgq.attention.default, (*wide, 2, 0.5))
+
+
+def test_attention_without_memory_says_so() -> None:
+    kernels = native.kernels()
+    if kernels is None or not kernels.has_attention:
+        pytest.skip("our attention is not compiled here")
+    query = torch.zeros(1, 5, 16, dtype=torch.bfloat16)
+    # As many keys as no memory holds: they are packed first, and none is read before.
+    sizes = map(ctypes.c_int64, (1, 2, 5, 2**45, 8))
+    pointers = [ctypes.c_void_p(query.data_ptr())] * 4
+    attend = kernels._library.dgq_attention
+    assert attend(*pointers[:3], *sizes, ctypes.c_float(1), pointers[3]) == 1

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import quantize_, start_observing_
 from tests.forging import forge_
 from tests.forging import quantization as described
+from tests.quantized_models import Calibrated
 from tests.tiny_pipelines import calibrate_, micro_unet, unet_call
 
 FAST = WeightSettings(4, "minmax")
@@ -325,3 +327,22 @@ def test_calibration_state_of_another_model_is_refused() -> None:
     unet = quantize_(micro_unet(), SETTINGS["w4a8"], TIMESTEPS, (8, 8))
     with pytest.raises(DGQError, match="belongs to another model"):
         load_calibration_state_(unet, {"down_blocks.7.scale": torch.ones(1)})
+
+
+@pytest.mark.parametrize("size", ["10GB", "20KB"], ids=["whole", "in shards"])
+def test_a_variant_is_loaded_by_its_name(
+    size: str, calibrated_as: Callable[[str], Calibrated], tmp_path: Path
+) -> None:
+    model = calibrated_as("multiples")
+    unet: Any = load_quantized_unet(model.folder, "float", torch.float32)
+    unet.save_pretrained(tmp_path / "model", variant="fp16", max_shard_size=size)
+    loaded = load_quantized_unet(tmp_path / "model", variant="fp16")
+    expected = unet.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in loaded.state_dict().items())
+    for other in (None, "bf16"):
+        with pytest.raises(DGQError, match="give variant='fp16'"):
+            load_quantized_unet(tmp_path / "model", variant=other)
+    with pytest.raises(DGQError, match="give no variant"):
+        load_quantized_unet(model.folder, variant="fp16")
+    with pytest.raises(DGQError, match="variant must be a word"):
+        load_quantized_unet(model.folder, variant="../fp16")

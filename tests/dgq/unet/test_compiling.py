@@ -175,8 +175,7 @@ def moved(unet: Any) -> None:
 
 
 def in_float(unet: Any) -> None:
-    dgq.prepare_(unet, "float", torch.float32)
-    nn.Module.to(unet, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    dgq.prepare_(unet, "float", torch.float32)  # images stay laid out by pixels
 
 
 def replaced(unet: Any) -> None:
