@@ -52,3 +52,5 @@ def run(arguments: argparse.Namespace) -> None:
         phase=phase,
     )
     print_line(f"{made.folder}: {made.layers}; {made.n_bytes / 1e6:.1f} MB")
+    if made.caution is not None:
+        print_line(f"caution: {made.caution}")

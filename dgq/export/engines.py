@@ -22,11 +22,13 @@ class Engine:
         packages: packages that must be installed to write the export.
         write: writes the quantized UNet of one folder into another; returns a one-line summary of
             its layers.
+        caution: where the export must not be run, if anywhere.
     """
 
     summary: str
     packages: tuple[str, ...]
     write: Callable[[Path, Path, Phase], str]
+    caution: str | None = None
 
     def check_installed(self, name: str) -> None:
         """Raise DGQError if a package is missing.
@@ -48,7 +50,11 @@ class Engine:
 
 ENGINES = {
     "openvino": Engine(
-        "OpenVINO's model of the UNet, int8 linears and convolutions", ("openvino",), write_openvino
+        "OpenVINO's model of the UNet, int8 linears and convolutions",
+        ("openvino",),
+        write_openvino,
+        "do not run it on a CPU without VNNI instructions (AVX2 alone): OpenVINO's integer sums "
+        "overflow there without a warning, and pictures are worse",
     ),
     "onnx": Engine(
         "ONNX of the UNet, int8 by QuantizeLinear and DequantizeLinear", ("onnx",), write_onnx

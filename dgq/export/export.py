@@ -19,11 +19,13 @@ class Exported:
         folder: its folder.
         layers: one-line summary of its layers.
         n_bytes: bytes of all its files.
+        caution: where it must not be run, if anywhere.
     """
 
     folder: Path
     layers: str
     n_bytes: int
+    caution: str | None = None
 
 
 def export(
@@ -70,4 +72,4 @@ def export(
         }
         describe(folder, content)
         n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Exported(out, layers, n_bytes)
+    return Exported(out, layers, n_bytes, target.caution)

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def test_an_export_is_written_and_told_of(
     assert said.startswith(f"{out}: ")
     assert "linear layers in int8" in said
     assert [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+def test_where_an_export_must_not_run_is_said(
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caution = engines.ENGINES["openvino"].caution
+    assert caution is not None
+    assert "VNNI" in caution
+    careful = replace(engines.ENGINES["comfyui"], caution=caution)
+    monkeypatch.setitem(engines.ENGINES, "comfyui", careful)
+    assert main(["export", model, "--to", "comfyui", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.replace("\n", " ").endswith(f"caution: {caution} ")
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
