@@ -1,8 +1,8 @@
-"""ONNX of a quantized UNet, its operands of bytes between QuantizeLinear and DequantizeLinear.
+"""ONNX of a quantized UNet, with 8-bit operands between QuantizeLinear and DequantizeLinear.
 
-Weights are stored as uint8 around 128. On CPUs without VNNI the kernels that ONNX Runtime has for
-u8 codes and s8 weights add two products in 16 bits, which saturates; those for u8 weights are exact
-everywhere, and with VNNI they are the same.
+Weights are stored as uint8 with a zero point of 128. On CPUs without VNNI, ONNX Runtime's kernels
+for u8 codes and s8 weights add two products in 16 bits, which saturates. Its kernels for u8 weights
+are exact on every CPU, and with VNNI they are the same kernels.
 """
 
 import warnings
@@ -61,7 +61,7 @@ class _Dequantized(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, weight: Any, scale: Any) -> Any:
-        # ONNX Runtime takes a product for one of integers only where the zero point is there.
+        # ONNX Runtime recognises an integer product only if the zero point is given.
         zeros = torch.full((weight.type().sizes()[0],), ZERO, dtype=torch.uint8)
         zero_point = g.op("Constant", value_t=zeros)
         made = g.op("DequantizeLinear", weight, scale, zero_point, axis_i=0)
@@ -69,7 +69,7 @@ class _Dequantized(torch.autograd.Function):
 
 
 def unsigned(weight: Tensor) -> Tensor:
-    """An int8 weight as uint8, around ``ZERO``."""
+    """An int8 weight as uint8, with the zero point ``ZERO``."""
     return (weight.to(torch.int16) + ZERO).to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The two operators that engines recognise int8 by: codes of a tensor, and a weight of bytes."""
+"""The two operators that engines recognise int8 by: codes of a tensor, and an 8-bit weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def as_it_is(weight: Tensor) -> Tensor:
-    """An int8 weight, for engines that multiply it exactly."""
+    """The weight unchanged, for engines that multiply int8 weights exactly."""
     return weight
 
 
@@ -30,9 +30,9 @@ class Operators:
     """The operators in the form that one engine's converter reads.
 
     Args:
-        codes: as ``codes`` above.
-        dequantized: as ``dequantized`` above, of a weight as it is stored.
-        stored: an int8 weight as the engine is to store it.
+        codes: the engine's form of ``codes`` above.
+        dequantized: the engine's form of ``dequantized`` above, for a weight as it is stored.
+        stored: converts an int8 weight to what the engine stores.
     """
 
     codes: Callable[[Tensor], Tensor] = codes

@@ -85,7 +85,7 @@ class Execution:
         check_tensors_(unet)
 
     def cast_(self, unet: nn.Module, dtype: torch.dtype) -> None:
-        """Let a UNet compute in another precision, as if it had been loaded in it.
+        """Make a UNet compute in another precision, as if it had been loaded in it.
 
         Raises:
             SettingsError: for one that it cannot compute in.

@@ -47,8 +47,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> 
         codes = (round_ste(x / scale) + zero_point).clamp(0, largest)
         return (codes - zero_point) * scale
     # The same in place, clamped where the codes are still minus their zero point. A clamp between
-    # tensors would do both ends at once, at half the speed; ``out=`` is not compiled where images
-    # are laid out by pixels.
+    # tensors would do both ends at once, at half the speed, and dynamo refuses ``out=`` for
+    # channels-last images.
     codes = (x / scale).round_()
     lowest = -zero_point.to(codes.dtype)
     return codes.clamp_min_(lowest).clamp_max_(lowest + largest).mul_(scale)

@@ -22,7 +22,7 @@ def input_factors(exponent: Tensor, group_size: int, n_inputs: int) -> Tensor:
     factors = fraction(exponent)
     if exponent.shape[1] * group_size == n_inputs:
         return factors.repeat_interleave(group_size, 1)
-    # Slower, but not repeated and cut: of that, Inductor (torch 2.13) computes other values.
+    # Slower than repeating and slicing, which Inductor (torch 2.13) compiles to wrong values.
     groups = torch.arange(n_inputs, device=exponent.device) // group_size
     return factors.index_select(1, groups)
 

@@ -155,7 +155,7 @@ def load_quantized_unet(
         dtype: dtype of the unquantized parts; by default bfloat16 with integers where the CPU
             supports it, else float32.
         device: where it runs; integers on a CPU, or on a GPU with Triton.
-        variant: of the files of weights, where ``save_pretrained`` was given one.
+        variant: variant of the weights files, if ``save_pretrained`` was given one.
 
     Raises:
         DGQError: if files are missing, damaged, or do not belong together, or integers were

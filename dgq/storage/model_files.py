@@ -31,7 +31,7 @@ VARIANT = re.compile(
     r"diffusion_pytorch_model\.((?P<variant>[\w-]+)\.)?safetensors"
     r"|diffusion_pytorch_model\.safetensors\.index\.((?P<index>[\w-]+)\.)?json"
 )
-"""Names of a file of weights and of an index, which may name a variant."""
+"""Names of weights files and indices, with or without a variant."""
 
 CLASS = UNet2DConditionModel.__name__
 
@@ -42,7 +42,7 @@ class ModelFiles:
 
     Args:
         folder: that holds it.
-        variant: of the files of weights, as diffusers names them; none by default.
+        variant: variant in the names of the weights files, as in diffusers; none by default.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class ModelFiles:
         return [self.folder / name for name in names]
 
     def _variants(self) -> list[str]:
-        """Those of the weights in the folder; empty for files without one."""
+        """Variants of the weights in the folder; an empty string for files without one."""
         names = (VARIANT.fullmatch(file.name) for file in self.folder.iterdir())
         return sorted({match["variant"] or match["index"] or "" for match in names if match})
 
@@ -138,13 +138,13 @@ class ModelFiles:
 
 
 def of_variant(name: str, variant: str | None) -> str:
-    """The name of a file of a variant, as diffusers makes it."""
+    """The file name of a variant, built as in diffusers."""
     stem, _, suffix = name.rpartition(".")
     return f"{stem}.{variant}.{suffix}" if variant else name
 
 
 def check_variant(variant: Any) -> None:
-    """Raise SettingsError for what is no part of a file's name."""
+    """Raise SettingsError unless ``variant`` can be part of a file name."""
     if not isinstance(variant, str) or not re.fullmatch(r"[\w-]+", variant):
         raise SettingsError(f"variant must be a word such as 'fp16', got {variant!r:.60}")
 

@@ -30,6 +30,6 @@ def moves(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
 
 
 def dtype_after(fn: Callable[[Tensor], Tensor]) -> torch.dtype | None:
-    """The one that a conversion gives to whatever is in floating point; None if it keeps theirs."""
+    """The dtype that a conversion gives to floating-point tensors; None if it keeps their own."""
     single, half = (fn(torch.empty(0, dtype=d)).dtype for d in (torch.float32, torch.float16))
     return single if single == half else None

@@ -42,7 +42,7 @@ class Execution(Protocol):
         """Raise DGQError unless its tensors, in their stored form, can be those of a model."""
 
     def cast_(self, unet: nn.Module, dtype: torch.dtype) -> None:
-        """Let it compute in another precision, as if it had been loaded in it."""
+        """Make a UNet compute in another precision, as if it had been loaded in it."""
 
     def before_move_(self, unet: nn.Module) -> None:
         """Let it take its stored form, before it is moved to another device as a whole."""
@@ -125,7 +125,7 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         if dtype is not None:
             self.execution.cast_(self, dtype)
         if not moved:
-            # What was cast is not rounded once more: norms stay in float32 on a CPU.
+            # Cast already; a second cast would round the norms, which stay in float32 on a CPU.
             return self if dtype else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         execution = self.execution
         execution.before_move_(self)
