@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgq.ops.triton.launch import KEPT, Launch
 
-ROWS, COLUMNS = 32, 64
+ROWS, COLUMNS = 8, 64
 """Size of the block that one program adds up."""
 
 
@@ -67,16 +67,17 @@ def add_parts(
     """Add up the partial sums ``[parts, rows, columns]`` of several programs, and finish them."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Masked, not clamped: only then does Triton know that neighbours can be loaded together.
     exists = (row < n_rows)[:, None] & (column < n_columns)[None, :]
-    row, column = tl.minimum(row, n_rows - 1), tl.minimum(column, n_columns - 1)
     places = row.to(tl.int64)[:, None] * n_columns + column[None, :]
-    sums = tl.load(parts_ptr + places)
+    sums = tl.load(parts_ptr + places, mask=exists, other=0)
     for part in tl.static_range(1, PARTS):
-        sums += tl.load(parts_ptr + part * tl.cast(n_rows, tl.int64) * n_columns + places)
+        part_ptr = parts_ptr + part * tl.cast(n_rows, tl.int64) * n_columns
+        sums += tl.load(part_ptr + places, mask=exists, other=0)
     value = finished(
         sums,
-        row,
-        column,
+        tl.minimum(row, n_rows - 1),
+        tl.minimum(column, n_columns - 1),
         rows_per_sample,
         weight_scale_ptr,
         scale_ptr,

@@ -44,7 +44,7 @@ def compiled(kernel, pointers, capability, warps=4, stages=3, **constants):
             signature[name], values[(place,)] = "constexpr", constants.get(name)
         else:
             signature[name] = "i32"
-            if "channels" in name or name in ("depth", "half"):
+            if "channels" in name or name in ("depth", "half", "n_columns"):
                 aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, values, aligned)
     options = {"num_warps": warps, "num_stages": stages}
@@ -93,9 +93,11 @@ for factors in ({"factor_ptr": "*i32"}, {}):
     assert ptx.count("ld.global.v4.b32") == 1 + len(factors)
     assert ptx.count("st.global") == ptx.count("st.global.v4.b32") == 1
     assert "shared" not in ptx and "bar.sync" not in ptx and ".local" not in ptx
-compiled(epilogue.add_parts, dict(parts_ptr="*i32", out_ptr="*bf16", weight_scale_ptr="*fp32",
-                                  **TABLES), 90,
-         PER_ROW=True, PARTS=4, BLOCK_M=epilogue.ROWS, BLOCK_N=epilogue.COLUMNS)
+for per_row in (True, False):
+    ptx = compiled(epilogue.add_parts,
+                   dict(parts_ptr="*i32", out_ptr="*bf16", weight_scale_ptr="*fp32", **TABLES), 90,
+                   PER_ROW=per_row, PARTS=4, BLOCK_M=epilogue.ROWS, BLOCK_N=epilogue.COLUMNS)
+    assert ptx.count("ld.global.v4.b32") >= 4  # of each part four sums at a time
 for tile in tma_tiles.TILES:
     samples, height, width = tma.box_of(tile.rows, 16, 32, 32)
     sums = "bf16" if tile.parts == 1 else "i32"
