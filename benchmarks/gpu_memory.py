@@ -1,10 +1,12 @@
 """Memory that a quantized UNet holds on a GPU, counted on a CPU.
 
-    python benchmarks/gpu_memory.py [--model sd14] [--flat] [--json PATH]
+    python benchmarks/gpu_memory.py [--model sd14] [--steps 25] [--flat] [--json PATH]
 
 Random codes are laid out as for a GPU, and each storage is counted once, rounded up as by CUDA's
 allocator. Other memory of the allocator, for other libraries or between tensors, is not counted:
 only a GPU can measure it. Takes half a minute and 2 GiB for SD 1.4's size.
+
+Biases and zero points have a row for each sampler step (``--steps``): SDXL-turbo takes 4.
 
 ``--flat`` counts a UNet in which all groups of weights have the same range, so that their exponents
 are 0 and kernels get none. Such a UNet was measured on an H200 on 2026-11-27.
@@ -48,28 +50,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the figures, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=list(CONFIGS), default="sd14", help="size and structure")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        choices=range(1, len(TIMESTEPS) + 1),
+        default=len(TIMESTEPS),
+        metavar="N",
+        help=f"sampler steps, 1 to {len(TIMESTEPS)} (default: {len(TIMESTEPS)})",
+    )
     parser.add_argument("--flat", action="store_true", help="set all exponents of weights to 0")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
-    figures = count(CONFIGS[options.model], options.flat)
+    figures = count(CONFIGS[options.model], options.flat, options.steps)
     if options.json:
         write_json(options.json, figures)
     show(figures, Console())
 
 
 @torch.no_grad()
-def count(config: dict[str, Any], flat: bool = False) -> dict[str, Any]:
+def count(
+    config: dict[str, Any], flat: bool = False, steps: int = len(TIMESTEPS)
+) -> dict[str, Any]:
     """Bytes of a ``w4a8`` UNet by kinds of tensors, and of a stock one in bfloat16.
 
     Args:
         config: configuration of the UNet.
         flat: whether all exponents of weights are 0.
+        steps: number of sampler steps.
     """
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config).requires_grad_(False).eval()
     stock = sum(rounded(2 * parameter.numel()) for parameter in unet.parameters())
     size = config["sample_size"]
-    fill_randomly_(unet, SETTINGS, TIMESTEPS, (size, size), flat)
+    fill_randomly_(unet, SETTINGS, TIMESTEPS[:steps], (size, size), flat)
     prepare_for_gpu_(unet)
     kinds = by_kind(held_by(unet))
     total = sum(kind["bytes"] for kind in kinds)

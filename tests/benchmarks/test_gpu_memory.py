@@ -60,6 +60,9 @@ def test_the_account_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert figures == count(TINY)
     assert sum(kind["bytes"] for kind in figures["kinds"]) == figures["bytes"]
     assert "folded_bias" in capsys.readouterr().out
+    fewer = count(TINY, steps=4)["bytes"]
+    biases = sum(kind["bytes"] for kind in figures["kinds"] if kind["name"] == "folded_bias")
+    assert 0 < 21 / 25 * biases < figures["bytes"] - fewer < 2 * biases
     with torch.device("meta"):
         stock = UNet2DConditionModel(**TINY)
     exact = sum(2 * parameter.numel() for parameter in stock.parameters())
