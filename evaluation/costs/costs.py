@@ -25,7 +25,7 @@ LINES = tuple(
         ("bops", "GBOPs of a sampler step", "", 1e-9),
         ("bytes_on_disk", "UNet on disk", "MB", 1e-6),
         ("bytes_in_memory", "UNet in memory", "MB", 1e-6),
-        ("peak_call_bytes", "peak of a call beside it", "MB", 1e-6),
+        ("peak_call_bytes", "activations of a call, at most", "MB", 1e-6),
         ("latency_s", "UNet call of a batch", "ms", 1e3),
         ("compiled_latency_s", "UNet call of a batch, compiled", "ms", 1e3),
     )
