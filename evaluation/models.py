@@ -69,7 +69,7 @@ def locate(ckpt: Path) -> Path:
     folder = ckpt.parent / FOLDER
     if not has_model(folder):
         raise DGQError(
-            f"{ckpt} is of a calibration that has not finished, since there is no {folder}: resume "
+            f"{ckpt} belongs to an unfinished calibration (there is no {folder}): resume "
             "it with `python train.py fit ... --ckpt_path last`"
         )
     return folder
@@ -87,7 +87,7 @@ def check_same_architecture(unet: nn.Module, quantized: nn.Module, name: str, so
         theirs, ours = expected.get(key), actual.get(key)
         if theirs != ours:
             raise DGQError(
-                f"{name} is of another model than {source}: "
+                f"{name} was made for another model than {source}: "
                 f"{key} is {ours!r} there and {theirs!r} in the pipeline"
             )
 

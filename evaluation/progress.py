@@ -56,7 +56,7 @@ class LineProgress(Progress):
 
 
 def make_progress(console: Console) -> Progress:
-    """A bar for each task on ``console``, or lines if it is no terminal."""
+    """A bar for each task on ``console``, or lines if it is not a terminal."""
     if not console.is_terminal:
         return LineProgress(console)
     return Progress(

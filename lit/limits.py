@@ -59,7 +59,7 @@ def parse_time(value: Any) -> timedelta | None:
     except (TypeError, ValueError, IndexError, OverflowError):
         duration = None
     if value is not None and (duration is None or duration < timedelta()):
-        raise DGQError(f"--trainer.max_time {value} is no duration: expected DD:HH:MM:SS")
+        raise DGQError(f"--trainer.max_time {value} is not a duration: expected DD:HH:MM:SS")
     return duration
 
 

@@ -29,7 +29,7 @@ def explained(error: Exception) -> Exception:
     if UNKNOWN_RECIPE.match(text):
         found = re.search(r"Expected a path but (\S+)|path string: (\S+)", text)
         name = next(filter(None, found.groups())) if found else "model.recipe"
-        return DGQError(f"{name} is no recipe: expected one of {', '.join(recipe_names())}")
+        return DGQError(f"{name} is not a recipe: expected one of {', '.join(recipe_names())}")
     return error
 
 

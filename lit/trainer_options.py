@@ -53,7 +53,7 @@ class Checked:
 def check_max_steps(value: int) -> None:
     """Raise DGQError unless the value is a number of steps, or -1."""
     if value < -1:
-        raise DGQError(f"--trainer.max_steps {value} is no number of steps: expected -1 or more")
+        raise DGQError(f"--trainer.max_steps {value} is not a number of steps: expected -1 or more")
 
 
 def check_log_steps(value: int | None) -> None:

@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[str, dict[str, tuple[str, str]], str]] = {
     "LDM text-to-image": (
         "LDMTextToImagePipeline",
         {"unet": UNET_CLASS, "bert": ("latent_diffusion", "LDMBertModel")},
-        "is not known",
+        "are unknown",
     ),
     "Flux": ("FluxPipeline", {"transformer": ("diffusers", "FluxTransformer2DModel")}, "no UNet"),
     "Stable Diffusion 3": (
@@ -233,15 +233,15 @@ REFUSED: dict[str, tuple[str, dict[str, tuple[str, str]], str]] = {
         "embeddings of images",
     ),
     "unCLIP": ("UnCLIPPipeline", {"decoder": UNET_CLASS}, "embeddings of images"),
-    "Kandinsky 2.x": ("KandinskyV22Pipeline", {"unet": UNET_CLASS}, "is not known"),
+    "Kandinsky 2.x": ("KandinskyV22Pipeline", {"unet": UNET_CLASS}, "are unknown"),
     "Kandinsky 3": (
         "Kandinsky3Pipeline",
         {"unet": ("diffusers", "Kandinsky3UNet")},
-        "its UNet is of another class, Kandinsky3UNet",
+        "its UNet has an unsupported class, Kandinsky3UNet",
     ),
-    "DeepFloyd IF": ("IFPipeline", {"unet": UNET_CLASS}, "is not known"),
-    "Stable unCLIP": ("StableUnCLIPPipeline", {"unet": UNET_CLASS}, "is not known"),
-    "Kolors": ("KolorsPipeline", {"unet": UNET_CLASS}, "is not known"),
+    "DeepFloyd IF": ("IFPipeline", {"unet": UNET_CLASS}, "are unknown"),
+    "Stable unCLIP": ("StableUnCLIPPipeline", {"unet": UNET_CLASS}, "are unknown"),
+    "Kolors": ("KolorsPipeline", {"unet": UNET_CLASS}, "are unknown"),
     "ControlNet pipelines": (
         "StableDiffusionControlNetPipeline",
         {"unet": UNET_CLASS, "controlnet": ("diffusers", "ControlNetModel")},
@@ -260,25 +260,25 @@ REFUSED: dict[str, tuple[str, dict[str, tuple[str, str]], str]] = {
     "text-to-video": (
         "TextToVideoSDPipeline",
         {"unet": ("diffusers", "UNet3DConditionModel")},
-        "its UNet is of another class, UNet3DConditionModel",
+        "its UNet has an unsupported class, UNet3DConditionModel",
     ),
     "Stable Video Diffusion": (
         "StableVideoDiffusionPipeline",
         {"unet": ("diffusers", "UNetSpatioTemporalConditionModel")},
-        "its UNet is of another class, UNetSpatioTemporalConditionModel",
+        "its UNet has an unsupported class, UNetSpatioTemporalConditionModel",
     ),
-    "AudioLDM": ("AudioLDMPipeline", {"unet": UNET_CLASS}, "is not known"),
+    "AudioLDM": ("AudioLDMPipeline", {"unet": UNET_CLASS}, "are unknown"),
     "AudioLDM 2": (
         "AudioLDM2Pipeline",
         {"unet": ("audioldm2", "AudioLDM2UNet2DConditionModel")},
-        "its UNet is of another class, AudioLDM2UNet2DConditionModel",
+        "its UNet has an unsupported class, AudioLDM2UNet2DConditionModel",
     ),
-    "GLIGEN": ("StableDiffusionGLIGENPipeline", {"unet": UNET_CLASS}, "is not known"),
-    "depth to image": ("StableDiffusionDepth2ImgPipeline", {"unet": UNET_CLASS}, "is not known"),
+    "GLIGEN": ("StableDiffusionGLIGENPipeline", {"unet": UNET_CLASS}, "are unknown"),
+    "depth to image": ("StableDiffusionDepth2ImgPipeline", {"unet": UNET_CLASS}, "are unknown"),
     "latent upscaler": (
         "StableDiffusionLatentUpscalePipeline",
         {"unet": UNET_CLASS},
-        "is not known",
+        "are unknown",
     ),
 }
 """Kinds of pipelines that are refused: class, components that say why, and what is said."""

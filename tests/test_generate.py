@@ -233,7 +233,7 @@ def damaged(run: Path) -> list[str]:
 
 
 def strange_lora(run: Path) -> list[str]:
-    """A LoRA that is no safetensors file."""
+    """A LoRA that is not a safetensors file."""
     Path("strange.safetensors").write_bytes(b"strange")
     return ["--ckpt", str(run), "--lora", "strange.safetensors"]
 

@@ -245,15 +245,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "`LoRACompatibleConv`": (
         replaced(CONV, lambda c: LoRACompatibleConv(16, 16, 3, padding=1)),
-        "LoRACompatibleConv. is no plain",
+        "LoRACompatibleConv. is not a plain",
     ),
     "a layer of another library": (
         replaced(LINEAR, lambda m: OwnLinear(m.in_features, m.out_features)),
-        "OwnLinear. is no plain",
+        "OwnLinear. is not a plain",
     ),
     "weight normalisation": (
         changed(lambda u: parametrizations.weight_norm(u.get_submodule(LINEAR)) and None),
-        "is no plain|weights of its own kind",
+        "is not a plain|weights of its own kind",
     ),
 }
 """What cannot be quantized, and what is said."""

@@ -80,7 +80,7 @@ class TakesAdapters(nn.Module):
                 if "size mismatch" not in str(error):
                     raise
                 first = next(line for line in str(error).splitlines() if "size mismatch" in line)
-                raise DGQError(f"this LoRA is of another model: {first.strip()}") from error
+                raise DGQError(f"this LoRA was made for another model: {first.strip()}") from error
         for name in set(self.peft_config) - before:
             convert_adapter_(self, name, self.computes_in(torch.float32))
 

@@ -42,8 +42,8 @@ def check_prompts(
     kind = type(pipeline).__name__
     if kind not in KINDS:
         raise DGQError(
-            f"what {kind} draws from is not known: record calls with dgq.recording(pipe.unet), and "
-            f"calibrate on them; from prompts draw {', '.join(KINDS)}"
+            f"the inputs that {kind} draws from are unknown: record calls with "
+            f"dgq.recording(pipe.unet), and calibrate on them; from prompts draw {', '.join(KINDS)}"
         )
     check_positive("n_held_out_prompts", n_held_out)
     if calls is not None:

@@ -73,7 +73,7 @@ def _checked(source: str | Path, captions: list[str], notes: list[str]) -> list[
         if not _encodable(caption):
             raise DGQError(
                 f"caption {number} of {source} ({caption!a:.60}) holds half of a surrogate "
-                "pair, which is no text: correct the file"
+                "pair, which is not a text: correct the file"
             )
     if len(kept) < len(stripped):
         notes.append(f"captions: {len(stripped) - len(kept)} of {source} are blank and left out")
@@ -167,7 +167,9 @@ def _json_captions(path: Path, text: str, kind: str) -> list[str]:
     for number, line in _filled(text):
         content = _parsed(line)
         if not isinstance(content, dict):
-            raise DGQError(f"line {number} of {path} is no JSON object: expected one on each line")
+            raise DGQError(
+                f"line {number} of {path} is not a JSON object: expected one on each line"
+            )
         captions.append(_caption_of(content, path, number))
     return captions
 

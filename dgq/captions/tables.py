@@ -22,7 +22,7 @@ def table_captions(path: Path, text: str, kind: str) -> list[str]:
         kind: ``.csv``, or ``.tsv`` for tab-separated cells in which quotes are ordinary characters.
 
     Raises:
-        DGQError: if it is no table, has no column of captions, or a row does not fit the header.
+        DGQError: if it is not a table, has no column of captions, or a row does not fit the header.
     """
     if kind == ".csv":
         # Lines end where the csv module says, also inside quotes, not at Unicode's line separators.
@@ -33,7 +33,9 @@ def table_captions(path: Path, text: str, kind: str) -> list[str]:
     try:
         return _column(path, rows)
     except csv.Error as error:
-        raise DGQError(f"{path} is no table ({error}, line {rows.line_num}): correct it") from error
+        raise DGQError(
+            f"{path} is not a table ({error}, line {rows.line_num}): correct it"
+        ) from error
 
 
 def _column(path: Path, rows: "csv.DictReader[str]") -> list[str]:

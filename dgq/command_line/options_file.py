@@ -19,12 +19,12 @@ def check_options_file(path: Path, sections: Collection[str] = ()) -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DGQError(f"{path} is no YAML in UTF-8 ({reason}): correct the file") from error
+        raise DGQError(f"{path} is not YAML in UTF-8 ({reason}): correct the file") from error
     if not isinstance(content, dict) or not content:
         raise DGQError(f"{path} holds no options: expected YAML with lines like `name: value`")
     for name in sections:
         if not isinstance(content.get(name, {}), dict | str):
             raise DGQError(
-                f"{path}: {name} is {content[name]!r:.40}, which is no option: expected "
+                f"{path}: {name} is {content[name]!r:.40}, which is not an option: expected "
                 f"`{name}:` and lines like `name: value` below it, indented"
             )

@@ -24,7 +24,9 @@ def check_free(out: Path, overwrite: bool) -> None:
         check_writable(out, "--out")
         return
     if not (out / DESCRIPTION).is_file():
-        raise DGQError(f"--out {out} exists and is no export: name a folder that does not exist")
+        raise DGQError(
+            f"--out {out} exists and is not an export: name a folder that does not exist"
+        )
     if not overwrite:
         raise DGQError(f"--out {out} exists: add --overwrite to replace it, or name another folder")
     check_writable(out.parent, "--out")

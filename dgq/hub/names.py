@@ -44,7 +44,7 @@ def checked_id(source: str, option: str) -> str:
     """
     found = hub_id(source)
     if found is None:
-        raise DGQError(f"{option} {source!r} is no id on the hub: expected owner/name")
+        raise DGQError(f"{option} {source!r} is not an id on the hub: expected owner/name")
     return found
 
 

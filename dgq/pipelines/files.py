@@ -53,7 +53,7 @@ def read_components(folder: Path) -> dict[str, tuple[str, str]]:
     }
     for name in ("unet", "vae", "scheduler", *KINDS[index["_class_name"]].parts):
         if name not in found:
-            raise DGQError(f"the pipeline {folder} is not whole: {INDEX} names no {name}")
+            raise DGQError(f"the pipeline {folder} is incomplete: {INDEX} names no {name}")
     return found
 
 
@@ -91,7 +91,7 @@ def check_folder(folder: Path) -> None:
     for name, (library, _) in read_components(folder).items():
         part = folder / name
         if not part.is_dir():
-            raise DGQError(f"the pipeline {folder} is not whole: it has no folder {name}")
+            raise DGQError(f"the pipeline {folder} is incomplete: it has no folder {name}")
         check_no_pickles(folder, name, library)
         names = {key for file in weight_files(part, library) for key in tensor_names(file)}
         for file in configs_of(part):

@@ -35,7 +35,7 @@ def call_arguments(
     """
     name = type(pipeline).__name__
     if name not in KINDS:
-        raise DGQError(f"what a {name} is given is not known: expected one of {', '.join(KINDS)}")
+        raise DGQError(f"the inputs of a {name} are unknown: expected one of {', '.join(KINDS)}")
     arguments: dict[str, Any] = {"prompt": list(prompts), **vars(generation)}
     needs = KINDS[name].needs
     if needs == "prompt":

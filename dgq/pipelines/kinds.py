@@ -79,7 +79,7 @@ def why_refused(index: Mapping[str, Any]) -> str | None:
     }
     unet = classes.get("unet")
     if isinstance(name, str) and name in KINDS:
-        return None if unet in (UNET, None) else f"its UNet is of another class, {unet}"
+        return None if unet in (UNET, None) else f"its UNet has an unsupported class, {unet}"
     for part, reason in ADDITIONS.items():
         if part in classes:
             return reason
@@ -90,5 +90,5 @@ def why_refused(index: Mapping[str, Any]) -> str | None:
     if unet is None:
         return "it has no UNet"
     if unet != UNET:
-        return f"its UNet is of another class, {unet}"
-    return "what it gives its UNet is not known"
+        return f"its UNet has an unsupported class, {unet}"
+    return "the inputs of its UNet are unknown"

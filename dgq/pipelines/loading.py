@@ -124,7 +124,7 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
     absent = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
     if absent:
         raise DGQError(
-            f"the pipeline {folder} is not whole: the files of {name} do not hold {absent[0]}"
+            f"the pipeline {folder} is incomplete: the files of {name} do not hold {absent[0]}"
             f"{f' and {len(absent) - 1} more tensors' if absent[1:] else ''}; download it again"
         )
     return network.eval()
@@ -159,8 +159,8 @@ def check_tokenizers(pipeline: DiffusionPipeline, folder: Path) -> None:
         known = {i for i in tokenizer(PROBE).input_ids if i not in tokenizer.all_special_ids}
         if not known - {tokenizer.unk_token_id}:
             raise DGQError(
-                f"the pipeline {folder} is not whole: its {name} knows no words, so files of it "
-                "are missing or damaged; download it again"
+                f"the pipeline {folder} is incomplete: its {name} has an empty vocabulary, so "
+                "its files are missing or damaged; download it again"
             )
         if encoder is not None and len(tokenizer) > encoder.config.vocab_size:
             raise DGQError(

@@ -104,7 +104,9 @@ class DGQQuantizer(DiffusersQuantizer):
         """Note which file holds what; refuse files of other kinds: nothing here is unpickled."""
         odd = [f for f in checkpoint_files if not os.fspath(f).endswith(".safetensors")]
         if odd:
-            raise DGQError(f"{odd[0]} is no safetensors file: a quantized UNet is stored in these")
+            raise DGQError(
+                f"{odd[0]} is not a safetensors file: a quantized UNet is stored in these"
+            )
         self._files = {n: Path(file) for file in checkpoint_files for n in names_in(Path(file))}
         return loaded_keys
 

@@ -79,7 +79,7 @@ class FirstFiles:
         version, weights = rest.pop("format", None), rest.pop("weights_sha256", None)
         if version not in FORMATS:
             raise DGQError(
-                f"{self.config_file} is of another format, {str(version)[:40]}: expected one of "
+                f"{self.config_file} has another format, {str(version)[:40]}: expected one of "
                 f"{', '.join(FORMATS)}"
             )
         sha256 = hashlib.sha256(self.config_file.read_bytes()).hexdigest()

@@ -110,7 +110,7 @@ def manifest_of(config: Mapping[str, Any]) -> Manifest:
     content = {k: v for k, v in quantization.items() if k != "quant_method"}
     if content.pop("format", None) != FORMAT:
         raise DGQError(
-            f"it is of another format, {str(quantization.get('format'))[:40]}: expected {FORMAT}; "
+            f"it has another format, {str(quantization.get('format'))[:40]}: expected {FORMAT}; "
             "a newer dgq may read it"
         )
     unet_config = {k: v for k, v in config.items() if k != QUANTIZATION}
@@ -154,7 +154,7 @@ def problem_of(manifest: Manifest) -> str | None:
     if not times or not all(is_number(t) and math.isfinite(t) for t in times):
         return "timesteps are not a list of finite numbers"
     if len(set(times)) < len(times):
-        return "a timestep is there twice"
+        return "a timestep occurs twice"
     sizes = manifest.latent_size
     if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
         return f"latent_size is {list(sizes)!r:.60}, expected a height and a width"

@@ -245,7 +245,7 @@ def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
     if not times or not all(map(math.isfinite, times)):
         return "timesteps are not a list of finite numbers"
     if len(set(times)) < len(times):
-        return "a timestep is there twice"
+        return "a timestep occurs twice"
     if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
         return f"latent_size is {sizes!r:.60}, expected a height and a width"
     return None

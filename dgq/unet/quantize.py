@@ -113,7 +113,7 @@ def check_layers(unet: nn.Module, names: Sequence[str], settings: QuantizationSe
     """
     unknown = settings.layers.keys() - {*names, *quantized_attentions(unet, names)}
     if unknown:
-        raise DGQError(f"layers: {min(unknown)} is no layer or attention that is quantized here")
+        raise DGQError(f"layers: {min(unknown)} is not a layer or attention that is quantized here")
     for name in names:
         try:
             check_alike(settings.weights_of(name), settings.weights_of(input_owner(name)))

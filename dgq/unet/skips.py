@@ -31,7 +31,7 @@ def channels_from_below(unet: nn.Module) -> dict[str, int]:
         if resnet.in_channels != current + skip:
             raise DGQError(
                 f"{name} reads {resnet.in_channels} channels, expected {current} from below and "
-                f"{skip} of a skip: this UNet joins its skips in a way that is not known"
+                f"{skip} of a skip: this UNet joins its skips in an unknown way"
             )
         found[name] = current
         current = resnet.out_channels

@@ -60,8 +60,8 @@ def split_(unet: nn.Module, leading: Mapping[str, int]) -> None:
         leading: input channels of the first part, by the name of the convolution.
 
     Raises:
-        DGQError: if a name is no convolution, or a number leaves a part empty; nothing is changed
-            then.
+        DGQError: if a name is not a convolution, or a number leaves a part empty; then nothing is
+            changed.
     """
     for name, channels in leading.items():
         check_split(unet, name, channels)
@@ -84,7 +84,7 @@ def check_split(unet: nn.Module, name: str, channels: int) -> None:
     except AttributeError:
         stock = None
     if not isinstance(stock, nn.Conv2d) or stock.groups != 1:
-        raise DGQError(f"split: {name} is no convolution of this UNet that could be split")
+        raise DGQError(f"split: {name} is not a convolution of this UNet that could be split")
     if not 0 < channels < stock.in_channels:
         raise DGQError(
             f"split: {name} reads {stock.in_channels} channels, of which the first part cannot "

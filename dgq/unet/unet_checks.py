@@ -102,7 +102,9 @@ def _check_layers(unet: UNet2DConditionModel) -> None:
             )
         seen[id(module)] = name
         if type(module) not in (nn.Linear, nn.Conv2d):
-            raise DGQError(f"{own} is no plain nn.Linear or nn.Conv2d: what it adds would be lost")
+            raise DGQError(
+                f"{own} is not a plain nn.Linear or nn.Conv2d: what it adds would be lost"
+            )
         if type(module.weight) is not nn.Parameter or type(module.weight.data) is not torch.Tensor:
             raise DGQError(f"{own} has weights of its own kind, quantized already or parametrized")
         if module._forward_pre_hooks or module._forward_hooks:

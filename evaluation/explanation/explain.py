@@ -77,7 +77,7 @@ def explain(request: Request) -> dict[str, Any]:
     names = cross_attentions(pipeline.unet)
     if request.attention is not None and request.attention not in names:
         raise DGQError(
-            f"{request.attention} is no cross-attention: expected one of {', '.join(names)}"
+            f"{request.attention} is not a cross-attention: expected one of {', '.join(names)}"
         )
     with phase("recording calls"):
         calls = some_calls(pipeline, manifest.generation, request)

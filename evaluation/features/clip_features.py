@@ -91,7 +91,7 @@ def check_available(source: str) -> None:
         look_up(source, "config.json")
     except Exception as error:  # no network, no such model, no permission, ...
         raise DGQError(
-            f"no CLIP model can be loaded from {source}: it is no folder and cannot be downloaded "
-            f"({type(error).__name__}); run `hf download {source} --local-dir models/clip` where "
-            "there is internet, then give --clip models/clip"
+            f"no CLIP model can be loaded from {source}: it is not a folder and cannot be "
+            f"downloaded ({type(error).__name__}); run `hf download {source} --local-dir "
+            "models/clip` where there is internet, then give --clip models/clip"
         ) from error

@@ -49,7 +49,7 @@ def load_gaussian(path: Path) -> Gaussian:
     try:
         check_regular(path)
         if not is_zipfile(path):
-            raise ValueError("it is no npz")
+            raise ValueError("it is not an npz")
         with np.load(path, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[n]).double() for n in ("mu", "sigma"))
     except Exception as error:  # zip, zlib and numpy's header parser raise all kinds
@@ -61,8 +61,8 @@ def load_gaussian(path: Path) -> Gaussian:
         raise DGQError(f"{path} holds statistics that are not finite: make them again")
     if not is_covariance(covariance):
         raise DGQError(
-            f"{path} holds a sigma that is no covariance, since it is not symmetric and positive "
-            "semi-definite: make the statistics again"
+            f"{path} holds a sigma that is not a covariance, since it is not symmetric and "
+            "positive semi-definite: make the statistics again"
         )
     return Gaussian(mean, covariance)
 

@@ -93,7 +93,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     found = _shapes(state)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise DGQError(f"{path} is of another network, as {name} shows: {hint}")
+            raise DGQError(f"{path} holds the weights of another network, as {name} shows: {hint}")
     return state
 
 

@@ -142,6 +142,6 @@ def _load(path: Path) -> Trajectory:
         samples, timesteps = tensors.pop("samples"), tensors.pop("timesteps")
         outputs = tensors.pop("outputs")
     except KeyError as error:
-        raise DGQError(f"{path} is no trajectory of a UNet: {error} is missing") from error
+        raise DGQError(f"{path} is not a trajectory of a UNet: {error} is missing") from error
     conditioning = {name.removeprefix(CONDITIONING): value for name, value in tensors.items()}
     return Trajectory(samples, timesteps, outputs, conditioning)

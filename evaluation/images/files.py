@@ -101,7 +101,7 @@ def list_images(folder: Path, notes: list[str] | None = None) -> list[Path]:
         raise DGQError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}){held}")
     if others and notes is not None:
         notes.append(
-            f"references: {len(others)} entries of {folder} are no images and were left out, "
+            f"references: {len(others)} entries of {folder} are not images and were left out, "
             f"folders included: {named(others)}"
         )
     return found

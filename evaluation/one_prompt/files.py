@@ -29,7 +29,7 @@ def check_output(settings: PictureSettings) -> None:
         check_writable(FOLDER, "the folder of pictures,")
         return
     if file.suffix.lower() not in FORMATS:
-        raise DGQError(f"--output {file} is no picture's name: end it in {', '.join(FORMATS)}")
+        raise DGQError(f"--output {file} is not a picture's name: end it in {', '.join(FORMATS)}")
     if file.is_dir():
         raise DGQError(f"--output {file} is a folder: name a file")
     check_writable(file.parent, "--output's folder")

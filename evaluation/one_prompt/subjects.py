@@ -126,8 +126,8 @@ def check_text_width(pipeline: DiffusionPipeline, unet: Any, name: str) -> None:
     projected = unet.config.encoder_hid_dim is not None
     if isinstance(expected, int) and not projected and given != expected:
         raise DGQError(
-            f"{name} is of another model than this pipeline: it reads {expected} values of a word, "
-            f"the pipeline has {given}; give the --pipeline that it was made from"
+            f"{name} was made for another model than this pipeline: it reads {expected} "
+            f"values of a word, the pipeline has {given}; give the --pipeline that it was made from"
         )
 
 

@@ -420,7 +420,9 @@ def test_a_checkpoint_of_another_model_is_refused(
     config = dict(pipeline.unet.config) | {"layers_per_block": 2}
     pipeline.unet = type(pipeline.unet).from_config(config)
     pipeline.save_pretrained(tmp_path / "other")
-    with pytest.raises(DGQError, match=r"w4a8 is of another model than .*: layers_per_block is 1"):
+    with pytest.raises(
+        DGQError, match=r"w4a8 was made for another model than .*: layers_per_block is 1"
+    ):
         run(tmp_path / "out", pipeline=str(tmp_path / "other"))
     assert not (tmp_path / "out").exists()
 
@@ -464,7 +466,7 @@ def test_models_are_named_by_run_folder_checkpoint_or_export(ckpt: Path, tmp_pat
         find_models([tmp_path / "a" / "w4a8", tmp_path / "a" / "w4a8" / "quantized"])
     assert [model.name for model in models] == ["full precision", "a-w4a8", "b-w4a8"]
     shutil.rmtree(tmp_path / "a" / "w4a8" / "quantized")
-    with pytest.raises(DGQError, match=r"has not finished.*--ckpt_path last"):
+    with pytest.raises(DGQError, match=r"unfinished calibration.*--ckpt_path last"):
         locate(tmp_path / "a" / "w4a8" / "last.ckpt")
 
 

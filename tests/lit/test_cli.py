@@ -84,16 +84,16 @@ def test_other_arguments_pass_unchanged() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"model: caf\xe9", "is no YAML in UTF-8"),
-        (b"\xff\xfem\0", "is no YAML in UTF-8"),
-        (b"model: [1, 2", "is no YAML in UTF-8"),
-        (b"model: !!python/name:os.system", "is no YAML in UTF-8"),
-        (b"[" * 10_000, "is no YAML in UTF-8"),
+        (b"model: caf\xe9", "is not YAML in UTF-8"),
+        (b"\xff\xfem\0", "is not YAML in UTF-8"),
+        (b"model: [1, 2", "is not YAML in UTF-8"),
+        (b"model: !!python/name:os.system", "is not YAML in UTF-8"),
+        (b"[" * 10_000, "is not YAML in UTF-8"),
         (b"", "holds no options"),
         (b"- model", "holds no options"),
         (b"# nothing but a remark\n", "holds no options"),
-        (b"data: 3", "data is 3, which is no option"),
-        (b"model:\n", "model is None, which is no option"),
+        (b"data: 3", "data is 3, which is not an option"),
+        (b"model:\n", "model is None, which is not an option"),
     ],
 )
 def test_a_file_that_holds_no_options_is_named(

@@ -490,7 +490,7 @@ def test_a_pipeline_that_needs_more_than_prompts_is_refused(micro_folder: Path) 
         pass
 
     pipeline = ImageToImage.from_pretrained(micro_folder)
-    with pytest.raises(dgq.DGQError, match="what ImageToImage draws from is not known"):
+    with pytest.raises(dgq.DGQError, match="the inputs that ImageToImage draws from are unknown"):
         dgq.calibrate(pipeline, PROMPTS, RECIPE)
 
 

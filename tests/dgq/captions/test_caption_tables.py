@@ -41,7 +41,7 @@ def test_real_parti_prompts_are_read() -> None:
         ("empty.csv", "", "it has no header"),
         ("headless.tsv", "a dog\nb cat\n", "no column of captions"),
         ("cut.csv", "file_name,text\na.jpg\n", "row 2 of .* has no text"),
-        ("quote.csv", 'text\n"never closed\n', "is no table"),
+        ("quote.csv", 'text\n"never closed\n', "is not a table"),
         ("blank.csv", "text\n \n", "holds no captions"),
         ("coco.csv", json.dumps({"annotations": []}), "no column of captions"),
     ],

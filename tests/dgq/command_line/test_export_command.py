@@ -70,7 +70,7 @@ def test_nothing_is_overwritten_unasked(
     other.mkdir()
     (other / "precious").write_text("not an export")
     said = refused([*command[:-1], str(other), "--overwrite"], capsys)
-    assert "is no export" in said
+    assert "is not an export" in said
     assert (other / "precious").exists()
     assert {p.name for p in tmp_path.iterdir()} == {"out", "other"}
 

@@ -120,7 +120,7 @@ def test_the_lines_that_load_it_run(
         folder = tmp_path / "whole"
     if kind == "earlier":
         folder = FIXTURES / "rtn"
-    with monkeypatch.context() as elsewhere:  # where the base model is no folder
+    with monkeypatch.context() as elsewhere:  # where the base model is not a folder
         elsewhere.chdir("/")
         text = dgq.model_card(folder, repo_id="me/model")
     text = text.replace('"PIPELINE"', f'"{BASE}"')

@@ -213,16 +213,16 @@ def pipe(name: str) -> Callable[[Path], None]:
 
 
 NOT_WHOLE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "UNet without a tensor": (without_a_tensor(UNET), "not whole.*unet"),
-    "text encoder without a tensor": (without_a_tensor(TEXT), "not whole.*text_encoder"),
-    "VAE without a tensor": (without_a_tensor(VAE), "not whole.*vae"),
-    "a tensor of another shape": (with_another_shape, "not whole|cannot read"),
-    "no tokenizer": (without("tokenizer/tokenizer.json"), "knows no words"),
+    "UNet without a tensor": (without_a_tensor(UNET), "incomplete.*unet"),
+    "text encoder without a tensor": (without_a_tensor(TEXT), "incomplete.*text_encoder"),
+    "VAE without a tensor": (without_a_tensor(VAE), "incomplete.*vae"),
+    "a tensor of another shape": (with_another_shape, "incomplete|cannot read"),
+    "no tokenizer": (without("tokenizer/tokenizer.json"), "empty vocabulary"),
     "no VAE": (edit("model_index.json", vae=None), "names no vae"),
     "no folder": (lambda f: shutil.rmtree(f / "text_encoder"), "no folder text_encoder"),
     "more tokens than embeddings": (
         edit("text_encoder/config.json", vocab_size=4),
-        "not whole|cannot read|does not fit",
+        "incomplete|cannot read|does not fit",
     ),
     "weights that run code": (without(UNET), "cannot read the pipeline"),
     "0 heads": (edit("unet/config.json", attention_head_dim=0), "cannot read the pipeline"),
@@ -250,7 +250,7 @@ NOT_WHOLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "an unknown library": (edit("model_index.json", vae=["os", "system"]), "os.system"),
     "an image variation pipeline": (
         edit("model_index.json", _class_name="StableDiffusionImageVariationPipeline"),
-        "what it gives its UNet is not known",
+        "the inputs of its UNet are unknown",
     ),
     "a class that is a list": (
         edit("model_index.json", _class_name=["own", "OwnPipeline"]),

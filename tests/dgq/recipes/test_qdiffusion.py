@@ -214,7 +214,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_changes() -> None:
     settings = QuantizationSettings(
         layers={NAME: dgq.LayerSettings()}, split_skips=("conv_shortcut",)
     )
-    with pytest.raises(DGQError, match=f"layers: {NAME} is no layer"):
+    with pytest.raises(DGQError, match=f"layers: {NAME} is not a layer"):
         dgq.quantize_(unet, settings, TIMESTEPS, (8, 8))
     assert not any(isinstance(module, SplitConv2d) for module in unet.modules())
     parts = {f"{NAME}.second": dgq.LayerSettings(dgq.WeightSettings(8))}

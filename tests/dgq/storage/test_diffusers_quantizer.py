@@ -175,7 +175,7 @@ def test_pickles_are_neither_written_nor_read(calibrated_as: Models, tmp_path: P
     assert not (tmp_path / "pickled").exists()
     shutil.copy(model.folder / "config.json", tmp_path)
     torch.save(unet.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
-    with pytest.raises(DGQError, match="no safetensors file"):
+    with pytest.raises(DGQError, match="not a safetensors file"):
         stock_load(tmp_path)
 
 

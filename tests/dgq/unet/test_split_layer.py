@@ -72,8 +72,8 @@ def test_the_state_of_a_part_is_that_of_a_stock_one() -> None:
     [
         ({NAME: 0}, "cannot have 0"),
         ({NAME: 32}, "reads 32 channels"),
-        ({"time_embedding.linear_1": 2}, "is no convolution"),
-        ({NAME: 16, "nowhere": 2}, "nowhere is no convolution"),
+        ({"time_embedding.linear_1": 2}, "is not a convolution"),
+        ({NAME: 16, "nowhere": 2}, "nowhere is not a convolution"),
     ],
 )
 def test_what_cannot_be_split_is_refused_before_anything_changes(

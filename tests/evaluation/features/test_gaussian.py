@@ -66,7 +66,7 @@ def test_what_holds_no_statistics_is_refused(tmp_path: Path) -> None:
 )
 def test_what_is_no_covariance_is_refused(sigma: np.ndarray, tmp_path: Path) -> None:
     np.savez(tmp_path / "real.npz", mu=np.zeros(3), sigma=sigma)
-    with pytest.raises(DGQError, match=r"real\.npz holds a sigma that is no covariance"):
+    with pytest.raises(DGQError, match=r"real\.npz holds a sigma that is not a covariance"):
         load_gaussian(tmp_path / "real.npz")
 
 

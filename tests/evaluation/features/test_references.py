@@ -76,7 +76,9 @@ def test_a_lone_reference_is_refused_before_anything_is_drawn(tmp_path: Path) ->
 
 def test_a_file_of_something_else_is_called_no_npz(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a dog")
-    with pytest.raises(DGQError, match=r"captions\.txt holds no FID statistics \(it is no npz\)"):
+    with pytest.raises(
+        DGQError, match=r"captions\.txt holds no FID statistics \(it is not an npz\)"
+    ):
         check_references(tmp_path / "captions.txt", 12)
 
 

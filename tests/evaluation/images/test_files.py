@@ -83,7 +83,7 @@ def test_all_of_a_folder_is_used_or_counted_and_named(tmp_path: Path) -> None:
     notes: list[str] = []
     assert len(list_images(tmp_path, notes)) == 7
     assert notes == [
-        f"references: 4 entries of {tmp_path} are no images and were left out, folders included: "
+        f"references: 4 entries of {tmp_path} are not images and were left out, folders included: "
         ".DS_Store, captions.csv, cats, ..."
     ]
 
