@@ -45,8 +45,7 @@ def quantize(
     if spoilt is not None:
         spoilt.masked_fill_(codes.isnan().flatten(1).any(1), torch.nan)
     zeros = zero_point[step].float().view([*rows[:-1], x.shape[-1]])
-    codes = (codes + zeros).clamp(0, largest) * factor - (offset or 0)
-    return codes.to(code_dtype(offset))
+    return code_of(codes, zeros, factor, largest, offset)
 
 
 def quantize_gated(
@@ -88,11 +87,19 @@ def pad(
     """
     height, width = padding
     step = step if zero_point.shape[0] > 1 else step.new_zeros(1)
-    of_zero = zero_point[step].float().clamp(0, largest) * factor - (offset or 0)
-    rows = of_zero.to(codes.dtype)[:, None, None]
-    padded = rows.expand(padded_shape(codes, padding)).clone()
+    zeros = zero_point[step].float()
+    of_zero = code_of(torch.zeros_like(zeros), zeros, factor, largest, offset)
+    padded = of_zero[:, None, None].expand(padded_shape(codes, padding)).clone()
     padded[:, height : padded.shape[1] - height, width : padded.shape[2] - width] = codes
     return padded
+
+
+def code_of(
+    quotients: Tensor, zeros: Tensor, factor: Tensor, largest: int, offset: int | None
+) -> Tensor:
+    """Codes of rounded quotients at their zero points; the rest is as in ``quantize``."""
+    codes = (quotients + zeros).clamp(0, largest) * factor - (offset or 0)
+    return codes.to(code_dtype(offset))
 
 
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from dgq.ops import reference
+from dgq.ops.triton.codes import code_of
 from dgq.ops.triton.epilogue import Epilogue, finished
 from dgq.ops.triton.launch import ALIGNMENT, KEPT, Boxes, Launch
 from dgq.ops.triton.products import int_linear
-from dgq.ops.triton.quantize import code_of
 from dgq.ops.triton.tiles import TILES_AT_ONCE, Tile, place_of_tile
 
 TILE = Tile(128, 64, 64, warps=4, stages=4)

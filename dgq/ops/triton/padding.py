@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgq.ops.reference import padded_shape
+from dgq.ops.triton.codes import code_of
 from dgq.ops.triton.launch import KEPT, Launch
 
 PIXELS, CHANNELS = 16, 128
@@ -96,7 +97,7 @@ def _pad(
     zeros = zero_ptr + step * channels + channel[None, :]
     zero = tl.load(zeros, mask=exists & known & ~inside[:, None], other=0).to(tl.float32)
     factor = tl.load(factor_ptr + channel, mask=channel < channels, other=0.0)[None, :]
-    of_zero = (tl.minimum(tl.maximum(zero, 0.0), LARGEST) * factor).to(tl.int32) - OFFSET
+    of_zero = code_of(tl.zeros_like(zero), zero, factor, LARGEST) - OFFSET
     places = out_ptr + pixel.to(tl.int64)[:, None] * channels + channel[None, :]
     whole = tl.where(inside[:, None], code.to(tl.int32), of_zero)
     tl.store(places, whole.to(out_ptr.dtype.element_ty), mask=exists & known)

@@ -8,14 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from dgq.ops import reference
+from dgq.ops.triton.codes import coded
 from dgq.ops.triton.launch import KEPT, Launch
 from dgq.ops.triton.padding import unpadded
-
-ROUNDING = tl.constexpr(1.5 * 2**23)
-"""Adding this to a float32 below 2^22 and subtracting it again rounds half to even."""
-
-BEYOND = tl.constexpr(2.0**21)
-"""Quotients beyond this are clamped with any 16-bit zero point."""
 
 PIXELS, CHANNELS = 16, 128
 """Size of the block that one program quantizes."""
@@ -64,21 +59,6 @@ def _launch_of(
     sizes = (n_pixels, height, width, channels)
     constants = (largest, offset, up, left, per_step, per_row, PIXELS, CHANNELS)
     return Launch(_quantize, grid, (*sizes, *constants))
-
-
-@triton.jit
-def coded(value, divisor, zero, factor, LARGEST: tl.constexpr):
-    """``clamp(round(value / divisor) + zero, 0, LARGEST) * factor``, int32."""
-    quotient = tl.div_rn(value, tl.broadcast_to(divisor, value.shape))
-    return code_of(quotient, zero, factor, LARGEST)
-
-
-@triton.jit
-def code_of(quotient, zero, factor, LARGEST: tl.constexpr):
-    """``clamp(round(quotient) + zero, 0, LARGEST) * factor``, int32."""
-    quotient = tl.minimum(tl.maximum(quotient, -BEYOND), BEYOND)
-    code = quotient + ROUNDING - ROUNDING + zero
-    return (tl.minimum(tl.maximum(code, 0.0), LARGEST) * factor).to(tl.int32)
 
 
 @triton.jit
