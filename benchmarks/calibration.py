@@ -8,7 +8,6 @@ inputs. W4, A8 with 8 groups, 64 samples over 4 steps; errors are those of 16 he
 """
 
 import argparse
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -36,6 +35,7 @@ from dgq.calibration.calibrate import reconstruct_
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.samples import samples_of_prompts
 from dgq.command_line.console import quieten_libraries
+from dgq.devices import peak_bytes
 from dgq.recipes import Custom
 from dgq.storage.files import write_json
 from dgq.unet.context import context_of, quantization
@@ -148,7 +148,7 @@ def ranges_of_one_step() -> float:
 
 def peak_rss_gib() -> float:
     """Peak memory of this process in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes("cpu") / 2**30
 
 
 def print_tables(content: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ calibration. ``--stop-after`` ends earlier: memory grows with the samples, not w
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
 from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
 from dgq.calibration import learning as learn
 from dgq.calibration.unet_calls import UNetCalls
+from dgq.devices import peak_bytes
 from dgq.math.reconstruction import reconstruction_loss
 from dgq.settings import WaitingSettings
 from dgq.storage.files import write_json
@@ -222,9 +222,7 @@ def on(device: str, value: Any) -> Any:
 
 def peak_gib(device: str) -> float:
     """Peak memory in GiB so far: of the accelerator, or of this process."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes(device) / 2**30
 
 
 class Timer:

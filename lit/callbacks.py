@@ -1,28 +1,20 @@
 """Callbacks of a calibration: progress, log, checkpoints, and the finished model."""
 
 import csv
-import resource
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 
 from dgq.calibration.progress import CalibrationProgress
 from dgq.command_line.console import print_line
+from dgq.devices import peak_bytes
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import FOLDER, load_quantized_unet, save_quantized
 from dgq.storage.files import written_beside
 from lit.calibration import Calibration
 from lit.run_folder import CONFIG, LOG
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory so far, of the accelerator or else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class TargetCheckpoint(ModelCheckpoint):
@@ -122,7 +114,7 @@ class RunFolder(Checkpoint):
             f"{self.folder / FOLDER}: SQNR of the UNet's output on held-out samples "
             f"{module.sqnr_db['weights']:.1f} dB with quantized weights, "
             f"{module.sqnr_db['all']:.1f} dB with everything quantized\n"
-            f"seconds: {seconds}; peak memory {peak_memory_gib(module.device):.2f} GiB\n"
+            f"seconds: {seconds}; peak memory {peak_bytes(module.device) / 2**30:.2f} GiB\n"
             f"measure it with: python evaluate.py --ckpt {self.folder}"
         )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.accelerators import MPSAccelerator
 from rich.console import Console
 
 from dgq.planning.plan import Plan, plan
@@ -51,5 +52,10 @@ def instance(kind: type, value: Any) -> Any:
 
 def device_of(accelerator: Any) -> torch.device:
     """The device that the Trainer would use."""
-    wanted = str(accelerator) in ("auto", "gpu", "cuda")
-    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+    for name, available in (
+        ("mps", MPSAccelerator.is_available()),
+        ("cuda", torch.cuda.is_available()),
+    ):
+        if available and str(accelerator) in ("auto", "gpu", name):
+            return torch.device(name)
+    return torch.device("cpu")

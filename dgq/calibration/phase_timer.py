@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from dgq.devices import wait
+
 
 class PhaseTimer:
     """Seconds spent in each phase: CPU time, or wall time if an accelerator computes.
@@ -29,8 +31,7 @@ class PhaseTimer:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + self._clock() - self._started
 
     def _clock(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        wait(self._device)
         return time.process_time() if self._device.type == "cpu" else time.perf_counter()
 
     @contextmanager

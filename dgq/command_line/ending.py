@@ -10,6 +10,9 @@ from dgq.command_line.console import print_error, print_stop, quieten_libraries
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
 
+BROKEN_PIPE = 128 + 13
+"""Status for SIGPIPE, which not every system has."""
+
 
 def exit_code(
     work: Callable[[], int | None],
@@ -36,7 +39,7 @@ def exit_code(
         return 2
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return BROKEN_PIPE
     except OSError as error:
         print_error(DGQError(f"{error}: {after_failure}"))
         return 2

@@ -13,10 +13,9 @@ from dgq.inference.build import check_tensors_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
-from dgq.inference.laying_out import fold_layers_, unfold_layers_
+from dgq.inference.laying_out import fold_layers_, lay_out_images_, unfold_layers_
 from dgq.inference.layout import layout_of
 from dgq.inference.products import Products, products_of
-from dgq.inference.products.cpu import CpuProducts
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.context import QuantizationContext
@@ -25,8 +24,6 @@ Mode = Literal["auto", "integer", "float"]
 MODES = ("auto", "integer", "float")
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that the unquantized parts can have."""
-
-CPU = CpuProducts()
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ class Execution:
         dtype: dtype of the unquantized parts.
         attention: which kernel computes attention.
         features: relevant features of the device.
-        device: CPU or GPU.
+        device: CPU, GPU, or torch's name of another.
         asked_dtype: the requested dtype; empty for the device's default.
     """
 
@@ -160,7 +157,7 @@ def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = N
     calls.known_on(next(unet.parameters()).device)
     execution = Execution(
         *(mode, n_integer, dict(reasons), name_of(dtype), attention),
-        *(products.features() if obstacle is None else CPU.features(), products.device, asked),
+        *(products.features(), products.device, asked),
     )
     unet.execution, unet.layout = execution, layout_of(unet)  # type: ignore[assignment]
     return execution
@@ -196,7 +193,7 @@ def settle_(unet: nn.Module, dtype: torch.dtype, products: Products, channels_la
         Which kernel computes attention.
     """
     if channels_last:
-        nn.Module.to(unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out_images_(unet, torch.channels_last)
     name, attend = products.attention(dtype)
     if dtype == torch.float32 and unet.precision is None:
         return name

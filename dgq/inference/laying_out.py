@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import torch
 from torch import nn
 
 from dgq.inference.channel_input import ChannelInput
@@ -77,12 +78,23 @@ def unfold_layers_(unet: nn.Module) -> int:
         n_integer += isinstance(layer, IntegerLayer)
         unet.set_submodule(name, layer.unfolded())
         del layer
+    if names:
+        lay_out_images_(unet, torch.contiguous_format)
     for module in unet.modules():
         if isinstance(module, ChannelInput):
             module.release_()
         if isinstance(module, QuantizedAttention):
             module.attend = reference_attention
     return n_integer
+
+
+def lay_out_images_(unet: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the weights of stock convolutions, and so the images that they write.
+
+    Kernels read images channels last; where torch has no group norm of its own for a device, it
+    reads contiguous ones only.
+    """
+    nn.Module.to(unet, memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def readers_of(owner: QuantizedAttention) -> dict[nn.Module, tuple[str, ...]]:

@@ -67,11 +67,11 @@ def best_shrink_factor(
 def _best_factor_of(
     rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool
 ) -> Tensor:
-    best_error = torch.full_like(low, torch.inf, dtype=torch.float64)
-    best_factor = torch.ones_like(low)
+    best_error, best_factor = torch.full_like(low, torch.inf), torch.ones_like(low)
+    unit, _ = weight_parameters(low, high, n_bits, symmetric)
     for i in range(N_CANDIDATES):
         factor = 1 - SHRINK_STEP * i
-        error = quantization_error(rows, low * factor, high * factor, n_bits, symmetric)
+        error = quantization_error(rows, low * factor, high * factor, unit, n_bits, symmetric)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_factor = torch.where(better, torch.full_like(low, factor), best_factor)
@@ -79,15 +79,16 @@ def _best_factor_of(
 
 
 def quantization_error(
-    rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool = False
+    rows: Tensor, low: Tensor, high: Tensor, unit: Tensor, n_bits: int, symmetric: bool = False
 ) -> Tensor:
-    """``mean |Q(x) - x|^2.4`` of rows ``[out, n]`` for ranges ``[out]``: ``[out]``, float64.
+    """``mean |(Q(x) - x) / unit|^2.4`` of rows ``[out, n]``, with ranges and units ``[out]``.
 
-    Written out, because ``fake_quantize`` allocates a tensor per operation. In float64, because the
-    power of a small scale underflows float32, and channels of weights around 1e-20 are common.
+    Written out, because ``fake_quantize`` allocates a tensor per operation. In units of a scale,
+    because the power of a small one underflows float32: channels of weights around 1e-20 are
+    common, and not every device has float64.
     """
     scale, zero_point = weight_parameters(low, high, n_bits, symmetric)
     ratio = rows / scale[:, None]
     lowest = -zero_point[:, None]
     error = ratio.round().clamp_(lowest, lowest + 2**n_bits - 1).sub_(ratio).abs_()
-    return error.pow_(ERROR_EXPONENT).mean(1).double() * scale.double().pow(ERROR_EXPONENT)
+    return error.pow_(ERROR_EXPONENT).mean(1) * (scale / unit).pow(ERROR_EXPONENT)

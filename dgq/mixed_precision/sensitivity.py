@@ -134,7 +134,7 @@ class Gathering:
         self._step = step.to(call["sample"].device)
         output = self.unet(**{**call, "return_dict": False})[0]
         self._shared.clear()
-        self.signal += float(output.detach().double().square().sum())
+        self.signal += float(output.detach().cpu().double().square().sum())
         direction = torch.randn(output.shape, generator=generator).to(output.device)
         if output.requires_grad:  # otherwise no layer ran, which ``result`` says
             (output.float() * direction).sum().backward()

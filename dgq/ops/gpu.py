@@ -52,6 +52,8 @@ def launcher(name: str) -> Callable[..., Tensor]:
 @cache
 def why_not(device: torch.device) -> str | None:
     """Why the kernels cannot run on a device, or None; tried once per device."""
+    if torch.version.hip is not None:
+        return "no integer kernels for AMD GPUs yet"
     if not has_triton():
         return "no integer kernels for cuda without Triton (pip install dgq[triton])"
     if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dgq.devices import wait
 from dgq.inspection.layer_costs import LayerCost
 from dgq.math.range_search import weight_range
 from dgq.math.rounding import START_TEMPERATURE, rounding_penalty, soft_rounding
@@ -114,7 +115,6 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) 
     for _ in range(repeats + 1):
         started = clock()
         work()
-        if not on_cpu:
-            torch.cuda.synchronize(device)
+        wait(device)
         found.append(clock() - started)
     return min(found[1:]) / (torch.get_num_threads() if on_cpu else 1)

@@ -11,10 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from dgq.errors import DGQError
 
 CHUNK = 1 << 20
 PARTIAL = ".partial"
+FLUSHES_FOLDERS = os.name != "nt"
+"""Whether the system opens folders as files; Windows writes their names down by itself."""
 
 
 def partial_name(name: str, suffix: str = "") -> str:
@@ -68,7 +72,9 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and not FLUSHES_FOLDERS:
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -99,13 +105,7 @@ def _is_abandoned(name: str) -> bool:
     process = rest.partition("-")[0]
     if not machine or not process.isdecimal():
         return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
+    return not psutil.pid_exists(int(process))
 
 
 def check_writable(folder: Path, option: str) -> None:

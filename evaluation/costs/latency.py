@@ -8,6 +8,7 @@ from statistics import median
 import torch
 from torch import nn
 
+from dgq.devices import wait
 from evaluation.images.sampling import Arguments
 
 WARM_UP_CALLS = 1
@@ -38,13 +39,8 @@ def time_calls(
 
 
 def _seconds(call: Callable[[], object], device: str | torch.device) -> float:
-    _finish(device)
+    wait(device)
     start = time.perf_counter()
     call()
-    _finish(device)
+    wait(device)
     return time.perf_counter() - start
-
-
-def _finish(device: str | torch.device) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)

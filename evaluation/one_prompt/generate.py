@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from dgq.devices import forget_peak, peak_bytes
 from dgq.errors import DGQError
 from dgq.inference.execution import Execution
 from dgq.math.reconstruction import sqnr_db
@@ -20,7 +21,6 @@ from evaluation.images.files import to_images, to_tensor
 from evaluation.images.sampling import check_drawable, sample
 from evaluation.one_prompt.files import check_output, write_pictures
 from evaluation.one_prompt.lora import find_lora, with_lora
-from evaluation.one_prompt.memory import forget_peak, peak_bytes
 from evaluation.one_prompt.settings import PictureSettings
 from evaluation.one_prompt.sheet import side_by_side
 from evaluation.one_prompt.subjects import Subjects, find_subjects

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dgq.errors import DGQError
-from evaluation.devices import find_devices
+from evaluation.devices import default_device, find_devices
 
 
 def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +17,12 @@ def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, n in (("cuda", 3), ("cuda:0", 2)):
         with pytest.raises(DGQError, match="there are 2 GPUs"):
             find_devices(name, n)
+
+
+def test_the_default_is_the_accelerator_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[torch.device | None] = [torch.device("mps"), None]
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found.pop())
+    assert [default_device(), default_device()] == ["cpu", "mps"]
 
 
 @pytest.mark.parametrize("name", ["cud", "meta", "cuda:99"])

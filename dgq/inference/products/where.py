@@ -4,6 +4,7 @@ from torch import nn
 
 from dgq.inference.products.cpu import CpuProducts
 from dgq.inference.products.gpu import GpuProducts
+from dgq.inference.products.none import NoProducts
 from dgq.inference.products.products import Products
 
 
@@ -19,6 +20,7 @@ def products_of(unet: nn.Module) -> tuple[Products, str | None]:
     if kinds == {"cuda"} and len(devices) == 1:
         products = GpuProducts(devices.pop())
         return products, products.obstacle()
+    names = ", ".join(sorted(kinds - {"cpu"}))
     if len(devices) > 1:
-        return CpuProducts(), "its tensors are on several devices"
-    return CpuProducts(), f"no integer kernels for {', '.join(sorted(kinds - {'cpu'}))} yet"
+        return NoProducts(names), "its tensors are on several devices"
+    return NoProducts(names), f"no integer kernels for {names} yet"
