@@ -25,9 +25,9 @@ class SqnrMeter:
         while len(self._signal) <= step:
             self._signal.append(0.0)
             self._noise.append(0.0)
-        reference = reference.double()
+        reference, output = reference.cpu().double(), output.cpu().double()
         self._signal[step] += reference.square().sum().item()
-        self._noise[step] += (reference - output.double()).square().sum().item()
+        self._noise[step] += (reference - output).square().sum().item()
 
     def per_step(self) -> list[float]:
         """Signal to quantization noise ratio in dB of each step; infinite where nothing differs."""
