@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import os
 import sys
 import time
 import warnings
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
+from dgq.command_line.parser_messages import in_short
 from dgq.errors import DGQError
 
 
@@ -31,7 +33,7 @@ def add_path(parser: argparse.ArgumentParser) -> None:
 
 def print_error(error: Exception) -> None:
     """Print on stderr, in one line, what was wrong."""
-    print_marked("[bold red]error:[/]", str(error))
+    print_marked("[bold red]error:[/]", in_short(str(error)))
 
 
 def print_stop(text: str) -> None:
@@ -72,8 +74,16 @@ def check_arguments(args: Sequence[str]) -> None:
             raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
 
 
+def replace_closed_streams() -> None:
+    """Discard what a program without stdout or stderr prints, as after ``>&-`` or as a service."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def quieten_libraries() -> None:
     """Hide libraries' progress bars and hints that do not concern users of this project."""
+    replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in Latin-1 has no arrows and bars
