@@ -68,10 +68,17 @@ def phase(name: str) -> Iterator[None]:
 
 
 def check_arguments(args: Sequence[str]) -> None:
-    """Raise DGQError for an argument with bytes that are not text."""
-    for arg in args:
+    """Raise DGQError for an argument with bytes that are not text, or an option without a value.
+
+    An empty value is what an unset variable leaves in a script; as a path it would mean the working
+    directory.
+    """
+    for arg, following in zip(args, [*args, None][1:], strict=True):
         if printable(arg) != arg:
             raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
+        option, equals, value = arg.partition("=")
+        if option.startswith("--") and (following == "" if not equals else value == ""):
+            raise DGQError(f"{option} is empty: give a value, or leave it out")
 
 
 def replace_closed_streams() -> None:
