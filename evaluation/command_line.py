@@ -36,6 +36,9 @@ DEFAULT, CUSTOM = "default", "custom"
 FLAGS = ("--compile", "--overwrite", "--lpips", "--image_reward")
 """Options that act as flags, without a value."""
 
+LISTS = ("--ckpt", "--seeds", "--metrics")
+"""Options that take several values."""
+
 CKPT_HELP = (
     "quantized models to compare: run folders, their Lightning checkpoints, or folders of "
     "quantized models; without any, only full precision is measured"
@@ -62,11 +65,20 @@ def parse_settings(argv: Sequence[str]) -> EvaluationSettings:
         ArgumentError: for arguments that cannot be parsed.
     """
     arguments, names = resolve_protocols(normalise(argv))
+    check_once(arguments)
     parsed = make_parser().parse_args(arguments)
     protocol = Protocol(**_values(parsed, Protocol))
     others = _values(parsed, EvaluationSettings)
     name = "-".join(names) or (DEFAULT if protocol == Protocol() else CUSTOM)
     return EvaluationSettings(**others, protocol=protocol, protocol_name=name)
+
+
+def check_once(arguments: Sequence[str]) -> None:
+    """Raise DGQError for a list in several options, of which the parser would use the last."""
+    given = [argument.partition("=")[0] for argument in arguments]
+    for option in LISTS:
+        if given.count(option) > 1:
+            raise DGQError(f"{option} is given twice: give all values after one {option}")
 
 
 def make_parser() -> ArgumentParser:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from dgq.command_line.console import print_line, print_stop
+from dgq.command_line.parser_messages import PROBLEM
 from dgq.command_line.stopping import Stopped, Stopper
 from dgq.errors import DGQError
 from dgq.pipelines.embedded import EMBEDDED
@@ -150,8 +151,14 @@ class CalibrationCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make model, data and Trainer; nothing for a dry run."""
-        if not self.is_dry_run:
+        if self.is_dry_run:
+            return
+        try:
             super().instantiate_classes()
+        except ValueError as error:
+            if PROBLEM.search(str(error)) is None:
+                raise
+            raise DGQError(str(error)) from error  # such as a logger whose package is missing
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Calibrate, or print the plan of a dry run."""

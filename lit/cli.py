@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
 from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
+from dgq.command_line.ending import end_unread, is_unread
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
 from lit.calibration_cli import HOW_TO_RESUME, CalibrationCLI
@@ -40,6 +41,11 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
     except (DGQError, ArgumentError, MisconfigurationException) as error:
         print_error(explained(error))
         return 2
+    except (BrokenPipeError, SystemExit) as error:
+        if not is_unread(error):
+            raise
+        print_stop(f"stopped by SIGPIPE, nobody reads the output: {HOW_TO_RESUME}")
+        return end_unread()
     except (OSError, SafetensorError) as error:
         print_error(DGQError(f"{error}: free space or fix access, then resume by --ckpt_path last"))
         return 2

@@ -1,5 +1,6 @@
 """The folder of a run: one calibration at a time writes to it, and replaces only its own files."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,7 +86,7 @@ def check_free(run: Path, unless_started: bool = False) -> None:
     if is_own(run / CONFIG):
         return
     for file in (run / CONFIG, run / LOG, model):
-        if file.exists():
+        if os.path.lexists(file):  # also a link to nothing, where no folder can be made
             raise DGQError(
                 f"{file} was not written by a calibration and would be lost: choose another folder "
                 "by --run DIR"

@@ -133,6 +133,7 @@ def test_options_change_the_picture(run: Path, capsys: pytest.CaptureFixture[str
     assert "w4a6: 0 layers multiply integers" in capsys.readouterr().out
     variants: dict[str, tuple[str, ...]] = {
         "plain": (),
+        "empty": ("--negative", ""),
         "negative": ("--negative", "a green star"),
         "scheduler": ("--scheduler", "EulerDiscreteScheduler"),
         "guidance": ("--guidance", "8"),
@@ -140,6 +141,7 @@ def test_options_change_the_picture(run: Path, capsys: pytest.CaptureFixture[str
     for name, options in variants.items():
         assert main([*command, *options, "--output", f"{name}.png"]) == 0
     drawn = {name: pixels(Path(f"{name}.png")) for name in variants}
+    assert np.array_equal(drawn["plain"], drawn["empty"])
     for name in ("negative", "scheduler", "guidance"):
         assert not np.array_equal(drawn["plain"], drawn[name]), name
     assert main([*command, "--height", "32", "--width", "24", "--output", "wide.png"]) == 0

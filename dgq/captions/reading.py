@@ -15,6 +15,8 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 LINE_ENDS = re.compile(r"\r\n|\n|\r")
 """Line ends of a file: only these, since a caption may contain Unicode's line separators."""
 
+CELL_ENDS = re.compile(r"[,;|\t]")
+
 FORMATS = ".txt (one caption a line), .json (COCO's captions), .jsonl, .csv or .tsv"
 ENCODINGS = {
     b"\xef\xbb\xbf": "utf-8-sig",
@@ -209,18 +211,23 @@ def _is_object(line: str) -> bool:
 def _check_plain(path: Path, text: str, lines: list[str]) -> None:
     """Raise DGQError for a file of another format that is named ``.txt``."""
     start = text.lstrip()[:200].lower()
+    filled = [line.strip() for line in lines if line.strip()]
     kind = None
     if start.startswith(("<!doctype", "<html", "<?xml")):
         kind = "a web page"
+    elif start.startswith("{\\rtf"):
+        kind = "RTF (save it as plain text)"
     elif isinstance(_parsed(text), dict | list) or _is_object(next(_filled(text), (0, ""))[1]):
         kind = "JSON (name it .json or .jsonl)"
-    elif any(_is_header(lines[0], mark) for mark in ",\t") and len(lines) > 1:
-        kind = "a table (name it .csv or .tsv)"
+    elif filled and all(isinstance(_parsed(line), str) for line in filled):
+        kind = "JSON texts (write them without quotes)"
+    elif len(filled) > 1 and (_is_header(filled[0]) or all("\t" in line for line in filled)):
+        kind = "a table (name it .csv or .tsv, with a header)"
     if kind is not None:
         raise DGQError(f"captions {path} cannot be read as text, it is {kind}: expected {FORMATS}")
 
 
-def _is_header(line: str, mark: str) -> bool:
-    """Whether a line is a header with a column of captions."""
-    cells = [cell.strip().strip('"').lower() for cell in line.split(mark)]
-    return len(cells) > 1 and any(c in COLUMNS for c in cells) and not any(" " in c for c in cells)
+def _is_header(line: str) -> bool:
+    """Whether a line is a header with a column of captions, the only one or one of several."""
+    cells = [cell.strip().strip('"').lower() for cell in CELL_ENDS.split(line)]
+    return any(c in COLUMNS for c in cells) and not any(" " in c for c in cells)

@@ -3,10 +3,11 @@
 import argparse
 import io
 import logging
+import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
+from dgq.command_line.parser_messages import in_short
 from dgq.errors import DGQError
 
 
@@ -31,7 +33,7 @@ def add_path(parser: argparse.ArgumentParser) -> None:
 
 def print_error(error: Exception) -> None:
     """Print on stderr, in one line, what was wrong."""
-    print_marked("[bold red]error:[/]", str(error))
+    print_marked("[bold red]error:[/]", in_short(str(error)))
 
 
 def print_stop(text: str) -> None:
@@ -65,15 +67,35 @@ def phase(name: str) -> Iterator[None]:
     console.print(f"{escape(name)}: {time.perf_counter() - started:.1f} s")
 
 
-def check_arguments(args: Sequence[str]) -> None:
-    """Raise DGQError for an argument with bytes that are not text."""
-    for arg in args:
+def check_arguments(args: Sequence[str], may_be_empty: Collection[str] = ()) -> None:
+    """Raise DGQError for an argument with bytes that are not text, or an option without a value.
+
+    An empty value is what an unset variable leaves in a script; as a path it would mean the working
+    directory.
+
+    Args:
+        args: of a command line.
+        may_be_empty: options of which an empty value is one like any other.
+    """
+    for arg, following in zip(args, [*args, None][1:], strict=True):
         if printable(arg) != arg:
             raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
+        option, equals, value = arg.partition("=")
+        is_empty = value == "" if equals else following == ""
+        if is_empty and option.startswith("--") and option not in may_be_empty:
+            raise DGQError(f"{option} is empty: give a value, or leave it out")
+
+
+def replace_closed_streams() -> None:
+    """Discard what a program without stdout or stderr prints, as after ``>&-`` or as a service."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def quieten_libraries() -> None:
     """Hide libraries' progress bars and hints that do not concern users of this project."""
+    replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in Latin-1 has no arrows and bars

@@ -27,7 +27,8 @@ def exit_code(
         after_failure: what to do if a file cannot be read or written.
 
     Returns:
-        0; 2 after one line about bad input; 128 plus the signal's number if one ended it.
+        0; 2 after one line about bad input; 128 plus the signal's number if one ended it, also
+            SIGPIPE's if nobody reads the output any more.
     """
     quieten_libraries()
     try:
@@ -37,9 +38,10 @@ def exit_code(
     except (DGQError, ArgumentError) as error:
         print_error(error)
         return 2
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except (BrokenPipeError, SystemExit) as error:
+        if not is_unread(error):
+            raise
+        return end_unread()
     except OSError as error:
         print_error(DGQError(f"{error}: {after_failure}"))
         return 2
@@ -53,3 +55,18 @@ def exit_code(
         print_stop(f"interrupted: {after_stop}")
         return 128 + signal.SIGINT
     return code or 0
+
+
+def is_unread(error: BaseException) -> bool:
+    """Whether a command ended because nobody reads its output any more, as after ``| head``.
+
+    rich turns the BrokenPipeError of a console into a SystemExit.
+    """
+    broken = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(broken, BrokenPipeError)
+
+
+def end_unread() -> int:
+    """Discard what is still in the buffer of stdout; returns the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     """Draw; returns the exit code: 0, or 2 after one line about bad input."""
 
     def work() -> None:
-        check_arguments(argv)
+        check_arguments(argv, may_be_empty=("--negative",))
         generate(parse_settings(argv), Console(emoji=False))
 
     return exit_code(work, "nothing was written")

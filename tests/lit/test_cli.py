@@ -81,6 +81,15 @@ def test_other_arguments_pass_unchanged() -> None:
     assert resolve_configs(args)[0] == args
 
 
+def test_keys_of_different_sections_and_merged_ones_are_not_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("data: &d {seed: 1}\nmodel: {seed: 1, <<: *d}\ntrainer: {<<: *d, <<: *d}\n")
+    with pytest.raises(DGQError, match="<< stands a second time"):
+        resolve_configs(["fit", "--config", str(file)])
+    file.write_text("data: &d {seed: 1}\nmodel: {seed: 1, <<: *d}\n")
+    assert resolve_configs(["fit", "--config", str(file)])[1] == "own"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -93,6 +102,9 @@ def test_other_arguments_pass_unchanged() -> None:
         (b"- model", "holds no options"),
         (b"# nothing but a remark\n", "holds no options"),
         (b"data: 3", "data is 3, which is not an option"),
+        (b"data:\n  seed: 1\ndata:\n  seed: 2\n", "data stands a second time in line 3"),
+        (b"model: {recipe: {a: [{b: 1, b: 2}]}}", "b stands a second time in line 1"),
+        (b"model: &a\n  x: *a\n", "is not YAML in UTF-8"),
         (b"model:\n", "model is None, which is not an option"),
     ],
 )

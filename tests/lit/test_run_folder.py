@@ -54,6 +54,14 @@ def test_a_new_run_writes_over_nothing(run: tuple[str, Path]) -> None:
             checkpoint_to_resume(folder, None)
 
 
+def test_links_to_nothing_are_in_the_way(tmp_path: Path) -> None:
+    """Where the link points, no folder can be made; better said now than after the calibration."""
+    (tmp_path / "quantized").symlink_to(tmp_path / "unmounted" / "quantized")
+    for resume in (None, "last"):
+        with pytest.raises(DGQError, match=r"quantized was not written by a calibration"):
+            checkpoint_to_resume(tmp_path, resume)
+
+
 def test_a_run_killed_at_any_moment_goes_on(run: tuple[str, Path]) -> None:
     name, folder = run
     if name not in CAN_GO_ON:

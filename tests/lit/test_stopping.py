@@ -43,6 +43,25 @@ def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatc
 
 
 HOW_TO_RESUME = "the same command with --ckpt_path last resumes after the last finished target"
+
+
+def test_a_run_whose_output_nobody_reads_any_more_says_so(
+    micro_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As after ``| head``: stopped by SIGPIPE, rather than by status 1 without a word."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        arguments = [*fit_arguments(micro_folder, tmp_path), *LEARNING]
+        assert main(arguments, CalibrationData) == 128 + signal.SIGPIPE
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said == f"stopped by SIGPIPE, nobody reads the output: {HOW_TO_RESUME}"
+
+
 EVENTS = [
     (signal.SIGUSR1, "on_save_checkpoint", 2),
     (signal.SIGINT, "propagate", 3),

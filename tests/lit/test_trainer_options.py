@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
 
 from data.calibration import CalibrationData
 from dgq.errors import DGQError
@@ -118,6 +119,13 @@ def test_durations_are_read_as_lightning_reads_them(value: Any, expected: Any) -
     assert parse_time(value) == expected
 
 
+class WithoutPackage(CSVLogger):
+    """A logger such as Lightning's for W&B, MLflow, Comet or TensorBoard."""
+
+    def __init__(self, save_dir: str = "nowhere") -> None:
+        raise ModuleNotFoundError("wandb is not installed")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -130,6 +138,8 @@ def test_durations_are_read_as_lightning_reads_them(value: Any, expected: Any) -
         (("--trainer.devices", "0"), "devices"),
         (("--trainer.fast_dev_run", "-1"), "fast_dev_run"),
         (("--seed_everything", "-5"), "seed_everything"),
+        (("--trainer.logger", "CSVLogger"), "CSVLogger: the following arguments are required"),
+        (("--trainer.logger", f"{__name__}.WithoutPackage"), "WithoutPackage: wandb is not inst"),
     ],
 )
 def test_the_command_line_refuses_them_before_any_work(

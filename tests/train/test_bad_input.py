@@ -55,7 +55,9 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
         "--model.waiting.folder /proc/nowhere cannot be written",
     ),
     "no text": (["--run", os.fsdecode(b"run\xff")], "not encoded in UTF-8"),
-    "empty checkpoint": (["--ckpt_path", ""], "--ckpt_path '' does not exist"),
+    "empty checkpoint": (["--ckpt_path", ""], "--ckpt_path is empty"),
+    "empty run": (["--run", ""], "--run is empty"),
+    "empty cache": (["--data.cache="], "--data.cache is empty"),
     "idle folder": (["--model.waiting.folder", "elsewhere"], "goes with waiting.place disk"),
     "processes": (["--trainer.devices", "99999"], "99999 processes cannot share 1 micro-batches"),
     "uneven processes": (

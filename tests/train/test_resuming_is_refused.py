@@ -119,11 +119,14 @@ def test_a_damaged_last_checkpoint_is_refused_by_name(
     assert str(run / "last.ckpt") in line
 
 
-@pytest.mark.parametrize("ckpt", ["", "no/such/file.ckpt"])
+@pytest.mark.parametrize(
+    ("ckpt", "message"),
+    [("", "is empty"), (" ", "does not exist"), ("no/such/file.ckpt", "does not exist")],
+)
 def test_resuming_from_a_file_that_is_none_is_refused(
-    ckpt: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ckpt: str, message: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command([*fit_arguments(micro_folder, tmp_path), "--ckpt_path", ckpt]) == 2
     assert list(contents(tmp_path)) == ["captions.txt"]
     (line,) = error_lines(capsys)
-    assert "does not exist" in line
+    assert message in line

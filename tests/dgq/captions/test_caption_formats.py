@@ -55,6 +55,12 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "list.txt": (b'["a dog"]', "name it .json"),
     "table.txt": (b"file_name,text\n1.png,a dog\n", "name it .csv"),
     "tabs.txt": (b"Prompt\tNote\na dog\tx\n", "name it .csv or .tsv"),
+    "column.txt": (b"Caption\na dog\na cat\n", "a table .*with a header"),
+    "semicolons.txt": (b"id;caption\n1;a dog\n", "name it .csv"),
+    "bars.txt": (b"\nimage | text\n1 | a dog\n", "name it .csv"),
+    "flickr.txt": (b"1.jpg#0\ta dog\n\n1.jpg#1\ta hound\n", "a table .*with a header"),
+    "quoted.txt": (b'"a dog"\n"a cat"\n', "JSON texts"),
+    "word.txt": (b"{\\rtf1\\ansi a dog}", "RTF"),
     "gz.txt": (b"\x1f\x8b\x08\x00", "compressed"),
     "zip.csv": (b"PK\x03\x04", "zipped"),
     "latin.txt": ("a café\n".encode("latin-1"), "no utf-8"),
@@ -82,6 +88,15 @@ def test_what_is_of_another_format_is_refused_by_name(name: str, tmp_path: Path)
         read_captions(tmp_path / name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a dog, a cat\ntext\n", "text\n", "a\tdog\na cat\n", '"Stop"\na dog\n', "caption; a dog\n"],
+)
+def test_lines_that_only_resemble_a_table_are_captions(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert read_captions(tmp_path / "a.txt") == text.splitlines()
 
 
 @pytest.mark.parametrize("name", ["a.CSV", "sub/captions.JSONL", "own/a.parquet", "x" * 3000])

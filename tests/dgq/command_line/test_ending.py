@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from dgq.command_line import card, export, inspect
 from dgq.command_line.ending import exit_code
@@ -71,3 +72,37 @@ def test_a_reader_that_has_seen_enough_is_no_error(
         monkeypatch.setattr(sys, "stdout", output)
         assert exit_code(lambda: print("a line")) == 128 + signal.SIGPIPE
     assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_leaves_a_console_is_no_error_either(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """rich raises SystemExit(1) instead, for a progress bar as for a table."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert exit_code(lambda: Console().print("a table")) == 128 + signal.SIGPIPE
+    assert capfd.readouterr().err == ""
+
+
+def test_other_exits_are_passed_on() -> None:
+    with pytest.raises(SystemExit, match="0"):
+        exit_code(raising(SystemExit(0)))
+
+
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_a_program_without_streams_ends_like_others(
+    closed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``>&-``, in services and in windows without a terminal."""
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+
+    def work() -> None:
+        sys.stdout.isatty()
+        print("a line")
+        print("a line", file=sys.stderr)
+
+    assert exit_code(work) == 0
+    assert exit_code(raising(DGQError("no such model"))) == 2
