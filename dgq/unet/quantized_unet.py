@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from dgq.adapters.adapters import TakesAdapters
@@ -77,7 +78,6 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
 
         If the UNet computes in another precision than that of its inputs, these are converted, and
         the output is converted back.
-        the output is converted back.
         """
         check_not_empty((sample, args, kwargs))
         if torch.compiler.is_compiling():
@@ -116,7 +116,8 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         super().enable_gradient_checkpointing(outer)  # type: ignore[misc]
 
     def set_default_attn_processor(self) -> None:
-        """As the stock UNet's: quantized attention stays what it is."""
+        """As the stock UNet's: quantized attention computes by itself again."""
+        self.set_attn_processor(AttnProcessor())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if self.execution is None:
