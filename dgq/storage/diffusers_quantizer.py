@@ -27,6 +27,7 @@ from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import check_precision, prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.storage.dequantize import dequantize_
+from dgq.storage.empty_unet import check_loadable
 from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.model_files import check_seal, sealed
 from dgq.storage.seal import SEAL, tensor_sha256
@@ -197,7 +198,7 @@ class DGQQuantizer(DiffusersQuantizer):
         It names no path on this machine, since what is saved may be published.
 
         Raises:
-            DGQError: if the UNet has adapters.
+            DGQError: if the UNet has adapters, or what would be saved could not be loaded.
         """
         if getattr(unet, "peft_config", None):
             raise DGQError(
@@ -207,7 +208,9 @@ class DGQQuantizer(DiffusersQuantizer):
         config = config_of(unet)
         if self._origin is None:
             self._origin = Origin(str(config.get(PLACE) or ""), config[QUANTIZATION][SEAL])
-        described = sealed(published_config(config), unet.state_dict())
+        state = unet.state_dict()
+        check_loadable(manifest_of(config), state)
+        described = sealed(published_config(config), state)
         quantization = DGQConfig(**described[QUANTIZATION])
         unet._internal_dict = FrozenDict({**described, QUANTIZATION: quantization})
 
