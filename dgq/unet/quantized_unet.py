@@ -26,6 +26,7 @@ from dgq.unet.calls import SamplerCalls
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
 from dgq.unet.compiling import Compiles, check_at_each_call
 from dgq.unet.devices import dtype_after, moves
+from dgq.unet.own_forward import AtItsStep
 from dgq.unet.stock_state import HasParts
 from dgq.unet.stored_state import check_whole, holds_stored
 
@@ -138,6 +139,8 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         # accelerate's hooks and diffusers' group offloading move tensors one by one.
         if name == "_hf_hook" and self.execution is not None:
             self.execution.run_in_float_(self)
+        if name == "forward" and not isinstance(value, AtItsStep):
+            value = AtItsStep(self.calls, value)
         super().__setattr__(name, value)
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
