@@ -13,9 +13,8 @@ from dgq.ops.reference import attention as differentiable_attention
 from dgq.settings import FLOAT_BITS
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.processors import TakesProcessors, check_arguments, run
-from dgq.unet.projection import Projection
-from dgq.unet.readers import Reader, innermost, read, read_all
-from dgq.unet.shared_inputs import SHARED_INPUTS
+from dgq.unet.readers import read, read_all
+from dgq.unet.shared_inputs import describe_projections_
 from dgq.unet.start_token import but_start
 
 MAX_SCORES = 2**27
@@ -110,21 +109,6 @@ class QuantizedAttention(TakesProcessors, Attention):
         quantizer = self.query_quantizer if name == "to_q" else self.value_quantizer
         quantized_projection: Tensor = quantizer(projected)
         return quantized_projection
-
-    def describe_projections_(self) -> None:
-        """Tell to_q, to_k and to_v what is quantized around them, where they are called alone."""
-        outputs = (self.query_quantizer, self.key_quantizer, self.value_quantizer)
-        for name, output in zip(SHARED_INPUTS, outputs, strict=True):
-            layer = innermost(getattr(self, name))
-            text = None if name == "to_q" else self.context_quantizer
-            if isinstance(layer, Reader):
-                layer.projection = Projection(
-                    self.input_quantizer if text is None else text,
-                    output,
-                    text is not None and self.keep_start_text,
-                    name == "to_k" and self.keep_start,
-                    self.score_bits != FLOAT_BITS,
-                )
 
     def _quantized_text(self, text: Tensor) -> Any:
         """Quantized text ``[batch, tokens, channels]``, except for a kept ``<start>`` token."""
@@ -242,7 +226,7 @@ def become_quantized_(
     attention.calls, attention.keep_start = calls, keep_start
     attention.keep_start_text = keep_start_text
     attention.attend = differentiable_attention
-    attention.describe_projections_()
+    describe_projections_(attention)
 
 
 def bits_of(quantizer: nn.Module | None) -> int:
