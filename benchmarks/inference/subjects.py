@@ -15,12 +15,8 @@ from benchmarks.inference.request import Options
 from dgq.export.engines import ENGINES, Engine
 from dgq.export.phases import silent
 from dgq.inference.build import fill_
-from dgq.storage.checkpoint import (
-    empty_quantized_unet,
-    load_quantized_unet,
-    read_manifest,
-    save_quantized,
-)
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest, save_quantized
+from dgq.storage.empty_unet import empty_quantized_unet
 
 Call = dict[str, Any]
 """Keyword arguments of a UNet."""

@@ -7,7 +7,8 @@ from dgq.hub.evidence import evidence_beside
 from dgq.hub.facts import UNKNOWN_REPO, facts_of
 from dgq.hub.names import checked_id, hub_id
 from dgq.pipelines.files import INDEX
-from dgq.storage.checkpoint import empty_quantized_unet, find_model
+from dgq.storage.checkpoint import find_model
+from dgq.storage.empty_unet import empty_quantized_unet
 from dgq.storage.first_formats import FirstFiles
 
 

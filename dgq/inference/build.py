@@ -50,10 +50,10 @@ def build_(
     split_(unet, readers)
     warns, remembers = settings.follows_steps, settings.remembers
     calls = SamplerCalls(timesteps, latent_size, warns, remembers)
-    for name, owner in quantized_attentions(unet, names).items():
-        equip_attention_(owner, settings, calls, name)
     for name in names:
         unet.set_submodule(name, empty_layer(unet, name, settings, calls))
+    for name, owner in quantized_attentions(unet, names).items():
+        equip_attention_(owner, settings, calls, name)
     quantized_unet.become_quantized_(unet, calls)
 
 

@@ -68,6 +68,8 @@ class Execution:
     def run_in_float_(self, unet: nn.Module) -> None:
         """Switch a UNet to floating point for good, because its tensors are moved one by one."""
         n_layers = unfold_layers_(unet)
+        # Offloading to disk takes contiguous tensors alone.
+        nn.Module.to(unet, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         settle_norms_(unet, getattr(torch, self.dtype))
         reasons = self.float_layers | (
             {"tensors are moved one by one": n_layers} if n_layers else {}

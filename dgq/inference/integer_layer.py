@@ -1,5 +1,7 @@
 """A quantized layer that multiplies integers: one product of 8-bit codes with an 8-bit weight."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -54,10 +56,15 @@ class IntegerLayer(KernelLayer[ProductWeight]):
         return self.folded_bias
 
     def forward(
-        self, x: Tensor | QuantizedTensor, quantized: QuantizedTensor | None = None
+        self,
+        x: Tensor | QuantizedTensor,
+        quantized: QuantizedTensor | None = None,
+        of: Tensor | None = None,
     ) -> Tensor:
         """The stock layer's output; an input that is not quantized yet is quantized first."""
-        x = x if quantized is None else quantized
+        if quantized is None and self.projection is not None and isinstance(x, Tensor):
+            return self.projection.alone(partial(IntegerLayer.forward, self), x)
+        x = self.given(x, quantized, of)
         if not isinstance(self.geometry, ConvGeometry):
             return self.output_of(x if isinstance(x, QuantizedTensor) else self._codes(x))
         if isinstance(x, Tensor):

@@ -43,6 +43,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, LaidOut, Generic[Weig
         self.geometry = packed.geometry
         self.settings = packed.settings
         self.input_quantizer = packed.input_quantizer
+        self.projection = packed.projection
         self.activation_bits = packed.activation_bits
         for name in ("scale", "zero_point", "exponent", "multiple", "bias"):
             self.store(name, getattr(packed, name))
@@ -113,6 +114,7 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, LaidOut, Generic[Weig
             packed = PackedLayer(
                 geometry, quantizer, bits, weights=self.settings, has_bias=has_bias
             )
+        packed.projection = self.projection
         packed.store("codes", self.codes().contiguous())
         for name, tensor in (self.stored | {"exponent": self.stored_exponent()}).items():
             packed.store(name, tensor)

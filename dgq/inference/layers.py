@@ -1,6 +1,7 @@
 """Quantized layers that run in floating point: on any device, with any grouping."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,12 +49,16 @@ class FrozenLayer(HasGeometry, LayerInPart, StoredTensors):
         """Bits of the weight, FLOAT_BITS in floating point."""
         return FLOAT_BITS
 
-    def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, quantized: Tensor | None = None, of: Tensor | None = None
+    ) -> Tensor:
         """The stock layer's output, computed with quantized operands."""
-        if quantized is not None:
-            x = quantized
-        elif self.input_quantizer is not None:
+        if quantized is None and self.projection is not None:
+            return self.projection.alone(partial(FrozenLayer.forward, self), x)
+        if quantized is None and self.input_quantizer is not None:
             x = self.input_quantizer(x)
+        else:
+            x = self.given(x, quantized, of)
         weight, bias = self.operands()
         return self.geometry.apply(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)

@@ -1,5 +1,7 @@
 """A layer with 4-bit weights and activations in floating point: unpacked as it is multiplied."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -27,9 +29,13 @@ class WeightOnlyLayer(KernelLayer[AloneWeight]):
         bias = torch.zeros_like(packed.scale) if packed.bias is None else packed.bias
         self.register_buffer("float_bias", bias.detach(), persistent=False)
 
-    def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, quantized: Tensor | None = None, of: Tensor | None = None
+    ) -> Tensor:
         """The stock layer's output; by the dequantized weight where no kernel applies."""
-        x = x if quantized is None else quantized
+        if quantized is None and self.projection is not None:
+            return self.projection.alone(partial(WeightOnlyLayer.forward, self), x)
+        x = self.given(x, quantized, of)
         if x.dtype not in MULTIPLIED or (torch.is_grad_enabled() and x.requires_grad):
             weight, bias = self.operands()
             bias = None if bias is None else bias.to(x.dtype)

@@ -4,17 +4,17 @@ import logging
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
 from dgq.hub.names import PLACE
-from dgq.inference.build import build_, fill_
+from dgq.inference.build import fill_
 from dgq.inference.execution import Mode, check_mode, check_precision, prepare_
 from dgq.inference.freeze import check_calibrated, frozen_state
 from dgq.settings import QuantizationSettings
 from dgq.storage.diffusers_quantizer import attach_
+from dgq.storage.empty_unet import empty_quantized_unet
 from dgq.storage.files import check_writable, checked_path, read_json
 from dgq.storage.first_formats import CONFIG_FILE as FIRST_CONFIG_FILE
 from dgq.storage.first_formats import FirstFiles
@@ -187,14 +187,6 @@ def load_quantized_unet(
     unet.register_to_config(**{PLACE: str(files)})
     prepare_(unet, execution, dtype)
     log.info("%s: %s", path, unet.execution)
-    return unet
-
-
-def empty_quantized_unet(manifest: Manifest) -> UNet2DConditionModel:
-    """A UNet of inference modules without tensors, on the meta device, to be filled."""
-    with init_empty_weights(include_buffers=True):
-        unet = UNet2DConditionModel.from_config(manifest.unet_config)
-    build_(unet, manifest.quantization, manifest.timesteps, manifest.latent_size)
     return unet
 
 

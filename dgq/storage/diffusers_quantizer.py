@@ -27,8 +27,9 @@ from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import check_precision, prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.storage.dequantize import dequantize_
+from dgq.storage.empty_unet import check_loadable
 from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
-from dgq.storage.model_files import check_seal, sealed
+from dgq.storage.model_files import check_as_saved, check_seal, sealed
 from dgq.storage.seal import SEAL, tensor_sha256
 from dgq.storage.tensor_files import names_in, read_tensors
 from dgq.unet.unet_checks import NORMS
@@ -85,6 +86,7 @@ class DGQQuantizer(DiffusersQuantizer):
         self._files: dict[str, Path] = {}
         self._hashes: dict[str, str] = {}
         self._origin: Origin | None = None
+        self._places: set[Any] = set()
 
     # Loading, in the order in which diffusers asks
 
@@ -113,11 +115,18 @@ class DGQQuantizer(DiffusersQuantizer):
     def _process_model_before_weight_loading(
         self, model: nn.Module, keep_in_fp32_modules: list[str] | None = None, **_: Any
     ) -> None:
-        manifest = manifest_of(config_of(model))
+        config = config_of(model)
+        for folder in {file.parent for file in self._files.values()}:
+            check_as_saved(config, folder)
+        manifest = manifest_of(config)
         with torch.device("meta"):
             build_(model, manifest.quantization, manifest.timesteps, manifest.latent_size)
         if keep_in_fp32_modules is not None:
             keep_in_fp32_modules += names_of_norms(model)
+
+    def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
+        """Note where tensors are to be placed; nothing else is needed."""
+        self._places = set(device_map.values()) if isinstance(device_map, Mapping) else set()
 
     def update_missing_keys(
         self, model: nn.Module, missing_keys: list[str], prefix: str
@@ -174,10 +183,15 @@ class DGQQuantizer(DiffusersQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         away = next((n for n, p in model.named_parameters() if p.is_meta), None)
-        if away is not None:
+        if away is not None and "disk" in self._places:
             raise DGQError(
                 f"device_map puts {away} on disk, where a quantized UNet cannot be checked: give "
                 "it more memory (max_memory), or load it on one device"
+            )
+        if away is not None:
+            raise DGQError(
+                f"{away} was not loaded: a quantized UNet takes the sizes of its tensors from its "
+                "files: leave ignore_mismatched_sizes away"
             )
         check_seal(config_of(model), self._hashes, "the quantized UNet")
         surplus = self._hashes.keys() - model.state_dict().keys()
@@ -197,7 +211,7 @@ class DGQQuantizer(DiffusersQuantizer):
         It names no path on this machine, since what is saved may be published.
 
         Raises:
-            DGQError: if the UNet has adapters.
+            DGQError: if the UNet has adapters, or what would be saved could not be loaded.
         """
         if getattr(unet, "peft_config", None):
             raise DGQError(
@@ -207,7 +221,9 @@ class DGQQuantizer(DiffusersQuantizer):
         config = config_of(unet)
         if self._origin is None:
             self._origin = Origin(str(config.get(PLACE) or ""), config[QUANTIZATION][SEAL])
-        described = sealed(published_config(config), unet.state_dict())
+        state = unet.state_dict()
+        check_loadable(manifest_of(config), state)
+        described = sealed(published_config(config), state)
         quantization = DGQConfig(**described[QUANTIZATION])
         unet._internal_dict = FrozenDict({**described, QUANTIZATION: quantization})
 

@@ -14,7 +14,7 @@ from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.files import check_sizes
 from dgq.storage.files import folder_written_beside, read_json, write_json
 from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
-from dgq.storage.seal import SEAL, defaults_of, seal_of, tensor_sha256
+from dgq.storage.seal import SEAL, defaults_of, essence, seal_of, tensor_sha256
 from dgq.storage.tensor_files import read_tensors, write_tensors
 
 CONFIG_FILE = "config.json"
@@ -163,6 +163,25 @@ def check_seal(config: Mapping[str, Any], tensors: Mapping[str, str], source: ob
         raise DGQError(
             f"{source} is damaged or was edited: {CONFIG_FILE} and {WEIGHTS_FILE} do not agree "
             f"with the seal in {CONFIG_FILE}; restore them, or make them again"
+        )
+
+
+def check_as_saved(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise DGQError for a configuration that was changed while it was loaded.
+
+    Args:
+        config: the configuration, and what ``from_pretrained`` was given beside it.
+        folder: the folder that it was loaded from.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    defaults = defaults_of(UNet2DConditionModel)
+    found, saved = (essence(c, defaults) for c in (config, read_json(folder / CONFIG_FILE)))
+    odd = {n for n in found.keys() | saved.keys() if found.get(n) != saved.get(n)} - {QUANTIZATION}
+    if odd:
+        raise DGQError(
+            f"from_pretrained was given {', '.join(sorted(odd))}: a quantized UNet is loaded as it "
+            "was saved: leave that away"
         )
 
 

@@ -14,6 +14,7 @@ from dgq.settings import FLOAT_BITS
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.processors import TakesProcessors, check_arguments, run
 from dgq.unet.readers import read, read_all
+from dgq.unet.shared_inputs import describe_projections_
 from dgq.unet.start_token import but_start
 
 MAX_SCORES = 2**27
@@ -193,6 +194,10 @@ class QuantizedAttention(TakesProcessors, Attention):
         return bits_of(self.score_quantizer)
 
 
+# Code that exchanges the forward of attentions finds them by the name of their class.
+QuantizedAttention.__name__ = Attention.__name__
+
+
 def become_quantized_(
     attention: Attention,
     calls: SamplerCalls,
@@ -221,6 +226,7 @@ def become_quantized_(
     attention.calls, attention.keep_start = calls, keep_start
     attention.keep_start_text = keep_start_text
     attention.attend = differentiable_attention
+    describe_projections_(attention)
 
 
 def bits_of(quantizer: nn.Module | None) -> int:

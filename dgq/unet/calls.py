@@ -115,13 +115,19 @@ class SamplerCalls:
         """
         before = self._current.call
         timestep = torch.as_tensor(timestep, device=sample.device)
-        size = (int(sample.shape[-2]), int(sample.shape[-1]))
         # A compiled graph remembers nothing: each of its calls is a first one.
         remembers = self.remembers and not torch.compiler.is_compiling()
         memory = self._memory_of(sample, timestep) if remembers else None
         spoilt = torch.zeros(sample.shape[0]) if notes_nans(sample) else None
-        self._current.call = SamplerCall(self.step_of(timestep), size, memory, spoilt)
+        call = self.call_of(sample, timestep)
+        self._current.call = call._replace(memory=memory, spoilt=spoilt)
         return before
+
+    def call_of(self, sample: Tensor, timestep: Tensor | float) -> SamplerCall:
+        """Step and size of a call with these arguments, in which nothing is remembered."""
+        timestep = torch.as_tensor(timestep, device=sample.device)
+        size = (int(sample.shape[-2]), int(sample.shape[-1]))
+        return SamplerCall(self.step_of(timestep), size)
 
     @contextmanager
     def noting(self, x: Tensor) -> Iterator[Tensor | None]:

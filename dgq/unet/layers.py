@@ -1,5 +1,6 @@
 """Linear and convolution layers with a quantized input and a quantized weight."""
 
+from functools import partial
 from typing import cast
 
 import torch.nn.functional as F
@@ -64,13 +65,13 @@ class QuantizedLayer(Reader, nn.Module):
         return cast(Tensor | None, self.bias)
 
     def operands(
-        self, x: Tensor, quantized: Tensor | None = None
+        self, x: Tensor, quantized: Tensor | None = None, of: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Input, weight and bias for the current mode."""
-        if quantized is not None:
-            x = quantized
-        elif self.input_quantizer is not None:
+        if quantized is None and self.input_quantizer is not None:
             x = self.input_quantizer(x)
+        else:
+            x = self.given(x, quantized, of)
         if self.weight_quantizer is not None and self.context.weights:
             weight, bias = self.weight_quantizer(self._bias)
             return x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
@@ -147,9 +148,13 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         nn.Linear.__init__(self, stock.in_features, stock.out_features, device="meta")
         self.adopt_(stock, weights, activations, context, shared_input)
 
-    def forward(self, input: Tensor, quantized: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, quantized: Tensor | None = None, of: Tensor | None = None
+    ) -> Tensor:
         """``[..., in_features] -> [..., out_features]``."""
-        return self.corrected(F.linear(*self.operands(input, quantized)))
+        if quantized is None and self.projection is not None:
+            return self.projection.alone(partial(QuantLinear.forward, self), input)
+        return self.corrected(F.linear(*self.operands(input, quantized, of)))
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):

@@ -15,6 +15,8 @@ EQUIVALENT = (
 )
 """Processors equivalent to quantized attention; the stock ones differ in speed only."""
 
+STOCK = "diffusers.models.attention_processor"
+"""The module of the stock ones: other code has classes of the same names that compute otherwise."""
 
 IGNORED = ("scale", "temb")
 """Keyword arguments of stock processors that have no effect here (the scale of a LoRA)."""
@@ -126,7 +128,8 @@ class TakesProcessors:
 
 def is_equivalent(processor: object) -> bool:
     """Whether a processor computes the same as quantized attention."""
-    return type(processor).__name__ in EQUIVALENT
+    kind = type(processor)
+    return kind.__name__ in EQUIVALENT and kind.__module__ in (STOCK, __name__)
 
 
 def run(

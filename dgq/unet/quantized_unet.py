@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from dgq.adapters.adapters import TakesAdapters
@@ -25,6 +26,7 @@ from dgq.unet.calls import SamplerCalls
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
 from dgq.unet.compiling import Compiles, check_at_each_call
 from dgq.unet.devices import dtype_after, moves
+from dgq.unet.own_forward import AtItsStep
 from dgq.unet.stock_state import HasParts
 from dgq.unet.stored_state import check_whole, holds_stored
 
@@ -77,7 +79,6 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
 
         If the UNet computes in another precision than that of its inputs, these are converted, and
         the output is converted back.
-        the output is converted back.
         """
         check_not_empty((sample, args, kwargs))
         if torch.compiler.is_compiling():
@@ -116,7 +117,8 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         super().enable_gradient_checkpointing(outer)  # type: ignore[misc]
 
     def set_default_attn_processor(self) -> None:
-        """As the stock UNet's: quantized attention stays what it is."""
+        """As the stock UNet's: quantized attention computes by itself again."""
+        self.set_attn_processor(AttnProcessor())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if self.execution is None:
@@ -137,6 +139,8 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         # accelerate's hooks and diffusers' group offloading move tensors one by one.
         if name == "_hf_hook" and self.execution is not None:
             self.execution.run_in_float_(self)
+        if name == "forward" and not isinstance(value, AtItsStep):
+            value = AtItsStep(self.calls, value)
         super().__setattr__(name, value)
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:

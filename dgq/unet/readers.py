@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from dgq.unet.projection import Projection
+
 
 class Joint(Protocol):
     """One product of several layers (``dgq.inference.joint_product``)."""
@@ -17,14 +19,30 @@ class Joint(Protocol):
 
 
 class Reader:
-    """Mixed into layers whose ``forward(x, quantized=None)`` takes a tensor and its quantized form.
+    """Mixed into layers whose ``forward(x, quantized=None, of=None)`` takes two forms of a tensor.
 
-    Given ``quantized``, they compute on it; ``x`` is for adapters around them, which read the
-    tensor before quantization.
+    Given ``quantized``, the quantized form of the tensor ``of``, they compute on it. ``x`` is for
+    adapters and hooks around them, which read the tensor before quantization; where a hook has
+    replaced it, the layer quantizes the replacement.
     """
 
     joint: Joint | None = None
     """The product of this layer and others that read the same tensor, if they have one."""
+
+    projection: Projection | None = None
+    """How its attention quantizes around it; None for layers that quantize their own input."""
+
+    def given(self, x: Any, quantized: Any, of: Tensor | None) -> Any:
+        """``x``, quantized by the owner of this layer; unquantized if it has none.
+
+        Args:
+            x: the tensor to read.
+            quantized: what the owner quantized.
+            of: the tensor that it quantized; None for ``x``.
+        """
+        if quantized is not None and (of is None or of is x):
+            return quantized
+        return x if self.projection is None else self.projection.quantized(x)
 
 
 def unwrapped(layer: nn.Module) -> nn.Module:
@@ -76,7 +94,6 @@ def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:
         x: the tensor before quantization.
         quantized: the same tensor, quantized: a tensor or ``QuantizedTensor``.
     """
-    base = getattr(layer, "base_layer", None)
-    output: Tensor
-    output = layer(x, quantized=quantized) if isinstance(base, Reader) else layer(quantized)
+    reads_both = isinstance(innermost(layer), Reader)
+    output: Tensor = layer(x, quantized=quantized, of=x) if reads_both else layer(quantized)
     return output

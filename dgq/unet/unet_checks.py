@@ -15,7 +15,7 @@ from torch import nn
 from dgq.errors import DGQError
 from dgq.inference.geometry import geometry_of
 from dgq.unet.attention import unsupported_feature
-from dgq.unet.processors import EQUIVALENT
+from dgq.unet.processors import is_equivalent
 
 CLASSES = (UNet2DConditionModel,)
 """Classes whose quantized models can be loaded again."""
@@ -130,10 +130,11 @@ def check_attentions(unet: nn.Module) -> None:
             )
         if getattr(module, "fused_projections", False):
             raise DGQError(f"{name} has fused projections: call unfuse_qkv_projections first")
-        processor = type(module.processor).__name__
-        if type(module).forward is not Attention.forward or processor not in EQUIVALENT:
+        processor = module.processor
+        if type(module).forward is not Attention.forward or not is_equivalent(processor):
+            kind = type(processor).__name__
             raise DGQError(
-                f"{name} is computed by {processor}, which quantized attention does not do: remove "
+                f"{name} is computed by {kind}, which quantized attention does not do: remove "
                 "it by unet.set_default_attn_processor(), or what it belongs to (IP-Adapter, PAG)"
             )
 

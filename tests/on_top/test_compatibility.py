@@ -53,11 +53,12 @@ recipes (`dgq_*`, `rtn_*`).
 """
 NOTES = """
 An adapter reads the unquantized activation and computes in the precision of the unquantized parts;
-the layer it wraps is unchanged. Attention processors that a pipeline installs compute on quantized
-projections. Ranges are fixed by the calibration, so values that a strong LoRA or IP-Adapter drives
-beyond them are clipped. Parts copied into other models (ControlNets, motion models) get
-dequantized weights. With integer execution the unquantized parts are bfloat16, and a motion model
-inherits this: convert it to the pipeline's precision.
+the layer it wraps is unchanged. Attention processors that a pipeline installs, and code that
+exchanges the `forward` of attentions, compute on quantized projections. A `forward` assigned to the
+UNet itself runs at the step of its timestep. Ranges are fixed by the calibration, so values that a
+strong LoRA or IP-Adapter drives beyond them are clipped. Parts copied into other models
+(ControlNets, motion models) get dequantized weights. With integer execution the unquantized parts
+are bfloat16, and a motion model inherits this: convert it to the pipeline's precision.
 """
 
 

@@ -155,11 +155,11 @@ def test_a_layer_with_an_adapter_is_the_layer_plus_the_adapter(
         x = torch.randn(2, stock.in_channels, 4, 4)
         added = nn.functional.conv2d(x, down, None, stock.stride, stock.padding)
         added = nn.functional.conv2d(added, up)
-    quantized = ()
+    given = {}
     if layer == TO_Q:
-        quantized = (unet.get_submodule(TO_Q.removesuffix(".to_q")).input_quantizer(x),)
-    expected = base(*(quantized or (x,))) + 0.5 * added
-    torch.testing.assert_close(unet.get_submodule(layer)(x, *quantized), expected)
+        given = {"quantized": unet.get_submodule(TO_Q.removesuffix(".to_q")).input_quantizer(x)}
+    expected = base(x, **given) + 0.5 * added
+    torch.testing.assert_close(unet.get_submodule(layer)(x, **given), expected)
 
 
 def test_two_adapters_add_up_with_their_weights(calibrated_as: Models, pipeline: Any) -> None:

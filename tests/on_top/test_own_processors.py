@@ -39,6 +39,13 @@ class ModuleProcessor(nn.Module):
         return self.gain * AttnProcessor2_0()(attn, hidden_states, **more)
 
 
+class ZeroProcessor:
+    """Takes attention away."""
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.zeros_like(hidden_states)
+
+
 @pytest.mark.parametrize("execution", ["float", "auto"])
 @pytest.mark.parametrize("name", ["exponents", "exponents a6", "pixels", "kept projections"])
 @pytest.mark.parametrize("kind", [OwnProcessor, ModuleProcessor])
@@ -63,6 +70,20 @@ def test_a_processor_that_computes_the_same_on_quantized_projections_gives_the_s
 class Doubling(AttnProcessor2_0):
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return 2 * super().__call__(*args, **kwargs)
+
+
+@torch.no_grad()
+def test_a_processor_with_the_name_of_a_stock_one_computes(calibrated_as: Models) -> None:
+    found = calibrated_as("exponents")
+    unet = load_quantized_unet(found.folder)
+    expected = unet(**found.call)[0]
+    named = type("AttnProcessor2_0", (ZeroProcessor,), {})
+    unet.set_attn_processor(named())
+    assert not torch.equal(unet(**found.call)[0], expected)
+    unet.set_default_attn_processor()
+    assert torch.equal(unet(**found.call)[0], expected)
+    with pytest.raises(DGQError, match="without the quantizer of the scores"):
+        load_quantized_unet(calibrated_as("kmeans").folder).set_attn_processor(named())
 
 
 @torch.no_grad()

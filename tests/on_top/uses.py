@@ -229,6 +229,30 @@ def reference_only(pipeline: Any) -> Tensor:
         del attention.forward
 
 
+def prompt_to_prompt(pipeline: Any) -> Tensor:
+    """Attentions, found by the name of their class, whose forward is exchanged and edits scores."""
+    found = [m for m in pipeline.unet.modules() if type(m).__name__ == "Attention"]
+
+    def edited(attention: Any) -> Callable[..., Tensor]:
+        def forward(x: Tensor, encoder_hidden_states: Any = None, **_: Any) -> Tensor:
+            text = x if encoder_hidden_states is None else encoder_hidden_states
+            parts = (attention.to_q(x), attention.to_k(text), attention.to_v(text))
+            query, key, value = map(attention.head_to_batch_dim, parts)
+            scores = attention.get_attention_scores(query, key)
+            scores[..., 2] *= 2
+            return attention.to_out[0](attention.batch_to_head_dim(scores @ value))  # type: ignore[no-any-return]
+
+        return forward
+
+    for attention in found:
+        attention.forward = edited(attention)
+    try:
+        return draw(pipeline)
+    finally:
+        for attention in found:
+            del attention.forward
+
+
 # Switches
 
 
@@ -337,6 +361,7 @@ USES: dict[str, Callable[[Any], Tensor]] = {
     "img2img": img2img,
     "inpainting with a text-to-image UNet": inpainting,
     "reference-only attention": reference_only,
+    "prompt-to-prompt (exchanges `attn.forward`)": prompt_to_prompt,
     "another size": other_size,
     "every compatible scheduler": every_scheduler,
     "FreeU": freeu,

@@ -173,7 +173,7 @@ def test_gains_of_outputs_have_the_gradients_of_gains_of_scales(calibrated_as: M
         weight, bias = quantizer(None)
     learnable.stop_()
     columns = log_gain.exp().view(-1, *[1] * (weight.ndim - 1))
-    unet.get_submodule(name).operands = lambda x, quantized=None: (  # type: ignore[assignment]
+    unet.get_submodule(name).operands = lambda x, quantized=None, of=None: (  # type: ignore[assignment]
         x if quantized is None else quantized,
         weight * columns,
         None if bias is None else bias * log_gain.exp() + shift,

@@ -253,7 +253,7 @@ def test_a_pipeline_comes_back_whole(calibrated_as: Models, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["multiples", "kmeans"])
-def test_offloading_from_the_cpu(name: str, calibrated_as: Models) -> None:
+def test_offloading_from_the_cpu(name: str, calibrated_as: Models, tmp_path: Path) -> None:
     """Tensors wait on the meta device, and in another list, instead of on another machine."""
     model = calibrated_as(name)
     reference = load_quantized_unet(model.folder, "float", torch.float32)
@@ -262,11 +262,12 @@ def test_offloading_from_the_cpu(name: str, calibrated_as: Models) -> None:
     waiting = [p for m in unet.modules() if isinstance(m, StoredTensors) for p in m.stored.values()]
     assert {p.device.type for p in waiting} == {"meta"}
     assert decibels(output(reference, model), output(unet, model)) > 80
-    unet = stock_load(model.folder, torch_dtype=torch.float32)
     place = torch.device("cpu")
-    unet.enable_group_offload(place, place, offload_type="leaf_level")
-    assert decibels(output(reference, model), output(unet, model)) > 80
-    assert not any(isinstance(module, IntegerLayer) for module in unet.modules())
+    for more in ({}, {"offload_to_disk_path": str(tmp_path)}):
+        unet = stock_load(model.folder, torch_dtype=torch.float32)
+        unet.enable_group_offload(place, place, offload_type="leaf_level", **more)
+        assert decibels(output(reference, model), output(unet, model)) > 80
+        assert not any(isinstance(module, IntegerLayer) for module in unet.modules())
 
 
 @exact
@@ -305,6 +306,21 @@ def test_what_is_no_folder_is_refused(name: Any, calibrated_as: Models, tmp_path
         unet.save_pretrained(file if name == "a file" else name)
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"sample_size": 64}, "was given sample_size: "),
+        ({"upcast_attention": True, "dropout": 0.1}, "was given dropout, upcast_attention: "),
+        ({"ignore_mismatched_sizes": True}, "leave ignore_mismatched_sizes away"),
+    ],
+)
+def test_a_quantized_unet_is_not_changed_while_it_is_loaded(
+    option: dict[str, Any], why: str, calibrated_as: Models
+) -> None:
+    with pytest.raises(DGQError, match=why):
+        stock_load(calibrated_as("multiples").folder, **option)
 
 
 def test_parts_that_were_put_on_disk_are_refused(calibrated_as: Models, tmp_path: Path) -> None:
