@@ -69,7 +69,7 @@ class Execution:
         """Switch a UNet to floating point for good, because its tensors are moved one by one."""
         n_layers = unfold_layers_(unet)
         # Offloading to disk takes contiguous tensors alone.
-        nn.Module.to(unet, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        lay_out_images_(unet, torch.contiguous_format)
         settle_norms_(unet, getattr(torch, self.dtype))
         reasons = self.float_layers | (
             {"tensors are moved one by one": n_layers} if n_layers else {}
