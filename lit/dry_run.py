@@ -22,8 +22,17 @@ def print_plan(config: Any, data: type[Samples]) -> None:
         config: parsed configuration of the command line, of which only settings are instantiated.
         data: the DataModule class, which tells how many prompts it draws to measure on.
     """
+    if config["data"]["captions"] is not None:
+        check_data(data, config["data"])
     made = planned(config, data.n_held_out_prompts)
     Console(emoji=False, highlight=False).print(make_table(made, f"dry run of {config['run']}"))
+
+
+def check_data(data: type[Samples], values: Any) -> None:
+    """Raise DGQError for captions or numbers that a calibration would refuse."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(data, "data")
+    parser.instantiate_classes(parser.parse_object({"data": values}))
 
 
 def planned(config: Any, n_held_out_prompts: int) -> Plan:

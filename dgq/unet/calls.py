@@ -17,6 +17,10 @@ from torch import Tensor
 from dgq.unet.memory_of_calls import Memory
 
 FIRST_STEP = torch.zeros(1, dtype=torch.long)
+OUTSIDE = (
+    "a part of a quantized UNet computes outside of a call of that UNet, as a block does that was "
+    "copied or taken out of it: the scales of the first step are used"
+)
 LARGEST_SIZE = 2**20
 """Largest valid side of the latents, in pixels."""
 EXACT = 1e-3
@@ -60,7 +64,7 @@ class SamplerCalls:
     Args:
         timesteps: the scheduler's values that the scales are made for, one for each step.
         latent_size: height and width of the latents that pixel groups are made for.
-        warns: warn, once, of a timestep that has no scales.
+        warns: warn, once, where the scales are not those of the timestep.
         remembers: keep layers' outputs for the next call of the same image.
     """
 
@@ -77,7 +81,7 @@ class SamplerCalls:
         self._known = {cpu: torch.tensor(self.timesteps, device=cpu)}
         self._current = _CallOfThread()
         self._noticed: Tensor | None = None
-        self._warned = not warns
+        self._warned = self._warned_outside = not warns
         self.remembers = remembers
 
     @property
@@ -96,9 +100,14 @@ class SamplerCalls:
 
     @property
     def step(self) -> Tensor:
-        """Step of each sample of the current call; the first one outside of a call."""
+        """Step of each sample of the current call; the first one, with a warning, outside of it."""
         call = self._current.call
-        return FIRST_STEP if call is None else call.step
+        if call is not None:
+            return call.step
+        if self.n_steps > 1 and not self._warned_outside and not torch.compiler.is_compiling():
+            self._warned_outside = True
+            warnings.warn(OUTSIDE, stacklevel=3)
+        return FIRST_STEP
 
     @property
     def current_size(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from dgq.recipes import QDiffusion
 from dgq.settings import LearningSettings, WaitingSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.manifest import GenerationSettings
+from lit import dry_run
 from lit.cli import main
 from tests.quantized_models import SETTINGS, TIMESTEPS, Calibrated
 from tests.tiny_pipelines import LEARNING, fit_arguments, micro_unet
@@ -154,6 +155,36 @@ def test_dry_run_prints_and_leaves_nothing(
     said = capsys.readouterr().out
     for word in ("24", "spare bits", "integer product", "checkpoint", "memory", "estimated"):
         assert word in said
+
+
+def test_a_dry_run_refuses_captions_that_a_calibration_would(
+    micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = configurations(micro_folder, tmp_path)
+    arguments = fit_arguments(folder, tmp_path, "run", "--config", "w4a8.yaml")
+    (tmp_path / "captions.txt").write_text("one\n")
+    assert main([*arguments, *LEARNING, "--dry_run"], CalibrationData) == 2
+    assert "captions.txt holds 1 distinct caption" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "mps", "cuda", "device"),
+    [
+        ("auto", False, False, "cpu"),
+        ("auto", False, True, "cuda"),
+        ("auto", True, False, "mps"),
+        ("gpu", True, False, "mps"),
+        ("mps", True, False, "mps"),
+        ("cpu", True, True, "cpu"),
+        ("cuda", True, True, "cuda"),
+    ],
+)
+def test_a_plan_is_for_the_device_that_the_trainer_takes(
+    accelerator: str, mps: bool, cuda: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run.MPSAccelerator, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert dry_run.device_of(accelerator) == torch.device(device)
 
 
 def test_more_samples_than_there_are_calls_are_refused(micro_folder: Path) -> None:
