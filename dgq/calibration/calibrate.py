@@ -29,8 +29,10 @@ from dgq.storage.checkpoint import GenerationSettings, Manifest
 from dgq.storage.files import check_writable
 from dgq.storage.fingerprint import network_sha256
 from dgq.streams.waiting import waiting_places
+from dgq.torch_defaults import torch_defaults
 
 
+@torch_defaults()
 def calibrate(
     model: DiffusionPipeline | UNet2DConditionModel,
     samples: Sequence[str] | Sequence[Mapping[str, Any]],
