@@ -182,7 +182,7 @@ def reconstruct_(
     """Quantize the UNet and reconstruct all targets."""
     unet = calibrator.unet
     one = one_row(samples.micro_batches[0], calibrator.runtime.device)
-    settings = calibrator.recipe.settings(unet, samples.micro_batches)
+    settings = calibrator.recipe.settings(unet, samples.micro_batches, progress)
     calibrator.quantize_(samples.timesteps, samples.latent_size, one, settings)
     with (
         tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder) as folder,

@@ -39,6 +39,11 @@ def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
     quantizable_layers(unet, recipe.quantization.keep)
     check_as_configured(unet)
     for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
+        if tensor.is_inference():
+            raise DGQError(
+                f"{name} was made in torch.inference_mode, where nothing can be learned: load or "
+                "build the UNet outside of it"
+            )
         if not bool(tensor.isfinite().all()):
             raise DGQError(f"{name} of this UNet has values that are not finite: restore it")
     if not recipe.targets(unet):
