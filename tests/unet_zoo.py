@@ -234,7 +234,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "IP-Adapter": (changed(with_ip_adapter), "computed by IPAdapterAttnProcessor2_0.*IP-Adapter"),
     "fused projections": (
         changed(lambda u: u.fuse_qkv_projections() and None),
-        "fused projections: call unfuse_qkv_projections",
+        "fused projections, of which .*: load the UNet anew",
     ),
     "a module in two places": (changed(share), "are one module.*deepcopy"),
     "circular padding": (changed(circular), "circular"),

@@ -29,8 +29,10 @@ from dgq.storage.checkpoint import GenerationSettings, Manifest
 from dgq.storage.files import check_writable
 from dgq.storage.fingerprint import network_sha256
 from dgq.streams.waiting import waiting_places
+from dgq.torch_defaults import torch_defaults
 
 
+@torch_defaults()
 def calibrate(
     model: DiffusionPipeline | UNet2DConditionModel,
     samples: Sequence[str] | Sequence[Mapping[str, Any]],
@@ -180,7 +182,7 @@ def reconstruct_(
     """Quantize the UNet and reconstruct all targets."""
     unet = calibrator.unet
     one = one_row(samples.micro_batches[0], calibrator.runtime.device)
-    settings = calibrator.recipe.settings(unet, samples.micro_batches)
+    settings = calibrator.recipe.settings(unet, samples.micro_batches, progress)
     calibrator.quantize_(samples.timesteps, samples.latent_size, one, settings)
     with (
         tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder) as folder,

@@ -94,8 +94,13 @@ def _whole(value: Any, n_rows: int, name: str) -> Any:
         return {k: _whole(v, n_rows, f"{name}.{k}") for k, v in value.items() if v is not None}
     if isinstance(value, tuple | list):
         return [_whole(item, n_rows, f"{name}.{i}") for i, item in enumerate(value)]
-    if not isinstance(value, Tensor):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
+    if not isinstance(value, Tensor):
+        raise DGQError(
+            f"{name} is a {type(value).__name__}: expected a tensor, a number or text; convert "
+            "arrays by torch.from_numpy"
+        )
     value = value.detach()
     if value.is_floating_point():
         value = value.float()

@@ -11,6 +11,7 @@ from dgq.errors import DGQError, first_line
 from dgq.pipelines.kinds import KINDS
 from dgq.pipelines.loading import canonical
 from dgq.recipes.recipe import Recipe
+from dgq.unet.as_configured import check_as_configured
 from dgq.unet.quantize import quantizable_layers
 
 
@@ -36,7 +37,13 @@ def check_calibratable(unet: UNet2DConditionModel, recipe: Recipe) -> None:
         recipe: what will be quantized.
     """
     quantizable_layers(unet, recipe.quantization.keep)
+    check_as_configured(unet)
     for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
+        if tensor.is_inference():
+            raise DGQError(
+                f"{name} was made in torch.inference_mode, where nothing can be learned: load or "
+                "build the UNet outside of it"
+            )
         if not bool(tensor.isfinite().all()):
             raise DGQError(f"{name} of this UNet has values that are not finite: restore it")
     if not recipe.targets(unet):

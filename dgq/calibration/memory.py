@@ -20,6 +20,7 @@ from dgq.settings import WaitingSettings
 from dgq.streams.streaming import Stream
 from dgq.streams.waiting import StayingPut
 from dgq.targets import execution_order
+from dgq.unet.configuration import building
 from dgq.unet.context import QuantizationContext
 from dgq.unet.quantized_unet import become_quantized_
 
@@ -68,7 +69,7 @@ def waiting_bytes(
         latent_size: size of its latents.
     """
     with init_empty_weights(include_buffers=True):
-        empty = UNet2DConditionModel.from_config(unet.config).eval()
+        empty = UNet2DConditionModel.from_config(building(unet.config)).eval()
     # Streams need the context of a quantized UNet; its layers may stay as they are.
     context = QuantizationContext((0.0,), latent_size)
     context._warned = True  # timesteps have no values there

@@ -13,6 +13,7 @@ from dgq.errors import DGQError
 from dgq.recipes import Custom, Recipe
 from dgq.settings import ActivationSettings, ScoreSettings
 from dgq.storage.checkpoint import Manifest
+from dgq.torch_defaults import torch_defaults
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class CalibrationResult:
     held_out: Sequence[Call]
     by_step: Mapping[float, Sequence[Call]]
 
+    @torch_defaults()
     def with_activations(
         self, activations: ActivationSettings, scores: ScoreSettings | None = None
     ) -> "CalibrationResult":

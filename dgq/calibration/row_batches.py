@@ -36,4 +36,4 @@ def seed_of_target(seed: int, target: int, rank: int = 0) -> int:
 def check_seed(name: str, seed: int) -> None:
     """Raise SettingsError for a seed outside its domain."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise SettingsError(f"{name} must be 0 to {SEEDS - 1}, got {seed}")
+        raise SettingsError(f"{name} must be 0 to {SEEDS - 1}, got {seed!r}")

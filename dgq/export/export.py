@@ -9,6 +9,7 @@ from dgq.export.folder import check_free, describe, folder_beside
 from dgq.export.openvino_pipeline import write_rest_of_pipeline
 from dgq.export.phases import Phase, silent
 from dgq.storage.checkpoint import read_manifest
+from dgq.torch_defaults import torch_defaults
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Exported:
     caution: str | None = None
 
 
+@torch_defaults()
 def export(
     path: str | Path,
     engine: str,

@@ -84,7 +84,8 @@ def check_conditioning(config: Any) -> None:
     """Raise DGQError for a UNet with inputs that are not exported."""
     others = {
         "addition_embed_type": config.addition_embed_type not in (None, "text_time"),
-        "class_embed_type": config.class_embed_type or config.num_class_embeds,
+        "class_embed_type": config.class_embed_type,
+        "num_class_embeds": config.num_class_embeds,
         "encoder_hid_dim_type": config.encoder_hid_dim_type,
     }
     found = [f"{name} {getattr(config, name)}" for name, used in others.items() if used]

@@ -16,6 +16,7 @@ from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import fold_layers_, lay_out_images_, unfold_layers_
 from dgq.inference.layout import layout_of
 from dgq.inference.products import Products, products_of
+from dgq.torch_defaults import torch_defaults
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.context import QuantizationContext
@@ -111,6 +112,7 @@ class Execution:
         log.info("moved: %s", execution)
 
 
+@torch_defaults()
 def prepare_(unet: nn.Module, mode: Mode = "auto", dtype: torch.dtype | None = None) -> Execution:
     """Choose how a quantized UNet runs on its device, and lay its weights out, layer by layer.
 

@@ -36,6 +36,7 @@ from dgq.settings import (
 )
 from dgq.storage.manifest import GenerationSettings
 from dgq.targets import Target
+from dgq.torch_defaults import torch_defaults
 from dgq.unet.devices import usable_device
 from dgq.unet.quantize import skip_readers
 from dgq.unet.shared_inputs import input_owner
@@ -99,6 +100,7 @@ class Plan:
 
 
 @torch.no_grad()
+@torch_defaults()
 def plan(
     pipeline: str,
     recipe: str | Recipe | QuantizationSettings = "w4a8",

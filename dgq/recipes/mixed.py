@@ -47,12 +47,12 @@ class MixedRecipe(Recipe):
         return self.mixed and 16 not in (self.weight_bits, self.activation_bits)
 
     def settings(
-        self, unet: nn.Module, calls: Sequence[Call] | None = None
+        self, unet: nn.Module, calls: Sequence[Call] | None = None, progress: bool = True
     ) -> QuantizationSettings:
         """Bits for each layer, measured on calls of the UNet; uniform bits without calls."""
         if calls is None or not self.measures:
             return self.quantization
         names = layers_to_quantize(unet, self.keep)
-        sensitivity = measure_sensitivity(unet, names, measured_rows(calls))
+        sensitivity = measure_sensitivity(unet, names, measured_rows(calls), progress)
         layers = choose_bits(unet, sensitivity, self.uniform, self.choices, self.noise_left)
         return replace(self.quantization, layers=layers)

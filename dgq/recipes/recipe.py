@@ -53,12 +53,15 @@ class Recipe(ABC):
     def name(self) -> str:
         """Name for reports."""
 
-    def settings(self, unet: nn.Module, calls: Any = None) -> QuantizationSettings:
+    def settings(
+        self, unet: nn.Module, calls: Any = None, progress: bool = True
+    ) -> QuantizationSettings:
         """The quantization settings for this UNet.
 
         Args:
             unet: a stock UNet.
             calls: its recorded calls, for recipes that measure before they choose.
+            progress: show a bar while measuring.
         """
         return self.quantization
 

@@ -28,6 +28,7 @@ from dgq.storage.model_files import (
     is_quantized,
     write_model,
 )
+from dgq.torch_defaults import torch_defaults
 from dgq.unet.context import QuantizationContext
 from dgq.unet.devices import usable_device
 from dgq.unet.layers import quantized_layers
@@ -52,6 +53,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 def save_quantized(unet: UNet2DConditionModel, folder: str | Path, manifest: Manifest) -> None:
     """Write a calibrated or loaded UNet: packed weights, then the description.
 
@@ -137,6 +139,7 @@ def read_manifest(path: str | Path) -> Manifest:
     return find_model(path).manifest()
 
 
+@torch_defaults()
 def load_quantized_unet(
     path: str | Path,
     execution: Mode = "auto",

@@ -10,6 +10,7 @@ from dgq.errors import DGQError
 from dgq.inference.geometry import stock_layer
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import unfold_layers_
+from dgq.torch_defaults import torch_defaults
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_stock_ as unet_becomes_stock_
@@ -32,6 +33,7 @@ def dequantize(unet: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module
     return copied
 
 
+@torch_defaults()
 @torch.no_grad()
 def dequantize_(unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Turn a quantized UNet into a stock one, in place; raises as ``dequantize`` does."""

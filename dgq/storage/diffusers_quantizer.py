@@ -32,6 +32,7 @@ from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.model_files import check_as_saved, check_seal, sealed
 from dgq.storage.seal import SEAL, tensor_sha256
 from dgq.storage.tensor_files import names_in, read_tensors
+from dgq.torch_defaults import torch_defaults
 from dgq.unet.unet_checks import NORMS
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class DGQQuantizer(DiffusersQuantizer):
         for folder in {file.parent for file in self._files.values()}:
             check_as_saved(config, folder)
         manifest = manifest_of(config)
-        with torch.device("meta"):
+        with torch_defaults(), torch.device("meta"):
             build_(model, manifest.quantization, manifest.timesteps, manifest.latent_size)
         if keep_in_fp32_modules is not None:
             keep_in_fp32_modules += names_of_norms(model)
@@ -181,6 +182,7 @@ class DGQQuantizer(DiffusersQuantizer):
         assert isinstance(module, StoredTensors)
         module.store(leaf, state_dict[param_name].to(target_device))
 
+    @torch_defaults()
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         away = next((n for n, p in model.named_parameters() if p.is_meta), None)
         if away is not None and "disk" in self._places:

@@ -147,11 +147,17 @@ def checked_path(value: Any, use: str) -> Path:
         use: its purpose, for the message.
 
     Raises:
-        DGQError: for anything but text or a path.
+        DGQError: for anything but text or a path, and for a path that cannot be looked up.
     """
     if not isinstance(value, str | os.PathLike):
         raise DGQError(f"{use}: expected a path, got a {type(value).__name__}")
-    return Path(value)
+    path = Path(value)
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, a folder without permission
+        reason = getattr(error, "strerror", None) or error
+        raise DGQError(f"{use}: {str(path)[:200]} cannot be used as a path ({reason})") from error
+    return path
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import QuantizationSettings, check_positive, check_types
 from dgq.storage.described_settings import described, quantization_settings
+from dgq.unet.configuration import building
 
 FORMAT = "dgq-3"
 METHOD = "dgq"
@@ -80,6 +81,9 @@ class Manifest:
     latent_size: tuple[int, int]
     unet_sha256: str = ""
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unet_config", building(self.unet_config))
 
     def quantization_config(self) -> dict[str, Any]:
         """The ``quantization_config`` entry of ``config.json``."""

@@ -15,6 +15,7 @@ from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.quantizers.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.settings.integer_product import check_alike
+from dgq.torch_defaults import torch_defaults
 from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
 from dgq.unet.calls import problem_of_steps
@@ -30,6 +31,7 @@ from dgq.unet.unet_checks import check_not_read, check_unet, layers_in_float
 log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 def quantize_(
     unet: UNet2DConditionModel,
     settings: QuantizationSettings,
@@ -195,6 +197,7 @@ def start_observing_(unet: nn.Module) -> None:
         quantizer.start_observing_()
 
 
+@torch_defaults()
 def fit_activations_(unet: nn.Module) -> None:
     """Choose axes, groups and scales of all activations from their observed ranges.
 

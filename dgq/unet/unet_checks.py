@@ -129,7 +129,10 @@ def check_attentions(unet: nn.Module) -> None:
                 "transformer blocks of Stable Diffusion 1.x, 2.x or SDXL"
             )
         if getattr(module, "fused_projections", False):
-            raise DGQError(f"{name} has fused projections: call unfuse_qkv_projections first")
+            raise DGQError(
+                f"{name} has fused projections, of which unfuse_qkv_projections leaves "
+                "a part: load the UNet anew"
+            )
         processor = module.processor
         if type(module).forward is not Attention.forward or not is_equivalent(processor):
             kind = type(processor).__name__

@@ -125,6 +125,49 @@ def test_a_unet_is_not_quantized_for_what_cannot_be(arguments: Any) -> None:
     assert type(unet.down_blocks[0].resnets[0].conv1) is nn.Conv2d
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda path: dgq.save_quantized(micro_unet(), path, None),  # type: ignore[arg-type]
+        dgq.load_quantized_unet,
+        dgq.read_manifest,
+        dgq.model_card,
+    ],
+)
+def test_a_name_that_no_folder_can_have_is_refused(function: Callable[[Any], Any]) -> None:
+    with pytest.raises(dgq.DGQError, match="File name too long") as error:
+        function("x" * 300)
+    assert in_one_line(error.value)
+
+
+@pytest.mark.parametrize("value", [np.zeros((1, 77, 16), np.float32), {1, 2}, object()])
+def test_a_call_of_anything_but_tensors_is_refused(value: Any) -> None:
+    calls = [unet_call(micro_unet(), 3, t, seed=int(t)) for t in (801.0, 1.0)]
+    given = [call | {"encoder_hidden_states": value} for call in calls]
+    with pytest.raises(dgq.DGQError, match=r"call 0: .*states is a .* a tensor") as e:
+        dgq.calibrate(micro_unet(), given, NEAREST, progress=False)
+    assert in_one_line(e.value)
+
+
+def test_a_unet_made_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        unet = micro_unet()
+    calls = [unet_call(unet, 3, t, seed=int(t)) for t in (801.0, 1.0)]
+    with pytest.raises(dgq.DGQError, match=r"conv_in.* made in torch\.inference_mode") as error:
+        dgq.calibrate(unet, calls, NEAREST, progress=False)
+    assert in_one_line(error.value)
+
+
+def test_nothing_is_shown_where_progress_is_off(capfd: pytest.CaptureFixture[str]) -> None:
+    unet = micro_unet()
+    calls = [unet_call(unet, 3, t, seed=int(t)) for t in (801.0, 1.0)]
+    learning = dgq.LearningSettings(iterations=0, polish_iterations=0)
+    recipe = dgq.Ours(4, 8, learning=learning, network=None)
+    assert recipe.measures
+    dgq.calibrate(unet, calls, recipe, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_pipeline_is_not_recorded(micro_folder: Path) -> None:
     pipeline: Any = dgq.load_pipeline(str(micro_folder))
     with pytest.raises(dgq.DGQError, match=r"such as pipe\.unet"), dgq.recording(pipeline):
