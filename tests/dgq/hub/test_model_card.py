@@ -226,3 +226,12 @@ def test_sizes_are_those_of_the_files(run: Path) -> None:
     text = dgq.model_card(run)
     files = sum(file.stat().st_size for file in (run / "quantized").glob("*.safetensors"))
     assert f"{files / 1e6:,.1f} MB here" in text
+
+
+@pytest.mark.parametrize(("kind", "follows"), [("exponents a6", True), ("live", False)])
+def test_other_timesteps_cost_only_where_scales_depend_on_them(
+    kind: str, follows: bool, calibrated_as: Callable[[str], Calibrated], tmp_path: Path
+) -> None:
+    text = dgq.model_card(named(calibrated_as(kind), tmp_path / "model", BASE))
+    assert ("nearest calibrated" in text) is follows
+    assert ("no scale depends on the timestep" in text) is not follows
