@@ -48,3 +48,20 @@ def test_the_page_of_settings_is_made_from_its_figures() -> None:
     lines = [cells(row, rows[0]["models"]) for row in rows]
     command = text.split("`")[1]
     assert text == settings_page(["w4a8"], lines, command, 8)
+
+
+def test_the_table_of_learning_is_made_from_its_figures() -> None:
+    figures = json.loads((ROOT / "docs/experiments/calibration.json").read_text())
+    text = (REFERENCE / "speed.md").read_text()
+    labels = {
+        "nearest": "nearest",
+        "published, 1000": "published, 1000 iterations",
+        "ours": "ours, 260 iterations",
+    }
+    for name, label in labels.items():
+        alone = [target[name] for target in figures["single_targets"].values()]
+        error = sum(target["error"] for target in alone) / len(alone)
+        whole = figures["whole"][name]
+        seconds = f"{whole['cpu_s']:.0f}"
+        row = f"| {label} | {whole['sqnr_db']['weights']:.1f} dB | {error:.4f} | {seconds}"
+        assert row in text
