@@ -60,13 +60,15 @@ class Comparison:
         return list(map(float, scheduler.timesteps))
 
     def notes(self) -> list[str]:
-        """A note on each model that was calibrated for other sampler steps."""
+        """A note on each model that has scales by step, but none for some of these steps."""
         visited = set(self.timesteps())
         return [
             f"{model.name} was not calibrated for these sampler steps: the scales of the "
             "nearest calibrated ones were used"
             for model in self.models
-            if model.manifest is not None and not visited <= set(model.manifest.timesteps)
+            if model.manifest is not None
+            and model.manifest.quantization.follows_steps
+            and not visited <= set(model.manifest.timesteps)
         ]
 
 

@@ -14,7 +14,7 @@ from dgq.storage.files import exists
 from evaluation.protocol import DEFAULT_NUM_IMAGES
 
 REFERENCE_SEED_OFFSET = 1_000_003
-"""Offset of the references' seed, so that they show other captions than the prompts."""
+"""Offset of the references' seed, so that their captions are drawn independently of the prompts."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class Protocol:
             prompt per line, or a dataset's hub id (owner/name:split:column); by default held-out
             captions of scenes.
         references: for FID and KID, a folder of real images or an npz with mu and sigma as
-            pytorch-fid writes it; by default renders of other scenes if prompts are scene captions.
+            pytorch-fid writes it; by default renders of held-out scenes if prompts are scene
+            captions.
         num_images: prompts to draw; by default 256, or all of a shorter file.
         seeds: seeds of the noise, one set of images for each; the first also draws scene captions.
         num_inference_steps: sampler steps; by default what the model was calibrated for, else 25.

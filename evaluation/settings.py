@@ -10,7 +10,9 @@ from evaluation.protocol import Protocol
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated, where, and on what machine; none of it changes the numbers.
+    """What is evaluated, where, and on what machine; the protocol says how.
+
+    The batch size, the device and the number of processes change the images by rounding at most.
 
     Args:
         ckpt: quantized models to compare: run folders, their Lightning checkpoints, or folders of

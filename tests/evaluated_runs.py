@@ -45,6 +45,11 @@ def evaluation(sha256: str, n_images: int = 100) -> dict[str, Any]:
         "device": "cpu",
         "prompts": f"{SECRET}/captions.json",
         "references": f"{SECRET}/val2014",
+        "references_sha256": "ab12",
+        "height": None,
+        "features": "clip",
+        "clip": f"{SECRET}/clip",
+        "sqnr_prompts": 8,
         "extractors": {"fid and kid": f"pooled features of {SECRET}/clip", "clip score": None},
         "pipeline": SECRET,
     }

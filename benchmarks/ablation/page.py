@@ -68,8 +68,9 @@ def explanation(lines: Sequence[Mapping[str, Any]]) -> str:
         "SQNR compares the UNet's output with full precision on the same inputs, pooled over all "
         f"steps of {' or '.join(map(str, prompts))} held-out prompts, for the saved model as it "
         "runs. ± is the standard deviation over calibration seeds, whose number is in brackets. "
-        "Intervals are 95 % bootstrap intervals over prompts, for the first seed. MB is the size "
-        "of the file, scales, zero points, exponents and groups included."
+        "Intervals are 95 % bootstrap intervals over prompts, for the first seed. The difference "
+        "to DGQ is the mean over the seeds that both have. MB is the size of the file, scales, "
+        "zero points, exponents and groups included."
     )
 
 

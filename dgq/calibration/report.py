@@ -14,8 +14,9 @@ class TargetError:
 
     Args:
         name: name of the target.
-        error_nearest: error with weights rounded to nearest.
-        error: error with learned weights.
+        error_nearest: error before learning, with weights rounded to nearest; of ``network``, the
+            UNet as a whole, after its blocks were learned.
+        error: error with learned weights; of ``network`` both errors are with everything quantized.
         error_quantized: error with quantized activations too, where their ranges were learned.
     """
 
@@ -69,7 +70,7 @@ class CalibrationReport:
                 f"SQNR of the UNet's output: {self.sqnr_weights_db:.1f} dB with quantized weights, "
                 f"{self.sqnr_db:.1f} dB with everything quantized",
                 f"SQNR by timestep, dB: {steps}",
-                "largest errors, from nearest rounding to learned: "
+                "largest errors, before and after learning: "
                 + ", ".join(f"{t.name} {t.error_nearest:#.4g} -> {t.error:#.4g}" for t in worst),
                 f"seconds: {seconds}",
             ]

@@ -174,10 +174,14 @@ def limits(facts: Facts) -> Iterator[str]:
     height, width = manifest.latent_size
     yield "## Limits"
     yield ""
+    elsewhere = (
+        "at other timesteps the scales of the nearest calibrated one are used, with a loss"
+        if manifest.quantization.follows_steps
+        else "no scale depends on the timestep"
+    )
     yield (
         f"- Calibrated for {manifest.generation.num_inference_steps} steps at guidance "
-        f"{manifest.generation.guidance_scale:g} and latents of {height} x {width}; at other "
-        "timesteps the scales of the nearest calibrated one are used, with a loss."
+        f"{manifest.generation.guidance_scale:g} and latents of {height} x {width}; {elsewhere}."
     )
     yield (
         "- Integers are multiplied on CPUs with AVX2 or VNNI and on NVIDIA GPUs from Ampere on, "

@@ -1,6 +1,8 @@
 """How to make and measure a model again: a configuration and commands, without local paths."""
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,16 @@ from dgq.storage.manifest import Manifest
 
 PRESETS = ("paper", "quick", "scenes")
 """Names of protocols in the repository."""
+
+MEASURED = (
+    *("num_images", "seeds", "num_inference_steps", "guidance_scale", "height", "width"),
+    *("jpeg_quality", "measured_size", "features", "clip", "clip_images"),
+    *("inception_score_splits", "sqnr_prompts", "metrics", "execution", "batch_size"),
+)
+"""Options of ``evaluate.py`` that an evaluation records with the values that it used."""
+
+DRAWN = re.compile(r"captions of .*, test split, seed \d+")
+"""How an evaluation names prompts that it draws itself."""
 
 DATA = ("n_prompts", "n_samples", "n_held_out", "batch_size", "micro_batch_size", "seed")
 """Settings of the samples that affect what is learned."""
@@ -55,13 +67,30 @@ def commands(evidence: Evidence, pipeline: str, name: str) -> list[str]:
         fit += f" --data.captions {last_part(str(captions))}"
     if evidence.protocol is None:
         return [fit]
-    protocol = evidence.protocol
-    evaluate = f"python evaluate.py --ckpt outputs/{name}"
+    options = " ".join(evaluation_options(evidence.protocol))
+    return [fit, f"python evaluate.py --ckpt outputs/{name} {options}"]
+
+
+def evaluation_options(protocol: Mapping[str, Any]) -> Iterator[str]:
+    """The options of ``evaluate.py`` that repeat an evaluation, each with its value.
+
+    All are written out: which of them a preset of that name contains may change.
+
+    Args:
+        protocol: protocol as the evaluation recorded it.
+    """
     if protocol.get("preset") in PRESETS:
-        evaluate += f" --protocol {protocol['preset']}"
-    evaluate += f" --num-images {protocol['num_images']}"
-    evaluate += f" --seeds {' '.join(str(seed) for seed in protocol['seeds'])}"
-    return [fit, evaluate]
+        yield f"--protocol {protocol['preset']}"
+    if not DRAWN.fullmatch(str(protocol["prompts"])):
+        yield f"--prompts {shlex.quote(last_part(str(protocol['prompts'])))}"
+    if protocol.get("references_sha256") is not None:
+        yield f"--references {shlex.quote(last_part(str(protocol['references'])))}"
+    for name in MEASURED:
+        value = protocol.get(name)
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            text = " ".join(shlex.quote(without_paths(str(each))) for each in values)
+            yield f"--{name.replace('_', '-')} {text}"
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

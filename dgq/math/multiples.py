@@ -3,7 +3,8 @@
 An integer product can take other factors than powers of two from the spare bits of its operands: a
 code times a whole number ``a`` and a weight times a whole number ``b`` are whole numbers too. With
 room for exponents up to ``K``, a channel's scale can be any product ``a b`` of the finest scale,
-where ``a`` is limited by what the codes leave free in u8, and ``a b`` by ``2^K``.
+where ``a`` is at most ``2^A``, with ``A`` the bits that the codes leave free in u8 (at most ``K``),
+and ``b`` at most ``2^(K - A)``.
 """
 
 import math

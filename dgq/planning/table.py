@@ -66,7 +66,7 @@ def layer_lines(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{n / 1e6:,.2f} million weights",
         )
     if plan.shares_bits:
-        yield "bits", "on average: shared out among the layers when their noise has been measured"
+        yield "bits", "at most, on average: shared out among the layers by their measured noise"
     yield "kept in full precision", ", ".join(plan.kept) or "none"
 
 

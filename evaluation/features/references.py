@@ -115,7 +115,9 @@ def load_references(
 def render_references(
     prompts: Prompts, seed: int, size: int, extractors: Extractors
 ) -> References | None:
-    """Renders of other held-out captions, at least as many as prompts; None without a benchmark.
+    """Renders of held-out captions, at least as many as prompts; None without a benchmark.
+
+    The captions are drawn separately, so some of them may be prompts too.
 
     Args:
         prompts: prompts of the evaluation.
@@ -143,7 +145,7 @@ def of_features(source: str, features: Tensor) -> References:
 
 def renders_of(benchmark: Benchmark) -> str:
     """Name of references that a benchmark renders."""
-    return f"renders of other held-out {benchmark.name}"
+    return f"renders of held-out {benchmark.name}"
 
 
 def _is_statistics(path: Path) -> bool:

@@ -13,8 +13,8 @@ from evaluation.images.image_set import ImageSet
 from evaluation.metrics.line import Better, Line
 
 LINES = (
-    Line("plain", "SQNR of the UNet", Better.HIGHER, "dB"),
-    Line("guided", "SQNR after guidance", Better.HIGHER, "dB"),
+    Line("plain", "SQNR of the UNet, mean over steps", Better.HIGHER, "dB"),
+    Line("guided", "SQNR after guidance, mean over steps", Better.HIGHER, "dB"),
 )
 """Lines for the parts of a model's ``sqnr``; the mean over steps is shown."""
 

@@ -64,7 +64,8 @@ def of_ratios(
 ) -> Estimate:
     """A mean of ratios (usually of a single one) for each seed, with bootstrap intervals.
 
-    Prompts are resampled, each with its images of all seeds and both models.
+    Prompts are resampled, each with its images of all seeds and both models. A single prompt says
+    nothing about others, so it gets no interval.
 
     Args:
         seeds: for each seed, the ratios whose mean is the metric.
@@ -72,6 +73,8 @@ def of_ratios(
     """
     n = len(next(iter(seeds[0].values())).hits)
     estimate = over_seeds([_statistic([seed])(1.0) for seed in seeds])
+    if n < 2:
+        return estimate
     ours = _statistic(seeds)
     interval = bootstrap_interval(ours, n)
     if full_precision is None:

@@ -18,7 +18,8 @@ class BlockError:
     Args:
         target: name.
         error: error of each model; None if it does not have this target.
-        nearest: error of the same target with nearest rounding, if the log has it.
+        nearest: error of the same target before learning, with nearest rounding, if the log has it;
+            of the UNet as a whole, after its blocks were learned.
     """
 
     target: str

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from evaluation.costs.costs import Cost
 from evaluation.metrics.measure import Estimates
 from evaluation.models import as_json
@@ -50,6 +52,7 @@ def make_report(
         "n_references": results.n_references,
         "notes": results.notes,
         "versions": describe_versions(),
+        "threads": torch.get_num_threads(),
         "command": command,
     }
     return as_json(report)

@@ -1,6 +1,6 @@
 """The rows of a table of results: each model's number, its change, and whether it is better."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +78,11 @@ class Row:
     def verdict(self, model: int) -> int:
         """1 if a model is better than full precision, -1 if it is worse, else 0.
 
-        Also 0 if the difference may be chance, because its interval includes 0.
+        Also 0 if the difference may be chance: its interval includes 0, or it has none and is no
+        cost. FID, KID and Inception score change from set to set of images, by an unknown amount.
         """
         change, difference = self.change(model), self.cells[model].difference
-        if change in ("", "=") or (difference and difference[0] <= 0 <= difference[1]):
+        if change in ("", "=") or (self.better != 0 and not _excludes_zero(difference)):
             return 0
         full, value = self.cells[0].value, self.cells[model].value
         assert full is not None
@@ -106,6 +107,11 @@ def make_rows(report: dict[str, Any]) -> Iterator[Row]:
         yield from _known(line, cells)
 
 
+def _excludes_zero(interval: Sequence[float] | None) -> bool:
+    """Whether an interval is known and lies on one side of zero."""
+    return interval is not None and not interval[0] <= 0 <= interval[1]
+
+
 def _cell(estimate: dict[str, Any] | None, scale: float) -> Cell:
     if estimate is None:
         return Cell(None)
@@ -113,9 +119,13 @@ def _cell(estimate: dict[str, Any] | None, scale: float) -> Cell:
     return Cell(
         estimate["value"] * scale,
         None if std is None else std * scale,
-        estimate["interval"],
-        estimate["difference"],
+        _scaled(estimate["interval"], scale),
+        _scaled(estimate["difference"], scale),
     )
+
+
+def _scaled(interval: Sequence[float] | None, scale: float) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0] * scale, interval[1] * scale)
 
 
 def _known(line: Line, cells: list[Cell]) -> Iterator[Row]:

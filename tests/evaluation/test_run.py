@@ -92,8 +92,9 @@ def test_metrics_json_has_the_promised_keys(finished: dict[str, Any], output: Pa
     report = json.loads((output / "metrics.json").read_text())
     assert report == finished["report"]
     assert set(report) == {
-        *("protocol", "models", "n_references", "notes", "versions", "command"),
+        *("protocol", "models", "n_references", "notes", "versions", "threads", "command"),
     }
+    assert report["threads"] == torch.get_num_threads()
     full, quantized = report["models"]
     alone = {"fid", "kid", "inception_score", "clip_score", "oracle_mean", "oracle_all"}
     distances = {"fid_to_full_precision", "kid_to_full_precision", "psnr", "psnr_mean", "ssim"}
@@ -142,7 +143,7 @@ def test_images_are_those_of_the_two_unets(
     assert (expected - quantized).abs().max() > 2 / 255
 
 
-def test_fid_is_that_of_renders_of_other_scenes(
+def test_fid_is_that_of_renders_of_held_out_scenes(
     finished: dict[str, Any], images: Path, clip_folder: Path
 ) -> None:
     extractors = Extractors(Protocol(clip=str(clip_folder)), benchmark=SCENES, device="cpu")

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from huggingface_hub import ModelCard
 import dgq
 from data.calibration import CalibrationData
 from dgq.command_line.main import main
+from dgq.hub.reproduction import MEASURED
 from dgq.storage.checkpoint import read_manifest
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import CONFIG_FILE
 from evaluation.command_line import main as evaluate
+from evaluation.command_line import parse_settings
+from evaluation.models import as_json
+from evaluation.protocol import Protocol
 from lit.cli import main as train
 from tests.evaluated_runs import BASE, SECRET, evaluation, named, write_evaluation
 from tests.quantized_models import Calibrated
@@ -161,8 +167,33 @@ def test_the_recipe_calibrates_such_a_model_again(
 def test_the_command_that_measures_is_one(run: Path) -> None:
     text = dgq.model_card(run, BASE, "me/model")
     (command,) = re.findall(r"python evaluate.py (.*)", text)
-    assert command == "--ckpt outputs/model --protocol quick --num-images 100 --seeds 0 1"
-    assert evaluate(["--num-images", "0", *command.split()]) == 2  # parsed, then refused
+    assert command == (
+        "--ckpt outputs/model --protocol quick --prompts captions.json --references val2014 "
+        "--num-images 100 --seeds 0 1 --num-inference-steps 3 --guidance-scale 3.0 "
+        "--features clip --clip clip --sqnr-prompts 8"
+    )
+    assert evaluate([*command.split(), "--num-images", "0"]) == 2  # parsed, then refused
+
+
+@pytest.mark.parametrize("protocol", ["scenes", "quick", "paper"])
+def test_the_command_that_measures_repeats_the_evaluation(protocol: str, run: Path) -> None:
+    given = ["--protocol", protocol, "--num-inference-steps", "6", "--metrics", "fid", "psnr"]
+    given += ["--sqnr-prompts", "7", "--batch-size", "3", "--execution", "float"]
+    asked = parse_settings(given)
+    settings = as_json(asdict(asked.protocol))
+    content = evaluation(read_manifest(run).sha256)
+    drawn = {"prompts": "captions of scenes, test split, seed 0", "batch_size": asked.batch_size}
+    content["protocol"] |= settings | drawn | {"preset": protocol, "references_sha256": None}
+    (run / "evaluation" / "own" / "metrics.json").write_text(json.dumps(content))
+    (command,) = re.findall(r"python evaluate.py (.*)", dgq.model_card(run, BASE, "me/model"))
+    again = parse_settings(shlex.split(command))
+    assert again.protocol == asked.protocol
+    assert again.batch_size == asked.batch_size
+
+
+def test_every_setting_that_affects_numbers_is_in_the_command() -> None:
+    elsewhere = {"prompts", "references", "inception", "lpips", "image_reward"}
+    assert {field.name for field in fields(Protocol)} - elsewhere == {*MEASURED} - {"batch_size"}
 
 
 @pytest.mark.parametrize(
@@ -226,3 +257,12 @@ def test_sizes_are_those_of_the_files(run: Path) -> None:
     text = dgq.model_card(run)
     files = sum(file.stat().st_size for file in (run / "quantized").glob("*.safetensors"))
     assert f"{files / 1e6:,.1f} MB here" in text
+
+
+@pytest.mark.parametrize(("kind", "follows"), [("exponents a6", True), ("live", False)])
+def test_other_timesteps_cost_only_where_scales_depend_on_them(
+    kind: str, follows: bool, calibrated_as: Callable[[str], Calibrated], tmp_path: Path
+) -> None:
+    text = dgq.model_card(named(calibrated_as(kind), tmp_path / "model", BASE))
+    assert ("nearest calibrated" in text) is follows
+    assert ("no scale depends on the timestep" in text) is not follows

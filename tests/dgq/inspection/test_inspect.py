@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dgq.command_line.main import main
 from dgq.inspection.inspect import inspect_model
-from dgq.inspection.table import make_table, widths
+from dgq.inspection.table import make_table, size_line, widths
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.storage.model_files import CONFIG_FILE, WEIGHTS_FILE
@@ -148,3 +148,10 @@ def test_bits_of_mixed_layers_are_given_on_average() -> None:
     assert widths([alike, alike | {"weight_bits": 32}]) == "4 bits"
     eight = {"weight_bits": 8, "activation_bits": 8, "layers": 1, "weights": 100}
     assert widths([alike, eight]) == "4 to 8 bits, 5.00 on average"
+
+
+def test_ratios_of_sizes_belong_to_their_sizes() -> None:
+    sizes = {"full_precision": 24_000_000, "on_disk": 3_000_000, "in_memory": 8_000_000}
+    assert size_line(sizes) == (
+        "3.0 MB on disk, 8.0 MB in memory; 24.0 MB in full precision (÷ 8.0 and ÷ 3.0)"
+    )

@@ -1,7 +1,6 @@
 """Seconds and bytes of a call."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -13,22 +12,44 @@ from evaluation.costs.memory import LiveBytes, peak_bytes
 from tests.quantized_models import Calibrated
 
 
-class Sleeper(nn.Module):
-    """Takes as long as it is told."""
+class Timed(nn.Module):
+    """Takes as long as it is told, on a clock of the test."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: Sequence[float], clock: list[float], calls: list[str]) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.seconds = iter(seconds)
+        self.clock = clock
+        self.calls = calls
 
-    def forward(self, x: Tensor) -> Tensor:
-        time.sleep(self.seconds)
+    def forward(self, x: Tensor, name: str) -> Tensor:
+        self.clock[0] += next(self.seconds)
+        self.calls.append(name)
         return x
 
 
-def test_latency_is_the_median_of_each() -> None:
-    unets = {"fast": Sleeper(0.002), "slow": Sleeper(0.03)}
-    seconds = time_calls(unets, ((torch.zeros(1),), {}), 3, "cpu")
-    assert 0.002 <= seconds["fast"] < 0.03 <= seconds["slow"] < 0.3
+def test_latency_is_the_median_of_each_without_the_first_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, calls = [0.0], [""]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    # The first call lays out weights; one later call was disturbed.
+    unets = {
+        "fast": Timed([100.0, 1.0, 9.0, 2.0], clock, calls),
+        "slow": Timed([500.0, 30.0, 10.0, 20.0], clock, calls),
+    }
+    seconds = time_calls(unets, ((torch.zeros(1), "call"), {}), 3, "cpu")
+    assert seconds == {"fast": 2.0, "slow": 20.0}
+    assert len(calls) == 1 + 2 * 4
+    assert [next(unet.seconds, None) for unet in unets.values()] == [None, None]
+
+
+def test_models_take_turns() -> None:
+    calls = [""]
+    unets = {name: Timed([0.0] * 3, [0.0], calls) for name in ("a", "b")}
+    for name, unet in unets.items():
+        unet.register_forward_pre_hook(lambda _unet, args, name=name: (args[0], name))
+    time_calls(unets, ((torch.zeros(1), ""), {}), 2, "cpu")
+    assert calls[1:] == ["a", "b"] * 3
 
 
 def test_peak_memory_of_layers_equals_a_count_by_hand() -> None:

@@ -61,3 +61,13 @@ def test_differences_are_those_of_the_same_prompts() -> None:
     assert estimate.difference is not None
     assert estimate.interval[0] < values.mean() < estimate.interval[1]
     assert 0.4 < estimate.difference[0] < 0.5 < estimate.difference[1] < 0.6
+
+
+def test_a_single_prompt_has_no_interval() -> None:
+    seeds = [{"": mean(np.array([0.5]))}, {"": mean(np.array([0.7]))}]
+    full = [{"": mean(np.array([0.9]))}] * 2
+    found = of_ratios(seeds, full)
+    assert found.value == pytest.approx(0.6)
+    assert found.std is not None
+    assert found.interval is None
+    assert found.difference is None

@@ -56,3 +56,17 @@ def test_kid_of_many_pairs_is_averaged_over_parts() -> None:
     x, y = torch.randn(1500, 3), torch.randn(1500, 3) + 1
     parts = [paired_kernel_distance(x[s], y[s]) for s in (slice(0, 750), slice(750, 1500))]
     assert paired_kernel_distance(x, y) == pytest.approx(np.mean(parts), rel=1e-9)
+
+
+def test_the_subsets_are_the_same_whatever_was_drawn_before() -> None:
+    generator = torch.Generator().manual_seed(3)
+    reference = torch.randn(60, 4, generator=generator)
+    features = torch.randn(20, 4, generator=generator)
+    values = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        values.add(kernel_distance(reference, features))
+        after = torch.rand(())
+        torch.manual_seed(seed)
+        assert torch.rand(()) == after  # and the global generator is left as it was
+    assert len(values) == 1

@@ -35,7 +35,9 @@ def report() -> dict[str, Any]:
     steps = {"mean_db": 12.5, "per_step_db": [10.0, None, 15.0]}
 
     def model(name: str, fid: float, **others: Any) -> dict[str, Any]:
+        reward = estimate(fid) | {"difference": [fid - 10.1, fid - 9.9]}
         metrics = {"fid": estimate(fid), "clip_score": None, "kid": estimate(0.002)}
+        metrics["image_reward"] = reward
         return {
             "name": name,
             "checkpoint": None,
@@ -58,6 +60,7 @@ def report() -> dict[str, Any]:
             "seeds": [0, 1],
             "sampler": "PNDMScheduler",
             "pipeline": "scenes",
+            "device": "cpu",
             "sqnr_prompts": 2,
             "extractors": {"fid and kid": "features of a CLIP", "clip score": None},
         },
@@ -69,6 +72,7 @@ def report() -> dict[str, Any]:
         "n_references": 40,
         "notes": [f"fid: {EVIL}"],
         "versions": {"torch": "2"},
+        "threads": 3,
         "command": f"python evaluate.py --prompts '{EVIL}'",
     }
 
@@ -129,7 +133,9 @@ def test_wrapping_keeps_all_words_and_the_width() -> None:
 def test_changes_say_whether_they_are_for_the_better(
     values: tuple[float | None, float | None], better: int, digits: int, change: str, verdict: int
 ) -> None:
-    row = Row("metric", [Cell(value) for value in values], better, digits)
+    changed = None if None in values else (values[1] - values[0],) * 2  # type: ignore[operator]
+    cells = [Cell(values[0]), Cell(values[1], difference=changed)]
+    row = Row("metric", cells, better, digits)
     assert (row.change(1), row.verdict(1)) == (change, verdict)
     assert (row.change(0), row.verdict(0)) == ("", 0)
 
@@ -140,7 +146,17 @@ def test_a_change_that_may_be_chance_is_neither_better_nor_worse() -> None:
         row = Row("oracle", [Cell(0.5), Cell(0.7, difference=difference)], 1, 3)
         assert row.change(1) == "+0.200"
         verdicts.append(row.verdict(1))
-    assert verdicts == [0, 1, 1]
+    assert verdicts == [0, 1, 0]
+    cost = Row("bytes", [Cell(8.0), Cell(4.0)], 0, 1)
+    assert cost.verdict(1) == 1  # costs are counted, not sampled
+
+
+def test_intervals_are_in_the_unit_of_their_number(report: dict[str, Any]) -> None:
+    known = estimate(0.002, 0.001, [0.0015, 0.0025]) | {"difference": [-0.001, 0.003]}
+    report["models"][1]["metrics"]["kid"] = known
+    (row,) = (row for row in make_rows(report) if row.label.startswith("KID to real"))
+    assert (row.text(1), row.interval(1)) == ("2.00 ± 1.00", "1.50 to 2.50")
+    assert row.cells[1].difference == (-1.0, 3.0)
 
 
 def test_numbers_have_their_deviation_and_interval(report: dict[str, Any]) -> None:
@@ -148,6 +164,7 @@ def test_numbers_have_their_deviation_and_interval(report: dict[str, Any]) -> No
     assert rows["PSNR to full precision, dB"].text(1) == "30.00 ± 0.50"
     assert rows["PSNR to full precision, dB"].text(2) == "-"
     assert rows["KID to real images, x 1000"].text(0) == "2.00"
+    assert rows["SQNR of the UNet, mean over steps, dB"].text(1) == "12.50"
     assert "CLIP score" not in rows
     cell = Cell(0.5, interval=(0.4, 0.6))
     assert Row("oracle", [cell], 1, 3).interval(0) == "0.400 to 0.600"
@@ -217,7 +234,18 @@ def test_the_page_is_whole_needs_no_network_and_runs_nothing(
     assert all(address.startswith("data:image/") for address in page.addresses)
     assert not re.search(r"url\(|@import|https?://", text)
     assert len(page.addresses) == len(page.alternatives) == 3 + 1 + 1  # images, SQNR, explanation
-    for expected in ("▲ -0.50", "▼ +1.25", "÷ 3.5", "block.a", "block.b", "scenes", "torch 2"):
+    for expected in (
+        "▼ -0.500",
+        "▲ +1.250",
+        '"> -0.50',
+        '"> +1.25',
+        "÷ 3.5",
+        "block.a",
+        "block.b",
+        "scenes",
+        "torch 2",
+        "3 CPU threads",
+    ):
         assert expected in text, expected
 
 

@@ -1,0 +1,41 @@
+"""What readers are told about a comparison's models."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from diffusers import DDIMScheduler
+
+from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
+from dgq.storage.checkpoint import GenerationSettings, Manifest
+from evaluation.comparison import Comparison
+from evaluation.models import FULL_PRECISION, Model
+
+CALIBRATED = (801.0, 601.0, 401.0, 201.0, 1.0)
+BY_STEP = ActivationSettings(8, "multiples", qkv=False)
+LIVE = ActivationSettings(8, "live", qkv=False)
+ONE_RANGE = ActivationSettings(8, "multiples", qkv=False, per_step=False)
+
+
+def notes(activations: ActivationSettings, n_steps: int) -> list[str]:
+    """Notes on a model with these activations, drawn with a number of steps."""
+    weights = WeightSettings(4, symmetric=True)
+    settings = QuantizationSettings(weights, activations, ScoreSettings(16))
+    generation = GenerationSettings(n_steps)
+    manifest = Manifest("scenes", {}, settings, generation, CALIBRATED, (8, 8))
+    models = [Model(FULL_PRECISION), Model("ours", manifest=manifest)]
+    pipeline: Any = SimpleNamespace(scheduler=DDIMScheduler(steps_offset=1))
+    return Comparison(models, "scenes", pipeline, "", generation, "auto", "cpu").notes()
+
+
+def test_steps_without_scales_are_noted() -> None:
+    assert notes(BY_STEP, 5) == []
+    (note,) = notes(BY_STEP, 4)
+    assert note.startswith("ours was not calibrated for these sampler steps")
+
+
+@pytest.mark.parametrize("activations", [LIVE, ONE_RANGE], ids=["live", "one range"])
+def test_nothing_is_noted_where_no_scale_depends_on_the_step(
+    activations: ActivationSettings,
+) -> None:
+    assert notes(activations, 4) == []
