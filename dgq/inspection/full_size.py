@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from accelerate import init_empty_weights
+import torch
 from diffusers import UNet2DConditionModel
 
 from dgq.inspection.cost import parameter_bytes
@@ -11,5 +11,5 @@ from dgq.inspection.cost import parameter_bytes
 
 def full_precision_bytes(unet_config: Mapping[str, Any]) -> int:
     """Bytes of its weights in float32, computed without creating them."""
-    with init_empty_weights():
+    with torch.device("meta"):
         return parameter_bytes(UNet2DConditionModel.from_config(dict(unet_config)))
