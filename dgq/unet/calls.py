@@ -78,7 +78,7 @@ class SamplerCalls:
         self.timesteps = tuple(float(t) for t in timesteps)
         self.latent_size = latent_size
         cpu = torch.device("cpu")  # whatever the device that a UNet is built on
-        self._known = {cpu: torch.tensor(self.timesteps, device=cpu)}
+        self._known = {cpu: torch.tensor(self.timesteps, dtype=torch.float32, device=cpu)}
         self._current = _CallOfThread()
         self._noticed: Tensor | None = None
         self._warned = self._warned_outside = not warns
@@ -207,7 +207,9 @@ class SamplerCalls:
         """The calibrated timesteps on a device, copied there once."""
         known = self._known.get(device)
         if known is None:
-            known = self._known[device] = torch.tensor(self.timesteps, device=device)
+            known = self._known[device] = torch.tensor(
+                self.timesteps, dtype=torch.float32, device=device
+            )
         return known
 
     def _warn_of(self, gap: Tensor) -> None:
