@@ -266,3 +266,13 @@ def test_other_timesteps_cost_only_where_scales_depend_on_them(
     text = dgq.model_card(named(calibrated_as(kind), tmp_path / "model", BASE))
     assert ("nearest calibrated" in text) is follows
     assert ("no scale depends on the timestep" in text) is not follows
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_the_evaluation_with_the_most_images_counts(names: tuple[str, str], run: Path) -> None:
+    sha256 = read_manifest(run).sha256
+    for name, n_images in zip(names, (7, 500), strict=True):
+        write_evaluation(run, name, evaluation(sha256, n_images))
+    text = dgq.model_card(run)
+    assert "500 images, seeds 0, 1" in text
+    assert "--num-images 500" in text
