@@ -28,6 +28,7 @@ from dgq.errors import DGQError
 from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.pipelines.inputs import call_arguments
 from dgq.pipelines.loading import load_pipeline
+from dgq.pipelines.schedulers import scheduler_like
 from dgq.storage.checkpoint import GenerationSettings, Manifest, load_quantized_unet, read_manifest
 from dgq.storage.files import read_json, write_json
 
@@ -106,7 +107,7 @@ def record(
         kind = getattr(diffusers, f"{setting.scheduler}Scheduler", None)
         if kind is None:
             raise DGQError(f"diffusers has no {setting.scheduler}Scheduler")
-        pipeline.scheduler = kind.from_config(own.config)
+        pipeline.scheduler = scheduler_like(kind, own)
     hook = pipeline.unet.register_forward_hook(keep, with_kwargs=True)
     try:
         prompts = scenes.sample_captions(captions, SEED, "test")

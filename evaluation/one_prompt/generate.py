@@ -16,6 +16,7 @@ from dgq.devices import forget_peak, peak_bytes
 from dgq.errors import DGQError
 from dgq.inference.execution import Execution
 from dgq.math.reconstruction import sqnr_db
+from dgq.pipelines.schedulers import scheduler_like
 from evaluation.devices import find_devices
 from evaluation.images.files import to_images, to_tensor
 from evaluation.images.sampling import check_drawable, sample
@@ -134,7 +135,7 @@ def scheduler_of(pipeline: DiffusionPipeline, name: str) -> Any:
             f"{', '.join(sorted(possible))}"
         )
     try:
-        return possible[name].from_config(pipeline.scheduler.config)
+        return scheduler_like(possible[name], pipeline.scheduler)
     except (ImportError, ValueError) as error:  # some need a package, or settings of their own
         raise DGQError(f"--scheduler {name} cannot be used: {error}") from error
 
