@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 import dgq
 from data.calibration import CalibrationData
 from dgq.command_line.main import main
+from dgq.hub.evidence import estimate
 from dgq.hub.reproduction import MEASURED
 from dgq.storage.checkpoint import read_manifest
 from dgq.storage.manifest import QUANTIZATION
@@ -276,3 +277,10 @@ def test_the_evaluation_with_the_most_images_counts(names: tuple[str, str], run:
     text = dgq.model_card(run)
     assert "500 images, seeds 0, 1" in text
     assert "--num-images 500" in text
+
+
+def test_deviations_over_seeds_are_shown() -> None:
+    found = {"value": 31.25, "std": 0.5, "interval": [30.5, 32.0]}
+    assert estimate(found, 2) == "31.25 ± 0.50 (30.50 to 32.00)"
+    assert estimate({"value": 12.0, "std": 0.25, "interval": None}, 1) == "12.0 ± 0.2"
+    assert estimate(None, 1) == ""
