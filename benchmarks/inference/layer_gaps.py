@@ -48,7 +48,8 @@ class Shape:
     exact: bool = False
 
 
-Arguments = tuple[IntegerLayer, tuple[Any, ...]]
+Arguments = tuple[IntegerLayer, tuple[Any, ...], dict[str, Any]]
+"""A layer, and what it was called with."""
 
 
 @torch.no_grad()
@@ -57,17 +58,20 @@ def layer_gaps(unet: nn.Module, call: Mapping[str, Any], peaks: Peaks, device: s
     shapes: dict[Any, Shape] = {}
     arguments: dict[Any, Arguments] = {}
 
-    def note(layer: nn.Module, args: tuple[Any, ...], _: Tensor) -> None:
+    def note(
+        layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], _output: Tensor
+    ) -> None:
         assert isinstance(layer, IntegerLayer)
-        x = args[-1] if isinstance(args[-1], QuantizedTensor) else args[0]
+        x = named.get("quantized", args[0])
         read = tuple(x.codes.shape if isinstance(x, QuantizedTensor) else x.shape)
         key = (layer.geometry, read, isinstance(x, QuantizedTensor))
         if key not in shapes:
             shapes[key] = Shape(str(layer.geometry), read, 0)
-            arguments[key] = (layer, args)
+            arguments[key] = (layer, args, named)
         shapes[key].layers += 1
 
-    handles = [m.register_forward_hook(note) for m in unet.modules() if isinstance(m, IntegerLayer)]
+    layers = [module for module in unet.modules() if isinstance(module, IntegerLayer)]
+    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     unet(**call)
     for handle in handles:
         handle.remove()
@@ -81,14 +85,19 @@ def layer_gaps(unet: nn.Module, call: Mapping[str, Any], peaks: Peaks, device: s
 
 
 def measure_shape(
-    shape: Shape, layer: IntegerLayer, args: tuple[Any, ...], peaks: Peaks, device: str
+    shape: Shape,
+    layer: IntegerLayer,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    peaks: Peaks,
+    device: str,
 ) -> None:
     """Fill in the figures of one shape."""
-    x = args[-1] if isinstance(args[-1], QuantizedTensor) else args[0]
+    x = named.get("quantized", args[0])
     codes = x if isinstance(x, QuantizedTensor) else codes_of(layer, x)
     output = product(layer, codes)()
     shape.exact = is_exact(layer, codes)
-    shape.seconds = seconds_of(lambda: layer(*args), device)
+    shape.seconds = seconds_of(lambda: layer(*args, **named), device)
     shape.product_seconds = seconds_of(product(layer, codes), device)
     shape.bf16_seconds = seconds_of(stock(layer, args[0], codes), device)
     out = layer.geometry.out_channels

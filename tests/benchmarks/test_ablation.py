@@ -66,7 +66,7 @@ def test_a_calibration_serves_other_activations_of_the_same_weights(
 
 def test_a_recipe_that_measures_its_layers_serves_itself_alone() -> None:
     class Choosing(DGQ):
-        def settings(self, unet: Any, calls: Any = None) -> Any:
+        def settings(self, unet: Any, calls: Any = None, progress: bool = True) -> Any:
             return self.quantization
 
     assert not serves(Choosing(4, 8), Choosing(4, 6))

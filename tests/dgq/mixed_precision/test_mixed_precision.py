@@ -142,7 +142,8 @@ def test_mixdq_keeps_the_start_token(calls: list[dict[str, Any]]) -> None:
             reasons = execution.float_layers
             assert execution.integer_layers == 0 or reasons["the start token in floating point"] > 0
         hook = unet.get_submodule(f"{owner}.to_k").register_forward_pre_hook(
-            lambda _m, args: read.update(text=args[1] if len(args) > 1 else args[0])
+            lambda _m, args, named: read.update(text=named.get("quantized", args[0])),
+            with_kwargs=True,
         )
         with torch.no_grad():
             unet(**calls[0])
