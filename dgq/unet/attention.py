@@ -13,8 +13,8 @@ from dgq.ops.reference import attention as differentiable_attention
 from dgq.settings import FLOAT_BITS
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.processors import TakesProcessors, check_arguments, run
+from dgq.unet.projections import describe_projections_
 from dgq.unet.readers import read, read_all
-from dgq.unet.shared_inputs import describe_projections_
 from dgq.unet.start_token import but_start
 
 MAX_SCORES = 2**27
