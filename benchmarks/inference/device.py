@@ -1,4 +1,4 @@
-"""Differences of a GPU: waiting for it, and counting its memory."""
+"""Differences of a GPU: what is moved to it, and the memory that it holds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,32 +16,11 @@ def is_gpu(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def wait(device: str) -> None:
-    """Wait until all requested work is done."""
-    if is_gpu(device):
-        torch.cuda.synchronize(device)
-
-
 def on(device: str, value: Any) -> Any:
     """Nested arguments on a device."""
     if isinstance(value, Mapping):
         return {name: on(device, item) for name, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def forget_peak(device: str) -> None:
-    """Reset the peak."""
-    if is_gpu(device):
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        memory.forget_peak()
-
-
-def peak_gib(device: str) -> float:
-    """Peak memory in GiB since ``forget_peak``."""
-    if is_gpu(device):
-        return torch.cuda.max_memory_allocated(device) / GIB
-    return memory.peak_gib()
 
 
 def resident_gib(device: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.inference.device import forget_peak, is_gpu, on, peak_gib, resident_gib, wait
+from benchmarks.inference.device import GIB, is_gpu, on, resident_gib
 from benchmarks.inference.kernels import by_kind, kernels_of
 from benchmarks.inference.machine import busy_seconds
 from benchmarks.inference.onnx_runtime import OnnxUNet
@@ -20,6 +20,7 @@ from benchmarks.inference.rows import ROWS, Row
 from benchmarks.inference.subjects import Call, Subject
 from benchmarks.inference.traffic import counted_traffic
 from benchmarks.inference.turns import Turns
+from dgq.devices import forget_peak, peak_bytes, wait
 from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.storage.checkpoint import find_model, load_quantized_unet
 from dgq.unet.arguments import converted
@@ -59,7 +60,7 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
     gc.collect()
     figures: dict[str, Any] = {
         "load_s": load_s,
-        "loading_peak_gib": peak_gib(device),
+        "loading_peak_gib": peak_bytes(device) / GIB,
         "resident_gib": resident_gib(device),
         "file_mb": loaded.n_bytes / 1e6,
         "execution": loaded.execution,
@@ -193,7 +194,7 @@ def timings(
     with turns.alone():
         run()  # again, since a GPU records its graph in the second call
         wall, cpu, others = map(list, zip(*_many(run, calls), strict=True))
-        peak = peak_gib(device)
+        peak = peak_bytes(device) / GIB
         kernels = kernels_of(run) if is_gpu(device) else []
     figures = {"first_s": first_s, "wall_s": wall, "cpu_s": cpu, "others_cpu_s": others}
     of_device = {"kernels": by_kind(kernels), "each_kernel": [asdict(each) for each in kernels]}

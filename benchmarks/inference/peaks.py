@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.inference.device import is_gpu, wait
+from benchmarks.inference.device import is_gpu
+from dgq.devices import wait
 from dgq.ops import int_linear
 
 REPEATS = 2
