@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 
 import evaluation.metrics
 from dgq.errors import DGQError
-from evaluation.metrics.metric import Metric
+from evaluation.metrics.metric import Against, Metric
 from evaluation.prompts import Prompts
 from evaluation.protocol import Protocol
 
@@ -35,9 +35,15 @@ def choices() -> dict[str, str]:
 
 
 def choose_metrics(
-    protocol: Protocol, prompts: Prompts, device: str
+    protocol: Protocol, prompts: Prompts, device: str, has_models: bool = True
 ) -> tuple[list[Metric], list[str]]:
     """The metrics selected by a protocol, ready to measure, and why others are left out.
+
+    Args:
+        protocol: what is measured.
+        prompts: prompts of the images.
+        device: torch device of the metrics' networks.
+        has_models: whether quantized models are compared with full precision.
 
     Raises:
         DGQError: if a requested metric does not exist, or lacks something that it needs.
@@ -57,6 +63,13 @@ def choose_metrics(
         if not kind.applies(prompts):
             if asked:
                 raise DGQError(f"--metrics {kind.key}: it does not apply to these prompts")
+            continue
+        if kind.against == Against.FULL_PRECISION and not has_models:
+            if asked:
+                raise DGQError(
+                    f"{kind.name} compares a quantized model with full precision: "
+                    "name one with --ckpt"
+                )
             continue
         if not asked and kind.package is not None and not kind.package.is_installed:
             package = kind.package

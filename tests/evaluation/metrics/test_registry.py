@@ -7,6 +7,7 @@ import pytest
 import scenes
 from dgq.errors import DGQError
 from evaluation.features.features import Feature
+from evaluation.metrics.metric import Against
 from evaluation.metrics.registry import all_metrics, choose_metrics
 from evaluation.prompts import Prompts
 from evaluation.protocol import Protocol
@@ -48,6 +49,16 @@ def test_the_oracle_is_for_prompts_of_a_benchmark() -> None:
 def test_a_metric_that_is_named_is_never_left_out_silently() -> None:
     with pytest.raises(DGQError, match="--metrics oracle: it does not apply to these prompts"):
         choose_metrics(Protocol(metrics=("oracle",)), DOGS, "cpu")
+
+
+@pytest.mark.parametrize("asked", [Protocol(metrics=("fid", "psnr")), Protocol(lpips=True)])
+def test_comparisons_with_full_precision_need_a_model(asked: Protocol) -> None:
+    with pytest.raises(DGQError, match="name one with --ckpt"):
+        choose_metrics(asked, DOGS, "cpu", has_models=False)
+    chosen, notes = choose_metrics(Protocol(), DOGS, "cpu", has_models=False)
+    assert chosen
+    assert all(metric.against < Against.FULL_PRECISION for metric in chosen)
+    assert not [note for note in notes if "LPIPS" in note]
 
 
 def test_naming_metrics_leaves_all_others_out() -> None:
