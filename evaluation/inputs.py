@@ -81,7 +81,7 @@ def load_inputs(settings: EvaluationSettings) -> Inputs:
     benchmark = benchmark_of_pipeline(source) or DEFAULT
     prompts = load_prompts(protocol.prompts, protocol.num_images, protocol.seeds[0], benchmark)
     devices = find_devices(settings.device, settings.devices)
-    metrics, left_out = choose_metrics(protocol, prompts, devices[0], bool(models))
+    metrics, left_out = choose_metrics(protocol, prompts, devices[0], bool(settings.ckpt))
     needed = frozenset().union(*(metric.features for metric in metrics))
     extractors = Extractors(protocol, prompts.benchmark, devices[0], needed)
     pooled = extractors.extract([[PROBE]], 1).pooled

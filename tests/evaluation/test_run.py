@@ -403,6 +403,7 @@ def test_an_output_that_cannot_be_written(run: Evaluate, tmp_path: Path) -> None
         ({"clip": "missing/clip"}, "no CLIP model can be loaded"),
         ({"pipeline": "missing/pipeline"}, "neither a local folder"),
         ({"ckpt": (Path("missing"),)}, "cannot be used as a checkpoint"),
+        ({"ckpt": (), "metrics": ("psnr",)}, "name one with --ckpt"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_written(
