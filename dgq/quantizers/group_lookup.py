@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dgq.unet.calls import SamplerCalls, word_index
+from dgq.unet.calls import SamplerCalls
+from dgq.unet.positions import pixel_index, word_index
 
 
 class GroupTable(NamedTuple):
@@ -56,7 +57,7 @@ def _members_of(x: Tensor, table: GroupTable, step: Tensor, calls: SamplerCalls)
         if n_pixels == index.shape[1]:
             return index
         return index[:, word_index(n_pixels, index.shape[1]).to(index.device)]
-    moved = calls.pixel_index(n_pixels, index.shape[1])
+    moved = pixel_index(n_pixels, index.shape[1], calls.current_size, calls.latent_size)
     return index if moved is None else index[:, moved.to(index.device)]
 
 

@@ -228,30 +228,6 @@ class SamplerCalls:
                 stacklevel=3,
             )
 
-    def pixel_index(self, n_pixels: int, calibrated: int) -> Tensor | None:
-        """Position of each pixel of this call among the calibrated ones; ``None`` if sizes agree.
-
-        Nearest-neighbour resizing of the ``calibrated``-pixel map to the current latent size, so
-        that pixel groups work at other resolutions, and at other aspect ratios of the same area.
-        Tokens of several images, as in self-attention to a reference image, are indexed image by
-        image.
-        """
-        if self.current_size == self.latent_size:
-            return None if n_pixels == calibrated else torch.arange(n_pixels) % calibrated
-        growth = math.prod(self.current_size) / math.prod(self.latent_size)
-        images = max(1, round(n_pixels / (calibrated * growth)))
-        if n_pixels % images == 0:
-            return self._resized(n_pixels // images, calibrated).repeat(images)
-        return self._resized(n_pixels, calibrated)
-
-    def _resized(self, n_pixels: int, calibrated: int) -> Tensor:
-        """``pixel_index`` of one image."""
-        height, width = grid_size(n_pixels, self.current_size)
-        old_height, old_width = grid_size(calibrated, self.latent_size)
-        rows = (torch.arange(height) * old_height) // height
-        columns = (torch.arange(width) * old_width) // width
-        return (rows[:, None] * old_width + columns).flatten()
-
 
 def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
     """What is invalid about timesteps or a latent size, if anything."""
@@ -277,16 +253,3 @@ def notes_nans(sample: Tensor) -> bool:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     traced = torch.compiler.is_compiling() or tracing or type(sample) is not Tensor
     return sample.device.type == "cpu" and not traced
-
-
-def word_index(n_words: int, calibrated: int) -> Tensor:
-    """Position of each word of a text among the calibrated ones; surplus words use the last."""
-    return torch.arange(n_words).clamp(max=calibrated - 1)
-
-
-def grid_size(n_pixels: int, latent_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a feature map of ``n_pixels`` with the aspect of the latents."""
-    height = max(1, round(latent_size[0] * math.sqrt(n_pixels / (latent_size[0] * latent_size[1]))))
-    if n_pixels % height:
-        return 1, n_pixels
-    return height, n_pixels // height
