@@ -1,6 +1,7 @@
 """Other quantizers of the activations, from the ranges that a calibration observed."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from dgq.errors import DGQError
 from dgq.quantizers.activations import activation_quantizer
 from dgq.quantizers.range_quantizer import RangeQuantizer
-from dgq.settings import QuantizationSettings, operand_bits
+from dgq.settings import FLOAT_BITS, QuantizationSettings, operand_bits
 from dgq.unet.attention import QuantizedAttention, become_quantized_
 from dgq.unet.context import context_of
 from dgq.unet.layers import pads, quantized_layers
@@ -38,7 +39,7 @@ def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> 
         settings: settings whose weight settings are those of the calibration.
 
     Raises:
-        DGQError: if something to be quantized was not observed.
+        DGQError: if something to be quantized was not observed, or was observed with other tokens.
     """
     context = context_of(unet)
     observers = {n: q.observer for n, q in activation_quantizers(unet).items()}
@@ -54,6 +55,7 @@ def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> 
             keep_start = is_cross and settings.scores.keep_start_token
             quantizers = attention_quantizers(settings, name, is_cross, context)
             keep_text = is_cross and settings.activations_of(name).keep_start_token
+            check_tokens(name, attention, quantizers, keep_start, keep_text)
             become_quantized_(attention, context, quantizers, keep_start, keep_text)
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.observer = observers.get(name)
@@ -63,3 +65,35 @@ def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> 
                 "calibrate again with what is to be quantized"
             )
     fit_activations_(unet)
+
+
+def check_tokens(
+    name: str,
+    attention: QuantizedAttention,
+    quantizers: Mapping[str, nn.Module | None],
+    keep_start: bool,
+    keep_text: bool,
+) -> None:
+    """Raise DGQError if ranges that were observed are not those of the tokens to be quantized.
+
+    The ``<start>`` token is an outlier, and the first of the tokens that groups are made of.
+
+    Args:
+        name: name of the attention, for the error.
+        attention: attention that was observed.
+        quantizers: its new quantizers.
+        keep_start: whether the new ones leave the token's key and scores in full precision.
+        keep_text: whether they leave the token itself in full precision.
+    """
+    scores, text = (attention.keep_start, keep_start), (attention.keep_start_text, keep_text)
+    for part, of, (before, now) in (
+        *((part, "scores", scores) for part in ("key", "score")),
+        ("context", "activations", text),
+    ):
+        quantizer = quantizers[part]
+        observes = isinstance(quantizer, RangeQuantizer) and quantizer.n_bits != FLOAT_BITS
+        if before != now and observes:
+            raise DGQError(
+                f"{name}.{part}_quantizer was observed {'without' if before else 'with'} the "
+                f"start token: set {of}.keep_start_token to {before}, or calibrate again"
+            )

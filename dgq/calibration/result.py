@@ -46,7 +46,7 @@ class CalibrationResult:
     ) -> "CalibrationResult":
         """The same weights with other bits or groups of activations, without calibrating again.
 
-        Ranges were observed by channel, pixel and step, which is enough for every setting.
+        Ranges were observed by channel, pixel and step, which is enough for all bits and groups.
 
         Args:
             activations: bits and grouping.
@@ -57,7 +57,7 @@ class CalibrationResult:
 
         Raises:
             DGQError: if ranges were learned for the old settings, if something to be quantized was
-                not observed, or if the settings do not fit the weights.
+                not observed, or with other tokens, or if the settings do not fit the weights.
         """
         for value, kind in ((activations, ActivationSettings), (scores, ScoreSettings | None)):
             if not isinstance(value, kind):

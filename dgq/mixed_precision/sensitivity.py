@@ -31,6 +31,9 @@ from dgq.unet.shared_inputs import input_owner
 SEED = 0
 """Seed of the random directions, so that the measurement is deterministic."""
 
+CONTEXT = "context"
+"""The text that an attention reads, among its tensors."""
+
 Layer = nn.Linear | nn.Conv2d
 
 
@@ -39,6 +42,7 @@ def measure_sensitivity(
     names: Sequence[str],
     calls: Sequence[Call],
     progress: bool = True,
+    keep_start: bool = False,
 ) -> Sensitivity:
     """Measure all layers at once, with one forward and one backward pass per call.
 
@@ -47,13 +51,14 @@ def measure_sensitivity(
         names: names of the layers to measure.
         calls: keyword arguments of UNet calls, spread over the steps; a call may hold many samples.
         progress: show a bar.
+        keep_start: the text's ``<start>`` token will not be quantized where attentions read it.
 
     Raises:
         DGQError: if a layer never runs, or its gradient is not finite.
     """
     layers = {name: cast(Layer, unet.get_submodule(name)) for name in names}
     timesteps = sorted({t for call in calls for t in timesteps_of(call).tolist()}, reverse=True)
-    gather = Gathering(unet, layers, torch.tensor(timesteps))
+    gather = Gathering(unet, layers, torch.tensor(timesteps), keep_start)
     generator, device = torch.Generator().manual_seed(SEED), next(unet.parameters()).device
     with gather.hooked():
         for call in track(calls, "measuring sensitivity", disable=not progress):
@@ -80,7 +85,7 @@ def inputs_of_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, str]:
             tensors[name] = name
         else:
             of_text = attention.is_cross_attention and not name.endswith(".to_q")
-            tensors[name] = f"{owner}.{'context' if of_text else 'input'}"
+            tensors[name] = f"{owner}.{CONTEXT if of_text else 'input'}"
     return tensors
 
 
@@ -91,10 +96,18 @@ class Gathering:
         unet: a stock UNet.
         layers: layers by name.
         timesteps: distinct timesteps, ``[steps]``.
+        keep_start: leave the text's first token out, since it will not be quantized.
     """
 
-    def __init__(self, unet: nn.Module, layers: Mapping[str, Layer], timesteps: Tensor) -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        layers: Mapping[str, Layer],
+        timesteps: Tensor,
+        keep_start: bool = False,
+    ) -> None:
         self.unet = unet
+        self.keep_start = keep_start
         self.layers = layers
         self.timesteps = timesteps
         self.tensors = inputs_of_layers(unet, list(layers))
@@ -143,7 +156,7 @@ class Gathering:
         tensor, x = self.tensors[name], args[0]
         found = self._shared.get(tensor)
         if found is None or found[0] is not x:
-            self.ranges[tensor].update(x.detach(), self._step)
+            self.ranges[tensor].update(self._quantized_part(tensor, x.detach()), self._step)
             # A separate node: other readers of the tensor are no layers, or belong to other
             # quantizers.
             node = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
@@ -156,12 +169,18 @@ class Gathering:
         self.macs[name] = output.numel() * fan_in / self._step.shape[0]
 
     def _of_input(self, tensor: str, gradient: Tensor) -> None:
+        gradient = self._quantized_part(tensor, gradient)
         squared = as_channels_last(gradient).float().square()
         by_channel = squared.sum(1) if squared.ndim == 3 else squared.sum(1, keepdim=True)
         total = self.of_inputs.get(tensor)
         if total is None:
             total = by_channel.new_zeros(len(self.timesteps), by_channel.shape[1])
         self.of_inputs[tensor] = total.index_add(0, self._step, by_channel)
+
+    def _quantized_part(self, tensor: str, x: Tensor) -> Tensor:
+        """All tokens of a tensor but a kept one; a single token is quantized like any other."""
+        kept = self.keep_start and tensor.endswith(f".{CONTEXT}") and x.shape[1] > 1
+        return x[:, 1:] if kept else x
 
     def _of_weight(self, name: str, weight: Tensor) -> None:
         assert weight.grad is not None

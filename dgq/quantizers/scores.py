@@ -42,7 +42,8 @@ class LogScoreQuantizer(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         """Quantize softmaxed scores ``[batch, heads, queries, keys]``."""
         quantize = log_quantize_but_start if self.keep_start else log_quantize_live
-        return quantize(scores, self.n_bits)
+        # In float32 whatever the input: logarithms of half precision round to the next power.
+        return quantize(scores.float(), self.n_bits).to(scores.dtype)
 
 
 class AffineScoreQuantizer(ActivationQuantizer):

@@ -53,6 +53,7 @@ class MixedRecipe(Recipe):
         if calls is None or not self.measures:
             return self.quantization
         names = layers_to_quantize(unet, self.keep)
-        sensitivity = measure_sensitivity(unet, names, measured_rows(calls), progress)
+        keep_start = self.uniform.activations.keep_start_token
+        sensitivity = measure_sensitivity(unet, names, measured_rows(calls), progress, keep_start)
         layers = choose_bits(unet, sensitivity, self.uniform, self.choices, self.noise_left)
         return replace(self.quantization, layers=layers)

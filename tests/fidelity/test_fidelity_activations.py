@@ -14,6 +14,7 @@ from dgq.math.affine import fake_quantize
 from dgq.math.grouping import group_ranges, kmeans
 from dgq.math.log_scores import log_quantize_but_start, log_quantize_live
 from dgq.quantizers.activation_quantizer import PIXEL, ActivationQuantizer
+from dgq.quantizers.scores import LogScoreQuantizer
 from dgq.settings import ActivationSettings
 from dgq.unet.context import QuantizationContext, at_step
 from tests.fidelity.formulas import log_score, quantized, span, spread
@@ -197,3 +198,24 @@ def test_log_scores_round_the_logarithm_and_not_the_ratio() -> None:
     """0.6 is nearer to 1/2 than to 1 on a logarithmic axis up to 2^-0.5 = 0.7071, not 0.75."""
     p = torch.tensor([1.0, 0.7072, 0.7070, 0.36, 0.35]).view(1, 1, 1, 5)
     assert log_quantize_live(p, 4).flatten().tolist() == [1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("start", [True, False])
+@pytest.mark.parametrize("size", [1.0, 3e-5])
+def test_log_scores_of_half_precision_are_those_of_their_values(
+    dtype: torch.dtype, start: bool, size: float
+) -> None:
+    """The formula on the very values; logarithms in half precision round to the next power.
+
+    Also with a maximum below the normal numbers of float16, as if all attention went to <start>.
+    """
+    logits = torch.randn(2, 2, 16, 12, generator=torch.Generator().manual_seed(0))
+    scores = ((3 * logits).softmax(-1) * size).to(dtype)
+    found = LogScoreQuantizer(4, keep_start=start)(scores)
+    assert found.dtype == dtype
+    for before, after in zip(scores, found, strict=True):
+        rest = before[..., start:].flatten().tolist()
+        expected = [log_score(p, max(rest), 4) for p in rest]
+        assert torch.equal(after[..., start:].flatten(), torch.tensor(expected).to(dtype))
+        assert not start or torch.equal(after[..., 0], before[..., 0])

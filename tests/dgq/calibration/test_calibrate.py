@@ -217,6 +217,50 @@ def test_what_was_not_observed_or_does_not_fit_is_refused(
         result.with_activations(activations)
 
 
+FLOAT = dgq.ScoreSettings(16)
+GROUPS = dgq.ActivationSettings(8, n_groups=2)
+START = dgq.ScoreSettings(8, "affine", "affine")
+NO_START = replace(START, keep_start_token=False)
+KEPT_TEXT = dgq.ActivationSettings(8, n_groups=2, qkv=False, keep_start_token=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ((GROUPS, START), (GROUPS, NO_START), "without .* scores.keep_start_token to True"),
+        ((GROUPS, NO_START), (GROUPS, START), "with .* scores.keep_start_token to False"),
+        (
+            (KEPT_TEXT, FLOAT),
+            (replace(KEPT_TEXT, keep_start_token=False), FLOAT),
+            "without .* activations.keep_start_token to True",
+        ),
+        # Nothing that has a range depends on the token.
+        ((KEPT_TEXT, FLOAT), (KEPT_TEXT, replace(FLOAT, keep_start_token=False)), None),
+    ],
+)
+def test_ranges_serve_only_the_tokens_that_they_were_observed_on(
+    before: tuple[Any, Any], after: tuple[Any, Any], reason: str | None
+) -> None:
+    """The start token of SD's text is an outlier: ranges without it would cut it off."""
+    calls = random_calls()
+    for call in calls:
+        call["encoder_hidden_states"][:, 0] *= 30
+    made = [
+        dgq.calibrate(
+            micro_unet(),
+            calls,
+            replace(NEAREST, quantization=dgq.QuantizationSettings(FAST, *settings, KEEP)),
+            progress=False,
+        )
+        for settings in ((before,) if reason else (before, after))
+    ]
+    if reason:
+        with pytest.raises(dgq.DGQError, match=f"was observed {reason}"):
+            made[0].with_activations(*after)
+        return
+    assert made[0].with_activations(*after).report.sqnr_by_step_db == made[1].report.sqnr_by_step_db
+
+
 def test_ranges_that_were_learned_serve_no_other_bits() -> None:
     recipe = replace(SMALL, learning=replace(LEARNING, activation_lr=0.05))
     learned = dgq.calibrate(micro_unet(), random_calls(), recipe, progress=False)

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
+from dgq.mixed_precision.rounding_noise import input_variance
 from dgq.mixed_precision.sensitivities import Sensitivity
 from dgq.mixed_precision.sensitivity import inputs_of_layers, measure_sensitivity
+from dgq.settings import ActivationSettings
 from dgq.unet.quantize import layers_to_quantize
 from tests.tiny_pipelines import micro_unet, unet_call
 
@@ -125,3 +127,51 @@ def test_a_layer_that_never_runs_is_named(unet: nn.Module, call: dict[str, objec
             measure_sensitivity(unet, ["spare"], [call], progress=False)
     finally:
         del unet.spare
+
+
+def test_a_token_that_is_kept_adds_no_noise(unet: nn.Module) -> None:
+    """Recomputed by disturbing the text where it is quantized; ``<start>`` is an outlier, as in SD.
+
+    An estimate that counts the outlier would call the text thousands of times more sensitive.
+    """
+    owner = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    names = [f"{owner}.{name}" for name in ("to_q", "to_k", "to_v")]
+    call = unet_call(unet, 8, 401.0)
+    text = call["encoder_hidden_states"]
+    text[:, 0] *= 100
+    kept, whole = (
+        measure_sensitivity(unet, names, [call] * 16, False, keep_start)
+        for keep_start in (True, False)
+    )
+    found = kept.inputs[f"{owner}.context"]
+    assert torch.equal(found.ranges.high[0], text[:, 1:].amax((0, 1)))
+    assert torch.equal(found.ranges.low[0], text[:, 1:].amin((0, 1)))
+    settings = ActivationSettings(8, n_groups=1, per_step=False)
+    noise, with_start = (
+        tensor.noise(input_variance(tensor.ranges, settings, padded=False))
+        for tensor in (found, whole.inputs[f"{owner}.context"])
+    )
+    assert with_start > 1000 * noise
+    # The input of to_q has no such token.
+    queries, same_queries = (each.inputs[f"{owner}.input"] for each in (kept, whole))
+    assert torch.equal(queries.gain, same_queries.gain)
+    assert torch.equal(queries.ranges.high, same_queries.ranges.high)
+
+    with torch.no_grad():
+        reference = unet(**call)[0]
+    disturbed = []
+    generator = torch.Generator().manual_seed(1)
+    noises = [torch.randn(text.shape, generator=generator) for _ in range(N_DRAWS)]
+    for each in noises:
+        each[:, 0] = 0
+        hooks = [
+            unet.get_submodule(name).register_forward_pre_hook(
+                lambda _m, args, each=each: (args[0] + SMALL * each,)
+            )
+            for name in names[1:]
+        ]
+        disturbed.append(noise_of(unet, call, reference))
+        for hook in hooks:
+            hook.remove()
+    variance = torch.full_like(found.gain, SMALL**2)
+    assert found.noise(variance) == pytest.approx(sum(disturbed) / N_DRAWS, rel=0.35)
