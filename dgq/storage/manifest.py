@@ -7,6 +7,7 @@ from typing import Any
 
 from dgq.errors import DGQError, SettingsError
 from dgq.settings import QuantizationSettings, check_positive, check_types
+from dgq.settings.steps import problem_of_steps
 from dgq.storage.described_settings import described, quantization_settings
 from dgq.unet.configuration import building
 
@@ -19,9 +20,6 @@ QUANTIZATION = "quantization_config"
 
 MOST_STEPS = 10_000
 """Most steps of a sampler; much longer schedules would not fit into memory."""
-
-LARGEST_SIZE = 2**20
-"""Largest valid side of the latents, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +152,9 @@ def problem_of(manifest: Manifest) -> str | None:
     texts = (manifest.pipeline, *hashes, *quantization.keep, *quantization.layers)
     if not all(isinstance(text, str) for text in texts):
         return "pipeline, unet_sha256, sha256, keep or a name in layers is not text"
-    times = manifest.timesteps
-    if not times or not all(is_number(t) and math.isfinite(t) for t in times):
+    if not all(map(is_number, manifest.timesteps)):
         return "timesteps are not a list of finite numbers"
-    if len(set(times)) < len(times):
-        return "a timestep occurs twice"
-    sizes = manifest.latent_size
-    if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
-        return f"latent_size is {list(sizes)!r:.60}, expected a height and a width"
-    return None
+    return problem_of_steps(manifest.timesteps, manifest.latent_size)
 
 
 def is_number(value: Any) -> bool:

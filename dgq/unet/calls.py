@@ -4,7 +4,6 @@ The step belongs to the call, not to the UNet: two threads may share a UNet, eac
 scheduler, and gradient checkpointing runs blocks again after the call has ended.
 """
 
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,6 @@ OUTSIDE = (
     "a part of a quantized UNet computes outside of a call of that UNet, as a block does that was "
     "copied or taken out of it: the scales of the first step are used"
 )
-LARGEST_SIZE = 2**20
-"""Largest valid side of the latents, in pixels."""
 EXACT = 1e-3
 """Timesteps that differ by less than this are the same."""
 
@@ -227,21 +224,6 @@ class SamplerCalls:
                 "calibrated timestep are used",
                 stacklevel=3,
             )
-
-
-def problem_of_steps(timesteps: Any, latent_size: Any) -> str | None:
-    """What is invalid about timesteps or a latent size, if anything."""
-    try:
-        times, sizes = [float(t) for t in timesteps], [*latent_size]
-    except (TypeError, ValueError):
-        return f"expected numbers and a height and a width, got {timesteps!r:.60}, {latent_size!r}"
-    if not times or not all(map(math.isfinite, times)):
-        return "timesteps are not a list of finite numbers"
-    if len(set(times)) < len(times):
-        return "a timestep occurs twice"
-    if len(sizes) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes):
-        return f"latent_size is {sizes!r:.60}, expected a height and a width"
-    return None
 
 
 def notes_nans(sample: Tensor) -> bool:

@@ -15,10 +15,10 @@ from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.quantizers.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.settings.integer_product import check_alike
+from dgq.settings.steps import problem_of_steps
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.absorb import absorb_multiples_
 from dgq.unet.attention import become_quantized_ as attention_becomes_quantized_
-from dgq.unet.calls import problem_of_steps
 from dgq.unet.context import QuantizationContext, context_of
 from dgq.unet.layers import QuantConv2d, QuantLinear, quantized_layers
 from dgq.unet.quantized_unet import QuantizedUNet

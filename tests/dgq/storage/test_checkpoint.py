@@ -232,6 +232,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no timesteps": (forged(timesteps=[]), "timesteps"),
     "timesteps of text": (forged(timesteps=["a"]), "timesteps"),
     "infinite timesteps": (forged(timesteps=[1e999]), "timesteps"),
+    "a timestep beyond all numbers": (forged(timesteps=[10**400]), "expected numbers"),
     "latents of no size": (forged(latent_size=[0, 8]), "latent_size"),
     "pipeline of no text": (forged(pipeline=3), "pipeline"),
     "bits of 17": (
