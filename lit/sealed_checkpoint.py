@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
@@ -37,7 +37,11 @@ class SealedCheckpointIO(CheckpointIO):
     ) -> None:
         """Write a checkpoint."""
         with written_beside(Path(path)) as beside, beside.open("w+b") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # by which torch hides that of a full disk
+                cause = error.__context__
+                raise (cause if isinstance(cause, OSError) else error) from None
             seal_(file)
 
     @override
@@ -109,7 +113,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             )
         try:
             with unsealed(file) as archive:
-                content = torch.load(archive, map_location="cpu", weights_only=True)
+                stream = cast(BinaryIO, archive)  # it reads, seeks and tells
+                content = torch.load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises all kinds, from EOFError to UnpicklingError
             raise DGQError(f"{path} cannot be read ({type(error).__name__}): restore it") from error
     if not isinstance(content, dict) or "calibration" not in content:

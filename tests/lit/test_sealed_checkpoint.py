@@ -83,6 +83,21 @@ def test_a_failed_write_leaves_the_old_one(
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+class FullDisk(io.BytesIO):
+    """A file that takes some bytes and no more."""
+
+    def write(self, part: Any) -> int:
+        if self.tell() > 200:
+            raise OSError(28, "No space left on device")
+        return super().write(part)
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: FullDisk())
+    with pytest.raises(OSError, match="No space"):
+        SealedCheckpointIO().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
+
+
 class Payload:
     """What runs a command when it is unpickled."""
 
