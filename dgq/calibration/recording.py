@@ -67,12 +67,21 @@ class _Recorder:
 
 
 def by_name(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call of a UNet by name, without those that are None."""
+    """All arguments of a call of a UNet by name.
+
+    Those that are None are left out, unless they have to be given: a UNet without text is called
+    with ``encoder_hidden_states=None``.
+    """
     classes = [c for c in type(unet).__mro__ if c is not QuantizedUNet]
     forward = next(vars(c)["forward"] for c in classes if "forward" in vars(c))
-    names = list(inspect.signature(forward).parameters)[1:]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return {n: v for n, v in given.items() if v is not None and n != "return_dict"}
+    parameters = inspect.signature(forward).parameters
+    given = {**dict(zip(list(parameters)[1:], args, strict=False)), **kwargs}
+    needed = {n for n, parameter in parameters.items() if parameter.default is parameter.empty}
+    return {
+        name: value
+        for name, value in given.items()
+        if (value is not None or name in needed) and name != "return_dict"
+    }
 
 
 def _kept(value: Any, before: Any) -> Any:

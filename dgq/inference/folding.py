@@ -43,6 +43,10 @@ def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> T
     """
     groups = geometry.groups if isinstance(geometry, ConvGeometry) else 1
     by_channel = weight.view(weight.shape[0], geometry.in_channels // groups, -1)
-    sums = by_channel.sum(2, dtype=torch.int32).double().view(groups, -1, by_channel.shape[1])
+    if by_channel.shape[2] == 1:  # sums of one number are as slow as those of many
+        sums = by_channel.squeeze(2)
+    else:
+        sums = by_channel.sum(2, dtype=torch.int32)
+    sums = sums.double().view(groups, -1, by_channel.shape[1])
     zeros = zero_point.double().view(zero_point.shape[0], groups, -1)
     return torch.einsum("goc,sgc->sgo", sums, zeros).flatten(1)

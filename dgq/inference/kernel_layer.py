@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.inference.folding import group_factors, largest_exponent
+from dgq.inference.folding import largest_exponent
 from dgq.inference.geometry import HasGeometry
 from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
 from dgq.inference.products.products import ProductWeight
@@ -97,14 +97,14 @@ class KernelLayer(HasGeometry, LayerInPart, StoredTensors, LaidOut, Generic[Weig
 
     def codes(self) -> Tensor:
         """The packed codes ``[out, ...]`` that the weight was made from."""
-        whole = self.kernel_weight.whole_numbers().to(torch.int32)
-        exponent, factor = self.stored_exponent(), self.kernel_weight.factor
-        if exponent is not None:
-            exponent = of_each(exponent, self.settings.group_size, self.fan_in)
-        whole //= group_factors(exponent, self.largest_exponent)
-        if factor is not None:
-            whole //= of_weights(factor, self.geometry.weight_shape)
-        return packed_codes(whole, self.zero_point, self.weight_bits)
+        whole, exponent = self.kernel_weight.whole_numbers(), self.stored_exponent()
+        if exponent is not None and self.largest_exponent > 0:
+            shift = (self.largest_exponent - exponent).to(torch.int8)
+            whole = whole >> of_each(shift, self.settings.group_size, self.fan_in)
+        centred, factor = whole.to(torch.int16), self.kernel_weight.factor
+        if factor is not None and bool((factor != 1).any()):
+            centred //= of_weights(factor, self.geometry.weight_shape).to(torch.int16)
+        return packed_codes(centred, self.zero_point, self.weight_bits)
 
     def unfolded(self) -> PackedLayer:
         """The layer in its stored form, which runs in floating point on any device."""

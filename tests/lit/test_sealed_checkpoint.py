@@ -1,6 +1,8 @@
 """last.ckpt is whole or refused, to the last bit, and never runs code."""
 
+import io
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgq.errors import DGQError
-from lit.sealed_checkpoint import SealedCheckpointIO, opened, read_checkpoint
+from lit.sealed_checkpoint import SealedCheckpointIO, is_whole, read_checkpoint
 
 CONTENT: dict[str, Any] = {
     "calibration": {"identity": "{}", "records": [{"target": "a", "error": 0.5}]},
@@ -41,10 +43,25 @@ def test_a_change_anywhere_is_noticed(file: Path, data: st.DataObject) -> None:
     changed = bytearray(content)
     changed[place] ^= 1 << data.draw(st.integers(0, 7))
     length = data.draw(st.integers(0, len(content) - 1))
-    assert opened(content) is not None
-    assert opened(bytes(changed)) is None
-    assert opened(content[:length]) is None
-    assert opened(content + b"\0") is None
+    assert is_whole(io.BytesIO(content))
+    assert not is_whole(io.BytesIO(changed))
+    assert not is_whole(io.BytesIO(content[:length]))
+    assert not is_whole(io.BytesIO(content + b"\0"))
+
+
+def test_neither_way_makes_copies_of_the_file_in_memory(tmp_path: Path) -> None:
+    """Python's own memory, which tensors are not part of; there were four copies each way."""
+    path, size = tmp_path / "last.ckpt", 2**22
+    tensors = {str(i): torch.zeros(size // 16, dtype=torch.uint8) for i in range(16)}
+    tracemalloc.start()
+    try:
+        SealedCheckpointIO().save_checkpoint({**CONTENT, "state_dict": tensors}, path)
+        found = read_checkpoint(path)
+        assert path.stat().st_size > size
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+    assert all(torch.equal(found["state_dict"][name], value) for name, value in tensors.items())
 
 
 def test_a_failed_write_leaves_the_old_one(
@@ -59,11 +76,26 @@ def test_a_failed_write_leaves_the_old_one(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("lit.sealed_checkpoint.seal_", full)
     with pytest.raises(OSError, match="No space"):
         SealedCheckpointIO().save_checkpoint({**CONTENT, "more": 1}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class FullDisk(io.BytesIO):
+    """A file that takes some bytes and no more."""
+
+    def write(self, part: Any) -> int:
+        if self.tell() > 200:
+            raise OSError(28, "No space left on device")
+        return super().write(part)
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: FullDisk())
+    with pytest.raises(OSError, match="No space"):
+        SealedCheckpointIO().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
 
 
 class Payload:

@@ -18,7 +18,10 @@ from dgq.storage.fingerprint import network_sha256
 from dgq.storage.saving import REPORT_FILE
 from dgq.unet.context import quantization
 from dgq.unet.quantized_unet import QuantizedUNet
+from tests.model_zoo import micro
+from tests.quantized_models import decibels
 from tests.tiny_pipelines import micro_unet, unet_call
+from tests.unet_zoo import IMAGE_WIDTH
 
 LEARNING = dgq.LearningSettings(iterations=3, polish_iterations=2)
 FAST = dgq.WeightSettings(4, "minmax", symmetric=True, group_size=16, max_exponent=2)
@@ -491,6 +494,29 @@ def test_calls_of_any_conditioning_are_calibrated_on(tmp_path: Path) -> None:
     loaded = dgq.load_quantized_unet(dgq.save(result, tmp_path), execution="float")
     call = calls[0] | {"sample": calls[0]["sample"].float()}
     torch.testing.assert_close(loaded(**call)[0], result.unet(**call)[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_calls_without_text_are_calibrated_on(tmp_path: Path) -> None:
+    """As AudioLDM's, whose UNet reads a class embedding and attends to images alone."""
+    torch.manual_seed(0)
+    unet = micro(
+        cross_attention_dim=(8, 16),
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=IMAGE_WIDTH,
+        class_embeddings_concat=True,
+    )
+    with dgq.recording(unet) as calls:
+        for timestep in TIMESTEPS:
+            labels = torch.randn(3, IMAGE_WIDTH)
+            unet(torch.randn(3, 4, 8, 8), timestep, None, class_labels=labels)
+    assert all(call["encoder_hidden_states"] is None for call in calls)
+    output = unet(**calls[0])[0]
+    result = dgq.calibrate(unet, calls, SMALL, progress=False)
+    loaded = dgq.load_quantized_unet(dgq.save(result, tmp_path), execution="float")
+    found = loaded(**calls[0])[0]
+    torch.testing.assert_close(found, result.unet(**calls[0])[0], rtol=0, atol=1e-5)
+    assert decibels(output, found) > 10
 
 
 PROMPTS = [f"{n} circles" for n in range(6)]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dgq.inference.integer_layer import IntegerLayer
 from dgq.inspection.cost import parameter_bytes
 from dgq.inspection.memory import resident_bytes
 from dgq.ops import cpu
@@ -105,3 +106,20 @@ def test_floating_point_keeps_weights_packed(folder: Path) -> None:
     assert resident_bytes(unet) <= size
     assert live.peak <= 2 * size
     assert copy.deepcopy(unet) is not unet
+
+
+@pytest.mark.skipif(not cpu.products_are_exact(), reason="this CPU multiplies no bytes")
+def test_codes_are_recovered_without_wide_copies_of_a_weight(folder: Path) -> None:
+    """Saving takes the codes, and a few bytes for each weight of one layer at a time."""
+    unet = load_quantized_unet(folder, "integer")
+    sizes = [m.kernel_weight.whole_numbers().numel() for m in unet.modules() if is_integer(m)]
+    with LiveTensors() as live:
+        state = unet.state_dict()
+    codes = sum(tensor.nbytes for name, tensor in state.items() if name.endswith(".codes"))
+    assert codes >= 2e6
+    assert live.peak <= codes + 10 * max(sizes)
+
+
+def is_integer(module: nn.Module) -> bool:
+    """Whether a module multiplies integers."""
+    return isinstance(module, IntegerLayer)
