@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgq.errors import DGQError
-from lit.sealed_checkpoint import SealedCheckpointIO, opened, read_checkpoint
+from dgq.storage.sealed_archive import opened, read_checkpoint
+from lit.sealed_checkpoint import SealedCheckpointIO
 
 CONTENT: dict[str, Any] = {
     "calibration": {"identity": "{}", "records": [{"target": "a", "error": 0.5}]},
