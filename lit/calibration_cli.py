@@ -17,6 +17,7 @@ from dgq.errors import DGQError
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.storage.described_settings import quantization_settings
 from dgq.storage.files import check_writable
+from dgq.storage.sealed_archive import read_checkpoint
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.dry_run import print_plan
@@ -24,7 +25,7 @@ from lit.identity import check_identity
 from lit.limits import Limits, parse_time
 from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
 from lit.samples import Samples
-from lit.sealed_checkpoint import SealedCheckpointIO, read_checkpoint
+from lit.sealed_checkpoint import SealedCheckpointIO
 from lit.stopping import end_processes, is_first_process
 from lit.strategy import AveragingStrategy
 from lit.trainer_options import check_trainer_options, identity_of_trainer

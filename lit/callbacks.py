@@ -1,6 +1,7 @@
 """Callbacks of a calibration: progress, log, checkpoints, and the finished model."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class RunFolder(Checkpoint):
         """If every target was already finished, write what is missing, or say that nothing is."""
         if self._started or not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
-        if self._is_whole():
+        if self._is_whole(pl_module):
             print_line(f"{self.folder} was finished already: nothing was left to do")
             return
         self._write_config()
@@ -130,13 +131,14 @@ class RunFolder(Checkpoint):
         save_quantized(pl_module.unet, self.folder / FOLDER, pl_module.manifest())
         print_line(f"{self.folder / FOLDER}: written again from the checkpoint")
 
-    def _is_whole(self) -> bool:
+    def _is_whole(self, module: Calibration) -> bool:
         """Whether the finished model and its log exist, undamaged."""
         try:
             load_quantized_unet(self.folder / FOLDER)
         except DGQError:
             return False
-        return (self.folder / LOG).is_file()
+        log = self.folder / LOG
+        return log.is_file() and log.read_bytes() == log_of(module).encode()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -150,11 +152,15 @@ class RunFolder(Checkpoint):
             beside.write_text(self.config, encoding="utf-8")
 
     def _write_log(self, module: Calibration) -> None:
-        with (
-            written_beside(self.folder / LOG) as beside,
-            beside.open("w", newline="", encoding="utf-8") as file,
-        ):
-            columns = dict.fromkeys(name for record in module.records for name in record)
-            writer = csv.DictWriter(file, list(columns))
-            writer.writeheader()
-            writer.writerows(record for record in module.records if "error" in record)
+        with written_beside(self.folder / LOG) as beside:
+            beside.write_bytes(log_of(module).encode())
+
+
+def log_of(module: Calibration) -> str:
+    """The errors of the finished targets as CSV."""
+    text = io.StringIO(newline="")
+    columns = dict.fromkeys(name for record in module.records for name in record)
+    writer = csv.DictWriter(text, list(columns))
+    writer.writeheader()
+    writer.writerows(record for record in module.records if "error" in record)
+    return text.getvalue()

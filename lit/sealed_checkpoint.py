@@ -1,27 +1,12 @@
 """``last.ckpt``: written atomically, with a checksum of all its bytes, and never unpickled."""
 
-import hashlib
-import mmap
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from typing_extensions import override
 
-from dgq.errors import DGQError
-from dgq.storage.files import check_regular, written_beside
-
-COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
-LENGTH = len("sha256:") + 64
-"""Length of the comment at the end of the zip archive that ``torch.save`` writes."""
-
-READ_AT_ONCE = 2**20
-"""Bytes that are hashed at a time."""
+from dgq.storage.sealed_archive import read_checkpoint, write_sealed
 
 
 class SealedCheckpointIO(CheckpointIO):
@@ -36,13 +21,7 @@ class SealedCheckpointIO(CheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write a checkpoint."""
-        with written_beside(Path(path)) as beside, beside.open("w+b") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # by which torch hides that of a full disk
-                cause = error.__context__
-                raise (cause if isinstance(cause, OSError) else error) from None
-            seal_(file)
+        write_sealed(checkpoint, Path(path))
 
     @override
     def load_checkpoint(
@@ -55,68 +34,3 @@ class SealedCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint."""
         Path(path).unlink(missing_ok=True)
-
-
-def seal_(file: BinaryIO) -> None:
-    """Add a comment to a zip archive that has none: the SHA-256 of everything before it.
-
-    The file is read again, in parts: a checkpoint is too large for further copies in memory.
-    """
-    file.seek(-2, os.SEEK_END)
-    file.write(LENGTH.to_bytes(2, "little"))
-    comment = b"sha256:" + sha256_of(file, file.tell()).encode()
-    file.seek(0, os.SEEK_END)
-    file.write(comment)
-
-
-def is_whole(file: BinaryIO) -> bool:
-    """Whether nothing in a sealed archive has changed."""
-    size = file.seek(0, os.SEEK_END) - LENGTH
-    if size < 2:
-        return False
-    file.seek(size)
-    comment = COMMENT.fullmatch(file.read())
-    return comment is not None and sha256_of(file, size).encode() == comment[1]
-
-
-def sha256_of(file: BinaryIO, size: int) -> str:
-    """Hexadecimal SHA-256 of the first ``size`` bytes of a file."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while size > 0 and (part := file.read(min(size, READ_AT_ONCE))):
-        digest.update(part)
-        size -= len(part)
-    return digest.hexdigest()
-
-
-@contextmanager
-def unsealed(file: BinaryIO) -> Iterator[mmap.mmap]:
-    """The archive without its comment: a mapping whose changes do not reach the file."""
-    size = file.seek(0, os.SEEK_END) - LENGTH
-    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as archive:
-        archive[size - 2 :] = b"\0\0"
-        yield archive
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a calibration's checkpoint: tensors and plain values.
-
-    Raises:
-        DGQError: if it is missing, damaged, or something else.
-    """
-    check_regular(path)
-    with path.open("rb") as file:
-        if not is_whole(file):
-            raise DGQError(
-                f"{path} is damaged, or not a checkpoint of a calibration: its content does not "
-                "have the checksum at its end; restore it, or start a new run with --run DIR"
-            )
-        try:
-            with unsealed(file) as archive:
-                stream = cast(BinaryIO, archive)  # it reads, seeks and tells
-                content = torch.load(stream, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises all kinds, from EOFError to UnpicklingError
-            raise DGQError(f"{path} cannot be read ({type(error).__name__}): restore it") from error
-    if not isinstance(content, dict) or "calibration" not in content:
-        raise DGQError(f"{path} was not written by a calibration")
-    return content

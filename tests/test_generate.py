@@ -301,3 +301,13 @@ def test_the_script_runs_from_anywhere(elsewhere: Path) -> None:
     assert script.stderr.startswith("error: ")
     assert script.stderr.count("\n") == 1
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--output", "--lora", "--negative", "--pipeline"])
+def test_a_value_that_yaml_takes_for_a_comment_is_not_lost(
+    option: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in ([option, "#1.png"], [f"{option}=#1.png"]):
+        assert main(["a circle", "--pipeline", "nowhere", *given]) == 2
+        assert f"{option} #1.png would be read as a comment" in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())

@@ -71,7 +71,8 @@ def check_arguments(args: Sequence[str], may_be_empty: Collection[str] = ()) -> 
     """Raise DGQError for an argument with bytes that are not text, or an option without a value.
 
     An empty value is what an unset variable leaves in a script; as a path it would mean the working
-    directory.
+    directory. To YAML, by which the parser reads values, one that begins with ``#`` is a comment,
+    and the option would silently be as if it were not given.
 
     Args:
         args: of a command line.
@@ -81,9 +82,16 @@ def check_arguments(args: Sequence[str], may_be_empty: Collection[str] = ()) -> 
         if printable(arg) != arg:
             raise DGQError(f"{printable(arg)} is not encoded in UTF-8: rename it")
         option, equals, value = arg.partition("=")
-        is_empty = value == "" if equals else following == ""
-        if is_empty and option.startswith("--") and option not in may_be_empty:
+        given = value if equals else following
+        if given is None or not option.startswith("--"):
+            continue
+        if given == "" and option not in may_be_empty:
             raise DGQError(f"{option} is empty: give a value, or leave it out")
+        if given.lstrip().startswith("#"):
+            raise DGQError(
+                f"{option} {given:.60} would be read as a comment, for it begins with #: begin a "
+                "path with ./, and a text otherwise"
+            )
 
 
 def replace_closed_streams() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dgq.errors import DGQError
 from dgq.export.engines import ENGINES
-from dgq.export.folder import check_free, describe, folder_beside
+from dgq.export.folder import check_free, describe, folder_beside, recover
 from dgq.export.openvino_pipeline import write_rest_of_pipeline
 from dgq.export.phases import Phase, silent
 from dgq.storage.checkpoint import read_manifest
@@ -60,6 +60,7 @@ def export(
     target = ENGINES[engine]
     manifest = read_manifest(path)
     target.check_installed(engine)
+    recover(out)
     check_free(out, overwrite)
     with folder_beside(out) as folder:
         layers = target.write(Path(path), folder, phase)

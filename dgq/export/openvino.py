@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgq.errors import first_line
 from dgq.export.conversion import convert_
 from dgq.export.phases import Phase
 from dgq.export.traceable import OUTPUT, example_inputs, traced
@@ -68,11 +69,23 @@ def named(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         port.tensor.set_names({name})
 
 
-def save_openvino(model: Any, folder: Path) -> None:
-    """Write a model; scales stay in 32 bits, and weights are int8 anyway."""
+def save_openvino(model: Any, folder: Path, half: bool = False) -> None:
+    """Write a model.
+
+    Args:
+        model: OpenVINO's.
+        folder: an existing folder.
+        half: in float16; otherwise scales stay in 32 bits, and weights are int8 anyway.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk.
+    """
     import openvino
 
-    openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, folder / MODEL, compress_to_fp16=half)
+    except RuntimeError as error:  # of C++ streams, which do not say why
+        raise OSError(f"OpenVINO cannot write into {folder} ({first_line(error)})") from error
 
 
 def keep_time_exact_(model: Any) -> None:

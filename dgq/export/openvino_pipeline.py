@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, __version__
 from torch import Tensor, nn
 
-from dgq.export.openvino import MODEL, named
+from dgq.export.openvino import named, save_openvino
 from dgq.pipelines.files import INDEX, UNUSED
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.files import write_json
@@ -139,7 +139,7 @@ def write_part(
     model = openvino.convert_model(script)
     named(model, list(inputs), outputs)
     folder.mkdir()
-    openvino.save_model(model, folder / MODEL)
+    save_openvino(model, folder, half=True)
 
 
 def index_of(pipeline: DiffusionPipeline) -> dict[str, Any]:

@@ -27,28 +27,39 @@ def compiler() -> str | None:
 
 
 def compiled(compiler: str) -> Path:
-    """The shared library, taken from the cache or compiled into it."""
+    """The shared library, taken from the cache or compiled into it.
+
+    Its name ends in the start of its own hash: a damaged library could compute anything, or end the
+    process when it is loaded.
+    """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     sources = (source.read_bytes() for source in SOURCES)
     parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = _cache_folder()
-    library = folder / f"kernels-{digest}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / library.name
-            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-            made.replace(library)
-    return library
+    name = f"kernels-{digest}-"
+    for library in folder.glob(f"{name}*.so"):
+        if library.name == f"{name}{_sha256(library)}.so":
+            return library
+        library.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / "kernels.so"
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+        return made.replace(folder / f"{name}{_sha256(made)}.so")
+
+
+def _sha256(file: Path) -> str:
+    """The first digits of the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _cache_folder() -> Path:
     """A folder that only this user writes into."""
-    folder = Path.home() / ".cache" / "dgq"
     try:
+        folder = Path.home() / ".cache" / "dgq"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return Path(tempfile.mkdtemp(prefix="dgq-"))
     return folder
 

@@ -95,7 +95,10 @@ def check_folder(folder: Path) -> None:
         check_no_pickles(folder, name, library)
         names = {key for file in weight_files(part, library) for key in tensor_names(file)}
         for file in configs_of(part):
-            check_sizes(read_json(file), len(names) or LARGEST, file)
+            content = read_json(file)
+            if not isinstance(content, dict):
+                raise DGQError(f"{file} is not a configuration: expected a JSON object; restore it")
+            check_sizes(content, len(names) or LARGEST, file)
     check_channels(folder)
 
 

@@ -16,6 +16,7 @@ from dgq.hub.names import hub_id
 from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import INDEX, UNUSED, check_folder, read_components, read_index
 from dgq.pipelines.hub import look_up
+from dgq.pipelines.schedulers import check_scheduler
 from dgq.pipelines.single_files import check_single_file, converted_folder, is_single_file
 from dgq.pipelines.weight_files import VARIANTS, WEIGHTS, narrow_types, weight_layout
 from dgq.storage.files import checked_path, exists
@@ -67,6 +68,7 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
     except Exception as error:  # whatever the libraries raise for what is not as they expect
         raise unavailable(source, error) from error
     check_tokenizers(pipeline, folder)
+    check_scheduler(pipeline.scheduler, folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -106,7 +108,8 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
     """One network of a pipeline in float32 and evaluation mode.
 
     Raises:
-        DGQError: if it cannot be read, or its files lack some of its tensors.
+        DGQError: if it cannot be read, its files lack some of its tensors, or those of a UNet or
+            VAE hold more. Text encoders come with buffers that transformers no longer has.
     """
     variant, files = weight_layout(folder / name, library)
     note_types(folder / name, ", ".join(narrow_types(files)))
@@ -126,6 +129,14 @@ def load_network(folder: Path, name: str, library: str, kind: str) -> Any:
         raise DGQError(
             f"the pipeline {folder} is incomplete: the files of {name} do not hold {absent[0]}"
             f"{f' and {len(absent) - 1} more tensors' if absent[1:] else ''}; download it again"
+        )
+    surplus = sorted(map(str, found["unexpected_keys"])) if library == "diffusers" else []
+    if surplus:
+        raise DGQError(
+            f"the pipeline {folder} does not fit together: the configuration of {name} describes a "
+            f"network without {surplus[0]}"
+            f"{f' and {len(surplus) - 1} more tensors' if surplus[1:] else ''}, which its files "
+            "hold; download it again"
         )
     return network.eval()
 

@@ -1,5 +1,6 @@
 """Writing files so that a crash leaves either the old or the new one, and cleaning up after it."""
 
+import glob
 import hashlib
 import json
 import os
@@ -38,36 +39,58 @@ def written_beside(path: Path) -> Iterator[Path]:
     It is on the same file system and flushed to disk before it is renamed, so neither a kill nor a
     power loss leaves a partial file under the final name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(partial_name(path.name))
+    with written_together(path) as (beside,):
+        yield beside
+
+
+@contextmanager
+def written_together(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths beside files of one folder, which replace these when the block ends.
+
+    None is replaced before all are flushed to disk; they are replaced in their order.
+    """
+    folder = paths[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = [path.with_name(partial_name(path.name)) for path in paths]
     try:
         yield beside
-        beside.chmod(0o644)
-        _flush(beside)
-        os.replace(beside, path)
-        _flush(path.parent)
+        for partial in beside:
+            partial.chmod(0o644)
+            _flush(partial)
+        for partial, path in zip(beside, paths, strict=True):
+            os.replace(partial, path)
+        _flush(folder)
     finally:
-        beside.unlink(missing_ok=True)
+        for partial in beside:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_written_beside(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files move into ``folder`` when the block ends.
 
-    JSON files move last, so that descriptions follow what they describe.
+    JSON files move last, so that descriptions follow what they describe. None moves before all are
+    flushed to disk, which may be full.
     """
     folder = folder.absolute().resolve()  # "." has no name
+    remove_leftovers(folder.parent, f"{glob.escape(folder.name)}.*")
     beside = folder.with_name(partial_name(folder.name))
     beside.mkdir(parents=True)
     try:
         yield beside
         folder.mkdir(parents=True, exist_ok=True)
+        flush_all(beside)
         for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".json"):
-            _flush(file)
             os.replace(file, folder / file.name)
         _flush(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def flush_all(folder: Path) -> None:
+    """Wait until everything in a folder is on disk."""
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
 
 
 def _flush(path: Path) -> None:
@@ -92,13 +115,13 @@ def remove_leftovers(folder: Path, name: str = "*", locked: bool = False) -> Non
     """
     for path in folder.glob(f".{name}{PARTIAL}"):
         if path.is_dir():
-            if _is_abandoned(path.name):
+            if is_abandoned(path.name):
                 shutil.rmtree(path, ignore_errors=True)
-        elif locked or _is_abandoned(path.name):
+        elif locked or is_abandoned(path.name):
             path.unlink(missing_ok=True)
 
 
-def _is_abandoned(name: str) -> bool:
+def is_abandoned(name: str) -> bool:
     """Whether the process of a temporary name has ended; False if unknown."""
     owner = name.removesuffix(PARTIAL)
     machine, _, rest = owner.rpartition(f".{platform.node()}-")
@@ -163,7 +186,12 @@ def checked_path(value: Any, use: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write readable JSON, atomically."""
     with written_beside(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        dump_json(beside, content)
+
+
+def dump_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write readable JSON in place."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

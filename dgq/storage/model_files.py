@@ -12,10 +12,16 @@ from torch import Tensor
 
 from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.files import check_sizes
-from dgq.storage.files import folder_written_beside, read_json, write_json
+from dgq.storage.files import (
+    dump_json,
+    folder_written_beside,
+    read_json,
+    remove_leftovers,
+    written_together,
+)
 from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.seal import SEAL, defaults_of, essence, seal_of, tensor_sha256
-from dgq.storage.tensor_files import read_tensors, write_tensors
+from dgq.storage.tensor_files import read_tensors, save_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -186,12 +192,17 @@ def check_as_saved(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Write a quantized model, description last, so that a killed run leaves no partial model."""
+    """Write a quantized model, description last, so that a killed run leaves no partial model.
+
+    Neither replaces that of an earlier model before both are on disk, which may be full.
+    """
     config = {"_class_name": CLASS, **manifest.config()}
     config.pop("_name_or_path", None)  # where the stock UNet was on this machine
     config = sealed(config, tensors)
-    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
-    write_json(folder / CONFIG_FILE, config)
+    remove_leftovers(folder)
+    with written_together(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as (weights, description):
+        save_tensors(weights, tensors, {"format": "pt"})
+        dump_json(description, config)
     remove_other_weights(folder, {WEIGHTS_FILE})
 
 

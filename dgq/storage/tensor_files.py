@@ -20,10 +20,22 @@ CHECKSUM = "sha256"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, atomically."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write a safetensors file, atomically.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk.
+    """
     with written_beside(path) as beside:
-        save_file(contiguous, beside, dict(metadata))
+        save_tensors(beside, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file in place; raises OSError if it cannot be written."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, path, dict(metadata))
+    except SafetensorError as error:  # safetensors has no OSError of its own
+        raise OSError(f"{path.parent} cannot be written into ({error})") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

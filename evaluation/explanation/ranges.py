@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
+from dgq.storage.sealed_archive import read_checkpoint
 
 CHECKPOINT = "last.ckpt"
 OBSERVER = ".observer."
@@ -66,13 +67,7 @@ def observed_ranges(run: Path) -> dict[str, LayerRanges]:
             f"{run} has no {CHECKPOINT}, which holds the observed ranges: expected the folder of a "
             "run of `python train.py fit`"
         )
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # zip, pickle and torch raise all kinds
-        raise DGQError(
-            f"{file} is damaged, or not a checkpoint of a calibration ({type(error).__name__}): "
-            "restore it"
-        ) from error
+    state = read_checkpoint(file)["state_dict"]
     owners = {name.partition(OBSERVER)[0] for name in state if OBSERVER in name}
     found = {}
     for owner in sorted(owners):

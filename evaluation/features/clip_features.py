@@ -1,6 +1,6 @@
 """Features of images and texts by any CLIP model that transformers can load."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -35,8 +35,11 @@ class ClipFeatures:
         check_available(location)
         try:
             self.processor = CLIPProcessor.from_pretrained(location)
-            model = CLIPModel.from_pretrained(location, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+            model, found = CLIPModel.from_pretrained(
+                location, dtype=torch.float32, output_loading_info=True
+            )
+            self.check_whole(model, found["missing_keys"])
+        except Exception as error:  # whatever the libraries raise for what is not as they expect
             raise DGQError(
                 f"no CLIP model can be loaded from {location}: {first_line(error)}"
             ) from error
@@ -45,6 +48,15 @@ class ClipFeatures:
         name = Path(location).name if Path(location).is_dir() else location
         name = f"the embedded {DEFAULT.name} CLIP" if source is None else name
         self.name = f"{name} (sha256 {short_hash(model)})"
+
+    @staticmethod
+    def check_whole(model: CLIPModel, missing: Collection[str]) -> None:
+        """Raise ValueError for tensors that are missing, drawn at random then, or not finite."""
+        if missing:
+            raise ValueError(f"its files do not hold {min(missing)}; download it again")
+        odd = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+        if odd:
+            raise ValueError(f"{odd[0]} is not finite; download it again")
 
     @torch.no_grad()
     def images(self, batch: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:

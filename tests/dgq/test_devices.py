@@ -160,4 +160,4 @@ def test_processes_of_this_machine_are_not_disturbed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process was sent a signal"))
     mine = files.partial_name("model")
     ended = mine.replace(f"-{os.getpid()}-", "-1-")
-    assert (files._is_abandoned(mine), files._is_abandoned(ended)) == (False, True)
+    assert (files.is_abandoned(mine), files.is_abandoned(ended)) == (False, True)

@@ -110,6 +110,7 @@ def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
         ("--devices 0", "--devices"),
         ("--measured-size 1000000000", "--measured-size must be at most 4096"),
         ("--clip=", "--clip is empty"),
+        ("--clip=#1", "--clip #1 would be read as a comment"),
         ("--latency-calls 0", "--latency-calls"),
         ("--num-inference-steps 0", "--num-inference-steps"),
         ("--sqnr-prompts 0", "--sqnr-prompts"),

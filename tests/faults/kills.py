@@ -41,7 +41,7 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "renaming": ("os.replace", (1, 2, 20, 50, 54)),
     "finishing": ("dgq.calibration.calibrator.Calibrator.finish", (1,)),
     "writing the model": ("dgq.storage.checkpoint.packed_state", (1,)),
-    "writing the manifest": ("dgq.storage.model_files.write_json", (1,)),
+    "writing the manifest": ("dgq.storage.model_files.dump_json", (1,)),
 }
 """Name of a phase: a function, and at which of its calls the process is killed.
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgq.errors import DGQError
-from lit.sealed_checkpoint import SealedCheckpointIO, is_whole, read_checkpoint
+from dgq.storage.sealed_archive import is_whole, read_checkpoint
+from lit.sealed_checkpoint import SealedCheckpointIO
 
 CONTENT: dict[str, Any] = {
     "calibration": {"identity": "{}", "records": [{"target": "a", "error": 0.5}]},
@@ -76,7 +77,7 @@ def test_a_failed_write_leaves_the_old_one(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lit.sealed_checkpoint.seal_", full)
+    monkeypatch.setattr("dgq.storage.sealed_archive.seal_", full)
     with pytest.raises(OSError, match="No space"):
         SealedCheckpointIO().save_checkpoint({**CONTENT, "more": 1}, path)
     assert path.read_bytes() == before

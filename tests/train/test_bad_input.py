@@ -57,6 +57,11 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "no text": (["--run", os.fsdecode(b"run\xff")], "not encoded in UTF-8"),
     "empty checkpoint": (["--ckpt_path", ""], "--ckpt_path is empty"),
     "empty run": (["--run", ""], "--run is empty"),
+    "captions named like a comment": (
+        ["--data.captions", "#mine.txt"],
+        r"--data.captions #mine.txt would be read as a comment.*\./",
+    ),
+    "run named like a comment": (["--run=#1"], "--run #1 would be read as a comment"),
     "empty cache": (["--data.cache="], "--data.cache is empty"),
     "idle folder": (["--model.waiting.folder", "elsewhere"], "goes with waiting.place disk"),
     "processes": (["--trainer.devices", "99999"], "99999 processes cannot share 1 micro-batches"),

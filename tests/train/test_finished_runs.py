@@ -44,7 +44,15 @@ def without_manifest_and_log(run: Path) -> None:
     (run / "config.yaml").unlink()
 
 
-@pytest.mark.parametrize("lose", [without_its_model, with_a_flipped_bit, without_manifest_and_log])
+def with_a_truncated_log(run: Path) -> None:
+    content = (run / "log.csv").read_bytes()
+    (run / "log.csv").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [without_its_model, with_a_flipped_bit, without_manifest_and_log, with_a_truncated_log],
+)
 def test_a_finished_run_gets_back_what_it_lost(
     lose: Callable[[Path], None],
     finished_work: Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dgq.errors import DGQError
 from dgq.pipelines import loading
@@ -150,3 +150,25 @@ def test_a_hub_model_of_another_kind_is_refused_before_it_is_downloaded(
     with pytest.raises(DGQError, match=r"^owner/name is a FluxPipeline, which cannot"):
         resolve("owner/name")
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_weights_of_a_network_with_more_parts_are_refused(
+    part: str, micro_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(micro_folder, tmp_path / "more"))
+    file = folder / part / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(file), "another.weight": torch.ones(3)}, file, {"format": "pt"})
+    with pytest.raises(DGQError, match=f"{part} describes a network without another.weight"):
+        load_pipeline(str(folder))
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '"name"', "null"])
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_configuration_that_is_no_object_is_refused(
+    file: str, content: str, micro_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(micro_folder, tmp_path / "odd"))
+    (folder / file).write_text(content)
+    with pytest.raises(DGQError, match="expected a JSON object"):
+        load_pipeline(str(folder))

@@ -1,6 +1,8 @@
 """CLIP models: from transformers against torchmetrics, from open_clip against a stand-in."""
 
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.multimodal import CLIPScore
 
@@ -177,3 +180,33 @@ def test_open_clip_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("evaluation.extras.find_spec", lambda _: None)
     with pytest.raises(DGQError, match=r"pip install 'dgq\[open_clip\]'"):
         load_clip("open_clip:ViT-g-14:tag", "cpu")
+
+
+State = dict[str, Tensor]
+
+
+def without_one(state: State) -> State:
+    return {name: state[name] for name in sorted(state)[1:]}
+
+
+def with_another_shape(state: State) -> State:
+    return state | {"visual_projection.weight": torch.ones(2, 2)}
+
+
+def with_nan(state: State) -> State:
+    return state | {"logit_scale": torch.tensor(torch.nan)}
+
+
+@pytest.mark.parametrize("damage", [without_one, with_another_shape, with_nan, None])
+def test_a_damaged_clip_is_one_line(
+    damage: Callable[[State], State] | None, clip_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "clip"))
+    file = folder / "model.safetensors"
+    if damage is None:
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        save_file(damage(load_file(file)), file, {"format": "pt"})
+    with pytest.raises(DGQError, match="no CLIP model can be loaded from") as error:
+        ClipFeatures(folder)
+    assert "\n" not in str(error.value)
