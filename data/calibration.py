@@ -43,8 +43,9 @@ class CalibrationData(LightningDataModule):
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
         generation: how the full-precision pipeline is run.
-        captions: file of captions (COCO's JSON, or text with one per line); by default
-            prompts of the pipeline's own benchmark, else of the embedded one.
+        captions: file of captions (COCO's JSON, JSON lines, CSV, TSV, or text with one per line) or
+            hub id of a dataset; by default prompts of the pipeline's own benchmark, else of the
+            embedded one.
         n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
         n_samples: pairs of prompt and timestep to calibrate on, spread evenly over the timesteps;
             all by default. With guidance each pair is two rows.
@@ -86,7 +87,9 @@ class CalibrationData(LightningDataModule):
         if n_samples is not None and not n_calls <= n_samples <= n_prompts * n_calls:
             raise SettingsError(
                 f"data.n_samples must be {n_calls} (one for each call of the UNet) to "
-                f"{n_prompts * n_calls} (calls times data.n_prompts), got {n_samples}"
+                f"{n_prompts * n_calls} (calls times data.n_prompts), got {n_samples}: give "
+                f"--data.n_samples {n_prompts * n_calls if n_samples > n_calls else n_calls}, or "
+                "null for all"
             )
         # The same number for each call: the remainder is not used.
         self.n_pairs = n_calls * (n_prompts if n_samples is None else n_samples // n_calls)
@@ -101,8 +104,14 @@ class CalibrationData(LightningDataModule):
         self.n_held_out = n_held_out
         self.n_prompts = n_prompts
         notes: list[str] = []
+        benchmark = benchmark_of_pipeline(pipeline)
+        if captions is None and benchmark is None:
+            notes.append(
+                f"no --data.captions: calibrating on captions of the embedded {DEFAULT.name}, "
+                "which describe coloured shapes; give captions like the prompts the model will get"
+            )
         self.prompts = choose_prompts(
-            captions, n_prompts + N_HELD_OUT_PROMPTS, seed, notes, benchmark_of_pipeline(pipeline)
+            captions, n_prompts + N_HELD_OUT_PROMPTS, seed, notes, benchmark
         )
         for note in notes:
             say(note)

@@ -79,11 +79,12 @@ class CalibrationCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Only ``fit``; evaluation has its own script."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}
-        return {"fit": skipped}
+        dataloaders = {"train_dataloaders", "val_dataloaders", "datamodule"}
+        # Lightning's help of ckpt_path tells of checkpoints that a calibration does not have.
+        return {"fit": {"model", "weights_only", "ckpt_path", *dataloaders}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add --run and --pipeline; derive epochs and batches from targets and iterations."""
+        """Add options of a run; derive epochs and batches from targets and iterations."""
         parser.add_argument(
             "--run", type=Path, default=self.default_run, help="Folder that the run writes into."
         )
@@ -99,6 +100,13 @@ class CalibrationCLI(LightningCLI):
             action="store_true",
             help="Print targets, bits, execution, samples, disk, memory and estimated time without "
             "starting anything.",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Resume after the last finished target: 'last' for the checkpoint in the run's "
+            "folder (if there is none yet, start from the beginning), or the file of a checkpoint.",
         )
         parser.link_arguments("pipeline", "model.pipeline")
         parser.link_arguments("pipeline", "data.pipeline")

@@ -22,8 +22,7 @@ def print_plan(config: Any, data: type[Samples]) -> None:
         config: parsed configuration of the command line, of which only settings are instantiated.
         data: the DataModule class, which tells how many prompts it draws to measure on.
     """
-    if config["data"]["captions"] is not None:
-        check_data(data, config["data"])
+    check_data(data, config["data"])
     made = planned(config, data.n_held_out_prompts)
     Console(emoji=False, highlight=False).print(make_table(made, f"dry run of {config['run']}"))
 

@@ -1,6 +1,7 @@
 """Prompts given by a user, and the pipelines that draw from them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -23,6 +24,10 @@ def prompts_in(model: Any, samples: Any) -> list[str] | None:
         raise DGQError("there is nothing to calibrate on: give prompts or recorded calls")
     if not isinstance(samples[0], str):
         return None
+    if isinstance(model, str | Path):
+        raise DGQError(
+            f"{str(model)!r} is a name: load the pipeline by dgq.load_pipeline({str(model)!r})"
+        )
     if not isinstance(model, DiffusionPipeline):
         raise DGQError("a UNet alone draws no prompts: give the pipeline, or calls of the UNet")
     return list(samples)

@@ -55,8 +55,9 @@ def contents(facts: Facts) -> Iterator[str]:
     yield "## Contents"
     yield ""
     for kind in facts.kinds:
+        plural = "s" if kind.layers > 1 else ""
         yield (
-            f"- {kind.layers} layers with weights of {kind.weight_bits} and inputs of "
+            f"- {kind.layers} layer{plural} with weights of {kind.weight_bits} and inputs of "
             f"{kind.activation_bits} bits ({kind.weights / 1e6:,.2f} million weights)"
         )
     yield f"- in full precision: {', '.join(facts.kept) or 'no layer'}"
@@ -203,10 +204,9 @@ def recipe_lines(settings: QuantizationSettings) -> Iterator[str]:
         kind = "symmetric" if weights.symmetric else "asymmetric"
         yield f"weights: {kind}, ranges by {weights.range_method}{groups}"
     if activations.n_bits < 16:
-        way = (
-            f"{activations.grouping}, scales of channels up to 2^{activations.max_exponent} times "
-            "the finest"
-        )
+        own = (layer.activations for layer in settings.layers.values() if layer.activations)
+        largest = max(each.max_exponent for each in (activations, *own))
+        way = f"{activations.grouping}, scales of channels up to 2^{largest} times the finest"
         if activations.grouping == "kmeans":
             way = f"{activations.n_groups} k-means groups"
         steps = "for each step" if activations.per_step else "for all steps"

@@ -84,7 +84,7 @@ def activations_line(found: Mapping[str, Any]) -> str:
     line = ", ".join(f"{n} of {each} bits" for each, n in counts.items())
     line += ", scales by step" if found["recipe"]["activations"]["per_step"] else ""
     if found["activation_multiples"]:
-        line += f"; channels by multiple: {shares(found['activation_multiples'])}"
+        line += f"; channels by multiple: {shares(by_powers(found['activation_multiples']))}"
     groups = found["activation_groups"]
     if groups:
         along = ", ".join(f"{n} along {axis}" for axis, n in groups["along"].items())
@@ -136,6 +136,19 @@ def execution_lines(execution: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "in floating point", f"{n} layers: {reason}"
     features = ", ".join(execution["features"]) or "no fast integer products"
     yield "the rest", f"in {execution['dtype']}, attention by {execution['attention']}; {features}"
+
+
+def by_powers(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of whole numbers from 1 up, which may be thousands, added up between powers of two."""
+    ranges: dict[int, list[int]] = {}
+    for value in sorted(map(int, counts)):
+        ranges.setdefault(value.bit_length(), []).append(value)
+    return {
+        f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0]): sum(
+            counts[str(value)] for value in found
+        )
+        for found in ranges.values()
+    }
 
 
 def shares(counts: Mapping[str, int]) -> str:

@@ -26,6 +26,7 @@ from dgq.planning.empty import (
 from dgq.planning.layers import PlannedLayer, planned_layers, shares_of_macs
 from dgq.planning.rates import measure_rates
 from dgq.planning.sampler import sampler_timesteps
+from dgq.planning.table import lines
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import (
     LearningSettings,
@@ -87,6 +88,10 @@ class Plan:
     machine: str
     shares_bits: bool = False
     visits_network: bool = False
+
+    def __str__(self) -> str:
+        """A line for each fact to know before a calibration, as ``--dry_run`` prints them."""
+        return "\n".join(f"{name:24}{value}" for name, value in lines(self))
 
     @property
     def largest_target(self) -> str:

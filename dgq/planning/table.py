@@ -2,17 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from dgq.inspection.table import bits, megabytes
 from dgq.math.exponents import OPERAND_BITS, spare_activation_bits, spare_weight_bits
-from dgq.planning.plan import Plan
 from dgq.settings import QuantizationSettings
 
+if TYPE_CHECKING:  # a plan prints itself as these lines
+    from dgq.planning.plan import Plan
 
-def make_table(plan: Plan, title: str) -> Table:
+
+def make_table(plan: "Plan", title: str) -> Table:
     """A table with a line for each fact to know before a calibration.
 
     Args:
@@ -27,7 +30,7 @@ def make_table(plan: Plan, title: str) -> Table:
     return table
 
 
-def lines(plan: Plan) -> Iterator[tuple[str, str]]:
+def lines(plan: "Plan") -> Iterator[tuple[str, str]]:
     """Names and values, in order."""
     yield "pipeline", plan.pipeline
     largest = plan.largest_target
@@ -50,7 +53,7 @@ def lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "time", time_line(plan)
 
 
-def layer_lines(plan: Plan) -> Iterator[tuple[str, str]]:
+def layer_lines(plan: "Plan") -> Iterator[tuple[str, str]]:
     """How many layers have which bits, and which layers stay in full precision."""
     layers: Counter[tuple[int, int]] = Counter()
     weights: Counter[tuple[int, int]] = Counter()
@@ -90,7 +93,7 @@ def spare_line(settings: QuantizationSettings) -> str:
     )
 
 
-def learning_line(plan: Plan) -> str:
+def learning_line(plan: "Plan") -> str:
     """How each target is learned."""
     learning = plan.learning
     if learning.total_iterations == 0:
@@ -102,7 +105,7 @@ def learning_line(plan: Plan) -> str:
     )
 
 
-def samples_line(plan: Plan) -> str:
+def samples_line(plan: "Plan") -> str:
     """What the calibration learns from."""
     amount = plan.amount
     halves = "two rows each, with guidance" if amount.n_rows == 2 else "a row each"
@@ -112,14 +115,14 @@ def samples_line(plan: Plan) -> str:
     )
 
 
-def disk_line(plan: Plan) -> str:
+def disk_line(plan: "Plan") -> str:
     """Files that are written."""
     names = ["model", "checkpoint", "recorded calls"]
     names += ["waiting samples"] if plan.waiting.place == "disk" else []
     return ", ".join(f"{name} {megabytes(plan.n_bytes[name])}" for name in names)
 
 
-def memory_line(plan: Plan) -> str:
+def memory_line(plan: "Plan") -> str:
     """The least memory that is held."""
     names = ["UNet in float32", "recorded calls"]
     names += [] if plan.waiting.place == "disk" else ["waiting samples"]
@@ -132,7 +135,7 @@ def memory_line(plan: Plan) -> str:
     )
 
 
-def time_line(plan: Plan) -> str:
+def time_line(plan: "Plan") -> str:
     """How long it may take."""
     phases = ", ".join(f"{name} {minutes(s)}" for name, s in plan.seconds.items())
     total = minutes(sum(plan.seconds.values()))

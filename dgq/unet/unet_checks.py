@@ -62,7 +62,7 @@ def _check_state(unet: UNet2DConditionModel) -> None:
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise DGQError(
                 f"{name} is {str(tensor.dtype).removeprefix('torch.')}: calibration computes in "
-                "float32; convert the UNet by unet.float(), or load it with torch_dtype float32"
+                "float32; convert the whole pipeline by pipeline.to(torch.float32), or load it so"
             )
 
 

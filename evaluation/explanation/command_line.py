@@ -53,7 +53,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prompts", nargs="+", help="prompts to run the UNet on")
     parser.add_argument("--layers", nargs="+", default=(), help="layers whose ranges are shown")
     parser.add_argument(
-        "--n-layers", type=int, default=4, help="without --layers, show the N worst (default: 4)"
+        *("--n_layers", "--n-layers"),  # underscores as in all other commands
+        type=int,
+        default=4,
+        help="without --layers, show the N worst (default: 4)",
     )
     parser.add_argument("--attention", help="cross-attention whose scores are shown")
     parser.add_argument(

@@ -209,3 +209,23 @@ def test_a_damaged_recording_is_refused_by_name(ready: CalibrationData) -> None:
     ready.recording.write_bytes(ready.recording.read_bytes()[:-9])
     with pytest.raises(DGQError, match=f"{ready.recording.name} is damaged"):
         ready.setup("fit")
+
+
+def test_a_model_without_captions_of_its_own_is_told_what_it_gets(
+    micro_folder: Path, captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, given in ((micro_folder, captions), (Path("scenes"), None)):
+        module(source, given, tmp_path)
+        assert capsys.readouterr().out == ""
+    module(micro_folder, None, tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("no --data.captions: calibrating on captions of the embedded scenes")
+
+
+@pytest.mark.parametrize(("n_samples", "possible"), [(1, 3), (416, 12)])
+def test_a_number_of_samples_that_is_possible_is_named(
+    micro_folder: Path, captions: Path, tmp_path: Path, n_samples: int, possible: int
+) -> None:
+    with pytest.raises(DGQError, match=rf"give --data\.n_samples {possible}, or null"):
+        module(micro_folder, captions, tmp_path, n_samples=n_samples)
+    assert module(micro_folder, captions, tmp_path, n_samples=possible).n_pairs == possible

@@ -16,13 +16,15 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     text = " ".join(capsys.readouterr().out.split())
     for option, explanation in {
         "--model.recipe.help": "options of one",
-        "--data.captions": "COCO's JSON",
+        "--data.captions": "hub id of a dataset",
+        "--ckpt_path": "the file of a checkpoint",
         "--data.generation.guidance_scale": "classifier-free guidance",
         "--run": "Folder that the run writes into",
         "--pipeline": "in the original layout, or hub id",
     }.items():
         assert option in text
         assert explanation in text
+    assert "Lightning Model Registry" not in text
 
 
 def test_help_of_a_recipe_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:

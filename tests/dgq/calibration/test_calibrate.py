@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 import dgq
 from data.prompts import choose_prompts
@@ -414,6 +414,23 @@ def test_a_unet_that_cannot_be_calibrated_is_refused(
     with pytest.raises(dgq.DGQError, match=message) as error:
         dgq.calibrate(change(micro_unet()), random_calls(1), RECIPE)
     assert "\n" not in str(error.value)
+
+
+def test_a_pipeline_in_half_precision_is_converted_as_the_error_says(micro_folder: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(micro_folder, dtype=torch.float16)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [f"{i} red circles" for i in range(3)]
+    options: dict[str, Any] = {"num_inference_steps": 1, "n_held_out_prompts": 1, "progress": False}
+    with pytest.raises(dgq.DGQError, match=r"pipeline\.to\(torch\.float32\)"):
+        dgq.calibrate(pipeline, prompts, RECIPE, **options)
+    pipeline.to(torch.float32)
+    assert dgq.calibrate(pipeline, prompts, RECIPE, **options).report.sqnr_db > 0
+
+
+def test_the_name_of_a_pipeline_is_no_pipeline(micro_folder: Path) -> None:
+    for name in (micro_folder, str(micro_folder), "me/my-model"):
+        with pytest.raises(dgq.DGQError, match=r"load the pipeline by dgq\.load_pipeline"):
+            dgq.calibrate(name, ["a red circle"], RECIPE)
 
 
 CALLS = random_calls(2)

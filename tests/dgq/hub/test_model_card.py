@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 import dgq
 from data.calibration import CalibrationData
 from dgq.command_line.main import main
+from dgq.hub.card import recipe_lines
 from dgq.hub.evidence import estimate
 from dgq.hub.reproduction import MEASURED
 from dgq.storage.checkpoint import read_manifest
@@ -75,6 +76,17 @@ def test_what_was_measured_is_there_with_intervals(run: Path) -> None:
     assert "9999" not in text
     assert read_manifest(run).sha256 in text
     assert "References: val2014" in text
+
+
+def test_the_largest_scale_of_a_channel_is_that_of_all_layers() -> None:
+    base = dgq.ActivationSettings(8, "multiples", max_exponent=2)
+    own = dgq.ActivationSettings(2, "multiples", max_exponent=8)
+    layers = {"conv": dgq.LayerSettings(activations=own), "other": dgq.LayerSettings()}
+    weights = dgq.WeightSettings(4, symmetric=True, group_size=64, max_exponent=2)
+    alike = "\n".join(recipe_lines(dgq.QuantizationSettings(weights, base)))
+    mixed = "\n".join(recipe_lines(dgq.QuantizationSettings(weights, base, layers=layers)))
+    assert "scales of channels up to 2^2 times the finest" in alike
+    assert "scales of channels up to 2^8 times the finest" in mixed
 
 
 @pytest.mark.parametrize("base_model", [None, BASE])

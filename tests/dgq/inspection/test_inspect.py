@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dgq.command_line.main import main
 from dgq.inspection.inspect import inspect_model
-from dgq.inspection.table import make_table, size_line, widths
+from dgq.inspection.table import by_powers, make_table, shares, size_line, widths
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.storage.model_files import CONFIG_FILE, WEIGHTS_FILE
@@ -155,3 +155,13 @@ def test_ratios_of_sizes_belong_to_their_sizes() -> None:
     assert size_line(sizes) == (
         "3.0 MB on disk, 8.0 MB in memory; 24.0 MB in full precision (÷ 8.0 and ÷ 3.0)"
     )
+
+
+def test_multiples_are_shown_by_powers_of_two_however_many_there_are() -> None:
+    counts = {str(multiple): 1 for multiple in range(1, 3001)}
+    found = by_powers(counts)
+    assert list(found)[:3] == ["1", "2 to 3", "4 to 7"]
+    assert list(found)[-1] == "2048 to 3000"
+    assert sum(found.values()) == 3000
+    assert found["2048 to 3000"] == 953
+    assert shares(by_powers({"1": 1, "3": 2, "9": 1})) == "1: 25 %, 3: 50 %, 9: 25 %"

@@ -49,6 +49,13 @@ def micro_plan(folder: Path, recipe: Any = "w4a8", **options: Any) -> Any:
     return plan(str(folder), recipe, generation=generation, n_prompts=3, batch_size=4, **options)
 
 
+def test_a_printed_plan_has_the_lines_of_a_dry_run(micro_folder: Path) -> None:
+    made = micro_plan(micro_folder)
+    printed = str(made).splitlines()
+    assert [(line[:24].strip(), line[24:]) for line in printed] == list(lines(made))
+    assert all(len(name) < 24 for name, _ in lines(made))
+
+
 # What a calibration then does
 
 
