@@ -22,7 +22,8 @@ from dgq.calibration.row_batches import check_seed, seed_of_target
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError, SettingsError
 from dgq.pipelines.files import pipeline_sha256
-from dgq.pipelines.loading import load_pipeline, resolve
+from dgq.pipelines.loading import load_pipeline
+from dgq.pipelines.sources import resolve
 from dgq.planning.sampler import sampler_timesteps
 from dgq.settings import check_positive
 from dgq.storage.checkpoint import GenerationSettings

@@ -9,8 +9,9 @@ from torch import nn
 from data.embedded import DEFAULT_PIPELINE
 from dgq.errors import DGQError
 from dgq.inference.execution import Mode
-from dgq.pipelines import loading
 from dgq.pipelines.files import pipeline_sha256
+from dgq.pipelines.loading import load_pipeline
+from dgq.pipelines.sources import resolve
 from dgq.storage import checkpoint
 from dgq.storage.checkpoint import GenerationSettings
 from evaluation.generation_settings import chosen_generation
@@ -88,8 +89,8 @@ def load_comparison(
         DGQError: if something is missing or damaged, does not fit, or cannot draw as it is asked.
     """
     generation = chosen_generation(settings.protocol, models, source)
-    pipeline = loading.load_pipeline(source).to(device)
-    sha256 = pipeline_sha256(loading.resolve(source))
+    pipeline = load_pipeline(source).to(device)
+    sha256 = pipeline_sha256(resolve(source))
     execution = settings.protocol.execution
     made = Comparison(list(models), source, pipeline, sha256, generation, execution, device)
     for number, model in enumerate(models):

@@ -12,7 +12,8 @@ from torch import Tensor
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.learning import make_optimizer
 from dgq.errors import DGQError
-from dgq.pipelines.loading import canonical, load_unet
+from dgq.pipelines.loading import load_unet
+from dgq.pipelines.sources import canonical
 from dgq.recipes import Ours, Recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import Manifest, calibration_state, load_calibration_state_

@@ -14,7 +14,8 @@ from data.embedded import SCENES_GENERATION
 from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.pipelines.files import pipeline_sha256
-from dgq.pipelines.loading import load_pipeline, load_unet, resolve
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.pipelines.sources import resolve
 from dgq.storage.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 SEED = 4321

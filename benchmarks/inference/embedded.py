@@ -19,7 +19,8 @@ from dgq.calibration.recording import record_calls
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError
 from dgq.pipelines.files import pipeline_sha256
-from dgq.pipelines.loading import load_pipeline, load_unet, resolve
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.pipelines.sources import resolve
 from dgq.storage.checkpoint import GenerationSettings, Manifest, quantized_folder, read_manifest
 from dgq.storage.tensor_files import read_tensors, write_tensors
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from dgq.errors import DGQError, first_line
 from dgq.pipelines.kinds import KINDS
-from dgq.pipelines.loading import canonical
+from dgq.pipelines.sources import canonical
 from dgq.recipes.recipe import Recipe
 from dgq.unet.as_configured import check_as_configured
 from dgq.unet.quantize import quantizable_layers

@@ -7,7 +7,7 @@ from torch import nn
 
 from dgq.calibration.result import CalibrationResult
 from dgq.errors import DGQError
-from dgq.pipelines.loading import canonical
+from dgq.pipelines.sources import canonical
 from dgq.storage.checkpoint import Manifest, has_model, save_quantized
 from dgq.storage.files import check_writable, checked_path, write_json
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from dgq.errors import DGQError
 from dgq.pipelines.files import check_folder, pipeline_sha256
-from dgq.pipelines.loading import canonical, load_pipeline, load_unet, resolve
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.pipelines.sources import canonical, resolve
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -174,7 +175,7 @@ def test_a_model_of_the_hub_is_known_by_its_content(
     """Another revision under the same name is another pipeline."""
     revisions = [micro_folder, copy]
     one_weight(TEXT)(copy)
-    monkeypatch.setattr("dgq.pipelines.loading.download", lambda _: revisions[0])
+    monkeypatch.setattr("dgq.pipelines.sources.download", lambda _: revisions[0])
     first = pipeline_sha256(resolve("owner/name"))
     revisions.reverse()
     assert pipeline_sha256(resolve("owner/name")) != first

@@ -12,7 +12,8 @@ import torch
 
 from dgq.errors import DGQError
 from dgq.pipelines import hub
-from dgq.pipelines.loading import load_pipeline, load_unet, resolve
+from dgq.pipelines.loading import load_pipeline, load_unet
+from dgq.pipelines.sources import resolve
 
 MISSING = "nobody/no-such-model"
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from dgq.errors import DGQError
 from dgq.pipelines import single_files
 from dgq.pipelines.files import pipeline_sha256
-from dgq.pipelines.loading import canonical, configuration_of, load_pipeline, load_unet, resolve
+from dgq.pipelines.loading import load_pipeline, load_unet
 from dgq.pipelines.single_files import configuration_beside, converted_folder, likely_repository
+from dgq.pipelines.sources import canonical, configuration_of, resolve
 from tests.model_zoo import CALIBRATE
 from tests.original_names import to_original_names
 

@@ -10,9 +10,10 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from dgq.errors import DGQError
-from dgq.pipelines import loading
+from dgq.pipelines import sources
 from dgq.pipelines.files import check_folder, pipeline_sha256
-from dgq.pipelines.loading import load_pipeline, load_unet, note_types, resolve
+from dgq.pipelines.loading import load_pipeline, load_unet, note_types
+from dgq.pipelines.sources import resolve
 from dgq.pipelines.weight_files import narrow_types, weight_layout
 
 NETWORKS = {"unet": "diffusers", "vae": "diffusers", "text_encoder": "transformers"}
@@ -122,9 +123,9 @@ class Hub:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.asked: list[str | None] = []
-        monkeypatch.setattr(loading, "look_up", lambda *_: None)
-        monkeypatch.setattr(loading, "hf_hub_download", lambda _, name: str(folder / name))
-        monkeypatch.setattr(loading.DiffusionPipeline, "download", self.download)
+        monkeypatch.setattr(sources, "look_up", lambda *_: None)
+        monkeypatch.setattr(sources, "hf_hub_download", lambda _, name: str(folder / name))
+        monkeypatch.setattr(sources.DiffusionPipeline, "download", self.download)
 
     def download(self, _source: str, variant: str | None, **_options: object) -> str:
         self.asked.append(variant)
