@@ -28,7 +28,7 @@ from dgq.storage.checkpoint import (
     save_quantized,
 )
 from dgq.storage.dequantize import dequantize
-from dgq.storage.diffusers_quantizer import DGQConfig
+from dgq.storage.diffusers_config import DGQConfig
 from dgq.storage.saving import save
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_

@@ -4,20 +4,16 @@ Importing this module registers the method with diffusers. Loading quantizes not
 model is read, checked against its seal, and prepared to run.
 """
 
-import copy
 import logging
 import os
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from diffusers.quantizers.base import DiffusersQuantizer
-from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
@@ -27,6 +23,7 @@ from dgq.inference.build import build_, check_tensors_
 from dgq.inference.execution import check_precision, prepare_
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.storage.dequantize import dequantize_
+from dgq.storage.diffusers_config import DGQConfig, Method, config_of
 from dgq.storage.empty_unet import check_loadable
 from dgq.storage.manifest import METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.model_files import check_as_saved, check_seal, sealed
@@ -36,35 +33,6 @@ from dgq.torch_defaults import torch_defaults
 from dgq.unet.unet_checks import NORMS
 
 log = logging.getLogger(__name__)
-
-
-class Method(StrEnum):
-    """The name by which a configuration identifies its loader."""
-
-    DGQ = METHOD
-
-
-class DGQConfig(QuantizationConfigMixin):
-    """The ``quantization_config`` in ``config.json``; see ``dgq.storage.manifest.Manifest``.
-
-    Args:
-        quant_method: always ``dgq``.
-        described: all other entries.
-    """
-
-    def __init__(self, quant_method: str = METHOD, **described: Any) -> None:
-        if quant_method != METHOD:
-            raise DGQError(f"quant_method is {quant_method!r}: a DGQConfig has {METHOD!r}")
-        self.quant_method = Method.DGQ
-        self.described = described
-
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration as it is stored."""
-        return {"quant_method": METHOD, **copy.deepcopy(self.described)}
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """The configuration as it is shown."""
-        return self.to_dict()
 
 
 class DGQQuantizer(DiffusersQuantizer):
@@ -270,15 +238,6 @@ def attach_(unet: Any, manifest: Manifest) -> None:
     unet.register_to_config(**{QUANTIZATION: config})
     unet.hf_quantizer = DGQQuantizer(config)
     unet.is_quantized, unet.quantization_method = True, Method.DGQ
-
-
-def config_of(model: ModelMixin) -> dict[str, Any]:
-    """The content of the ``config.json`` of a quantized model."""
-    config = dict(model.config)
-    quantization = config[QUANTIZATION]
-    if isinstance(quantization, DGQConfig):
-        config[QUANTIZATION] = quantization.to_dict()
-    return config
 
 
 def names_of_norms(model: nn.Module) -> list[str]:

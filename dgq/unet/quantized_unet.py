@@ -4,23 +4,18 @@ A UNet becomes quantized in place: its class changes to one that derives from th
 has the same name, so that diffusers handles it as before, in pipelines and on disk.
 """
 
-import os
-from collections.abc import Callable, Mapping
-from functools import partial, wraps
-from pathlib import Path
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from dgq.adapters.adapters import TakesAdapters
 from dgq.errors import DGQError
-from dgq.storage.files import check_writable, checked_path
 from dgq.storage.manifest import QUANTIZATION
-from dgq.storage.model_files import written_as_whole
 from dgq.unet.arguments import check_not_empty, converted, returned, spoilt
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
@@ -28,51 +23,15 @@ from dgq.unet.compiling import Compiles, check_at_each_call
 from dgq.unet.devices import dtype_after, moves
 from dgq.unet.own_forward import AtItsStep
 from dgq.unet.stock_state import HasParts
-from dgq.unet.stored_state import check_whole, holds_stored
+from dgq.unet.stored_whole import StoredWhole
 
 
-class Execution(Protocol):
-    """How a quantized UNet runs (``dgq.inference.execution``)."""
-
-    integer_layers: int
-    """Layers that multiply integers."""
-
-    def run_in_float_(self, unet: nn.Module) -> None:
-        """Let it run in floating point from now on, since its tensors are moved one by one."""
-
-    def check(self, unet: nn.Module) -> None:
-        """Raise DGQError unless its tensors, in their stored form, can be those of a model."""
-
-    def cast_(self, unet: nn.Module, dtype: torch.dtype) -> None:
-        """Make a UNet compute in another precision, as if it had been loaded in it."""
-
-    def before_move_(self, unet: nn.Module) -> None:
-        """Let it take its stored form, before it is moved to another device as a whole."""
-
-    def after_move_(self, unet: nn.Module) -> None:
-        """Let it run as fast as the device can that it was moved to."""
-
-
-class Quantizer(Protocol):
-    """What loads and saves a quantized UNet (``dgq.storage.diffusers_quantizer``)."""
-
-    def describe(self, unet: nn.Module) -> None:
-        """Seal the description that is about to be saved; raise DGQError if that is impossible."""
-
-    def write_card(self, unet: nn.Module, folder: Path, repo_id: str) -> None:
-        """Put the model card into a folder that was saved and is about to be uploaded."""
-
-
-class QuantizedUNet(TakesAdapters, HasParts, Compiles):
+class QuantizedUNet(TakesAdapters, StoredWhole, HasParts, Compiles):
     """Mixed into the class of a stock UNet by ``become_quantized_``."""
 
     calls: SamplerCalls
     precision: torch.dtype | None = None
     """Dtype that it computes in if the first layer does not tell; by default that of its inputs."""
-    execution: Execution | None = None
-    """How it runs here; None while it is being calibrated."""
-    hf_quantizer: Quantizer | None = None
-    """Tells diffusers that the UNet is quantized; None while it is being calibrated."""
 
     def forward(self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> Any:
         """As the stock UNet's; quantizers read the step of this call.
@@ -149,32 +108,6 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
             self.execution.run_in_float_(self)
         super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """As the stock UNet's, of what ``state_dict`` returned; laid out anew for the device.
-
-        Raises:
-            DGQError: for the tensors of another UNet; this one is then as it was.
-        """
-        execution = self.execution
-        if execution is None or not holds_stored(self, state_dict):
-            return super().load_state_dict(state_dict, strict, assign)
-        execution.before_move_(self)
-        before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
-        try:
-            check_whole(self, state_dict)
-            found = super().load_state_dict(state_dict, strict, assign)
-            execution.check(self)
-        except (RuntimeError, DGQError) as error:
-            super().load_state_dict(before)
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            reason = f"{lines[1 if lines[1:] else 0]:.200}"
-            raise DGQError(f"the state dict is not of this quantized UNet: {reason}") from error
-        finally:
-            execution.after_move_(self)
-        return found
-
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """As the stock UNet's while it is calibrated; what is stored is not trained.
 
@@ -187,33 +120,6 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
                 "(unet.add_adapter), or dgq.dequantize it first"
             )
         return super().requires_grad_(requires_grad)
-
-    @wraps(ModelMixin.save_pretrained)
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
-    ) -> None:
-        """As the stock UNet's, sealed; files take the place of earlier ones when all are written.
-
-        Raises:
-            DGQError: if the calibration has not finished, an adapter is on it, or there is no
-                folder of that name and none can be made.
-        """
-        if self.hf_quantizer is None:
-            raise DGQError("this UNet is being calibrated: write it with dgq.save")
-        folder = checked_path(save_directory, "save_pretrained")
-        check_writable(folder, "the folder")
-        self.hf_quantizer.describe(self)
-        kwargs.setdefault("repo_id", folder.name)
-        with written_as_whole(folder) as beside:
-            super().save_pretrained(str(beside), *args, **kwargs)  # type: ignore[misc]
-
-    def _upload_folder(
-        self, working_dir: str | os.PathLike[str], repo_id: str, **kwargs: Any
-    ) -> Any:
-        # Both ways to the hub come by here, with a card that says nothing of this model.
-        if self.hf_quantizer is not None and not kwargs.get("subfolder"):
-            self.hf_quantizer.write_card(self, Path(working_dir), repo_id)
-        return super()._upload_folder(working_dir, repo_id, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle and copy by the stock class, which has a name that can be looked up."""

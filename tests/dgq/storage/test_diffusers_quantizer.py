@@ -19,7 +19,7 @@ from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.dequantize import dequantize
-from dgq.storage.diffusers_quantizer import DGQConfig
+from dgq.storage.diffusers_config import DGQConfig
 from dgq.storage.model_files import WEIGHTS_FILE
 from dgq.unet.unet_checks import NORMS
 from tests.quantized_models import SETTINGS, Calibrated, decibels
