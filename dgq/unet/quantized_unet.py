@@ -22,7 +22,7 @@ from dgq.storage.files import check_writable, checked_path
 from dgq.storage.manifest import QUANTIZATION
 from dgq.storage.model_files import written_as_whole
 from dgq.unet.arguments import check_not_empty, converted, returned, spoilt
-from dgq.unet.calls import SamplerCalls
+from dgq.unet.calls import SamplerCalls, timestep_tensor
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
 from dgq.unet.compiling import Compiles, check_at_each_call
 from dgq.unet.devices import dtype_after, moves
@@ -96,7 +96,7 @@ class QuantizedUNet(TakesAdapters, HasParts, Compiles):
         finally:
             self.calls.current = before
         if self.execution is not None and self.execution.integer_layers > 0:
-            time = torch.as_tensor(timestep, device=sample.device)
+            time = timestep_tensor(timestep, sample.device)
             met = None if call is None else call.spoilt
             output = spoilt(output, (sample, time, met, args, kwargs))
         return output if given == own else returned(output, given)
