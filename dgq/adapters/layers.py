@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Conv2d, Linear
-from torch import nn
+from torch import Tensor, nn
 
 from dgq.adapters.fusing import refusal_to_fuse
 from dgq.inference.geometry import ConvGeometry, HasGeometry, geometry_of, stock_layer
-from dgq.unet.readers import Reader
+from dgq.unet.readers import Reader, innermost
+from dgq.unet.split_layer import SplitConv2d
+from dgq.unet.stock_state import LayerInPart
 
 
 class AroundQuantized(nn.Module):
@@ -22,6 +24,11 @@ class AroundQuantized(nn.Module):
         super().__init__(stand_in(base_layer), adapter_name, *args, **kwargs)
         self.base_layer = base_layer
         self._move_adapter_to_device_of_base_layer(adapter_name)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the layer multiplies by, dequantized: PEFT asks where it is."""
+        return weight_of(innermost(self.base_layer))
 
     def update_layer(self, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter."""
@@ -70,6 +77,16 @@ def geometry(layer: nn.Module) -> Any:
         return layer.geometry
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     return geometry_of(layer, type(layer).__name__)
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer: quantized, under calibration, or stock."""
+    if isinstance(layer, SplitConv2d):
+        return torch.cat([weight_of(part) for part in (layer.first, layer.second)], 1)
+    if isinstance(layer, LayerInPart):
+        return layer.operands()[0]
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return layer.weight
 
 
 def stand_in(layer: nn.Module) -> nn.Linear | nn.Conv2d:

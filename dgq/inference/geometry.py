@@ -100,6 +100,11 @@ class HasGeometry(Reader):
 
     in_channels, out_channels = in_features, out_features
 
+    @property
+    def groups(self) -> int:
+        """Groups of channels of a convolution; a linear layer is one."""
+        return self.geometry.groups if isinstance(self.geometry, ConvGeometry) else 1
+
 
 def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:
     """The geometry of a stock layer.

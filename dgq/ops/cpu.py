@@ -39,10 +39,10 @@ def largest_weight_of_onednn() -> int:
 
 
 def _is_exact(largest: int) -> bool:
-    codes = torch.full((2, 64), 255, dtype=torch.uint8)
-    weight = torch.full((16, 64), -largest, dtype=torch.int8)
+    codes = torch.full((2, 64), 255, dtype=torch.uint8, device="cpu")
+    weight = torch.full((16, 64), -largest, dtype=torch.int8, device="cpu")
     try:
-        packed, ones = onednn.pack_linear(weight), torch.ones(16)
+        packed, ones = onednn.pack_linear(weight), weight.new_ones(16, dtype=torch.float32)
         sums = onednn.linear(codes, packed, ones, 1.0, None, torch.float32)
     except (RuntimeError, AttributeError):
         return False

@@ -63,7 +63,7 @@ class Kernels:
         shape = list(x.shape)
         if any(pads):
             shape = [batch, height + 2 * pads[0], width + 2 * pads[1], channels]
-        codes = torch.empty(shape, dtype=torch.uint8)
+        codes = x.new_empty(shape, dtype=torch.uint8)
         self._library.dgq_quantize(
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
             *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
@@ -87,7 +87,7 @@ class Kernels:
         x = x.contiguous()
         step = step if scale.shape[0] > 1 else step.new_zeros(1)
         batch, channels = x.shape[0], multiple.shape[0]
-        codes = torch.empty((*x.shape[:-1], channels), dtype=torch.uint8)
+        codes = x.new_empty((*x.shape[:-1], channels), dtype=torch.uint8)
         self._library.dgq_quantize_gated(
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
             *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
@@ -100,7 +100,7 @@ class Kernels:
         """As ``reference.channel_ranges``, for float32 and bfloat16."""
         x = x.contiguous()
         batch, channels = x.shape[0], x.shape[-1]
-        low, high = (torch.empty(batch, channels, dtype=torch.float32) for _ in range(2))
+        low, high = (x.new_empty(batch, channels, dtype=torch.float32) for _ in range(2))
         self._library.dgq_channel_ranges(
             *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16)),
             *_sizes(batch, x[0].numel() // channels, channels),
@@ -138,7 +138,7 @@ class Kernels:
         """As ``reference.int_conv2d``, in float32, where ``can_convolve``."""
         out_channels, _, *kernel = weight.shape
         out_size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
-        out = torch.empty(*out_size, out_channels, dtype=torch.float32)
+        out = codes.new_empty((*out_size, out_channels), dtype=torch.float32)
         sizes = (*codes.shape, *out.shape[1:], *kernel, *stride, *dilation)
         codes, weight = codes.contiguous(), weight.contiguous(memory_format=torch.channels_last)
         tables = [table.contiguous() for table in (weight_scale, scale, bias, step)]

@@ -26,7 +26,7 @@ def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: 
     """
     if is_linear(list(weight.shape[2:]), stride, groups):
         return pack_linear(weight.flatten(1))
-    ones = torch.ones(weight.shape[0])
+    ones = weight.new_ones(weight.shape[0], dtype=torch.float32)
     packed: Tensor = torch.ops.onednn.qconv_prepack(
         weight.contiguous(), ones, 1.0, 0, stride, [0, 0], dilation, groups
     )
@@ -87,7 +87,7 @@ def conv2d(
 @cache
 def _zeros(n: int) -> Tensor:
     """Zero points of a weight that has none."""
-    return torch.zeros(n, dtype=torch.int32)
+    return torch.zeros(n, dtype=torch.int32, device="cpu")
 
 
 def at_steps(

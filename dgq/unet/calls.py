@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dgq.unet.memory_of_calls import Memory
+from dgq.unet.nan_marks import marks_of
 
-FIRST_STEP = torch.zeros(1, dtype=torch.long)
+FIRST_STEP = torch.zeros(1, dtype=torch.long, device="cpu")
 OUTSIDE = (
     "a part of a quantized UNet computes outside of a call of that UNet, as a block does that was "
     "copied or taken out of it: the scales of the first step are used"
@@ -120,18 +121,18 @@ class SamplerCalls:
             timestep: the scheduler's value, a number, 0-d or ``[batch]``.
         """
         before = self._current.call
-        timestep = torch.as_tensor(timestep, device=sample.device)
+        timestep = timestep_tensor(timestep, sample.device)
         # A compiled graph remembers nothing: each of its calls is a first one.
         remembers = self.remembers and not torch.compiler.is_compiling()
         memory = self._memory_of(sample, timestep) if remembers else None
-        spoilt = torch.zeros(sample.shape[0]) if notes_nans(sample) else None
+        spoilt = marks_of(sample)
         call = self.call_of(sample, timestep)
         self._current.call = call._replace(memory=memory, spoilt=spoilt)
         return before
 
     def call_of(self, sample: Tensor, timestep: Tensor | float) -> SamplerCall:
         """Step and size of a call with these arguments, in which nothing is remembered."""
-        timestep = torch.as_tensor(timestep, device=sample.device)
+        timestep = timestep_tensor(timestep, sample.device)
         size = (int(sample.shape[-2]), int(sample.shape[-1]))
         return SamplerCall(self.step_of(timestep), size)
 
@@ -226,12 +227,7 @@ class SamplerCalls:
             )
 
 
-def notes_nans(sample: Tensor) -> bool:
-    """Whether kernels mark NaNs as they go: on a CPU, if nothing is traced.
-
-    In a graph this would take an operator that writes to an argument, which compilers do not fuse
-    and some do not accept; on GPUs it would take another pass.
-    """
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    traced = torch.compiler.is_compiling() or tracing or type(sample) is not Tensor
-    return sample.device.type == "cpu" and not traced
+def timestep_tensor(timestep: Tensor | float, device: torch.device) -> Tensor:
+    """A timestep on a device; numbers in float32, since torch's default may round them."""
+    dtype = torch.float32 if isinstance(timestep, float) else None
+    return torch.as_tensor(timestep, dtype=dtype, device=device)

@@ -25,21 +25,21 @@ def pixel_index(
         ``[n_pixels]``, long, on the CPU.
     """
     if size == calibrated_size:
-        return None if n_pixels == calibrated else torch.arange(n_pixels) % calibrated
+        return None if n_pixels == calibrated else torch.arange(n_pixels, device="cpu") % calibrated
     growth = math.prod(size) / math.prod(calibrated_size)
     images = max(1, round(n_pixels / (calibrated * growth)))
     if n_pixels % images:
         images = 1
     height, width = grid_size(n_pixels // images, size)
     old_height, old_width = grid_size(calibrated, calibrated_size)
-    rows = (torch.arange(height) * old_height) // height
-    columns = (torch.arange(width) * old_width) // width
+    rows = (torch.arange(height, device="cpu") * old_height) // height
+    columns = (torch.arange(width, device="cpu") * old_width) // width
     return (rows[:, None] * old_width + columns).flatten().repeat(images)
 
 
 def word_index(n_words: int, calibrated: int) -> Tensor:
     """Position of each word of a text among the calibrated ones; surplus words use the last."""
-    return torch.arange(n_words).clamp(max=calibrated - 1)
+    return torch.arange(n_words, device="cpu").clamp(max=calibrated - 1)
 
 
 def grid_size(n_pixels: int, latent_size: tuple[int, int]) -> tuple[int, int]:

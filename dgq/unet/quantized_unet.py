@@ -17,7 +17,7 @@ from dgq.adapters.adapters import TakesAdapters
 from dgq.errors import DGQError
 from dgq.storage.manifest import QUANTIZATION
 from dgq.unet.arguments import check_not_empty, converted, returned, spoilt
-from dgq.unet.calls import SamplerCalls
+from dgq.unet.calls import SamplerCalls, timestep_tensor
 from dgq.unet.checkpointing import checkpoint_at_step, plain_checkpoint
 from dgq.unet.compiling import Compiles, check_at_each_call
 from dgq.unet.devices import dtype_after, moves
@@ -55,7 +55,7 @@ class QuantizedUNet(TakesAdapters, StoredWhole, HasParts, Compiles):
         finally:
             self.calls.current = before
         if self.execution is not None and self.execution.integer_layers > 0:
-            time = torch.as_tensor(timestep, device=sample.device)
+            time = timestep_tensor(timestep, sample.device)
             met = None if call is None else call.spoilt
             output = spoilt(output, (sample, time, met, args, kwargs))
         return output if given == own else returned(output, given)

@@ -66,7 +66,9 @@ def changes(adapter: nn.Module) -> bool:
         return True
     if getattr(adapter, "disable_adapters", False):
         return False
-    return any(scaling.get(name, 0) != 0 for name in getattr(adapter, "active_adapters", ()))
+    # After enable_lora_hotswap a scaling is a tensor, whose value graphs and devices hold back.
+    scalings = [scaling.get(name, 0) for name in getattr(adapter, "active_adapters", ())]
+    return any(isinstance(each, Tensor) or each != 0 for each in scalings)
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -11,6 +11,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 import dgq
+from dgq.ops import cpu, onednn
+from dgq.unet.calls import timestep_tensor
+from tests.quantized_models import Calibrated
 from tests.tiny_pipelines import micro_unet, unet_call
 
 RECIPE = dgq.Custom(
@@ -30,6 +33,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     finally:
         torch.set_default_dtype(before)
 
+
+CALLED = ("kmeans", "pixels", "exponents", "multiples", "live", "residual", "w8a8 symmetric")
+"""Kinds of models that compute in different ways."""
 
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
@@ -102,3 +108,55 @@ def test_a_model_is_loaded_saved_and_dequantized_as_ever(
         [known] = each.calls._known.values()
         assert known.dtype == torch.float32
         assert tuple(known.tolist()) == tuple(sorted(TIMESTEPS, reverse=True))
+
+
+@pytest.mark.parametrize("kind", CALLED)
+@torch.no_grad()
+def test_a_call_is_the_same(kind: str, calibrated_as: Callable[[str], Calibrated]) -> None:
+    found = calibrated_as(kind)
+    unet: Any = dgq.load_quantized_unet(found.folder, dtype=torch.float32)
+    larger = unet_call(micro_unet(), 2, 401.0, seed=1, size=16)
+    calls = [found.call | {"timestep": 401.0}, larger]
+    expected = [unet(**call)[0] for call in calls]
+    for name in ("bfloat16", "float64", "another device", "inference mode"):
+        with STATES[name]():
+            results = [unet(**call)[0] for call in calls]
+        assert all(map(torch.equal, results, expected)), name
+
+
+@torch.no_grad()
+def test_numbers_are_not_rounded(calibrated_as: Callable[[str], Calibrated]) -> None:
+    unet: Any = dgq.load_quantized_unet(calibrated_as("exponents").folder)
+    with default_dtype(torch.bfloat16):
+        call = unet.calls.call_of(torch.zeros(1, 4, 8, 8), 801.0)
+        time = timestep_tensor(801.0, torch.device("cpu"))
+    assert call.step.tolist() == [0]
+    assert float(time) == 801.0
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "float64", "another device"])
+@torch.no_grad()
+def test_a_nan_inside_marks_its_sample(
+    state: str, calibrated_as: Callable[[str], Calibrated]
+) -> None:
+    found = calibrated_as("exponents")
+    unet: Any = dgq.load_quantized_unet(found.folder, dtype=torch.float32)
+    index = torch.tensor([1])
+    unet.mid_block.register_forward_hook(lambda *args: args[-1].index_fill(0, index, torch.nan))
+    with STATES[state]():
+        image = unet(**found.call)[0]
+    assert image.isnan().flatten(1).all(1).tolist() == [False, True]
+    assert not image[0].isnan().any()
+
+
+@pytest.mark.parametrize("state", ["float64", "another device"])
+def test_what_is_known_of_the_cpu_is_kept(state: str) -> None:
+    """It is found once: under such defaults, all later calls would read what they made of it."""
+    onednn._zeros.cache_clear()
+    cpu.largest_weight_of_onednn.cache_clear()
+    expected = cpu.largest_weight_of_onednn()
+    cpu.largest_weight_of_onednn.cache_clear()
+    with STATES[state]():
+        assert cpu.largest_weight_of_onednn() == expected
+        zeros = onednn._zeros(3)
+    assert (zeros.device.type, zeros.dtype) == ("cpu", torch.int32)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from dgq.errors import DGQError
 from dgq.inference.layers import PackedLayer
@@ -257,6 +258,60 @@ def test_hot_swapping_equals_loading(calibrated_as: Models, pipeline: Any) -> No
     pipeline.unload_lora_weights()
     pipeline.load_lora_weights(dict(b), adapter_name="a")
     assert torch.equal(call(unet, found), swapped)
+
+
+@pytest.mark.parametrize("kind", ["exponents", "live", "split skips"])
+@pytest.mark.parametrize("execution", ["calibrating", "float", "auto"])
+def test_adapters_of_other_ranks_are_swapped_in(
+    execution: Any, kind: str, calibrated_as: Models, pipeline: Any
+) -> None:
+    found = calibrated_as(kind)
+    a, b = (lora(micro_unet(), seed=seed) for seed in (1, 2))
+    b |= {name: widened(tensor, "lora_A" in name) for name, tensor in b.items()}
+
+    def loaded() -> Any:
+        if execution == "calibrating":
+            return copy.deepcopy(found.unet)
+        return load_quantized_unet(found.folder, execution, torch.float32)
+
+    pipeline.unet = unet = loaded()
+    pipeline.enable_lora_hotswap(target_rank=4)
+    pipeline.load_lora_weights(dict(a), adapter_name="one")
+    first = call(unet, found)
+    pipeline.load_lora_weights(dict(b), adapter_name="one", hotswap=True)
+    second = call(unet, found)
+    for state, swapped in ((a, first), (b, second)):
+        pipeline.unet = alone = loaded()
+        pipeline.load_lora_weights(dict(state), adapter_name="one")
+        assert decibels(call(alone, found), swapped) > 100
+    assert decibels(first, second) < 60
+
+
+def widened(factor: Tensor, is_down: bool) -> Tensor:
+    """A factor of rank 2 as one of rank 3."""
+    return (
+        torch.cat([factor, factor[:1] * 0.5]) if is_down else torch.cat([factor, factor[:, :1]], 1)
+    )
+
+
+@torch.no_grad()
+def test_a_compiled_block_takes_swapped_adapters_without_another_graph(
+    calibrated_as: Models, pipeline: Any
+) -> None:
+    pipeline.unet = unet = load_quantized_unet(calibrated_as("exponents").folder, "float")
+    pipeline.enable_lora_hotswap(target_rank=4)
+    pipeline.load_lora_weights(lora(micro_unet(), seed=1), adapter_name="one")
+    block = unet.mid_block.attentions[0].transformer_blocks[0]
+    x, text = torch.randn(2, 16, 16), torch.randn(2, 77, 16)
+    graphs = CompileCounter()
+    compiled = torch.compile(block, fullgraph=True, backend=graphs)
+    first = compiled(x, encoder_hidden_states=text)
+    state = lora(micro_unet(), seed=2)
+    pipeline.load_lora_weights(state, adapter_name="one", hotswap=True)
+    second = compiled(x, encoder_hidden_states=text)
+    torch.testing.assert_close(second, block(x, encoder_hidden_states=text))
+    assert not torch.equal(first, second)
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.parametrize("execution", ["float", "auto"])
