@@ -11,7 +11,7 @@ from dgq.quantizers.observer import Ranges
 from dgq.settings import ActivationSettings, WeightSettings
 
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Number of shrunk ranges, of which the best is taken; the range search tries ten times as many."""
+"""Factors that ranges are shrunk by, to take the best; the range search tries ten times as many."""
 
 
 def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, Tensor]:
