@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput
-from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
 from dgq.inference.live_input import LiveInput
@@ -15,15 +14,17 @@ from dgq.inference.residual_input import ResidualInput
 from dgq.inference.scores import AffineScores, CalibratedLogScores
 from dgq.quantizers.scores import LogScoreQuantizer, score_method
 from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
+from dgq.settings.shared_inputs import shares_input
 from dgq.unet import attention, quantized_unet
 from dgq.unet.calls import SamplerCalls
+from dgq.unet.geometry import geometry_of
 from dgq.unet.quantize import (
     check_layers,
     layers_to_quantize,
     quantized_attentions,
     skip_readers,
 )
-from dgq.unet.shared_inputs import input_quantizer_of, shares_input
+from dgq.unet.readers import input_quantizer_of
 from dgq.unet.split_layer import names_of_parts, split_
 
 BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}

@@ -12,7 +12,7 @@ from dgq.mixed_precision.allocation import allocate
 from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
 from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity
 from dgq.settings import ActivationSettings, LayerSettings, WeightSettings
-from dgq.unet.shared_inputs import input_owner
+from dgq.settings.shared_inputs import input_owner
 
 MOST_ROWS = 16
 """Output channels of a weight that are rounded for an estimate, spread evenly."""

@@ -7,11 +7,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.inference.geometry import stock_layer
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import unfold_layers_
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.attention import QuantizedAttention
+from dgq.unet.geometry import stock_layer
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_stock_ as unet_becomes_stock_
 from dgq.unet.split_layer import join_

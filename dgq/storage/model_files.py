@@ -11,7 +11,6 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from dgq.errors import DGQError, SettingsError
-from dgq.pipelines.files import check_sizes
 from dgq.storage.files import (
     dump_json,
     folder_written_beside,
@@ -22,6 +21,7 @@ from dgq.storage.files import (
 from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.seal import SEAL, defaults_of, essence, seal_of, tensor_sha256
 from dgq.storage.tensor_files import read_tensors, save_tensors
+from dgq.unet.configuration import check_sizes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"

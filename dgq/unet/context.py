@@ -16,10 +16,13 @@ class QuantizationContext(SamplerCalls):
     Args:
         timesteps: the scheduler's values that the scales are made for, one for each step.
         latent_size: height and width of the latents that pixel groups are made for.
+        warns: warn, once, where the scales are not those of the timestep.
     """
 
-    def __init__(self, timesteps: Sequence[float], latent_size: tuple[int, int]) -> None:
-        super().__init__(timesteps, latent_size)
+    def __init__(
+        self, timesteps: Sequence[float], latent_size: tuple[int, int], warns: bool = True
+    ) -> None:
+        super().__init__(timesteps, latent_size, warns)
         self.weights = True
         self.activations = True
         self.observing = False

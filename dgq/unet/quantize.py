@@ -15,6 +15,7 @@ from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.quantizers.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.settings.integer_product import check_alike
+from dgq.settings.shared_inputs import input_owner, shares_input
 from dgq.settings.steps import problem_of_steps
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.absorb import absorb_multiples_
@@ -23,7 +24,6 @@ from dgq.unet.context import QuantizationContext, context_of
 from dgq.unet.layers import QuantConv2d, QuantLinear, quantized_layers
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_quantized_ as unet_becomes_quantized_
-from dgq.unet.shared_inputs import input_owner, shares_input
 from dgq.unet.skips import channels_from_below
 from dgq.unet.split_layer import names_of_parts, split_
 from dgq.unet.unet_checks import check_not_read, check_unet, layers_in_float

@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.inference.geometry import geometry_of
 from dgq.unet.attention import unsupported_feature
+from dgq.unet.geometry import geometry_of
 from dgq.unet.processors import is_equivalent
 
 CLASSES = (UNet2DConditionModel,)

@@ -9,7 +9,6 @@ import torch
 from rich.progress import Progress
 
 from dgq.calibration.recording import record_calls
-from dgq.calibration.runtime import Call
 from dgq.command_line.console import phase
 from dgq.errors import DGQError, SettingsError
 from dgq.math.reconstruction import sqnr_db
@@ -17,6 +16,7 @@ from dgq.pipelines.loading import load_pipeline
 from dgq.settings import check_positive
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.files import check_writable, write_json
+from dgq.unet.call_rows import Call
 from dgq.unet.quantize import skip_readers
 from dgq.unet.split_layer import split_
 from evaluation.explanation import pictures

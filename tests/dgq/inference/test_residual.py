@@ -10,7 +10,6 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from dgq.inference.execution import prepare_
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_input import LiveInput
@@ -20,6 +19,7 @@ from dgq.ops import cpu
 from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.calls import SamplerCall, SamplerCalls
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.unet.memory_of_calls import Memory
 from tests.quantized_models import decibels
 from tests.random_layers import CPU, packed_layer

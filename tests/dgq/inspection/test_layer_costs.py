@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.gpu_weights import NibbleWeight, nibbles_of
 from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.inspection.layer_costs import layer_costs
 from dgq.settings import FLOAT_BITS, WeightSettings
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 from tests.random_layers import packed_layer, random_input
 
 GEOMETRIES = (LinearGeometry(16, 8), ConvGeometry(16, 8, (3, 3), (1, 1), (1, 1), (1, 1), 1))
