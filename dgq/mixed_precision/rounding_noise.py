@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from dgq.math.dequantization import input_factors
-from dgq.math.exponent_search import group_exponents, relative_to_largest, required_range
+from dgq.math.exponent_search import group_exponents, relative_to_largest
 from dgq.math.multiples import finest_scale, possible_multiples
 from dgq.math.range_search import weight_parameters
+from dgq.math.zero_points import required_range
 from dgq.quantizers.observer import Ranges
 from dgq.settings import ActivationSettings, WeightSettings
 
