@@ -1,7 +1,7 @@
 """The mode of a UNet under calibration: what it quantizes, and whether it observes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
@@ -68,12 +68,6 @@ def quantization(
         context.weights, context.activations, context.observing = before
 
 
-@contextmanager
-def at_step(calls: SamplerCalls, step: Tensor) -> Iterator[None]:
+def at_step(calls: SamplerCalls, step: Tensor) -> AbstractContextManager[None]:
     """Run parts of the UNet at these steps, ``[1]`` or ``[batch]``, then restore the call."""
-    before = calls.current
-    calls.current = SamplerCall(step, calls.current_size)
-    try:
-        yield
-    finally:
-        calls.current = before
+    return calls.during(SamplerCall(step, calls.current_size))
