@@ -41,3 +41,17 @@ def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
             check_sizes(item, n_tensors, file, name)
     elif isinstance(value, int) and value > (n_tensors if "layers" in name else LARGEST):
         raise DGQError(f"{file}: {name} is {value}, which cannot be built: restore the file")
+
+
+def sizes_of_added(config: Any) -> tuple[int, int]:
+    """How many ``time_ids`` SDXL's UNet takes, and the width of its ``text_embeds``.
+
+    There are six numbers, for sizes and crops of the image. The refiner has five: its aesthetic
+    score replaces two of them, and its only text encoder gives tokens and ``text_embeds`` of the
+    same width.
+    """
+    total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
+    width = config.cross_attention_dim
+    width = width if isinstance(width, int) else width[0]
+    n_ids = 5 if total - 5 * each == width else 6
+    return n_ids, total - n_ids * each
