@@ -62,7 +62,10 @@ def check_loaded(unet: nn.Module, dtype: torch.dtype) -> None:
         raise DGQError(f"dtype must be one of floating point, such as torch.float16, got {dtype!r}")
 
 
-OF_QUANTIZED = ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend")
+OF_QUANTIZED = (
+    *("context_quantizer", "score_quantizer", "calls", "keep_start", "keep_start_text", "attend"),
+    "own_processor",
+)
 """Attributes of a quantized attention besides its other quantizers."""
 
 
@@ -71,7 +74,7 @@ def attention_becomes_stock_(attention: QuantizedAttention) -> None:
     for name in [n for n, _ in attention.named_children() if n.endswith("_quantizer")]:
         delattr(attention, name)
     own = attention.own_processor
-    for name in (*OF_QUANTIZED, "own_processor"):
+    for name in OF_QUANTIZED:
         attention.__dict__.pop(name, None)
         attention._modules.pop(name, None)
     attention.__class__ = Attention
