@@ -26,6 +26,7 @@ from dgq.unet.quantize import (
 )
 from dgq.unet.readers import input_quantizer_of
 from dgq.unet.split_layer import names_of_parts, split_
+from dgq.unet.start_token import kept_start
 
 BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}
 """Quantizers of groupings without a table of scales."""
@@ -109,7 +110,7 @@ def equip_attention_(
     activations = settings.activations_of(name)
     absorbed = settings.weights_of(name).absorbs
     is_cross = owner.is_cross_attention
-    keep_start = is_cross and settings.scores.keep_start_token
+    kept = kept_start(settings, name, is_cross)
 
     def quantizer(exists: bool, channels: int, of_text: bool = False) -> nn.Module:
         made = input_quantizer(activations, calls, channels, of_text, absorbed) if exists else None
@@ -123,10 +124,9 @@ def equip_attention_(
         "query": quantizer(inside, width),
         "key": quantizer(inside, width, of_text=is_cross),
         "value": quantizer(inside, width, of_text=is_cross),
-        "score": score_quantizer(settings, is_cross, keep_start, calls),
+        "score": score_quantizer(settings, is_cross, kept.scores, calls),
     }
-    keep_text = is_cross and activations.keep_start_token
-    attention.become_quantized_(owner, calls, quantizers, keep_start, keep_text)
+    attention.become_quantized_(owner, calls, quantizers, kept)
 
 
 def score_quantizer(

@@ -15,7 +15,7 @@ from dgq.unet.calls import SamplerCalls
 from dgq.unet.processors import TakesProcessors, check_arguments, run
 from dgq.unet.projections import describe_projections_, projection_of
 from dgq.unet.readers import read, read_all
-from dgq.unet.start_token import quantized_tokens
+from dgq.unet.start_token import KeptStart, quantized_tokens
 
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
@@ -182,8 +182,7 @@ def become_quantized_(
     attention: Attention,
     calls: SamplerCalls,
     quantizers: Mapping[str, nn.Module | None],
-    keep_start: bool,
-    keep_start_text: bool = False,
+    kept: KeptStart,
 ) -> None:
     """Turn a stock attention into a quantized one, or exchange the quantizers of a quantized one.
 
@@ -192,9 +191,7 @@ def become_quantized_(
         calls: calls of the UNet.
         quantizers: ``input``, ``context`` (None in self-attention), ``query``, ``key``, ``value``
             and ``score`` (None where scores stay in floating point).
-        keep_start: keep the key of the ``<start>`` token in full precision.
-        keep_start_text: keep that token itself in full precision where keys and values are
-            computed.
+        kept: where the ``<start>`` token stays in full precision.
     """
     if not isinstance(attention, QuantizedAttention):
         attention.__dict__.pop("processor", None)
@@ -203,9 +200,8 @@ def become_quantized_(
         attention.own_processor = None
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
-    attention.calls, attention.keep_start = calls, keep_start
-    attention.keep_start_text = keep_start_text
-    attention.attend = differentiable_attention
+    attention.calls, attention.attend = calls, differentiable_attention
+    attention.keep_start, attention.keep_start_text = kept
     describe_projections_(attention)
 
 

@@ -1,10 +1,33 @@
 """The ``<start>`` token: every text begins with it, and much of the attention goes to it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from dgq.settings import QuantizationSettings
+
+
+class KeptStart(NamedTuple):
+    """Where an attention keeps the ``<start>`` token in full precision.
+
+    Args:
+        scores: in its keys and scores.
+        text: in the text from which its keys and values are computed.
+    """
+
+    scores: bool = False
+    text: bool = False
+
+
+def kept_start(settings: QuantizationSettings, name: str, is_cross: bool) -> KeptStart:
+    """Where an attention, given by name, keeps the token; only cross-attention reads one."""
+    if not is_cross:
+        return KeptStart()
+    return KeptStart(
+        settings.scores.keep_start_token, settings.activations_of(name).keep_start_token
+    )
 
 
 def but_start(quantize: Callable[[Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
