@@ -40,11 +40,11 @@ def image(calls: SamplerCalls) -> Iterator[Memory]:
     calls.current = None
 
 
-def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLayer]:
+def layers(geometry: Geometry) -> tuple[PackedLayer, ResidualLayer]:
     """The same layer in floating point and in integers."""
     formats = {
         "weights": WeightSettings(4, symmetric=True, group_size=8, max_exponent=1),
-        "activation_bits": n_bits,
+        "activation_bits": 4,
         "room": 4,
         "per_tensor": False,
         "per_step": False,
@@ -54,7 +54,7 @@ def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLa
         packed = packed_layer(geometry, formats, torch.tensor([0]), 7)
         old = packed.input_quantizer
         assert old is not None
-        quantizer = ResidualInput(n_bits, old.calls, old.channels, max_exponent=4)
+        quantizer = ResidualInput(4, old.calls, old.channels, max_exponent=4)
         quantizer.store("multiple", old.multiple)  # type: ignore[attr-defined]
         quantizer.store("scale", torch.ones(1))
         quantizer.store("zero_point", torch.zeros(1, old.channels, dtype=torch.int16))
