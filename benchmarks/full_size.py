@@ -10,7 +10,6 @@ calibration. ``--stop-after`` ends earlier: memory grows with the samples, not w
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from benchmarks.inference.device import on
 from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
 from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
 from dgq.calibration import learning as learn
@@ -211,13 +211,6 @@ def random_calls(unet: UNet2DConditionModel, n_samples: int) -> UNetCalls:
     size = config.sample_size
     latents = torch.randn(len(TIMESTEPS), n_prompts, 4, size, size)
     return UNetCalls(latents, torch.tensor(TIMESTEPS), conditioning)
-
-
-def on(device: str, value: Any) -> Any:
-    """Nested arguments on a device."""
-    if isinstance(value, Mapping):
-        return {name: on(device, item) for name, item in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def peak_gib(device: str) -> float:

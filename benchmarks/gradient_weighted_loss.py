@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dgq.calibration import learning as learn
 from dgq.calibration.calibrator import Calibrator
-from dgq.calibration.runtime import Call
 from dgq.math.reconstruction import feature_dim
 from dgq.targets import Target
+from dgq.unet.call_rows import Call
 from dgq.unet.context import quantization
 
 SEED = 0

@@ -24,19 +24,20 @@ OUTLIER_SHARE = 0.04
 NORM_GAIN = 4.0
 GEGLU_GAIN = 3.0
 START_TOKEN_GAIN = 6.0
+SEED = 0
 
 
-def build_unet(seed: int = 0) -> UNet2DConditionModel:
-    """The UNet, in evaluation mode; the same seed gives the same weights."""
+def build_unet() -> UNet2DConditionModel:
+    """The UNet, in evaluation mode, always with the same weights."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(SEED)
         unet = UNet2DConditionModel(
             sample_size=16,
             block_out_channels=CHANNELS,
             cross_attention_dim=TEXT_WIDTH,
             attention_head_dim=8,
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     for module in unet.modules():
         add_outliers_(module, generator)
     return unet.eval()
@@ -67,9 +68,9 @@ def outliers(n_channels: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n_channels, generator=generator)[:n_outliers]
 
 
-def build_calls(n_prompts: int, latent_size: int = 16, seed: int = 0) -> UNetCalls:
+def build_calls(n_prompts: int, latent_size: int = 16) -> UNetCalls:
     """UNet calls of 4 steps for each prompt, without guidance: noise on smooth random pictures."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     coarse = torch.randn(n_prompts, 4, 4, 4, generator=generator)
     pictures = nn.functional.interpolate(coarse, (latent_size, latent_size), mode="bicubic")
     shares = torch.tensor([0.98, 0.8, 0.5, 0.15]).view(-1, 1, 1, 1, 1)

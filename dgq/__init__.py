@@ -4,6 +4,7 @@ from dgq.calibration.calibrate import calibrate
 from dgq.calibration.recording import recording
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
+from dgq.calibration.saving import save
 from dgq.errors import DGQError
 from dgq.hub.model_card import model_card
 from dgq.inference.execution import prepare_
@@ -29,7 +30,6 @@ from dgq.storage.checkpoint import (
 )
 from dgq.storage.dequantize import dequantize
 from dgq.storage.diffusers_config import DGQConfig
-from dgq.storage.saving import save
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from dgq.calibration.row_batches import SEEDS
 from dgq.errors import SettingsError
 from dgq.inference.execution import MODES, Mode
 from dgq.settings import check_choice, check_positive
@@ -12,9 +13,6 @@ from dgq.settings import check_choice, check_positive
 DEFAULT_NUM_IMAGES = 256
 LARGEST_MEASURED = 4096
 """Largest side in pixels that images are resized to; more would fill the memory without any use."""
-
-SEEDS = 2**32
-"""Seeds are smaller than this, as in a calibration."""
 
 FeatureSource = Literal["clip", "inception"]
 

@@ -6,11 +6,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dgq.errors import DGQError
+from dgq.hub.evidence import CONFIG_FILE
 from dgq.storage.checkpoint import FOLDER, has_model
 from dgq.storage.files import remove_leftovers
 from dgq.storage.locks import LockedError, locked
 
-CONFIG, LOG, CHECKPOINT = "config.yaml", "log.csv", "last.ckpt"
+CONFIG, LOG, CHECKPOINT = CONFIG_FILE, "log.csv", "last.ckpt"
 HEADER = "# Configuration of a calibration, written by it: this folder is its own.\n"
 """First line of the configuration, which identifies a run's folder."""
 

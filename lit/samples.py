@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from dgq.calibration.runtime import Call
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.storage.manifest import GenerationSettings
+from dgq.unet.call_rows import Call
 
 
 class Samples(Protocol):

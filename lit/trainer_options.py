@@ -147,7 +147,7 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
     if options.get("callbacks") and not options.get("logger"):
         raise DGQError("--trainer.callbacks watch for a logger: add --trainer.logger")
     if options.get("fast_dev_run") and resuming:
-        raise DGQError("--trainer.fast_dev_run writes no checkpoint: leave --ckpt_path away")
+        raise DGQError("--trainer.fast_dev_run writes no checkpoint: leave --ckpt_path out")
 
 
 def identity_of_trainer(trainer: Trainer, learning: bool) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Z_95 = 1.959964
 """Half the width of a 95 % interval of the normal distribution, in standard deviations."""
 
 
-def wilson_interval(share: float, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval of a share measured on `n` independent cases (Wilson 1927).
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share measured on `n` independent cases (Wilson 1927).
 
     Unlike the usual interval it stays within [0, 1] and has a positive width if all cases agree.
 
@@ -16,6 +16,7 @@ def wilson_interval(share: float, n: int, z: float = Z_95) -> tuple[float, float
     """
     if n < 1 or not 0 <= share <= 1:
         raise ValueError(f"expected a share in [0, 1] of at least 1 case, got {share} of {n}")
+    z = Z_95
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -17,7 +17,6 @@ from dgq.command_line.stopping import SIGNALS
 from tests.quantized_models import SETTINGS, Calibrated, calibrated
 from tests.tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, save_sdxl
 
-ROOT = Path(__file__).parents[1]
 # How long an example takes depends on what else the machine does, and says nothing.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq.inference.channel_input import ChannelInput
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import IntegerLayer, fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products import Products
@@ -17,6 +16,7 @@ from dgq.math.multiples import possible_multiples
 from dgq.math.packing import pack_codes
 from dgq.settings import WeightSettings
 from dgq.unet.calls import SamplerCall, SamplerCalls
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 
 N_STEPS = 3
 CPU = CpuProducts()

@@ -10,7 +10,6 @@ from dgq.inference.channel_input import ChannelInput
 from dgq.inference.execution import prepare_
 from dgq.inference.layers import PackedLayer
 from dgq.recipes.ours import Ours
-from dgq.settings import QuantizationSettings
 from tests.tiny_pipelines import two_level_unet
 
 TIMESTEPS = (801.0, 401.0, 1.0)
@@ -19,12 +18,12 @@ TEXT_WIDTH = 32
 
 
 @torch.no_grad()
-def wide_unet(settings: QuantizationSettings = SETTINGS) -> Any:
+def wide_unet() -> Any:
     """Two levels of 32 and 64 channels, quantized, in its stored form."""
     torch.manual_seed(0)
     with torch.device("meta"):
         unet = two_level_unet((32, 64), TEXT_WIDTH, n_groups=8).requires_grad_(False)
-    fill_randomly_(unet, settings, TIMESTEPS, (8, 8), flat=False)
+    fill_randomly_(unet, SETTINGS, TIMESTEPS, (8, 8), flat=False)
     for module in unet.modules():
         if isinstance(module, PackedLayer):  # so that outputs are about as large as inputs
             module.scale.fill_(0.05 / module.fan_in**0.5)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from benchmarks.inference.device import is_gpu
 from benchmarks.inference.peaks import Peaks, seconds_of
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.unet.calls import SamplerCalls
+from dgq.unet.geometry import ConvGeometry
 
 FP8_CAPABILITY = (8, 9)
 MOST_ELEMENTS = 10**9

@@ -8,7 +8,7 @@ from peft.tuners.lora.layer import Conv2d, Linear
 from torch import Tensor, nn
 
 from dgq.adapters.fusing import refusal_to_fuse
-from dgq.inference.geometry import ConvGeometry, HasGeometry, geometry_of, stock_layer
+from dgq.unet.geometry import ConvGeometry, HasGeometry, geometry_of, stock_layer
 from dgq.unet.readers import Reader, innermost
 from dgq.unet.split_layer import SplitConv2d
 from dgq.unet.stock_state import LayerInPart

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.drawn_samples import Drawing
-from dgq.calibration.given_calls import of_rows, samples_in
+from dgq.calibration.given_calls import samples_in
 from dgq.calibration.given_model import check_calibratable, check_call, source_of, unet_of
 from dgq.calibration.given_prompts import check_prompts, prompts_in
 from dgq.calibration.held_out_calls import samples_of_calls
@@ -21,7 +21,7 @@ from dgq.calibration.memory import check_waiting_memory
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
-from dgq.calibration.runtime import Call, Runtime, to_device
+from dgq.calibration.runtime import Runtime
 from dgq.calibration.samples import Amount, Samples, Sampling
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings, check_kind
@@ -30,6 +30,7 @@ from dgq.storage.files import check_writable
 from dgq.storage.fingerprint import network_sha256
 from dgq.streams.waiting import waiting_places
 from dgq.torch_defaults import torch_defaults
+from dgq.unet.call_rows import Call, of_rows, to_device
 
 
 @torch_defaults()

@@ -17,7 +17,7 @@ from dgq.calibration import learning as learn
 from dgq.calibration.measuring import summed
 from dgq.calibration.network_learning import harden_network_, start_learning_network_
 from dgq.calibration.phase_timer import PhaseTimer
-from dgq.calibration.runtime import Call, Reduction, Runtime
+from dgq.calibration.runtime import Reduction, Runtime
 from dgq.calibration.samples_at_targets import SamplesAtTargets
 from dgq.errors import DGQError
 from dgq.math.reconstruction import decibels, reconstruction_loss
@@ -26,6 +26,7 @@ from dgq.settings import QuantizationSettings
 from dgq.streams.waiting import Waiting
 from dgq.targets import NETWORK, Network, Target, execution_order
 from dgq.unet.absorb import absorb_multiples_
+from dgq.unet.call_rows import Call
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 

@@ -8,7 +8,6 @@ from diffusers import DiffusionPipeline
 
 from dgq.calibration.given_calls import checked
 from dgq.calibration.recording import first_call, record_calls
-from dgq.calibration.runtime import Call
 from dgq.calibration.sampler import count_calls
 from dgq.calibration.samples import (
     MOST_LATENT_PIXELS,
@@ -20,6 +19,7 @@ from dgq.calibration.samples import (
 from dgq.errors import DGQError
 from dgq.settings import check_positive
 from dgq.storage.checkpoint import GenerationSettings
+from dgq.unet.call_rows import Call
 
 
 @dataclass(frozen=True)

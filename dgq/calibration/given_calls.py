@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from dgq.calibration.recording import by_name
 from dgq.errors import DGQError
-
-Sample = dict[str, Any]
-"""Keyword arguments of a UNet call with one sample: the rows that belong together."""
+from dgq.unet.call_rows import Sample, of_rows
 
 HOW = "dgq.recording(unet) makes such a list"
 
@@ -145,30 +143,6 @@ def split_call(call: Sample) -> list[Sample]:
     ]
     n_samples = n_rows // (shares[0] if shares else 1)
     return [of_rows(call, slice(first, None, n_samples)) for first in range(n_samples)]
-
-
-def of_rows(call: Sample, rows: slice) -> Sample:
-    """A call with some of its rows."""
-    return {name: each_tensor([value], lambda t: t[0][rows]) for name, value in call.items()}
-
-
-def combined(samples: Sequence[Sample]) -> Sample:
-    """Combine several samples into one call."""
-    call = {n: each_tensor([s[n] for s in samples], torch.cat) for n in samples[0]}
-    return {**call, "return_dict": False}
-
-
-def each_tensor(values: Sequence[Any], function: Callable[[Any], Tensor]) -> Any:
-    """Merge nested values of one structure, applying ``function`` to the tensors at each place."""
-    first = values[0]
-    if isinstance(first, Tensor):
-        return function(list(values))
-    if isinstance(first, Mapping):
-        return {key: each_tensor([value[key] for value in values], function) for key in first}
-    if isinstance(first, list):
-        places = zip(*values, strict=True)
-        return [each_tensor(place, function) for place in places]
-    return first
 
 
 def timestep_of(sample: Sample) -> float:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from dgq.calibration.given_calls import Sample, combined, timestep_of
-from dgq.calibration.runtime import Call
+from dgq.calibration.given_calls import timestep_of
 from dgq.calibration.samples import Samples, Sampling
 from dgq.errors import DGQError
+from dgq.unet.call_rows import Call, Sample, combined
 
 HELD_OUT_PART = 8
 """Of this many samples of a timestep, one is held out."""

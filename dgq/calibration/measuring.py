@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dgq.calibration.runtime import Call, Runtime, to_device
+from dgq.calibration.runtime import Runtime
 from dgq.math.reconstruction import decibels, noise_and_signal
+from dgq.unet.call_rows import Call, to_device
 from dgq.unet.context import quantization
 
 

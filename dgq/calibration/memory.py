@@ -12,7 +12,6 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from dgq.calibration.host_memory import free_host_bytes
-from dgq.calibration.runtime import to_device
 from dgq.calibration.samples import Amount
 from dgq.errors import DGQError
 from dgq.recipes.recipe import Recipe
@@ -20,6 +19,7 @@ from dgq.settings import WaitingSettings
 from dgq.streams.streaming import Stream
 from dgq.streams.waiting import StayingPut
 from dgq.targets import execution_order
+from dgq.unet.call_rows import to_device
 from dgq.unet.configuration import building
 from dgq.unet.context import QuantizationContext
 from dgq.unet.quantized_unet import become_quantized_
@@ -31,8 +31,8 @@ STREAMS = 2
 """Streams that each sample waits in: full precision, and as quantized so far."""
 
 
-class Scale(StayingPut):
-    """Adds up the tensors that wait, and keeps the largest total.
+class WaitingBytes(StayingPut):
+    """Counts the bytes of the tensors that wait, and keeps the largest total.
 
     Args:
         owner: module whose parameters and buffers do not wait.
@@ -71,17 +71,17 @@ def waiting_bytes(
     with init_empty_weights(include_buffers=True):
         empty = UNet2DConditionModel.from_config(building(unet.config)).eval()
     # Streams need the context of a quantized UNet; its layers may stay as they are.
-    context = QuantizationContext((0.0,), latent_size)
-    context._warned = True  # timesteps have no values there
+    # Timesteps have no values on the meta device, so that none can be compared.
+    context = QuantizationContext((0.0,), latent_size, warns=False)
     become_quantized_(empty, context)
     arguments = to_device(dict(call), torch.device("meta"))
     targets = recipe.targets(empty)
     order = execution_order(empty, targets, arguments)
-    scale = Scale(empty)
-    with Stream(empty, {n: targets[n] for n in order}, [arguments], iter([scale])) as stream:
+    counter = WaitingBytes(empty)
+    with Stream(empty, {n: targets[n] for n in order}, [arguments], iter([counter])) as stream:
         while stream.advance() is not None:
             pass
-    return scale.n_bytes
+    return counter.n_bytes
 
 
 def check_waiting_memory(

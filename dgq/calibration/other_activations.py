@@ -14,6 +14,7 @@ from dgq.unet.attention import QuantizedAttention, become_quantized_
 from dgq.unet.context import context_of
 from dgq.unet.layers import pads, quantized_layers
 from dgq.unet.quantize import activation_quantizers, attention_quantizers, fit_activations_
+from dgq.unet.start_token import KeptStart, kept_start
 
 
 def sharing_copy(unet: nn.Module) -> Any:
@@ -52,11 +53,10 @@ def requantize_activations_(unet: nn.Module, settings: QuantizationSettings) -> 
     for name, attention in unet.named_modules():
         if isinstance(attention, QuantizedAttention):
             is_cross = bool(attention.is_cross_attention)
-            keep_start = is_cross and settings.scores.keep_start_token
             quantizers = attention_quantizers(settings, name, is_cross, context)
-            keep_text = is_cross and settings.activations_of(name).keep_start_token
-            check_tokens(name, attention, quantizers, keep_start, keep_text)
-            become_quantized_(attention, context, quantizers, keep_start, keep_text)
+            kept = kept_start(settings, name, is_cross)
+            check_tokens(name, attention, quantizers, kept)
+            become_quantized_(attention, context, quantizers, kept)
     for name, quantizer in activation_quantizers(unet).items():
         quantizer.observer = observers.get(name)
         if quantizer.observer is None:
@@ -71,8 +71,7 @@ def check_tokens(
     name: str,
     attention: QuantizedAttention,
     quantizers: Mapping[str, nn.Module | None],
-    keep_start: bool,
-    keep_text: bool,
+    kept: KeptStart,
 ) -> None:
     """Raise DGQError if ranges that were observed are not those of the tokens to be quantized.
 
@@ -82,10 +81,9 @@ def check_tokens(
         name: name of the attention, for the error.
         attention: attention that was observed.
         quantizers: its new quantizers.
-        keep_start: whether the new ones leave the token's key and scores in full precision.
-        keep_text: whether they leave the token itself in full precision.
+        kept: where the new ones leave the token in full precision.
     """
-    scores, text = (attention.keep_start, keep_start), (attention.keep_start_text, keep_text)
+    scores, text = (attention.keep_start, kept.scores), (attention.keep_start_text, kept.text)
     for part, of, (before, now) in (
         *((part, "scores", scores) for part in ("key", "score")),
         ("context", "activations", text),

@@ -8,12 +8,12 @@ from diffusers import UNet2DConditionModel
 from dgq.calibration.measuring import sqnr_by_step, sqnr_db
 from dgq.calibration.other_activations import requantize_activations_, sharing_copy
 from dgq.calibration.report import CalibrationReport
-from dgq.calibration.runtime import Call
 from dgq.errors import DGQError
 from dgq.recipes import Custom, Recipe
 from dgq.settings import ActivationSettings, ScoreSettings
 from dgq.storage.checkpoint import Manifest
 from dgq.torch_defaults import torch_defaults
+from dgq.unet.call_rows import Call
 
 
 @dataclass(frozen=True)

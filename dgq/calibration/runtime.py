@@ -1,14 +1,10 @@
 """Where a calibration computes: device, precision, and processes that share the samples."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-
-Call = Mapping[str, Any]
-"""Keyword arguments of one call of a UNet."""
 
 Reduction = Literal["sum", "min", "max"]
 
@@ -35,12 +31,3 @@ class Runtime:
     def reduce(self, tensor: Tensor, reduction: Reduction) -> Tensor:
         """A tensor's sum, minimum or maximum over all processes, element by element."""
         return tensor
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Nested arguments with their tensors on a device."""
-    if isinstance(value, dict):
-        return {name: to_device(item, device) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(to_device(item, device) for item in value)
-    return value.to(device) if isinstance(value, Tensor) else value

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dgq.calibration.row_batches import check_seed
-from dgq.calibration.runtime import Call
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.settings import check_positive
+from dgq.unet.call_rows import Call
 
 MOST_LATENT_PIXELS = 2**14
 """Pixels of latents that run through the UNet at once: four samples of SD 1.4, two if guided."""

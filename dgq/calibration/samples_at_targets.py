@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dgq.calibration.runtime import Call, to_device
 from dgq.math.reconstruction import noise_and_signal
 from dgq.streams.paired_streams import PairedStreams
 from dgq.streams.visit import Visit
 from dgq.streams.waiting import Waiting
 from dgq.streams.whole_calls import WholeCalls
 from dgq.targets import Network, Target
+from dgq.unet.call_rows import Call, to_device
 from dgq.unet.context import quantization
 
 

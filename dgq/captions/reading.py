@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dgq.captions.hub import is_hub_id, read_dataset
-from dgq.captions.tables import COLUMNS, table_captions
+from dgq.captions.tables import COLUMNS, LINE_ENDS, table_captions
 from dgq.errors import DGQError
 from dgq.storage.files import check_regular, exists
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-LINE_ENDS = re.compile(r"\r\n|\n|\r")
-"""Line ends of a file: only these, since a caption may contain Unicode's line separators."""
-
 CELL_ENDS = re.compile(r"[,;|\t]")
 
 FORMATS = ".txt (one caption a line), .json (COCO's captions), .jsonl, .csv or .tsv"

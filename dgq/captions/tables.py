@@ -12,6 +12,9 @@ from dgq.errors import DGQError
 COLUMNS = ("text", "caption", "prompt", "captions", "sentence")
 """Names of a column of captions, in any case."""
 
+LINE_ENDS = re.compile(r"\r\n|\n|\r")
+"""Line ends of a file: only these, since a caption may contain Unicode's line separators."""
+
 
 def table_captions(path: Path, text: str, kind: str) -> list[str]:
     """The captions in a table, every row of which must have one.
@@ -28,8 +31,7 @@ def table_captions(path: Path, text: str, kind: str) -> list[str]:
         # Lines end where the csv module says, also inside quotes, not at Unicode's line separators.
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     else:
-        lines = re.split(r"\r\n|\n|\r", text)
-        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = csv.DictReader(LINE_ENDS.split(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         return _column(path, rows)
     except csv.Error as error:

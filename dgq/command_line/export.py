@@ -2,7 +2,7 @@
 
 import argparse
 
-from dgq.command_line.console import phase, print_line
+from dgq.command_line.console import add_path, phase, print_line
 from dgq.export.engines import ENGINES
 from dgq.export.export import export
 
@@ -13,11 +13,7 @@ SUMMARY = "Write a quantized model in the format of another engine."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
     engines = "; ".join(f"{name}: {engine.summary}" for name, engine in ENGINES.items())
-    parser.add_argument(
-        "path",
-        metavar="DIR",
-        help="a finished run, such as outputs/w4a8, or the folder of a quantized model",
-    )
+    add_path(parser)
     parser.add_argument("--to", required=True, choices=list(ENGINES), help=engines)
     parser.add_argument(
         "--out",

@@ -8,7 +8,7 @@ read no pixel is subtracted.
 import torch
 from torch import Tensor
 
-from dgq.inference.geometry import ConvGeometry
+from dgq.unet.geometry import ConvGeometry
 
 
 def outside(size: int | Tensor, out: int | Tensor, conv: ConvGeometry, axis: int) -> Tensor:

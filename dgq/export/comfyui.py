@@ -15,11 +15,11 @@ from dgq.errors import DGQError
 from dgq.export.layers import scale_of
 from dgq.export.ldm_names import ldm_name, ldm_prefixes
 from dgq.export.phases import Phase
-from dgq.inference.geometry import LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import FrozenLayer, PackedLayer
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.storage.tensor_files import write_tensors
+from dgq.unet.geometry import LinearGeometry
 from dgq.unet.split_layer import SplitConv2d, join_tensors_
 
 MODEL = "unet.safetensors"

@@ -21,8 +21,8 @@ from dgq.inference.laying_out import (
     readers_of,
 )
 from dgq.inference.live_input import LiveInput
+from dgq.settings.shared_inputs import SHARED_INPUTS
 from dgq.unet.attention import QuantizedAttention
-from dgq.unet.shared_inputs import SHARED_INPUTS
 
 INSIDE = ("query_quantizer", "key_quantizer", "value_quantizer", "score_quantizer")
 """Quantizers of an attention, whose products stay in floating point in other engines."""

@@ -19,9 +19,9 @@ from dgq.export.operators import LARGEST, Operators
 from dgq.export.step_rows import StepRows, StepVector
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import largest_exponent, zero_point_sums
-from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.layers import FrozenLayer, PackedLayer
+from dgq.unet.geometry import ConvGeometry, Geometry
 
 
 class CodesOf(nn.Module):

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dgq.errors import DGQError
-
-PREFIX = "model.diffusion_model."
+from dgq.pipelines.single_files import UNET_PREFIX
 
 TOP = {
     "time_embedding.linear_1": "time_embed.0",
@@ -44,13 +43,13 @@ def ldm_name(name: str, prefixes: dict[str, str]) -> str:
     """
     module, _, leaf = name.rpartition(".")
     if module in TOP:
-        return f"{PREFIX}{TOP[module]}.{leaf}"
+        return f"{UNET_PREFIX}{TOP[module]}.{leaf}"
     for ours, theirs in prefixes.items():
         if module.startswith(ours + ".") or module == ours:
             rest = module[len(ours) :].removeprefix(".")
             if ".resnets." in f".{ours}":
                 rest = RESNET[rest]
-            return PREFIX + ".".join(part for part in (theirs, rest, leaf) if part)
+            return UNET_PREFIX + ".".join(part for part in (theirs, rest, leaf) if part)
     raise DGQError(
         f"the original layout of Stable Diffusion has no place for {name}: expected the UNet of "
         "Stable Diffusion 1.x, 2.x or SDXL"

@@ -10,11 +10,11 @@ from diffusers import DiffusionPipeline, __version__
 from torch import Tensor, nn
 
 from dgq.export.openvino import named, save_openvino
+from dgq.export.traceable import N_TOKENS
 from dgq.pipelines.files import INDEX, UNUSED
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.files import write_json
 
-N_TOKENS = 77
 SMALL = 8
 """Size of latents in a trace, which is valid for any size."""
 

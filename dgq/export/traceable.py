@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
+from dgq.unet.configuration import sizes_of_added
+
+BATCH = 2
+"""Rows of the example: a trace would take a size of one as constant."""
 
 N_TOKENS = 77
 """Tokens of the example text; any number of them works afterwards."""
 
 ADDED = ("text_embeds", "time_ids")
 """Further inputs of SDXL's UNets; flat here, as in pipelines of other engines."""
-
 
 OUTPUT = "out_sample"
 """Name of the output, as optimum names it."""
@@ -43,12 +46,11 @@ class Traceable(nn.Module):
         return output
 
 
-def example_inputs(unet: nn.Module, batch: int = 2) -> dict[str, Tensor]:
+def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
     """Example inputs by name: random, and small, since a trace is valid for any size.
 
     Args:
         unet: a quantized UNet.
-        batch: batch of the latents; two, because a trace would take a size of one as constant.
 
     Raises:
         DGQError: for a UNet with inputs other than those of Stable Diffusion or SDXL.
@@ -59,7 +61,7 @@ def example_inputs(unet: nn.Module, batch: int = 2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> Tensor:
-        return torch.randn(batch, *shape, generator=generator)
+        return torch.randn(BATCH, *shape, generator=generator)
 
     inputs = {
         "sample": randn(config.in_channels, *small_latents(config)),
@@ -70,7 +72,7 @@ def example_inputs(unet: nn.Module, batch: int = 2) -> dict[str, Tensor]:
         inputs["timestep_cond"] = randn(config.time_cond_proj_dim)
     if config.addition_embed_type == "text_time":
         n_ids, width = sizes_of_added(config)
-        inputs |= {"text_embeds": randn(width), "time_ids": torch.ones(batch, n_ids)}
+        inputs |= {"text_embeds": randn(width), "time_ids": torch.ones(BATCH, n_ids)}
     return inputs
 
 
@@ -94,18 +96,6 @@ def check_conditioning(config: Any) -> None:
             f"this UNet takes more than latents, timestep and text ({found[0]}): expected one of "
             "Stable Diffusion or SDXL; other inputs are not exported"
         )
-
-
-def sizes_of_added(config: Any) -> tuple[int, int]:
-    """How many ``time_ids`` SDXL's UNet takes, and the width of its ``text_embeds``.
-
-    There are six numbers, for sizes and crops of the image. The refiner has five: its aesthetic
-    score replaces two of them, and its only text encoder gives tokens and ``text_embeds`` of the
-    same width.
-    """
-    total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
-    n_ids = 5 if total - 5 * each == config.cross_attention_dim else 6
-    return n_ids, total - n_ids * each
 
 
 def traced(unet: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule:

@@ -10,11 +10,11 @@ import yaml
 from dgq.errors import DGQError
 from dgq.storage.files import check_regular, read_json
 from dgq.storage.manifest import is_number
+from dgq.storage.model_files import REPORT_FILE
 
 EVALUATION = "evaluation"
 METRICS_FILE = "metrics.json"
 CONFIG_FILE = "config.yaml"
-REPORT_FILE = "calibration.json"
 
 LABELS = {
     "fid": ("FID to real images", 2),

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput
-from dgq.inference.geometry import geometry_of
 from dgq.inference.input_quantizers import GroupedInput, InputQuantizer
 from dgq.inference.layers import FloatLayer, FrozenLayer, PackedLayer
 from dgq.inference.live_input import LiveInput
@@ -15,16 +14,19 @@ from dgq.inference.residual_input import ResidualInput
 from dgq.inference.scores import AffineScores, CalibratedLogScores
 from dgq.quantizers.scores import LogScoreQuantizer, score_method
 from dgq.settings import FLOAT_BITS, ActivationSettings, QuantizationSettings, operand_bits
+from dgq.settings.shared_inputs import shares_input
 from dgq.unet import attention, quantized_unet
 from dgq.unet.calls import SamplerCalls
+from dgq.unet.geometry import geometry_of
 from dgq.unet.quantize import (
     check_layers,
     layers_to_quantize,
     quantized_attentions,
     skip_readers,
 )
-from dgq.unet.shared_inputs import input_quantizer_of, shares_input
+from dgq.unet.readers import input_quantizer_of
 from dgq.unet.split_layer import names_of_parts, split_
+from dgq.unet.start_token import kept_start
 
 BY_CHANNEL: dict[str, type[ChannelInput]] = {"live": LiveInput, "residual": ResidualInput}
 """Quantizers of groupings without a table of scales."""
@@ -108,7 +110,7 @@ def equip_attention_(
     activations = settings.activations_of(name)
     absorbed = settings.weights_of(name).absorbs
     is_cross = owner.is_cross_attention
-    keep_start = is_cross and settings.scores.keep_start_token
+    kept = kept_start(settings, name, is_cross)
 
     def quantizer(exists: bool, channels: int, of_text: bool = False) -> nn.Module:
         made = input_quantizer(activations, calls, channels, of_text, absorbed) if exists else None
@@ -122,10 +124,9 @@ def equip_attention_(
         "query": quantizer(inside, width),
         "key": quantizer(inside, width, of_text=is_cross),
         "value": quantizer(inside, width, of_text=is_cross),
-        "score": score_quantizer(settings, is_cross, keep_start, calls),
+        "score": score_quantizer(settings, is_cross, kept.scores, calls),
     }
-    keep_text = is_cross and activations.keep_start_token
-    attention.become_quantized_(owner, calls, quantizers, keep_start, keep_text)
+    attention.become_quantized_(owner, calls, quantizers, kept)
 
 
 def score_quantizer(

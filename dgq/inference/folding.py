@@ -13,8 +13,8 @@ leave free in s8.
 import torch
 from torch import Tensor
 
-from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.ops.native import sums_fit
+from dgq.unet.geometry import ConvGeometry, Geometry
 
 
 def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:

@@ -12,12 +12,12 @@ from dgq.inference.folding import (
     largest_exponent,
     zero_point_sums,
 )
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.math.multiples import of_weights
+from dgq.unet.geometry import ConvGeometry
 
 FOLDED_AT_ONCE = 2**18
 """Number of weights that are folded at a time."""

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.folding import largest_exponent
-from dgq.inference.geometry import HasGeometry
 from dgq.inference.layers import PackedLayer, dequantized, of_each, packed_codes
 from dgq.inference.products.products import ProductWeight
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.math.multiples import of_weights
 from dgq.unet.compiling import LaidOut
 from dgq.unet.devices import moves
+from dgq.unet.geometry import HasGeometry
 from dgq.unet.stock_state import LayerInPart, of_part
 
 Weight = TypeVar("Weight", bound=ProductWeight)

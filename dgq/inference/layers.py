@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.inference.geometry import Geometry, HasGeometry
 from dgq.inference.input_quantizers import InputQuantizer
 from dgq.inference.stored_tensors import LARGEST_SCALE, StoredTensors, is_scale
 from dgq.math.dequantization import dequantize
@@ -15,6 +14,7 @@ from dgq.math.exponents import OPERAND_BITS
 from dgq.math.multiples import of_weights
 from dgq.math.packing import pack_codes, packed_width, unpack_codes
 from dgq.settings import FLOAT_BITS, WeightSettings
+from dgq.unet.geometry import Geometry, HasGeometry
 from dgq.unet.stock_state import LayerInPart
 
 ALL = slice(None)

@@ -20,8 +20,8 @@ from dgq.inference.residual_layer import ResidualLayer
 from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.inference.weight_unit import separate_, unite_
 from dgq.ops.reference import attention as reference_attention
+from dgq.settings.shared_inputs import SHARED_INPUTS
 from dgq.unet.attention import QuantizedAttention
-from dgq.unet.shared_inputs import SHARED_INPUTS
 
 KEPT_READER = "reads the same tensor as a kept layer"
 FLOAT_WEIGHTS = "weights in floating point"

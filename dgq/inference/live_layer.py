@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dgq.inference.channel_input import ChannelInput
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.unet.geometry import ConvGeometry
 
 
 class LiveLayer(IntegerLayer):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from dgq.inference.channel_input import ChannelInput
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_layer import LiveLayer
 from dgq.inference.products.products import Products
 from dgq.inference.quantized_tensor import OfSum, QuantizedTensor
+from dgq.unet.geometry import ConvGeometry
 
 
 class ResidualLayer(LiveLayer):

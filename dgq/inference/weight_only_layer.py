@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight
+from dgq.unet.geometry import ConvGeometry
 
 MULTIPLIED = (torch.bfloat16, torch.float16)
 """Dtypes that the kernels take."""

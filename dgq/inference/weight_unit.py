@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.joint_product import JointProduct
 from dgq.inference.products.gpu_weights import NibbleWeight
@@ -18,6 +17,7 @@ from dgq.inference.products.products import ProductWeight
 from dgq.ops import unpack_all
 from dgq.ops.packed_together import PackedTogether, can_be_together, together
 from dgq.unet.compiling import LaidOut
+from dgq.unet.geometry import ConvGeometry
 
 MOST_BYTES = 48 * 2**20
 """Largest unit, in unpacked bytes: about what an H200's cache of 50 MiB holds."""

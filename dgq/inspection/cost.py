@@ -30,6 +30,9 @@ from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
 from dgq.settings import FLOAT_BITS
 
+LAYERS = (nn.Linear, nn.Conv2d, FrozenLayer, KernelLayer)
+"""Linear and convolution layers in all their forms."""
+
 
 @dataclass
 class Operations:
@@ -81,7 +84,7 @@ def _counting(model: nn.Module, total: Operations) -> Iterator[None]:
     """Hooks that add each multiplication of ``model`` to ``total``; removed on leaving."""
     handles = []
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | FrozenLayer | KernelLayer):
+        if isinstance(module, LAYERS):
             handles.append(module.register_forward_hook(_layer_hook(total)))
         elif isinstance(module, Attention):
             hook = _attention_hook(total)

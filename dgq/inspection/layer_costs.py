@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgq.inference.integer_layer import IntegerLayer
+from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import FrozenLayer
-from dgq.inspection.cost import bits_of, fan_in
-
-LAYERS = (nn.Linear, nn.Conv2d, FrozenLayer, IntegerLayer)
+from dgq.inspection.cost import LAYERS, bits_of, fan_in
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def layer_costs(unet: nn.Module, call: Mapping[str, Any]) -> dict[str, LayerCost
 
 def weight_count(layer: nn.Module) -> int:
     """Number of weights of a layer in any of its forms."""
-    if isinstance(layer, FrozenLayer | IntegerLayer):
+    if isinstance(layer, FrozenLayer | KernelLayer):
         return prod(layer.geometry.weight_shape)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     return layer.weight.numel()

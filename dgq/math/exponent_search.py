@@ -106,20 +106,6 @@ def exponents_at(needed: Tensor, base: float, max_exponent: int) -> Tensor:
     return (base / needed).log2().floor().clamp(0, max_exponent)
 
 
-def required_range(low: Tensor, high: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
-    """Ranges widened just enough that their zero points stay near the codes.
-
-    Args:
-        low: minima, any shape.
-        high: maxima.
-        padded: whether zero is a value too and needs a code. Otherwise a range far from zero is
-            widened to include half of its larger end: ``-qmax <= zero_point <= 2 qmax``.
-    """
-    if padded:
-        return low.clamp(max=0), high.clamp(min=0)
-    return torch.minimum(low, high / 2), torch.maximum(high, low / 2)
-
-
 def base_scale(width: Tensor, exponent: Tensor, n_bits: int) -> Tensor:
     """The least base scale of each step that covers all its channels: ``[steps]``.
 
@@ -131,24 +117,3 @@ def base_scale(width: Tensor, exponent: Tensor, n_bits: int) -> Tensor:
     scale = (width * exponent.float().exp2()).amax(1) / (2**n_bits - 1)
     smallest = torch.finfo(scale.dtype).tiny * 2.0 ** int(exponent.max())
     return torch.where(scale > 0, scale.clamp(min=smallest), torch.ones_like(scale))
-
-
-def limited_zero_point(zero_point: Tensor, n_bits: int, padded: bool) -> Tensor:
-    """Zero points limited to be near the codes, or among them if zero needs a code."""
-    largest = 2**n_bits - 1
-    return zero_point.clamp(0, largest) if padded else zero_point.clamp(-largest, 2 * largest)
-
-
-def centred_zero_point(low: Tensor, high: Tensor, scale: Tensor, n_bits: int) -> Tensor:
-    """Zero points that leave as many codes free below a range as above it.
-
-    Args:
-        low: lower ends ``[steps, channels]``.
-        high: upper ends.
-        scale: of each channel, ``[steps, channels]``.
-        n_bits: bits of the codes.
-
-    Returns:
-        ``[steps, channels]``, whole numbers.
-    """
-    return torch.round((2**n_bits - 1 - low / scale - high / scale) / 2)

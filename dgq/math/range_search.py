@@ -1,11 +1,14 @@
 """Ranges of weights: one for each output channel, all channels at once."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from dgq.math.affine import affine_parameters, symmetric_parameters
 from dgq.math.cached_rows import cached_rows
-from dgq.settings import RangeMethod
+
+RangeMethod = Literal["minmax", "mse"]
 
 N_CANDIDATES = 80
 SHRINK_STEP = 0.01

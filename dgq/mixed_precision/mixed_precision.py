@@ -12,7 +12,7 @@ from dgq.mixed_precision.allocation import allocate
 from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
 from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity
 from dgq.settings import ActivationSettings, LayerSettings, WeightSettings
-from dgq.unet.shared_inputs import input_owner
+from dgq.settings.shared_inputs import input_owner
 
 MOST_ROWS = 16
 """Output channels of a weight that are rounded for an estimate, spread evenly."""
@@ -103,7 +103,7 @@ def choose_bits(
     sensitivity: Sensitivity,
     uniform: Choice,
     choices: Sequence[Choice],
-    learned: float = 1.0,
+    noise_left: float = 1.0,
 ) -> dict[str, LayerSettings]:
     """Settings of all layers with the least noise, at the cost of uniform bits.
 
@@ -113,7 +113,7 @@ def choose_bits(
         uniform: sets the budgets: size, bit operations, and the mean bits of activations, weighted
             by the operations that they take part in.
         choices: to choose from; layers that share the owner of their input get the same.
-        learned: fraction of the weights' noise that is left after the rounding is learned.
+        noise_left: fraction of the weights' noise that is left after the rounding is learned.
 
     Returns:
         Settings for ``QuantizationSettings.layers``.
@@ -122,7 +122,7 @@ def choose_bits(
         DGQError: if the cheapest choices exceed a budget.
     """
     units = units_of(sensitivity)
-    noise = torch.stack([noise_of(unet, sensitivity, u, choices, learned) for u in units])
+    noise = torch.stack([noise_of(unet, sensitivity, u, choices, noise_left) for u in units])
     costs = torch.stack([costs_of(unet, sensitivity, u, choices) for u in units])
     budgets = torch.stack([costs_of(unet, sensitivity, u, [uniform]) for u in units]).sum((0, 1))
     settings: dict[str, LayerSettings] = {}
@@ -136,7 +136,7 @@ def noise_of(
     sensitivity: Sensitivity,
     unit: Unit,
     choices: Sequence[Choice],
-    learned: float = 1.0,
+    noise_left: float = 1.0,
 ) -> Tensor:
     """Noise of the output, relative to its energy, for each choice of a unit, ``[choices]``."""
     of_inputs = {
@@ -146,7 +146,7 @@ def noise_of(
     weights = {choice.weights for choice in choices}
     of_layers = [weight_noise(unet, sensitivity, name, weights) for name in unit.layers]
     of_weights = {settings: sum(noise[settings] for noise in of_layers) for settings in weights}
-    noise = [of_inputs[c.activations] + learned * of_weights[c.weights] for c in choices]
+    noise = [of_inputs[c.activations] + noise_left * of_weights[c.weights] for c in choices]
     return torch.tensor(noise, dtype=torch.float64)
 
 

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from dgq.math.dequantization import input_factors
-from dgq.math.exponent_search import group_exponents, relative_to_largest, required_range
+from dgq.math.exponent_search import group_exponents, relative_to_largest
 from dgq.math.multiples import finest_scale, possible_multiples
 from dgq.math.range_search import weight_parameters
+from dgq.math.zero_points import required_range
 from dgq.quantizers.observer import Ranges
 from dgq.settings import ActivationSettings, WeightSettings
 
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Number of shrunk ranges, of which the best is taken; the range search tries ten times as many."""
+"""Factors that ranges are shrunk by, to take the best; the range search tries ten times as many."""
 
 
 def without_exponents(rows: Tensor, settings: WeightSettings) -> tuple[Tensor, Tensor]:

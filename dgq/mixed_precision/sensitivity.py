@@ -21,12 +21,12 @@ from diffusers.models.attention_processor import Attention
 from rich.progress import track
 from torch import Tensor, nn
 
-from dgq.calibration.runtime import Call, to_device
 from dgq.errors import DGQError
 from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity, WeightSensitivity
 from dgq.quantizers.observer import RangeObserver, Ranges, as_channels_last
+from dgq.settings.shared_inputs import input_owner
+from dgq.unet.call_rows import Call, to_device
 from dgq.unet.layers import pads
-from dgq.unet.shared_inputs import input_owner
 
 SEED = 0
 """Seed of the random directions, so that the measurement is deterministic."""

@@ -17,6 +17,7 @@ from dgq.pipelines.kinds import KINDS, UNET, why_refused
 from dgq.pipelines.weight_files import check_no_pickles, tensor_names, weight_files
 from dgq.storage.files import read_json
 from dgq.storage.fingerprint import add_tensor
+from dgq.unet.configuration import LARGEST, check_sizes
 
 INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
@@ -35,8 +36,6 @@ NOTES_OF_TOKENIZERS = (
     "vocab_file",
     "merges_file",
 )
-LARGEST = 2**24
-"""Largest plausible size in a configuration; 10^9 steps or layers would take forever to build."""
 
 
 def read_components(folder: Path) -> dict[str, tuple[str, str]]:
@@ -117,27 +116,6 @@ def check_channels(folder: Path) -> None:
             f"channels of latents expected {' or '.join(map(str, expected))} to {latents}: one "
             "that inpaints or edits belongs into the pipeline that is made for it"
         )
-
-
-def check_sizes(value: Any, n_tensors: int, file: Path, name: str = "") -> None:
-    """Raise DGQError for sizes with which building the network would take forever.
-
-    Args:
-        value: a configuration, or a part of it.
-        n_tensors: number of the network's tensors, which limits that of its layers.
-        file: for the message.
-        name: name of the part.
-    """
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            check_sizes(item, n_tensors, file, str(key))
-    elif isinstance(value, list | tuple):
-        if len(value) > max(n_tensors, 2):
-            raise DGQError(f"{file}: {name} has {len(value)} entries, more than tensors: fix it")
-        for item in value:
-            check_sizes(item, n_tensors, file, name)
-    elif isinstance(value, int) and value > (n_tensors if "layers" in name else LARGEST):
-        raise DGQError(f"{file}: {name} is {value}, which cannot be built: restore the file")
 
 
 def pipeline_sha256(folder: Path) -> str:

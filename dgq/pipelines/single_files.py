@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from dgq.errors import DGQError, first_line
 from dgq.pipelines.files import INDEX, check_folder, described_sha256, read_index
-from dgq.pipelines.weight_files import PICKLES, header
+from dgq.pipelines.weight_files import NARROW, PICKLES, header
 from dgq.storage.files import exists, sha256_of
 from dgq.storage.locks import locked
 
 UNET_PREFIX = "model.diffusion_model."
 """Prefix of the UNet's tensor names in the original layout."""
 
-NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 HOW_TO_CONVERT = (
     'if you trust it, convert it by `python -c "import torch; from safetensors.torch import '
     "save_file; s = torch.load('{name}', weights_only=True); s = s.get('state_dict', s); "
@@ -183,4 +182,5 @@ def _check_whole(pipeline: Any) -> None:
 def _precision(file: Path) -> torch.dtype | None:
     """The most frequent dtype in a file's UNet, if it is below full precision."""
     types = [e["dtype"] for name, e in header(file).items() if name.startswith(UNET_PREFIX)]
-    return NARROW.get(str(max(types, key=types.count)))
+    most = str(max(types, key=types.count))
+    return getattr(torch, NARROW[most]) if most in NARROW else None

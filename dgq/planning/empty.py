@@ -16,6 +16,7 @@ from dgq.pipelines.embedded import EMBEDDED
 from dgq.pipelines.files import CONFIGS, INDEX, read_components
 from dgq.pipelines.single_files import configuration_beside, is_single_file
 from dgq.storage.files import checked_path, exists, read_json
+from dgq.unet.configuration import sizes_of_added
 
 N_TOKENS = 77
 """Tokens of a prompt, if the text encoder's configuration does not tell."""
@@ -131,8 +132,6 @@ def empty_call(
     elif config.class_embed_type is not None or config.num_class_embeds:
         call["class_labels"] = empty(dtype=torch.int64)
     if config.addition_embed_type == "text_time":
-        total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
-        n_ids = 5 if total - 5 * each == width else 6  # SDXL's refiner has five
-        added = {"text_embeds": empty(total - n_ids * each), "time_ids": empty(n_ids)}
-        call["added_cond_kwargs"] = added
+        n_ids, text_width = sizes_of_added(config)
+        call["added_cond_kwargs"] = {"text_embeds": empty(text_width), "time_ids": empty(n_ids)}
     return call

@@ -12,8 +12,8 @@ from dgq.inference.laying_out import KEPT_READER, obstacle_of, readers_of
 from dgq.inspection.layer_costs import LayerCost, weight_count
 from dgq.math.exponents import spare_weight_bits
 from dgq.settings import QuantizationSettings
+from dgq.settings.shared_inputs import SHARED_INPUTS
 from dgq.unet.attention import QuantizedAttention
-from dgq.unet.shared_inputs import SHARED_INPUTS
 
 INTEGER = "integer product"
 NINE_BITS = "weights minus their zero points may need 9 bits"

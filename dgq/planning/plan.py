@@ -35,12 +35,12 @@ from dgq.settings import (
     check_kind,
     check_positive,
 )
+from dgq.settings.shared_inputs import input_owner
 from dgq.storage.manifest import GenerationSettings
 from dgq.targets import Target
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.devices import usable_device
 from dgq.unet.quantize import skip_readers
-from dgq.unet.shared_inputs import input_owner
 from dgq.unet.split_layer import split_
 
 DEFAULT_GENERATION = GenerationSettings()

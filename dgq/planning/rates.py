@@ -90,7 +90,6 @@ def rounding_step(rows: Tensor, weights: WeightSettings) -> Callable[[], None]:
         WeightSettings(searched_bits(weights), "minmax", weights.symmetric), rows.shape
     ).to(rows.device)
     quantizer.start_learning_(rows)
-    assert quantizer.learnable is not None
     logits = quantizer.learnable.logits
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.01)
 

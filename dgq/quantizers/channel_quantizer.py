@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dgq.math.exponent_search import limited_zero_point
+from dgq.math.zero_points import limited_zero_point
 from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.settings import ActivationSettings
 from dgq.unet.context import QuantizationContext

@@ -3,13 +3,9 @@
 import torch
 from torch import Tensor
 
-from dgq.math.exponent_search import (
-    base_scale,
-    centred_zero_point,
-    channel_exponents,
-    required_range,
-)
+from dgq.math.exponent_search import base_scale, channel_exponents
 from dgq.math.exponents import fraction
+from dgq.math.zero_points import centred_zero_point, required_range
 from dgq.quantizers.channel_lookup import channel_parameters
 from dgq.quantizers.channel_quantizer import ChannelQuantizer
 from dgq.quantizers.observer import Ranges

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dgq.math.exponent_search import required_range
 from dgq.math.multiples import channel_multiples
+from dgq.math.zero_points import required_range
 from dgq.quantizers.channel_lookup import by_channel
 from dgq.quantizers.live_ranges import live_parameters, sample_ranges
 from dgq.quantizers.observer import Ranges

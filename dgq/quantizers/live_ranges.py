@@ -8,8 +8,8 @@ Only the multiples of the channels stay fixed, since they are part of the weight
 import torch
 from torch import Tensor
 
-from dgq.math.exponent_search import centred_zero_point, limited_zero_point, required_range
 from dgq.math.multiples import finest_scale
+from dgq.math.zero_points import centred_zero_point, limited_zero_point, required_range
 from dgq.quantizers.observer import Ranges, as_channels_last
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dgq.math.exponent_search import centred_zero_point, required_range
 from dgq.math.multiples import channel_multiples, finest_scale
+from dgq.math.zero_points import centred_zero_point, required_range
 from dgq.quantizers.channel_lookup import channel_parameters
 from dgq.quantizers.channel_quantizer import ChannelQuantizer
 from dgq.quantizers.observer import Ranges

@@ -18,7 +18,10 @@ from dgq.settings import WeightSettings
 
 
 class LearnableRounding(Learnable):
-    """Learnable parameters of one weight."""
+    """Learnable parameters of one weight ``[out, n]``.
+
+    ``logits [out, n]`` of the rounding; ``log_gain [out]`` of the scale; ``bias_shift [out]``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class WeightQuantizer(SizedByCheckpoint):
         super().__init__()
         self.settings = settings
         self.shape = shape
-        self.learnable: LearnableRounding | None = LearnableRounding()
+        self.learnable = LearnableRounding()
         self.learnable_codes = LearnableCodes()
         self._floor: Tensor | None = None
         self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
@@ -84,8 +87,8 @@ class WeightQuantizer(SizedByCheckpoint):
         Raises:
             DGQError: if it was never started and has no codes.
         """
-        if self.learnable is not None and self.learnable.active:
-            return self._learning(self.learnable, bias)
+        if self.learnable.active:
+            return self._learning(bias)
         if self.codes.numel() == 0:
             raise DGQError("this layer has no quantized weight yet: calibrate or load first")
         if self.learnable_codes.active:
@@ -108,10 +111,8 @@ class WeightQuantizer(SizedByCheckpoint):
         """Search the range of a weight ``[out, ...]``, and start the rounding from nearest.
 
         Raises:
-            DGQError: for a packed model, or a weight that is not finite.
+            DGQError: for a weight that is not finite.
         """
-        if self.learnable is None:
-            raise DGQError("a packed model holds no full-precision weights to learn from")
         rows, settings = weight.flatten(1), self.settings
         if settings.absorbs and self.multiple.numel() == 0:
             self.multiple = torch.ones(1, dtype=torch.int16, device=weight.device)
@@ -154,7 +155,7 @@ class WeightQuantizer(SizedByCheckpoint):
     def harden_(self, bias: Tensor | None) -> None:
         """Fix rounding, scale and bias, pack the codes, and free what was learned."""
         learnable = self.learnable
-        if learnable is None or not learnable.active:
+        if not learnable.active:
             raise DGQError("there is no learned rounding to fix: call start_learning_ first")
         codes = self._clamped(hard_rounding(learnable.logits))
         self.codes = pack_codes(codes, self.settings.n_bits)
@@ -197,9 +198,9 @@ class WeightQuantizer(SizedByCheckpoint):
             if self.bias.numel():
                 self.bias = self.bias * gain + output.shift
 
-    def _learning(
-        self, learnable: LearnableRounding, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _learning(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Weight ``[out, ...]`` and bias as learned so far."""
+        learnable = self.learnable
         scale = self._scales(self.scale * learnable.log_gain.exp())
         weight = (self._clamped(learnable.rounding()) - self.zero_point[:, None]) * scale
         shifted = None if bias is None else bias + learnable.bias_shift

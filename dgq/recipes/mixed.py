@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from dgq.calibration.measured_rows import measured_rows
-from dgq.calibration.runtime import Call
+from dgq.mixed_precision.measured_rows import measured_rows
 from dgq.mixed_precision.mixed_precision import Choice, choose_bits
 from dgq.mixed_precision.sensitivity import measure_sensitivity
 from dgq.recipes.recipe import Recipe
 from dgq.settings import QuantizationSettings
+from dgq.unet.call_rows import Call
 from dgq.unet.quantize import layers_to_quantize
 
 

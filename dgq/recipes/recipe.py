@@ -1,8 +1,8 @@
 """The interface of a recipe: which quantizers a UNet gets, what is reconstructed, and how."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from dgq.settings import (
     check_types,
 )
 from dgq.targets import Target, find_blocks
+from dgq.unet.call_rows import Call
 
 KEPT = ("conv_in", "conv_out")
 """Layers that every recipe leaves in full precision unless told otherwise."""
@@ -54,7 +55,7 @@ class Recipe(ABC):
         """Name for reports."""
 
     def settings(
-        self, unet: nn.Module, calls: Any = None, progress: bool = True
+        self, unet: nn.Module, calls: Sequence[Call] | None = None, progress: bool = True
     ) -> QuantizationSettings:
         """The quantization settings for this UNet.
 

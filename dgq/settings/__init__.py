@@ -1,5 +1,6 @@
 """What to quantize and how: typed settings, validated when they are made; one idea a file."""
 
+from dgq.math.range_search import RangeMethod
 from dgq.settings.activations import LIVE, ActivationSettings, Grouping
 from dgq.settings.bits import FLOAT_BITS, check_bits, operand_bits
 from dgq.settings.checks import (
@@ -16,7 +17,7 @@ from dgq.settings.quantization import LayerSettings, QuantizationSettings, SkipR
 from dgq.settings.scores import Maximum, ScoreMethod, ScoreSettings
 from dgq.settings.types import check_types
 from dgq.settings.waiting import Place, WaitingSettings, WaitingType
-from dgq.settings.weights import RangeMethod, WeightSettings
+from dgq.settings.weights import WeightSettings
 
 __all__ = [
     "FEW_BITS",

@@ -9,9 +9,9 @@ from dgq.settings.activations import ActivationSettings
 from dgq.settings.checks import check_choice
 from dgq.settings.integer_product import check_product, fitting
 from dgq.settings.scores import ScoreSettings
+from dgq.settings.shared_inputs import input_owner
 from dgq.settings.types import check_types
 from dgq.settings.weights import WeightSettings
-from dgq.unet.shared_inputs import input_owner
 
 SkipReader = Literal["conv1", "conv_shortcut"]
 

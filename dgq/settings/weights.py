@@ -1,14 +1,13 @@
 """How weights are quantized."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from dgq.errors import SettingsError
+from dgq.math.range_search import RangeMethod
 from dgq.settings.bits import check_bits
 from dgq.settings.checks import check_choice, check_whole
 from dgq.settings.types import check_types
-
-RangeMethod = Literal["minmax", "mse"]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.inference.geometry import stock_layer
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import unfold_layers_
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.attention import QuantizedAttention
+from dgq.unet.geometry import stock_layer
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_stock_ as unet_becomes_stock_
 from dgq.unet.split_layer import join_
@@ -62,7 +62,10 @@ def check_loaded(unet: nn.Module, dtype: torch.dtype) -> None:
         raise DGQError(f"dtype must be one of floating point, such as torch.float16, got {dtype!r}")
 
 
-OF_QUANTIZED = ("context_quantizer", "score_quantizer", "calls", "keep_start", "attend")
+OF_QUANTIZED = (
+    *("context_quantizer", "score_quantizer", "calls", "keep_start", "keep_start_text", "attend"),
+    "own_processor",
+)
 """Attributes of a quantized attention besides its other quantizers."""
 
 
@@ -71,7 +74,7 @@ def attention_becomes_stock_(attention: QuantizedAttention) -> None:
     for name in [n for n, _ in attention.named_children() if n.endswith("_quantizer")]:
         delattr(attention, name)
     own = attention.own_processor
-    for name in (*OF_QUANTIZED, "own_processor"):
+    for name in OF_QUANTIZED:
         attention.__dict__.pop(name, None)
         attention._modules.pop(name, None)
     attention.__class__ = Attention

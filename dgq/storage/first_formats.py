@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.freeze import frozen_state
-from dgq.pipelines.files import check_sizes
 from dgq.storage.files import read_json, sha256_of
 from dgq.storage.manifest import Manifest, parsed
 from dgq.storage.tensor_files import read_tensors
+from dgq.unet.configuration import check_sizes
 
 FORMATS = ("dgq-1", "dgq-2")
 CONFIG_FILE = "quantization.json"

@@ -11,7 +11,6 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from dgq.errors import DGQError, SettingsError
-from dgq.pipelines.files import check_sizes
 from dgq.storage.files import (
     dump_json,
     folder_written_beside,
@@ -22,10 +21,14 @@ from dgq.storage.files import (
 from dgq.storage.manifest import FORMAT, METHOD, QUANTIZATION, Manifest, manifest_of
 from dgq.storage.seal import SEAL, defaults_of, essence, seal_of, tensor_sha256
 from dgq.storage.tensor_files import read_tensors, save_tensors
+from dgq.unet.configuration import check_sizes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
+REPORT_FILE = "calibration.json"
+"""Report of the calibration, beside the model that it made."""
+
 FOLDER = "quantized"
 PLACES = ("", FOLDER, "unet")
 """Subfolders in which a quantized model may be: that of a run, or that of a pipeline."""
@@ -187,7 +190,7 @@ def check_as_saved(config: Mapping[str, Any], folder: Path) -> None:
     if odd:
         raise DGQError(
             f"from_pretrained was given {', '.join(sorted(odd))}: a quantized UNet is loaded as it "
-            "was saved: leave that away"
+            "was saved: leave that out"
         )
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dgq.calibration.runtime import to_device
 from dgq.streams.micro_batches import TargetInput, gather_inputs, pick_rows, places_of
+from dgq.unet.call_rows import to_device
 from dgq.unet.context import context_of
 
 

@@ -13,9 +13,9 @@ from dgq.ops.reference import attention as differentiable_attention
 from dgq.settings import FLOAT_BITS
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.processors import TakesProcessors, check_arguments, run
-from dgq.unet.projections import describe_projections_
+from dgq.unet.projections import describe_projections_, projection_of
 from dgq.unet.readers import read, read_all
-from dgq.unet.start_token import but_start
+from dgq.unet.start_token import KeptStart, quantized_tokens
 
 MAX_SCORES = 2**27
 """Attention scores held at once (half a gigabyte); larger batches are computed row by row."""
@@ -67,7 +67,7 @@ class QuantizedAttention(TakesProcessors, Attention):
         hidden = source = self.input_quantizer(hidden_states)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if self.context_quantizer is not None:
-            source = self._quantized_text(context)
+            source = quantized_tokens(self.context_quantizer, context, self.keep_start_text)
         elif encoder_hidden_states is not None:
             source = self.input_quantizer(context)  # self-attention with additional tokens
         if self.context_quantizer is None and encoder_hidden_states is None:
@@ -76,8 +76,9 @@ class QuantizedAttention(TakesProcessors, Attention):
         else:
             query = read(self.to_q, hidden_states, hidden)
             key, value = read_all((self.to_k, self.to_v), context, source)
-        query, key = self.query_quantizer(query), self._quantized_key(key)
-        mixed = self._mix(query, key, self.value_quantizer(value), attention_mask)
+        key = quantized_tokens(self.key_quantizer, key, self.keep_start)
+        query, value = self.query_quantizer(query), self.value_quantizer(value)
+        mixed = self._mix(query, key, value, attention_mask)
         out = self.to_out[1](self.to_out[0](mixed))
         if given.ndim == 4:
             out = out.transpose(1, 2).reshape(given.shape)
@@ -99,29 +100,8 @@ class QuantizedAttention(TakesProcessors, Attention):
                 f"the attention processor {type(self.own_processor).__name__} computes samples "
                 "of different steps separately: call the UNet with one timestep for all of them"
             )
-        of_text = name != "to_q" and self.context_quantizer is not None
-        quantizer = self.context_quantizer if of_text else self.input_quantizer
-        assert quantizer is not None
-        quantized = self._quantized_text(x) if of_text else quantizer(x)
-        projected = read(getattr(self, name), x, quantized)
-        if name == "to_k":
-            return self._quantized_key(projected)
-        quantizer = self.query_quantizer if name == "to_q" else self.value_quantizer
-        quantized_projection: Tensor = quantizer(projected)
-        return quantized_projection
-
-    def _quantized_text(self, text: Tensor) -> Any:
-        """Quantized text ``[batch, tokens, channels]``, except for a kept ``<start>`` token."""
-        assert self.context_quantizer is not None
-        if self.keep_start_text:
-            return but_start(self.context_quantizer, text, 1)
-        return self.context_quantizer(text)
-
-    def _quantized_key(self, key: Tensor) -> Tensor:
-        """Quantized keys ``[batch, tokens, channels]``, except for a kept ``<start>`` token."""
-        if isinstance(self.key_quantizer, nn.Identity):
-            return key  # nothing is quantized, so there is nothing to split
-        return but_start(self.key_quantizer, key, 1) if self.keep_start else self.key_quantizer(key)
+        around = projection_of(self, name)
+        return around.quantized_output(read(getattr(self, name), x, around.quantized(x)))
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Softmax attention on ``[batch, tokens, heads * head_dim]``."""
@@ -202,8 +182,7 @@ def become_quantized_(
     attention: Attention,
     calls: SamplerCalls,
     quantizers: Mapping[str, nn.Module | None],
-    keep_start: bool,
-    keep_start_text: bool = False,
+    kept: KeptStart,
 ) -> None:
     """Turn a stock attention into a quantized one, or exchange the quantizers of a quantized one.
 
@@ -212,9 +191,7 @@ def become_quantized_(
         calls: calls of the UNet.
         quantizers: ``input``, ``context`` (None in self-attention), ``query``, ``key``, ``value``
             and ``score`` (None where scores stay in floating point).
-        keep_start: keep the key of the ``<start>`` token in full precision.
-        keep_start_text: keep that token itself in full precision where keys and values are
-            computed.
+        kept: where the ``<start>`` token stays in full precision.
     """
     if not isinstance(attention, QuantizedAttention):
         attention.__dict__.pop("processor", None)
@@ -223,9 +200,8 @@ def become_quantized_(
         attention.own_processor = None
     for name, quantizer in quantizers.items():
         attention.register_module(f"{name}_quantizer", quantizer)
-    attention.calls, attention.keep_start = calls, keep_start
-    attention.keep_start_text = keep_start_text
-    attention.attend = differentiable_attention
+    attention.calls, attention.attend = calls, differentiable_attention
+    attention.keep_start, attention.keep_start_text = kept
     describe_projections_(attention)
 
 

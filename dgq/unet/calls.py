@@ -7,7 +7,7 @@ scheduler, and gradient checkpointing runs blocks again after the call has ended
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -169,21 +169,26 @@ class SamplerCalls:
         """The memory of the previous call in this thread, or a new one if an image begins."""
         memory, self._current.memory = self._current.memory, None
         timestep, shape = timestep.reshape(-1), tuple(sample.shape)
-        if memory is None or not memory.goes_on(timestep, shape):
+        if memory is None or not memory.continues(timestep, shape):
             return Memory(timestep, shape)
         memory.timestep = timestep
         return memory
 
     @contextmanager
-    def narrowed(self, rows: slice) -> Iterator[None]:
-        """Restrict the current call to some rows of the batch; restores all of them."""
-        before = self._current.call
-        if before is not None and before.step.shape[0] > 1:
-            self._current.call = before._replace(step=before.step[rows])
+    def during(self, call: SamplerCall | None) -> Iterator[None]:
+        """Let this thread run a call, then restore the one that it ran before."""
+        before, self._current.call = self._current.call, call
         try:
             yield
         finally:
             self._current.call = before
+
+    def narrowed(self, rows: slice) -> AbstractContextManager[None]:
+        """Restrict the current call to some rows of the batch; restores all of them."""
+        call = self._current.call
+        if call is not None and call.step.shape[0] > 1:
+            call = call._replace(step=call.step[rows])
+        return self.during(call)
 
     def step_of(self, timestep: Tensor) -> Tensor:
         """Index of the calibrated step of each timestep, the nearest if there is no exact one.

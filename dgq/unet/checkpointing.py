@@ -28,9 +28,5 @@ class _AtStep:
         self._calls, self._call, self._module = calls, call, module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        before = self._calls.current
-        self._calls.current = self._call
-        try:
+        with self._calls.during(self._call):
             return self._module(*args, **kwargs)
-        finally:
-            self._calls.current = before

@@ -1,7 +1,7 @@
 """The mode of a UNet under calibration: what it quantizes, and whether it observes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
@@ -16,10 +16,13 @@ class QuantizationContext(SamplerCalls):
     Args:
         timesteps: the scheduler's values that the scales are made for, one for each step.
         latent_size: height and width of the latents that pixel groups are made for.
+        warns: warn, once, where the scales are not those of the timestep.
     """
 
-    def __init__(self, timesteps: Sequence[float], latent_size: tuple[int, int]) -> None:
-        super().__init__(timesteps, latent_size)
+    def __init__(
+        self, timesteps: Sequence[float], latent_size: tuple[int, int], warns: bool = True
+    ) -> None:
+        super().__init__(timesteps, latent_size, warns)
         self.weights = True
         self.activations = True
         self.observing = False
@@ -65,12 +68,6 @@ def quantization(
         context.weights, context.activations, context.observing = before
 
 
-@contextmanager
-def at_step(calls: SamplerCalls, step: Tensor) -> Iterator[None]:
+def at_step(calls: SamplerCalls, step: Tensor) -> AbstractContextManager[None]:
     """Run parts of the UNet at these steps, ``[1]`` or ``[batch]``, then restore the call."""
-    before = calls.current
-    calls.current = SamplerCall(step, calls.current_size)
-    try:
-        yield
-    finally:
-        calls.current = before
+    return calls.during(SamplerCall(step, calls.current_size))

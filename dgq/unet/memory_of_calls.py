@@ -27,7 +27,7 @@ class Memory:
         self._sums: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
         self._outputs: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
-    def goes_on(self, timestep: Tensor, shape: tuple[int, ...]) -> bool:
+    def continues(self, timestep: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether a call can be the next one of the same image."""
         if shape != self.shape or timestep.shape != self.timestep.shape:
             return False

@@ -4,12 +4,9 @@ Code that returns features or edits them (DIFT, DragDiffusion) assigns a ``unet.
 through the blocks itself. accelerate and DeepCache assign one that calls the earlier one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
-
-from torch import Tensor
 
 from dgq.unet.calls import SamplerCalls
 
@@ -33,16 +30,6 @@ class AtItsStep:
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
         if not all(name in given for name in ARGUMENTS):
             return self._forward(*args, **kwargs)
-        with at_step(self._calls, *(given[name] for name in ARGUMENTS)):
+        call = self._calls.call_of(*(given[name] for name in ARGUMENTS))
+        with self._calls.during(call):
             return self._forward(*args, **kwargs)
-
-
-@contextmanager
-def at_step(calls: SamplerCalls, sample: Tensor, timestep: Tensor | float) -> Iterator[None]:
-    """Let layers compute at the step of a timestep, in which nothing is remembered."""
-    before = calls.current
-    calls.current = calls.call_of(sample, timestep)
-    try:
-        yield
-    finally:
-        calls.current = before

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.unet.start_token import but_start
+from dgq.unet.start_token import quantized_tokens
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Projection:
         scores_quantized: whether the attention quantizes its scores.
     """
 
-    input_quantizer: Callable[[Tensor], Any]
+    input_quantizer: nn.Module
     output_quantizer: nn.Module
     keep_start: bool
     keep_start_of_output: bool
@@ -34,9 +34,14 @@ class Projection:
 
     def quantized(self, x: Tensor) -> Any:
         """What the layer multiplies, for ``[batch, tokens, channels]``."""
-        if self.keep_start:
-            return but_start(self.input_quantizer, x, 1)
-        return self.input_quantizer(x)
+        return quantized_tokens(self.input_quantizer, x, self.keep_start)
+
+    def quantized_output(self, output: Tensor) -> Tensor:
+        """The layer's output ``[batch, tokens, channels]``, quantized."""
+        quantized: Tensor = quantized_tokens(
+            self.output_quantizer, output, self.keep_start_of_output
+        )
+        return quantized
 
     def alone(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:
         """The output of the layer by itself, with input and output quantized.
@@ -50,10 +55,4 @@ class Projection:
                 "without the quantizer of the scores: use a recipe that leaves scores in floating "
                 "point (scores.n_bits: 16, as w4a8), or the pipeline in full precision"
             )
-        output = layer(x, quantized=self.quantized(x))
-        if isinstance(self.output_quantizer, nn.Identity):
-            return output
-        if self.keep_start_of_output:
-            return but_start(self.output_quantizer, output, 1)
-        quantized: Tensor = self.output_quantizer(output)
-        return quantized
+        return self.quantized_output(layer(x, quantized=self.quantized(x)))

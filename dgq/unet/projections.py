@@ -1,11 +1,16 @@
-"""What each projection of an attention is told of it, for calls of the projection alone."""
+"""What an attention quantizes around each of its projections, where these are called one by one."""
 
 from typing import Any
 
 from dgq.settings import FLOAT_BITS
 from dgq.unet.projection import Projection
 from dgq.unet.readers import Reader, innermost
-from dgq.unet.shared_inputs import SHARED_INPUTS
+
+OUTPUT_QUANTIZERS = {
+    "to_q": "query_quantizer",
+    "to_k": "key_quantizer",
+    "to_v": "value_quantizer",
+}
 
 
 def describe_projections_(attention: Any) -> None:
@@ -14,15 +19,19 @@ def describe_projections_(attention: Any) -> None:
     Args:
         attention: a quantized attention, with its layers and quantizers.
     """
-    outputs = (attention.query_quantizer, attention.key_quantizer, attention.value_quantizer)
-    for name, output in zip(SHARED_INPUTS, outputs, strict=True):
+    for name in OUTPUT_QUANTIZERS:
         layer = innermost(getattr(attention, name))
-        text = None if name == "to_q" else attention.context_quantizer
         if isinstance(layer, Reader):
-            layer.projection = Projection(
-                attention.input_quantizer if text is None else text,
-                output,
-                text is not None and attention.keep_start_text,
-                name == "to_k" and attention.keep_start,
-                attention.score_bits != FLOAT_BITS,
-            )
+            layer.projection = projection_of(attention, name)
+
+
+def projection_of(attention: Any, name: str) -> Projection:
+    """What a quantized attention does around ``to_q``, ``to_k`` or ``to_v``."""
+    of_text = name != "to_q" and attention.context_quantizer is not None
+    return Projection(
+        attention.context_quantizer if of_text else attention.input_quantizer,
+        getattr(attention, OUTPUT_QUANTIZERS[name]),
+        of_text and attention.keep_start_text,
+        name == "to_k" and attention.keep_start,
+        attention.score_bits != FLOAT_BITS,
+    )

@@ -15,6 +15,7 @@ from dgq.quantizers.range_quantizer import RangeQuantizer
 from dgq.quantizers.scores import score_quantizer
 from dgq.settings import FLOAT_BITS, QuantizationSettings
 from dgq.settings.integer_product import check_alike
+from dgq.settings.shared_inputs import input_owner, shares_input
 from dgq.settings.steps import problem_of_steps
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.absorb import absorb_multiples_
@@ -23,9 +24,9 @@ from dgq.unet.context import QuantizationContext, context_of
 from dgq.unet.layers import QuantConv2d, QuantLinear, quantized_layers
 from dgq.unet.quantized_unet import QuantizedUNet
 from dgq.unet.quantized_unet import become_quantized_ as unet_becomes_quantized_
-from dgq.unet.shared_inputs import input_owner, shares_input
 from dgq.unet.skips import channels_from_below
 from dgq.unet.split_layer import names_of_parts, split_
+from dgq.unet.start_token import kept_start
 from dgq.unet.unet_checks import check_not_read, check_unet, layers_in_float
 
 log = logging.getLogger(__name__)
@@ -69,9 +70,8 @@ def quantize_(
     for name, attention in quantized_attentions(unet, names).items():
         is_cross = bool(attention.is_cross_attention)
         quantizers = attention_quantizers(settings, name, is_cross, context)
-        keep_start = is_cross and settings.scores.keep_start_token
-        keep_text = is_cross and settings.activations_of(name).keep_start_token
-        attention_becomes_quantized_(attention, context, quantizers, keep_start, keep_text)
+        kept = kept_start(settings, name, is_cross)
+        attention_becomes_quantized_(attention, context, quantizers, kept)
     unet_becomes_quantized_(unet, context)
     return unet
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.inference.geometry import ConvGeometry, HasGeometry, geometry_of, stock_layer
+from dgq.unet.geometry import ConvGeometry, HasGeometry, geometry_of, stock_layer
 from dgq.unet.stock_state import of_part
 
 PARTS = ("first", "second")

@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from dgq.errors import DGQError
-from dgq.inference.geometry import geometry_of
 from dgq.unet.attention import unsupported_feature
+from dgq.unet.geometry import geometry_of
 from dgq.unet.processors import is_equivalent
 
 CLASSES = (UNet2DConditionModel,)
@@ -23,8 +23,7 @@ CLASSES = (UNet2DConditionModel,)
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 """Layers with weights that do not multiply."""
 
-
-READERS = ("ImageProjection",)
+WEIGHT_READERS = ("ImageProjection",)
 """Diffusers modules that look at the weight of a layer, if only for its dtype."""
 
 
@@ -151,7 +150,7 @@ def check_not_read(unet: nn.Module, names: Iterable[str]) -> None:
     """
     for name in names:
         owner = type(unet.get_submodule(name.rpartition(".")[0])).__name__
-        if owner in READERS:
+        if owner in WEIGHT_READERS:
             raise DGQError(
                 f"{name} cannot be quantized, since {owner} reads its weight: keep it in full "
                 f"precision by quantization.keep {name}"

@@ -11,7 +11,7 @@ from dgq.inspection.memory import resident_bytes
 from dgq.storage.checkpoint import find_model
 from evaluation.comparison import Comparison
 from evaluation.costs.latency import time_calls
-from evaluation.costs.memory import peak_bytes
+from evaluation.costs.memory import peak_of_call
 from evaluation.images.sampling import Arguments, record_call
 from evaluation.metrics.line import Better, Line
 
@@ -70,7 +70,7 @@ def _count(comparison: Comparison, number: int, call: Arguments) -> Cost:
         "attention_bops": operations.attention_bops,
         "bytes_on_disk": on_disk,
         "bytes_in_memory": resident_bytes(unet),
-        "peak_call_bytes": peak_bytes(lambda: unet(*args, **kwargs), comparison.device),
+        "peak_call_bytes": peak_of_call(lambda: unet(*args, **kwargs), comparison.device),
     }
 
 

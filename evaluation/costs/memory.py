@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 @torch.no_grad()
-def peak_bytes(call: Callable[[], object], device: str | torch.device) -> int:
+def peak_of_call(call: Callable[[], object], device: str | torch.device) -> int:
     """Peak memory of a call in bytes, on top of what was allocated before.
 
     On a GPU this is what the allocator handed out. A CPU keeps no such account, so there it is the

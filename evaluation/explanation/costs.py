@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dgq.inspection.layer_costs import LAYERS, LayerCost, layer_costs
+from dgq.inspection.cost import LAYERS
+from dgq.inspection.layer_costs import LayerCost, layer_costs
 
 WARM_UP, REPEATS = 1, 3
 

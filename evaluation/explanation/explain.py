@@ -6,24 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from rich.progress import Progress
+from torch import nn
 
 from dgq.calibration.recording import record_calls
-from dgq.calibration.runtime import Call
 from dgq.command_line.console import phase
 from dgq.errors import DGQError, SettingsError
 from dgq.math.reconstruction import sqnr_db
 from dgq.pipelines.loading import load_pipeline
 from dgq.settings import check_positive
-from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.checkpoint import GenerationSettings, load_quantized_unet, read_manifest
 from dgq.storage.files import check_writable, write_json
+from dgq.unet.call_rows import Call
 from dgq.unet.quantize import skip_readers
 from dgq.unet.split_layer import split_
 from evaluation.explanation import pictures
 from evaluation.explanation.costs import Costs, compared_costs
 from evaluation.explanation.ranges import chosen, observed_ranges, worst
 from evaluation.explanation.scores import Scores, compared_scores, cross_attentions, telling
-from evaluation.explanation.sensitivity import OneAtATime, Part, sensitivity
+from evaluation.explanation.sensitivity import OneAtATime, sensitivity
 from evaluation.explanation.style import write_picture
 
 FOLDER = "explanation"
@@ -53,7 +55,7 @@ class Request:
     steps: int = 4
 
     def __post_init__(self) -> None:
-        check_positive("--n-layers", self.n_layers)
+        check_positive("--n_layers", self.n_layers)
         check_positive("--steps", self.steps)
         if not all(prompt.strip() for prompt in self.prompts):
             raise SettingsError("--prompts: one is empty: leave it out")
@@ -106,7 +108,9 @@ def explain(request: Request) -> dict[str, Any]:
     return figures
 
 
-def some_calls(pipeline: Any, generation: Any, request: Request) -> list[Call]:
+def some_calls(
+    pipeline: DiffusionPipeline, generation: GenerationSettings, request: Request
+) -> list[Call]:
     """Calls of the UNet at some steps, each with all prompts."""
     recorded = record_calls(pipeline, list(request.prompts), generation, SEED, len(request.prompts))
     n_calls, n_prompts = recorded.latents.shape[:2]
@@ -118,7 +122,9 @@ def some_calls(pipeline: Any, generation: Any, request: Request) -> list[Call]:
     ]
 
 
-def measured_sensitivity(stock: Any, quantized: Any, calls: Sequence[Call]) -> dict[str, Any]:
+def measured_sensitivity(
+    stock: nn.Module, quantized: nn.Module, calls: Sequence[Call]
+) -> dict[str, Any]:
     """SQNR with only one part quantized at a time, and with all of them."""
     references = [stock(**call)[0] for call in calls]
     outputs = [quantized(**call)[0] for call in calls]
@@ -146,6 +152,3 @@ def tokens_of(tokenizer: Any, prompt: str, scores: Scores) -> list[str]:
     ids = tokenizer(prompt).input_ids[: min(MOST_TOKENS, scores.before.shape[1])]
     texts = [text.replace("</w>", "") for text in tokenizer.convert_ids_to_tokens(ids)]
     return ["<start>", *texts[1:]]
-
-
-__all__ = ["FIGURES", "FOLDER", "Part", "Request", "explain"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
+from dgq.quantizers.activation_quantizer import PIXEL
 from dgq.storage.sealed_archive import read_checkpoint
 
 CHECKPOINT = "last.ckpt"
@@ -89,7 +90,7 @@ def layer_ranges(name: str, tensors: Mapping[str, Tensor]) -> LayerRanges:
     channels = width(tensors, "channel")
     pixels = width(tensors, "pixel") if "observer.pixel_low" in tensors else None
     if "group_index" in tensors:
-        on_pixels = int(tensors["axis"]) == 1
+        on_pixels = int(tensors["axis"]) == PIXEL
         steps = (pixels if on_pixels and pixels is not None else channels).shape
         shared = tensors["group_index"].long().expand(steps)
         axis = "pixels" if on_pixels else "channels"

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from dgq.unet.attention import QuantizedAttention
-from dgq.unet.start_token import but_start
+from dgq.unet.start_token import quantized_tokens
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,8 @@ def scores_of(attention: Any, query: Tensor, key: Tensor) -> Tensor:
     """
     own = isinstance(attention, QuantizedAttention)
     if own:
-        quantize = attention.key_quantizer
         query = attention.query_quantizer(query)
-        key = but_start(quantize, key, 1) if attention.keep_start else quantize(key)
+        key = quantized_tokens(attention.key_quantizer, key, attention.keep_start)
     q, k = (x.reshape(*x.shape[:-1], attention.heads, -1).transpose(1, 2) for x in (query, key))
     scores: Tensor = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)
     if own and attention.score_quantizer is not None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dgq.inference.layers import FrozenLayer
 from dgq.inference.laying_out import readers_of
 from dgq.math.reconstruction import sqnr_db
+from dgq.settings.shared_inputs import shares_input
 from dgq.unet.attention import QuantizedAttention
-from dgq.unet.shared_inputs import shares_input
 
 QUANTIZERS = ("input", "context", "query", "key", "value", "score")
 """Names of an attention's quantizers."""

@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgq.calibration.row_batches import SEEDS
 from dgq.errors import SettingsError
 from dgq.inference.execution import MODES, Mode
 from dgq.settings import check_choice, check_positive
-from evaluation.protocol import SEEDS, flag
+from evaluation.protocol import flag
 
 
 @dataclass(frozen=True)

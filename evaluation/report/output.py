@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from dgq.errors import DGQError
+from dgq.hub.evidence import EVALUATION, METRICS_FILE
 from dgq.storage.files import read_json
 from evaluation.inputs import Inputs
 from evaluation.report.record import identity
 
-METRICS_FILE = "metrics.json"
 GRID_FILE = "grid.png"
 REPORT_FILE = "report.html"
 SHARED_OUTPUT = Path("outputs/evaluation")
@@ -17,7 +17,7 @@ SHARED_OUTPUT = Path("outputs/evaluation")
 def default_output(inputs: Inputs, name: str) -> Path:
     """Folder of the results: in the run if there is only one, else among the comparisons."""
     runs = [model.run for model in inputs.comparison.models if model.run is not None]
-    parent = runs[0] / "evaluation" if len(runs) == 1 else SHARED_OUTPUT
+    parent = runs[0] / EVALUATION if len(runs) == 1 else SHARED_OUTPUT
     return parent / f"{inputs.settings.protocol_name}-{name}"
 
 

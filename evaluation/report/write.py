@@ -7,10 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from dgq.hub.evidence import METRICS_FILE
 from dgq.storage.files import write_json
 from evaluation.images.grid import write_grid
 from evaluation.inputs import Inputs
-from evaluation.report.output import GRID_FILE, METRICS_FILE, REPORT_FILE
+from evaluation.report.output import GRID_FILE, REPORT_FILE
 from evaluation.report.page import write_page
 from evaluation.report.results import Results, make_report
 from evaluation.report.table import make_table

@@ -146,13 +146,13 @@ def _cell(numbers: dict[str, float]) -> str:
     return f"{numbers['share']:.3f}{interval}"
 
 
-def save_grid(images: Tensor, path: Path, columns: int, scale: int = 2) -> None:
-    """Write pictures side by side, enlarged, as one PNG."""
+def save_grid(images: Tensor, path: Path, columns: int) -> None:
+    """Write pictures side by side, enlarged twice, as one PNG."""
     framed = torch.nn.functional.pad(images, (1, 1, 1, 1), value=0.5)
     missing = -len(framed) % columns
     framed = torch.cat([framed, framed.new_full((missing, *framed.shape[1:]), 0.5)])
     rows = framed.unflatten(0, (-1, columns))
     sheet = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     image = Image.fromarray((sheet * 255).round().byte().numpy())
-    size = (image.width * scale, image.height * scale)
+    size = (2 * image.width, 2 * image.height)
     image.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)

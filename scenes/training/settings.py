@@ -162,9 +162,7 @@ def sd_unet(channels: tuple[int, ...], layers: int = 1) -> dict[str, Any]:
     }
 
 
-def sdxl_unet(
-    channels: tuple[int, ...], heads: tuple[int, ...], pooled: int, layers: int = 1
-) -> dict[str, Any]:
+def sdxl_unet(channels: tuple[int, ...], heads: tuple[int, ...], pooled: int) -> dict[str, Any]:
     """SDXL's arrangement: no attention at the finest resolution, deeper transformers inside.
 
     `pooled` is the width of the pooled text embedding; six numbers (sizes and crop) follow it.
@@ -174,7 +172,7 @@ def sdxl_unet(
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "block_out_channels": channels,
-        "layers_per_block": layers,
+        "layers_per_block": 1,
         "transformer_layers_per_block": (1, 1, 2),
         "attention_head_dim": heads,
         "norm_num_groups": 16,

@@ -126,7 +126,7 @@ def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
         ("--inception w.pth", "goes with --features inception"),
         ("--features vgg", "features"),
         ("--metrics vmaf", "invalid choice: 'vmaf' (choose from 'fid', 'kid'"),
-        ("--metrics lpips", "the package lpips is not installed: pip install"),
+        ("--metrics lpips", "LPIPS compares a quantized model with full precision: name one"),
         ("--num-images 3.5", "num_images"),
         ("--nonsense", "nonsense"),
         ("--protocol nonsense", "no protocol nonsense: it is not a file"),
@@ -139,7 +139,7 @@ def test_presets_go_together_from_left_to_right(tmp_path: Path) -> None:
         ("--features inception --inception missing.pth", "no Inception weights at missing.pth"),
         ("--references missing", "missing is not a folder"),
         ("--references missing.npz", "missing.npz holds no FID statistics"),
-        ("--lpips", "the package lpips is not installed: pip install"),
+        ("--lpips", "LPIPS compares a quantized model with full precision: name one"),
         ("--image-reward", "the package ImageReward is not installed: pip install"),
     ],
 )

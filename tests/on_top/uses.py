@@ -41,9 +41,9 @@ def draw(pipeline: Any, **more: Any) -> Tensor:
     return pipeline("a red circle", **asked).images
 
 
-def image_of(size: int = 16) -> Tensor:
+def image_of() -> Tensor:
     """A picture."""
-    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 # Adapters

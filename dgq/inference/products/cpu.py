@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
 from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
@@ -13,6 +12,7 @@ from dgq.ops import attention as fused_attention
 from dgq.ops import cpu, native, onednn, quantize, quantize_gated
 from dgq.ops.reference import attention as reference_attention
 from dgq.ops.reference import dense
+from dgq.unet.geometry import ConvGeometry, Geometry
 
 OBSTACLE = (
     "no exact and fast products of bytes here: they need AVX512-VNNI, AVX-VNNI or AMX, or AVX2 and "

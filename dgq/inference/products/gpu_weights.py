@@ -9,13 +9,13 @@ from torch import Tensor
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import largest_exponent
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, ProductWeight
 from dgq.inference.products.whole_weight import PlainWeight, multiply_whole
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import conv2d_packed, int_conv2d_packed, int_linear_gated, unpack
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 
 WINDOW_OF_POINT = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
 """Kernel, stride, padding, dilation and groups of a linear layer."""

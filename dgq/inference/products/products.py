@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput, MakesCodes
-from dgq.inference.geometry import Geometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.unet.geometry import Geometry
 
 
 class ProductWeight(ABC):

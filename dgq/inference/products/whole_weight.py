@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dgq.inference.geometry import ConvGeometry, Geometry
 from dgq.inference.products.products import ProductWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import int_conv2d, int_linear
+from dgq.unet.geometry import ConvGeometry, Geometry
 
 
 class WholeWeight(ProductWeight):

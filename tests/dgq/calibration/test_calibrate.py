@@ -15,7 +15,7 @@ from data.prompts import choose_prompts
 from dgq.calibration import memory
 from dgq.calibration.calibrator import Calibrator
 from dgq.storage.fingerprint import network_sha256
-from dgq.storage.saving import REPORT_FILE
+from dgq.storage.model_files import REPORT_FILE
 from dgq.unet.context import quantization
 from dgq.unet.quantized_unet import QuantizedUNet
 from tests.model_zoo import micro

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgq.calibration.given_calls import checked, combined, samples_in, split_call, timestep_of
+from dgq.calibration.given_calls import checked, samples_in, split_call, timestep_of
 from dgq.calibration.held_out_calls import evenly, n_held_out, of_timesteps, samples_of_calls
 from dgq.calibration.samples import Sampling
 from dgq.errors import DGQError
+from dgq.unet.call_rows import combined
 from tests.tiny_pipelines import micro_unet, unet_call
 
 UNET = micro_unet()

@@ -1,4 +1,4 @@
-"""What waits is weighed without computing, and compared with what is free."""
+"""What waits is counted without computing, and compared with what is free."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dgq.calibration.host_memory import free_host_bytes
-from dgq.calibration.memory import Scale, waiting_bytes
+from dgq.calibration.memory import WaitingBytes, waiting_bytes
 from dgq.recipes import Custom
 from dgq.settings import QuantizationSettings
 from dgq.streams.streaming import Stream
@@ -27,16 +27,16 @@ def test_what_is_weighed_on_the_meta_device_is_what_waits() -> None:
     with quantization(unet, weights=False, activations=False):
         targets = find_blocks(unet, settings.keep)
         order = execution_order(unet, targets, one)
-        scales = [Scale(unet), Scale(unet)]
+        counters = [WaitingBytes(unet), WaitingBytes(unet)]
         calls = [one, unet_call(unet, 3, 5.0)]
-        with Stream(unet, {n: targets[n] for n in order}, calls, iter(scales)) as stream:
+        with Stream(unet, {n: targets[n] for n in order}, calls, iter(counters)) as stream:
             while stream.advance() is not None:
                 pass
     # The skip connections of 8x8 latents alone: two of 8 channels.
     assert found > 2 * 8 * 64 * 4
     small = 2**10  # timesteps are scalars here and there
-    assert abs(scales[0].n_bytes - found) < small
-    assert abs(scales[1].n_bytes - 3 * found) < 3 * small
+    assert abs(counters[0].n_bytes - found) < small
+    assert abs(counters[1].n_bytes - 3 * found) < 3 * small
 
 
 def test_a_container_has_what_its_limit_leaves(

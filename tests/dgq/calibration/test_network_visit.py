@@ -12,7 +12,7 @@ from dgq.calibration.calibrator import Calibrator
 from dgq.calibration.learning import make_optimizer
 from dgq.math.reconstruction import decibels
 from dgq.settings import LearningSettings, NetworkSettings
-from dgq.storage.saving import REPORT_FILE
+from dgq.storage.model_files import REPORT_FILE
 from dgq.targets import NETWORK
 from tests.tiny_pipelines import micro_unet, unet_call
 

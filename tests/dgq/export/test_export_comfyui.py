@@ -15,8 +15,8 @@ from dgq import DGQError, load_pipeline, load_quantized_unet
 from dgq.export.comfyui import comfyui_tensors
 from dgq.export.export import export
 from dgq.export.ldm_names import PREFIX, ldm_name, ldm_prefixes
-from dgq.inference.geometry import LinearGeometry
 from dgq.inference.layers import PackedLayer
+from dgq.unet.geometry import LinearGeometry
 from tests.exported_models import exported_model
 
 EXTRA = (".weight_scale", ".comfy_quant")

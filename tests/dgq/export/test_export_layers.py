@@ -15,11 +15,11 @@ from dgq.export.borders import missing_taps
 from dgq.export.conversion import convert_
 from dgq.export.layers import CodeLayer, CodesOf
 from dgq.inference.channel_input import ChannelInput
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.layers import PackedLayer
 from dgq.inference.laying_out import readers_of
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.calls import SamplerCall
+from dgq.unet.geometry import ConvGeometry
 from tests.exported_models import RECIPES, exported_model
 from tests.quantized_models import TIMESTEPS, decibels
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import dgq
 from dgq.inference import execution
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.group_norm import GroupNormByPixels
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.products import products_of
@@ -21,6 +20,7 @@ from dgq.inference.weight_only_layer import WeightOnlyLayer
 from dgq.ops import cpu, gpu, triton
 from dgq.settings import WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 from tests.compiled_graphs import output_and_operators
 from tests.quantized_models import Calibrated, decibels
 from tests.random_layers import (

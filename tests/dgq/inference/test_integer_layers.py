@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.products.cpu import CpuProducts, OneDNNWeight
 from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
 from dgq.ops import cpu
 from dgq.settings import WeightSettings
 from dgq.unet.calls import SamplerCall
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 from tests.random_layers import (
     convolutions,
     formats,

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgq.inference.folding import fits
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_input import LiveInput
@@ -18,6 +17,7 @@ from dgq.inference.products.gpu import GpuProducts
 from dgq.ops import cpu
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.calls import SamplerCalls
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 from tests.quantized_models import SETTINGS
 from tests.random_layers import (
     CPU,

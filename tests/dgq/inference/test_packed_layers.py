@@ -6,11 +6,11 @@ from torch import nn
 
 from dgq.errors import DGQError
 from dgq.inference.freeze import frozen, narrow, renamed
-from dgq.inference.geometry import ConvGeometry, LinearGeometry, geometry_of
 from dgq.inference.layers import PackedLayer
 from dgq.math.packing import pack_codes
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
 from dgq.unet.context import QuantizationContext
+from dgq.unet.geometry import ConvGeometry, LinearGeometry, geometry_of
 from dgq.unet.layers import QuantConv2d, QuantizedLayer, QuantLinear
 
 STOCK: dict[str, tuple[nn.Linear | nn.Conv2d, tuple[int, ...]]] = {

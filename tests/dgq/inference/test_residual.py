@@ -10,7 +10,6 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from dgq.inference.execution import prepare_
-from dgq.inference.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.inference.integer_layer import fold
 from dgq.inference.layers import PackedLayer
 from dgq.inference.live_input import LiveInput
@@ -20,6 +19,7 @@ from dgq.ops import cpu
 from dgq.settings import QuantizationSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.calls import SamplerCall, SamplerCalls
+from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 from dgq.unet.memory_of_calls import Memory
 from tests.quantized_models import decibels
 from tests.random_layers import CPU, packed_layer
@@ -40,11 +40,11 @@ def image(calls: SamplerCalls) -> Iterator[Memory]:
     calls.current = None
 
 
-def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLayer]:
+def layers(geometry: Geometry) -> tuple[PackedLayer, ResidualLayer]:
     """The same layer in floating point and in integers."""
     formats = {
         "weights": WeightSettings(4, symmetric=True, group_size=8, max_exponent=1),
-        "activation_bits": n_bits,
+        "activation_bits": 4,
         "room": 4,
         "per_tensor": False,
         "per_step": False,
@@ -54,7 +54,7 @@ def layers(geometry: Geometry, n_bits: int = 4) -> tuple[PackedLayer, ResidualLa
         packed = packed_layer(geometry, formats, torch.tensor([0]), 7)
         old = packed.input_quantizer
         assert old is not None
-        quantizer = ResidualInput(n_bits, old.calls, old.channels, max_exponent=4)
+        quantizer = ResidualInput(4, old.calls, old.channels, max_exponent=4)
         quantizer.store("multiple", old.multiple)  # type: ignore[attr-defined]
         quantizer.store("scale", torch.ones(1))
         quantizer.store("zero_point", torch.zeros(1, old.channels, dtype=torch.int16))

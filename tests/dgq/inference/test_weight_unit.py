@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dgq.errors import DGQError
 from dgq.inference import execution, laying_out, weight_unit
 from dgq.inference.execution import prepare_
-from dgq.inference.geometry import ConvGeometry
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.products.gpu_weights import NibbleWeight
 from dgq.inference.weight_unit import MOST_BYTES, WeightUnit, unit_of
 from dgq.inspection.memory import resident_bytes
 from dgq.ops import cpu
+from dgq.unet.geometry import ConvGeometry
 from tests.compiled_graphs import output_and_operators
 from tests.triton_kernels import ProductsHere, Tile, kernels_for_cpu_tensors
 from tests.wide_unets import call_of, wide_unet

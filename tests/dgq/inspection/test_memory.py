@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dgq.inference import execution
-from dgq.inference.geometry import LinearGeometry
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.products import Products
 from dgq.inference.products.cpu import CpuProducts
 from dgq.inspection.memory import held_by, memory_of, resident_bytes
 from dgq.settings import WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.geometry import LinearGeometry
 from tests.quantized_models import Calibrated
 from tests.random_layers import integer_layer, packed_layer
 from tests.triton_kernels import ProductsHere

@@ -8,14 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgq.math.exponent_search import (
-    N_PHASES,
-    base_scale,
-    centred_zero_point,
-    channel_exponents,
-    group_exponents,
-    required_range,
-)
+from dgq.math.exponent_search import N_PHASES, base_scale, channel_exponents, group_exponents
 
 
 def exponents_by_hand(needed: np.ndarray, base: float, max_exponent: int) -> list[int]:
@@ -94,28 +87,3 @@ def test_base_scales_of_dead_steps_are_usable() -> None:
     assert scale[0] == 1
     assert (scale * 2.0**-3 > 0).all()
     assert scale.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected", "padded"),
-    [
-        (-1.0, 2.0, (-1.0, 2.0), (-1.0, 2.0)),
-        (4.0, 5.0, (2.5, 5.0), (0.0, 5.0)),
-        (2.0, 5.0, (2.0, 5.0), (0.0, 5.0)),
-        (-5.0, -4.0, (-5.0, -2.5), (-5.0, 0.0)),
-        (3.0, 3.0, (1.5, 3.0), (0.0, 3.0)),
-        (0.0, 0.0, (0.0, 0.0), (0.0, 0.0)),
-    ],
-)
-def test_ranges_are_widened_as_far_as_zero_points_need(
-    low: float, high: float, expected: tuple[float, float], padded: tuple[float, float]
-) -> None:
-    ends = torch.tensor(low), torch.tensor(high)
-    assert tuple(x.item() for x in required_range(*ends, False)) == expected
-    assert tuple(x.item() for x in required_range(*ends, True)) == padded
-
-
-def test_zero_points_centre_a_range() -> None:
-    low, high, scale = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([1.0, 4.0, 3.0]), torch.ones(3)
-    # The middle of the range lies at the middle of the codes, 7.5.
-    assert centred_zero_point(low, high, scale, 4).tolist() == [8, 6, 5]

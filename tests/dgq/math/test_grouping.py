@@ -12,8 +12,8 @@ from torch import Tensor
 from dgq.math.grouping import group_ranges, kmeans, spread
 
 
-def random_ranges(steps: int, members: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+def random_ranges(steps: int, members: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
     low = torch.randn(steps, members, generator=generator)
     return low, low + torch.rand(steps, members, generator=generator) * 3
 

@@ -15,9 +15,9 @@ from dgq.math.log_scores import (
 )
 
 
-def scores(batch: int = 3, keys: int = 6) -> Tensor:
+def scores(batch: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(batch, 2, 4, keys, generator=generator) * 3).softmax(-1)
+    return (torch.randn(batch, 2, 4, 6, generator=generator) * 3).softmax(-1)
 
 
 def by_hand(p: float, d: float, n_bits: int) -> float:

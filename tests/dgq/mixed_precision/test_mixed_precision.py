@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dgq import MixDQ, Ours, QuantizationSettings
-from dgq.calibration.measured_rows import measured_rows
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.math.exponents import check_budget
 from dgq.math.multiples import channel_multiples, finest_scale
+from dgq.mixed_precision.measured_rows import measured_rows
 from dgq.mixed_precision.mixed_precision import bits_of_weight, integer_choices
 from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
 from dgq.quantizers.observer import Ranges

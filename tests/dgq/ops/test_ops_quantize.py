@@ -13,7 +13,7 @@ from dgq.ops import cpu, native, reference
 
 
 def arguments(
-    shape: tuple[int, ...], n_steps: int, per_row: bool, n_bits: int, seed: int, size: float = 3.0
+    shape: tuple[int, ...], n_steps: int, per_row: bool, n_bits: int, seed: int
 ) -> tuple[Any, ...]:
     """Everything but the padding, for an input of any shape ``[batch, ..., channels]``."""
     generator = torch.Generator().manual_seed(seed)
@@ -23,7 +23,7 @@ def arguments(
 
     channels, spare = shape[-1], 8 - n_bits
     return (
-        torch.randn(shape, generator=generator) * size,
+        torch.randn(shape, generator=generator) * 3,
         torch.rand(n_steps, generator=generator) + 0.01,
         whole(1, 9, channels).float(),
         whole(-40, 2**n_bits + 40, n_steps, channels).to(torch.int16),

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgq.inference.geometry import LinearGeometry
 from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight
 from dgq.ops import reference, triton
 from dgq.ops.copy_engine import has_copy_engine
 from dgq.ops.triton import gated
 from dgq.ops.triton.tiles import Tile
 from dgq.settings import WeightSettings
+from dgq.unet.geometry import LinearGeometry
 from tests.random_layers import integer_layer, packed_layer
 from tests.triton_kernels import DEVICE, ProductsHere
 

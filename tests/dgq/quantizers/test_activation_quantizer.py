@@ -21,14 +21,13 @@ def fitted(
     n_groups: int = 4,
     per_step: bool = True,
     n_steps: int = 1,
-    latent_size: tuple[int, int] = (4, 4),
 ) -> ActivationQuantizer:
     """A quantizer calibrated on ``x``, whose context stands at its steps."""
-    context = QuantizationContext(range(n_steps), latent_size)
+    context = QuantizationContext(range(n_steps), (4, 4))
     quantizer = ActivationQuantizer(
         ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step), context
     )
-    context.current = SamplerCall(FIRST_STEP if step is None else step, latent_size)
+    context.current = SamplerCall(FIRST_STEP if step is None else step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
     quantizer(x)

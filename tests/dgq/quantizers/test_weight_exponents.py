@@ -109,7 +109,6 @@ def test_learning_starts_from_the_weight_itself_and_reaches_everything() -> None
     assert bias is not None
     assert ((soft - weight).abs().detach().numpy() <= scale_of_each(quantizer) * 0.5001).all()
     (soft.pow(2).sum() + bias.sum()).backward()
-    assert quantizer.learnable is not None
     for parameter in quantizer.learnable.parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
@@ -119,7 +118,6 @@ def test_hardening_keeps_learned_decisions_and_scales() -> None:
     weight = uneven(3, 16)
     quantizer = started(weight, EXPONENTS)
     before = scale_of_each(quantizer)
-    assert quantizer.learnable is not None
     up = torch.arange(16) % 2
     quantizer.learnable.logits.data = torch.where(up == 0, -1.0, 1.0).expand(3, 16).clone()
     quantizer.learnable.log_gain.data = torch.tensor([0.0, 0.5, -0.5])

@@ -167,7 +167,6 @@ def test_what_was_learned_of_a_bias_stays() -> None:
     weight, bias = torch.randn(3, 2), torch.tensor([1.0, 2.0, 3.0])
     quantizer = WeightQuantizer(ABSORBING, weight.shape)
     quantizer.start_learning_(weight)
-    assert quantizer.learnable is not None
     quantizer.learnable.bias_shift.data += 0.5
     quantizer.harden_(bias)
     quantizer.absorb_(weight, torch.tensor([2, 3], dtype=torch.int16))

@@ -14,6 +14,7 @@ from dgq.unet.attention import QuantizedAttention, become_quantized_, unsupporte
 from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
 from dgq.unet.quantize import attention_quantizers
+from dgq.unet.start_token import kept_start
 
 HEADS, HEAD_DIM = 2, 5
 
@@ -32,7 +33,7 @@ def inputs(cross: bool) -> tuple[Tensor, Tensor | None]:
 def equip_(attn: Attention, settings: QuantizationSettings) -> QuantizationContext:
     context, cross = QuantizationContext([0], (3, 3)), attn.is_cross_attention
     quantizers = attention_quantizers(settings, "attn", cross, context)
-    become_quantized_(attn, context, quantizers, cross and settings.scores.keep_start_token)
+    become_quantized_(attn, context, quantizers, kept_start(settings, "attn", cross))
     assert isinstance(attn, QuantizedAttention)
     return context
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dgq.storage.checkpoint import load_quantized_unet
 from evaluation.costs.latency import time_calls
-from evaluation.costs.memory import LiveBytes, peak_bytes
+from evaluation.costs.memory import LiveBytes, peak_of_call
 from tests.quantized_models import Calibrated
 
 
@@ -56,7 +56,7 @@ def test_peak_memory_of_layers_equals_a_count_by_hand() -> None:
     network = nn.Sequential(nn.Linear(8, 64, bias=False), nn.Linear(64, 16, bias=False))
     x = torch.zeros(10, 8)
     # The first output lives until the second layer has made its own; then it is freed.
-    assert peak_bytes(lambda: network(x), "cpu") == 4 * 10 * (64 + 16)
+    assert peak_of_call(lambda: network(x), "cpu") == 4 * 10 * (64 + 16)
 
 
 def test_a_call_with_integer_products_has_a_peak_too(
@@ -64,7 +64,7 @@ def test_a_call_with_integer_products_has_a_peak_too(
 ) -> None:
     made = calibrated_as("exponents")
     unet = load_quantized_unet(made.folder)
-    assert peak_bytes(lambda: unet(**made.call), "cpu") > made.output.numel() * 4
+    assert peak_of_call(lambda: unet(**made.call), "cpu") > made.output.numel() * 4
 
 
 def test_views_and_work_in_place_take_nothing() -> None:

@@ -192,8 +192,8 @@ def test_what_is_no_run_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--n-layers", "0"], "--n-layers must be a whole number of at least 1"),
-        (["--n_layers", "0"], "--n-layers must be a whole number of at least 1"),
+        (["--n-layers", "0"], "--n_layers must be a whole number of at least 1"),
+        (["--n_layers", "0"], "--n_layers must be a whole number of at least 1"),
         (["--steps", "-1"], "--steps must be a whole number of at least 1"),
         (["--prompts", "a dog", " "], "--prompts: one is empty"),
         (["--layers", "nothing"], "nothing has no observed ranges"),

@@ -27,8 +27,8 @@ from evaluation.metrics.clip_score import clip_scores
 from evaluation.protocol import Protocol
 
 
-def random_images(n: int, seed: int = 0) -> list[Image.Image]:
-    generator = torch.Generator().manual_seed(seed)
+def random_images(n: int) -> list[Image.Image]:
+    generator = torch.Generator().manual_seed(0)
     return to_images(torch.rand(n, 3, 16, 16, generator=generator))
 
 

@@ -10,8 +10,7 @@ from dgq.errors import DGQError
 from dgq.pipelines.sources import canonical
 from dgq.storage.checkpoint import Manifest, has_model, save_quantized
 from dgq.storage.files import check_writable, checked_path, write_json
-
-REPORT_FILE = "calibration.json"
+from dgq.storage.model_files import REPORT_FILE
 
 
 def save(

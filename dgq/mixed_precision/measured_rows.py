@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dgq.calibration.given_calls import combined, of_rows
-from dgq.calibration.runtime import Call
+from dgq.unet.call_rows import Call, combined, of_rows
 
 N_MEASURED = 192
 """Number of rows; more of them hardly change the choice of bits (docs/experiments.md)."""
