@@ -30,6 +30,16 @@ def round_ste(x: Tensor) -> Tensor:
     return straight_through(x, x.detach().round())
 
 
+def clamp_within(x: Tensor, lowest: float, highest: float) -> Tensor:
+    """``x.clamp(lowest, highest)``, with the gradient of the identity from end to end, inclusive.
+
+    Codes often lie at an end. There torch's own gradient is that of the identity up to version 2.13
+    and zero in 2.15.
+    """
+    value = x.clamp(lowest, highest)
+    return torch.where(value == x, x, value.detach()) if x.requires_grad else value
+
+
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:
     """Quantize and dequantize: ``scale * (clamp(round(x / scale) + zero_point) - zero_point)``.
 
@@ -44,7 +54,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> 
     """
     largest = 2**n_bits - 1
     if torch.is_grad_enabled():
-        codes = (round_ste(x / scale) + zero_point).clamp(0, largest)
+        codes = clamp_within(round_ste(x / scale) + zero_point, 0, largest)
         return (codes - zero_point) * scale
     # The same in place, clamped where the codes are still minus their zero point. A clamp between
     # tensors would do both ends at once, at half the speed, and dynamo refuses ``out=`` for

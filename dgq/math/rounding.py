@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dgq.math.affine import clamp_within
+
 STRETCH_LOW = -0.1
 STRETCH_HIGH = 1.1
 START_TEMPERATURE = 20.0
@@ -13,7 +15,8 @@ UNDECIDED = 1e-6
 
 def soft_rounding(v: Tensor) -> Tensor:
     """Rectified sigmoid ``clamp(1.2 sigmoid(v) - 0.1, 0, 1)``: how far a weight is rounded up."""
-    return (torch.sigmoid(v) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW).clamp(0, 1)
+    stretched = torch.sigmoid(v) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+    return clamp_within(stretched, 0, 1)
 
 
 def hard_rounding(v: Tensor) -> Tensor:

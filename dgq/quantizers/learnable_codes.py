@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dgq.math.affine import round_ste
+from dgq.math.affine import clamp_within, round_ste
 from dgq.quantizers.learnable import Learnable
 
 NEARNESS = 0.8
@@ -31,4 +31,4 @@ class LearnableCodes(Learnable):
 
     def moved(self, codes: Tensor, n_bits: int) -> Tensor:
         """Codes ``[out, n]`` as learned so far."""
-        return (codes + round_ste(self.offset)).clamp(0, 2**n_bits - 1)
+        return clamp_within(codes + round_ste(self.offset), 0, 2**n_bits - 1)

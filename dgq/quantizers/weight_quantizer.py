@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
+from dgq.math.affine import clamp_within
 from dgq.math.dequantization import dequantize, input_factors
 from dgq.math.exponent_search import group_exponents
 from dgq.math.multiples import of_weights
@@ -234,4 +235,4 @@ class WeightQuantizer(SizedByCheckpoint):
     def _clamped(self, rounding: Tensor) -> Tensor:
         """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""
         assert self._floor is not None
-        return (self._floor + rounding).clamp(0, 2**self.settings.n_bits - 1)
+        return clamp_within(self._floor + rounding, 0, 2**self.settings.n_bits - 1)

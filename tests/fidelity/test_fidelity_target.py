@@ -54,6 +54,11 @@ def straight(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
+def clipped(x: Tensor, largest: int) -> Tensor:
+    """Clipped to [0, largest], with the gradient of the identity there, ends included."""
+    return torch.where((x >= 0) & (x <= largest), x, x.detach().clamp(0, largest))
+
+
 def rate_of(rate: float, step: int, n: int, decay: str) -> float:
     return rate if decay == "constant" else rate * (1 + math.cos(math.pi * step / n)) / 2
 
@@ -110,14 +115,14 @@ def learned(
     widening, moving = Adam(torch.zeros(len(span))), Adam(torch.zeros(len(span)))
 
     def weight_of(up: Tensor) -> Tensor:
-        codes = (down + zero[:, None] + up).clamp(0, largest)
+        codes = clipped(down + zero[:, None] + up, largest)
         weight = (codes - zero[:, None]) * (scale * gain.variable.exp())[:, None]
         return weight.view_as(conv.weight)
 
     def quantized(x: Tensor, step: Tensor) -> Tensor:
         each = (span * widening.variable.exp())[step].view(-1, 1, 1, 1)
         moved = straight(zero_of_input + 2**input_bits * moving.variable)[step].view(-1, 1, 1, 1)
-        return ((straight(x / each) + moved).clamp(0, 2**input_bits - 1) - moved) * each
+        return (clipped(straight(x / each) + moved, 2**input_bits - 1) - moved) * each
 
     batches = row_batches(len(inputs), BATCH, seed_of_target(0, 0))
     n, polish = learning.iterations, learning.polish_iterations
@@ -125,7 +130,7 @@ def learned(
         batch, soft = next(batches), i < n
         up, x = (rounding.variable >= 0).float(), inputs[batch]
         if soft:
-            up = (1.2 * rounding.variable.sigmoid() - 0.1).clamp(0, 1)
+            up = clipped(1.2 * rounding.variable.sigmoid() - 0.1, 1)
         elif learning.learns_ranges:
             x = quantized(x, steps[batch])
         output = F.conv2d(x, weight_of(up), conv.bias + shift.variable, 2, 1)

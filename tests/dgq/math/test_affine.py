@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgq.math.affine import affine_parameters, fake_quantize, round_ste, symmetric_parameters
+from dgq.math.affine import (
+    affine_parameters,
+    clamp_within,
+    fake_quantize,
+    round_ste,
+    symmetric_parameters,
+)
 
 N_BITS = [2, 3, 4, 6, 8]
 
@@ -122,3 +128,13 @@ def test_it_is_compiled_whatever_the_layout_of_images() -> None:
     compiled = torch.compile(fake_quantize, fullgraph=True, backend="eager")
     expected = fake_quantize(x, scale, zero_point, 4)
     assert torch.equal(compiled(x, scale, zero_point, 4), expected)
+
+
+def test_clamped_values_at_an_end_keep_their_gradient() -> None:
+    """Whatever torch's version: it was so up to 2.13, and codes often lie at an end."""
+    x = torch.tensor([-1.0, 0.0, 0.4, 3.0, 4.0, torch.nan], requires_grad=True)
+    found = clamp_within(x, 0, 3)
+    found.sum().backward()
+    torch.testing.assert_close(found.detach(), x.detach().clamp(0, 3), equal_nan=True)
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 0, 0]
