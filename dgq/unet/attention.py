@@ -1,6 +1,6 @@
 """Attention whose inputs, q, k, v and scores are quantized, in calibration and inference."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,18 +64,7 @@ class QuantizedAttention(TakesProcessors, Attention):
             hidden_states = given.flatten(2).transpose(1, 2)
         if self.group_norm is not None:
             hidden_states = self.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        hidden = source = self.input_quantizer(hidden_states)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if self.context_quantizer is not None:
-            source = quantized_tokens(self.context_quantizer, context, self.keep_start_text)
-        elif encoder_hidden_states is not None:
-            source = self.input_quantizer(context)  # self-attention with additional tokens
-        if self.context_quantizer is None and encoder_hidden_states is None:
-            layers = (self.to_q, self.to_k, self.to_v)
-            query, key, value = read_all(layers, hidden_states, hidden)
-        else:
-            query = read(self.to_q, hidden_states, hidden)
-            key, value = read_all((self.to_k, self.to_v), context, source)
+        query, key, value = self._projected(hidden_states, encoder_hidden_states)
         key = quantized_tokens(self.key_quantizer, key, self.keep_start)
         query, value = self.query_quantizer(query), self.value_quantizer(value)
         mixed = self._mix(query, key, value, attention_mask)
@@ -88,6 +77,24 @@ class QuantizedAttention(TakesProcessors, Attention):
             out = out / self.rescale_output_factor
         rescaled: Tensor = out
         return rescaled
+
+    def _projected(self, hidden: Tensor, given: Tensor | None) -> Sequence[Tensor]:
+        """q, k and v ``[batch, tokens, channels]`` of quantized inputs, not quantized themselves.
+
+        Args:
+            hidden: tensor that queries are computed from.
+            given: text, or the tokens of self-attention with additional ones; None for ``hidden``.
+        """
+        quantized = self.input_quantizer(hidden)
+        context = hidden if given is None else given
+        if self.context_quantizer is None and given is None:
+            return read_all((self.to_q, self.to_k, self.to_v), hidden, quantized)
+        if self.context_quantizer is not None:
+            source = quantized_tokens(self.context_quantizer, context, self.keep_start_text)
+        else:
+            source = self.input_quantizer(context)
+        query = read(self.to_q, hidden, quantized)
+        return query, *read_all((self.to_k, self.to_v), context, source)
 
     def project(self, name: str, x: Tensor) -> Tensor:
         """``to_q``, ``to_k`` or ``to_v`` of a tensor that has not been quantized.

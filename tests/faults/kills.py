@@ -36,7 +36,7 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "learning the network": ("lit.calibration.Calibration.training_step", (74,)),
     "hardening the network": ("dgq.calibration.network_learning.harden_network_", (1,)),
     "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),
-    "sealing": ("lit.sealed_checkpoint.sealed", (1, 2, 24, 25)),
+    "sealing": ("dgq.storage.sealed_archive.seal_", (1, 2, 24, 25)),
     "flushing": ("dgq.storage.files._flush", (1, 2, 3, 40, 43)),
     "renaming": ("os.replace", (1, 2, 20, 50, 54)),
     "finishing": ("dgq.calibration.calibrator.Calibrator.finish", (1,)),

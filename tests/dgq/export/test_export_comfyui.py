@@ -14,8 +14,9 @@ from torch import Tensor
 from dgq import DGQError, load_pipeline, load_quantized_unet
 from dgq.export.comfyui import comfyui_tensors
 from dgq.export.export import export
-from dgq.export.ldm_names import PREFIX, ldm_name, ldm_prefixes
+from dgq.export.ldm_names import ldm_name, ldm_prefixes
 from dgq.inference.layers import PackedLayer
+from dgq.pipelines.single_files import UNET_PREFIX
 from dgq.unet.geometry import LinearGeometry
 from tests.exported_models import exported_model
 
@@ -34,7 +35,7 @@ def test_diffusers_own_conversion_is_the_inverse(kind: str, request: Any) -> Non
     state, prefixes = unet.state_dict(), ldm_prefixes(unet.config)
     named = {ldm_name(name, prefixes): tensor for name, tensor in state.items()}
     assert len(named) == len(state)
-    assert all(name.startswith(PREFIX) for name in named)
+    assert all(name.startswith(UNET_PREFIX) for name in named)
     back = as_diffusers_reads_it(named, unet.config)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
@@ -62,7 +63,7 @@ def test_well_known_names() -> None:
         "up_blocks.3.resnets.2.conv_shortcut.bias": "output_blocks.11.0.skip_connection.bias",
         "conv_norm_out.weight": "out.0.weight",
     }.items():
-        assert ldm_name(ours, prefixes) == PREFIX + theirs
+        assert ldm_name(ours, prefixes) == UNET_PREFIX + theirs
     with pytest.raises(DGQError, match="no place for class_embedding"):
         ldm_name("class_embedding.weight", prefixes)
 
