@@ -12,12 +12,12 @@ from dgq.command_line.console import check_arguments, print_error, print_stop, q
 from dgq.command_line.ending import end_unread, is_unread
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
-from lit.calibration_cli import HOW_TO_RESUME, CalibrationCLI
+from lit.calibration_cli import CalibrationCLI
 from lit.configs import resolve_configs
 from lit.parser_errors import explained
 from lit.quiet import quieten_lightning
 from lit.samples import Samples
-from lit.stopping import is_first_process
+from lit.stopping import HOW_TO_RESUME, is_first_process
 
 
 def main(args: Sequence[str], data: type[Samples]) -> int:

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from os import stat_result
+from os.path import samestat
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,13 +16,34 @@ class LockedError(DGQError):
     """Another process holds the lock."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """A lock that this process holds.
+
+    Args:
+        file: the lock file.
+        made: its status when it was locked.
+    """
+
+    file: Path
+    made: stat_result
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the file is still in its place: its folder may have been moved or removed."""
+        try:
+            return samestat(self.file.stat(), self.made)
+        except OSError:
+            return False
+
+
 def lock_file(path: Path) -> Path:
     """The lock file of a path."""
     return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
+def locked(path: Path, wait: bool) -> Iterator[Held]:
     """Hold the lock ``.<name>.lock`` beside a path; the file is removed at the end.
 
     Args:
@@ -34,15 +58,17 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        held = Held(file, file.stat())
     except Timeout as error:
         raise LockedError(f"{path} is locked by another process") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DGQError(f"{path.parent} cannot be written into ({reason}): fix that") from error
     try:
-        yield
+        yield held
     finally:
         # Removed while held: whoever waits for the old file sees that it is gone, and makes
-        # another.
-        file.unlink(missing_ok=True)
+        # another. A file that took its place is somebody else's.
+        if held.is_here:
+            file.unlink(missing_ok=True)
         lock.release()
