@@ -9,7 +9,7 @@ from pathlib import Path
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import FOLDER, has_model
 from dgq.storage.files import remove_leftovers
-from dgq.storage.locks import Held, LockedError, locked
+from dgq.storage.locks import Held, LockedError, is_file_alone, lock_file, locked
 
 CONFIG, LOG, CHECKPOINT = "config.yaml", "log.csv", "last.ckpt"
 HEADER = "# Configuration of a calibration, written by it: this folder is its own.\n"
@@ -52,9 +52,11 @@ def claimed(run: Path) -> Iterator[Claim]:
             remove_leftovers(run / FOLDER, locked=True)
             yield Claim(run, held)
     except LockedError as error:
+        file = lock_file(run / "run")
+        left = f"; if none is, one on another machine left {file}: remove it"
         raise DGQError(
             f"another calibration is writing into {run}: wait for it, or choose another folder by "
-            "--run DIR"
+            f"--run DIR{left if is_file_alone(file) else ''}"
         ) from error
     finally:
         with suppress(OSError):  # removes the folder if nothing was written to it

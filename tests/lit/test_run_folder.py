@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import filelock
 import pytest
 
 from dgq.errors import DGQError
@@ -129,6 +130,17 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
     with claimed(tmp_path):
         assert {p for p in tmp_path.rglob("*") if p.is_file()} == {mine, tmp_path / ".run.lock"}
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_the_lock_file_of_another_machine_is_named(tmp_path: Path) -> None:
+    """Where there are no locks, a killed process there leaves it."""
+    (tmp_path / ".run.lock").write_text("1\nanother-machine\n")
+    with (
+        filelock.FileLock(tmp_path / ".run.lock"),
+        pytest.raises(DGQError, match=r"left .*\.run\.lock: remove it"),
+        claimed(tmp_path),
+    ):
+        pytest.fail("claimed")
 
 
 @pytest.mark.parametrize("moved", [True, False])
