@@ -22,6 +22,7 @@ from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.dry_run import print_plan
 from lit.identity import check_identity
+from lit.launcher import check_processes
 from lit.limits import Limits, parse_time
 from lit.run_folder import HEADER, LAST, Claim, checkpoint_to_resume, claimed
 from lit.samples import Samples
@@ -241,6 +242,7 @@ class CalibrationCLI(LightningCLI):
         }
         try:
             trainer = super().instantiate_trainer(**shared)
+            check_processes(trainer)
             if trainer.world_size == 1:
                 return trainer
             return super().instantiate_trainer(**{**shared, "strategy": AveragingStrategy()})

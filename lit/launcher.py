@@ -4,16 +4,34 @@ import os
 import threading
 import time
 
+from lightning import Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
 
 from dgq.command_line.console import print_error
 from dgq.errors import DGQError
-from lit.stopping import HOW_TO_RESUME, end_all, how_they_ended
+from lit.stopping import HOW_TO_RESUME, end_all, how_they_ended, is_first_process
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 """Time for the first process to notice by itself that another has died, and to clean up."""
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Check that processes started by srun or torchrun are those that the Trainer shares among.
+
+    Raises:
+        DGQError: in all but the first of several that would each do the whole calibration.
+        ValueError: if there are more or fewer than devices.
+    """
+    if trainer.world_size == 1 and not is_first_process():
+        raise DGQError(
+            "srun or torchrun started several processes, but --trainer.devices is 1: give their "
+            "number, or start one; the first one goes on by itself"
+        )
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is not None:
+        environment.validate_settings(trainer.num_devices, trainer.num_nodes)
 
 
 class WatchingLauncher(_SubprocessScriptLauncher):

@@ -5,12 +5,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import Popen
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
+from dgq.errors import DGQError
 from lit import launcher
-from lit.launcher import WatchingLauncher
+from lit.launcher import WatchingLauncher, check_processes
 from lit.stopping import end_all
+from tests.children import calibrate_in_child, forks
+from tests.tiny_pipelines import fit_arguments
 
 
 def watched(programs: Sequence[str], output: Path, cleans_up: bool = False) -> int:
@@ -61,3 +67,28 @@ def test_processes_that_finished_are_not_watched_any_more(tmp_path: Path) -> Non
 def test_a_first_process_that_noticed_ends_in_its_own_way(tmp_path: Path) -> None:
     assert watched(["exit 3"], tmp_path / "said", cleans_up=True) == 0
     assert (tmp_path / "said").read_text() == ""
+
+
+def test_processes_that_would_each_calibrate_into_one_folder_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of ``torchrun --nproc_per_node 2`` without ``--trainer.devices 2``."""
+    alone: Any = SimpleNamespace(world_size=1, strategy=None)
+    check_processes(alone)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with pytest.raises(DGQError, match=r"--trainer\.devices is 1"):
+        check_processes(alone)
+
+
+@forks
+def test_a_job_with_another_number_of_tasks_is_one_line(micro_folder: Path, tmp_path: Path) -> None:
+    """Lightning says so only when it starts them, by a traceback."""
+    job = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
+    environment = {f"SLURM_{name}": value for name, value in (job | {"JOB_NAME": "w4a8"}).items()}
+    two = ("--trainer.devices=2", "--data.micro_batch_size=2")
+    arguments = [*fit_arguments(micro_folder, tmp_path), *two]
+    ended = calibrate_in_child(arguments, lambda: os.environ.update(environment), tmp_path)
+    assert ended.status == 2, ended.said
+    assert ended.said.startswith("error: --trainer: You set `devices=2`")
+    assert ended.said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
