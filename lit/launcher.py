@@ -27,7 +27,7 @@ def check_processes(trainer: Trainer) -> None:
     if trainer.world_size == 1 and not is_first_process():
         raise DGQError(
             "srun or torchrun started several processes, but --trainer.devices is 1: give their "
-            "number, or start one; the first one goes on by itself"
+            "number, or start one"
         )
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is not None:
