@@ -137,7 +137,7 @@ class Calibration(LightningModule):
     def on_train_start(self) -> None:
         """Bring all streams to the target where this run starts or resumes."""
         if self.trainer.is_global_zero:
-            clear_waiting_folders(self.waiting_folder)
+            clear_waiting_folders(Path(self.trainer.default_root_dir), self.waiting.folder)
         self.trainer.strategy.barrier()
         places = waiting_places(self.waiting, self.unet, self.waiting_folder)
         data = self.data

@@ -22,11 +22,12 @@ from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
 from lit.dry_run import print_plan
 from lit.identity import check_identity
+from lit.launcher import check_processes
 from lit.limits import Limits, parse_time
-from lit.run_folder import HEADER, LAST, checkpoint_to_resume, claimed
+from lit.run_folder import HEADER, LAST, Claim, checkpoint_to_resume, claimed
 from lit.samples import Samples
 from lit.sealed_checkpoint import SealedCheckpointIO
-from lit.stopping import end_processes, is_first_process
+from lit.stopping import HOW_TO_RESUME, end_processes, is_first_process
 from lit.strategy import AveragingStrategy
 from lit.trainer_options import check_trainer_options, identity_of_trainer
 
@@ -34,7 +35,6 @@ FIT_PARSER = {
     "description": "Calibrate a quantized UNet, target by target.",
     "exit_on_error": False,
 }
-HOW_TO_RESUME = "the same command with --ckpt_path last resumes after the last finished target"
 
 
 class CalibrationCLI(LightningCLI):
@@ -148,8 +148,9 @@ class CalibrationCLI(LightningCLI):
         if self.is_dry_run:
             return
         self.checkpoint: Path | None = None
+        self.claim: Claim | None = None
         if is_first_process():
-            self.held.enter_context(claimed(self.run))
+            self.claim = self.held.enter_context(claimed(self.run))
         if not options["fast_dev_run"]:
             # The other processes start later, when the first may have begun to write.
             first = is_first_process() or resume is not None
@@ -222,7 +223,10 @@ class CalibrationCLI(LightningCLI):
         given = options["callbacks"] or []
         callbacks = [*(given if isinstance(given, list) else [given]), limits]
         if not options["fast_dev_run"]:
-            callbacks += [RunFolder(self.run, self.written_config()), TargetCheckpoint(self.run)]
+            callbacks += [
+                RunFolder(self.run, self.written_config(), self.claim),
+                TargetCheckpoint(self.run),
+            ]
         if options["enable_progress_bar"] is not False:
             callbacks.append(TargetProgress())
         shared = {
@@ -238,12 +242,17 @@ class CalibrationCLI(LightningCLI):
         }
         try:
             trainer = super().instantiate_trainer(**shared)
+            check_processes(trainer)
             if trainer.world_size == 1:
                 return trainer
             return super().instantiate_trainer(**{**shared, "strategy": AveragingStrategy()})
-        except (ValueError, TypeError, RuntimeError, ImportError) as error:
-            raise DGQError(f"--trainer: {error}") from error
-        except MisconfigurationException as error:
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            ImportError,
+            MisconfigurationException,
+        ) as error:
             raise DGQError(f"--trainer: {error}") from error
 
     def written_config(self) -> str:

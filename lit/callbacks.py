@@ -15,7 +15,7 @@ from dgq.errors import DGQError
 from dgq.storage.checkpoint import FOLDER, load_quantized_unet, save_quantized
 from dgq.storage.files import written_beside
 from lit.calibration import Calibration
-from lit.run_folder import CONFIG, LOG
+from lit.run_folder import CONFIG, LOG, Claim
 
 
 class TargetCheckpoint(ModelCheckpoint):
@@ -81,11 +81,13 @@ class RunFolder(Checkpoint):
     Args:
         folder: folder of the run.
         config: the whole configuration as YAML.
+        claim: of the first process on the folder, checked before each target's files are written.
     """
 
-    def __init__(self, folder: Path, config: str) -> None:
+    def __init__(self, folder: Path, config: str, claim: Claim | None) -> None:
         self.folder = folder
         self.config = config
+        self.claim = claim
         self._started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,12 +150,18 @@ class RunFolder(Checkpoint):
             pl_module.drop_streams()
 
     def _write_config(self) -> None:
+        self._check_claim()
         with written_beside(self.folder / CONFIG) as beside:
             beside.write_text(self.config, encoding="utf-8")
 
     def _write_log(self, module: Calibration) -> None:
+        self._check_claim()
         with written_beside(self.folder / LOG) as beside:
             beside.write_bytes(log_of(module).encode())
+
+    def _check_claim(self) -> None:
+        if self.claim is not None:
+            self.claim.check()
 
 
 def log_of(module: Calibration) -> str:

@@ -10,14 +10,20 @@ from safetensors import SafetensorError
 
 from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
 from dgq.command_line.ending import end_unread, is_unread
+from dgq.command_line.memory import in_words, is_out_of_memory
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
-from lit.calibration_cli import HOW_TO_RESUME, CalibrationCLI
+from lit.calibration_cli import CalibrationCLI
 from lit.configs import resolve_configs
 from lit.parser_errors import explained
 from lit.quiet import quieten_lightning
 from lit.samples import Samples
-from lit.stopping import is_first_process
+from lit.stopping import HOW_TO_RESUME, is_first_process
+
+HOW_TO_TAKE_LESS = (
+    "--model.waiting.place host, or disk, with --ckpt_path last resumes with less of it; a new run "
+    "takes less with a smaller --data.micro_batch_size or --data.n_samples"
+)
 
 
 def main(args: Sequence[str], data: type[Samples]) -> int:
@@ -51,5 +57,10 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
         return 2
     except RecursionError:
         print_error(DGQError("a configuration is nested too deeply: correct the file"))
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error(DGQError(f"{in_words(error)}: {HOW_TO_TAKE_LESS}"))
         return 2
     return 0

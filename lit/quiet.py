@@ -9,12 +9,17 @@ IRRELEVANT_WARNINGS = (
     "args parameter",
     "is not empty",
     "returned `None`",
+    "dirpath has changed",
 )
+
+PROFILER = "lightning.pytorch.profilers.profiler"
+"""The logger of the report that ``--trainer.profiler`` asks for."""
 
 
 def quieten_lightning() -> None:
     """Suppress these hints."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(PROFILER).setLevel(logging.INFO)
     for message in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", f".*{message}.*")

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dgq.errors import DGQError
 from dgq.hub.evidence import CONFIG_FILE
 from dgq.storage.checkpoint import FOLDER, has_model
 from dgq.storage.files import remove_leftovers
-from dgq.storage.locks import LockedError, locked
+from dgq.storage.locks import Held, LockedError, is_file_alone, lock_file, locked
 
 CONFIG, LOG, CHECKPOINT = CONFIG_FILE, "log.csv", "last.ckpt"
 HEADER = "# Configuration of a calibration, written by it: this folder is its own.\n"
@@ -18,22 +19,45 @@ HEADER = "# Configuration of a calibration, written by it: this folder is its ow
 LAST = "last"
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A run's folder that this process alone writes into.
+
+    Args:
+        run: the folder.
+        held: its lock.
+    """
+
+    run: Path
+    held: Held
+
+    def check(self) -> None:
+        """Raise DGQError if the folder was moved or removed, and may be another's by now."""
+        if not self.held.is_here:
+            raise DGQError(
+                f"{self.run} was moved or removed while this calibration was writing into it: if "
+                "it was moved, --run DIR --ckpt_path last resumes it there"
+            )
+
+
 @contextmanager
-def claimed(run: Path) -> Iterator[None]:
+def claimed(run: Path) -> Iterator[Claim]:
     """Lock a folder against other calibrations, and remove what a killed one left behind.
 
     Raises:
         DGQError: if another calibration is using it, or it is not writable.
     """
     try:
-        with locked(run / "run", wait=False):
+        with locked(run / "run", wait=False) as held:
             remove_leftovers(run, locked=True)
             remove_leftovers(run / FOLDER, locked=True)
-            yield
+            yield Claim(run, held)
     except LockedError as error:
+        file = lock_file(run / "run")
+        left = f"; if none is, one on another machine left {file}: remove it"
         raise DGQError(
             f"another calibration is writing into {run}: wait for it, or choose another folder by "
-            "--run DIR"
+            f"--run DIR{left if is_file_alone(file) else ''}"
         ) from error
     finally:
         with suppress(OSError):  # removes the folder if nothing was written to it

@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.distributed import all_reduce
 from typing_extensions import override
 
+from lit.launcher import WatchingLauncher
+
 
 class AveragingStrategy(DDPStrategy):
     """Averages the gradients that exist, without DistributedDataParallel's wrapper.
@@ -13,6 +15,12 @@ class AveragingStrategy(DDPStrategy):
     Only one target has gradients at any time. DDP would raise for all other parameters, or reduce
     zeros for every weight of the UNet in each step.
     """
+
+    @override
+    def _configure_launcher(self) -> None:
+        """Start the other processes, and watch them."""
+        assert self.cluster_environment is not None
+        self._launcher = WatchingLauncher(self.cluster_environment, self.num_processes, 1)
 
     @override
     def configure_ddp(self) -> None:

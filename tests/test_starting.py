@@ -44,3 +44,18 @@ def test_an_interrupted_import_has_no_traceback(script: str, tmp_path: Path) -> 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     assert interrupted("train.py", "signal.SIG_IGN", tmp_path).returncode == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_another_process_of_several_ignores_all_signals_from_its_start(
+    number: signal.Signals,
+) -> None:
+    """A terminal sends Ctrl-C to all of them; only the first one decides."""
+    program = (
+        "import os, starting; starting.end_quietly(); "
+        f"os.kill(os.getpid(), {int(number)}); raise SystemExit(7)"
+    )
+    for rank, status in (("1", 7), ("0", -number)):
+        environment = os.environ | {"LOCAL_RANK": rank}
+        command = [sys.executable, "-c", program]
+        assert subprocess.run(command, cwd=ROOT, env=environment).returncode == status

@@ -7,6 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Callable
 
 from dgq.command_line.console import print_error, print_stop, quieten_libraries
+from dgq.command_line.memory import in_words, is_out_of_memory
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
 
@@ -47,6 +48,11 @@ def exit_code(
         return 2
     except RecursionError:
         print_error(DGQError("a file of settings is nested too deeply: correct it"))
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error(DGQError(f"{in_words(error)}: free some, or make batches or images smaller"))
         return 2
     except Stopped as stop:
         print_stop(f"{stop.reason}: {after_stop}")

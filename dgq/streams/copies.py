@@ -65,7 +65,15 @@ class DiskCopy:
 
     def flat(self) -> Tensor:
         """All elements, 1-D, read as they are used."""
-        return torch.from_file(str(self._path), shared=False, size=self._size, dtype=self._dtype)
+        path = str(self._path)
+        try:
+            return torch.from_file(path, shared=False, size=self._size, dtype=self._dtype)
+        except RuntimeError as error:
+            if self._path.exists():
+                raise
+            raise DGQError(
+                f"{path}, activations that waited there, was removed meanwhile"
+            ) from error
 
     def __del__(self) -> None:
         path = getattr(self, "_path", None)

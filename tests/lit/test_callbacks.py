@@ -26,7 +26,7 @@ def module(micro_folder: Path) -> Iterator[Calibration]:
 
 
 def test_the_log_has_finished_targets_only(module: Calibration, tmp_path: Path) -> None:
-    RunFolder(tmp_path, "").on_train_epoch_end(module.trainer, module)
+    RunFolder(tmp_path, "", None).on_train_epoch_end(module.trainer, module)
     with (tmp_path / "log.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
             ["target", "error_nearest", "error"],
@@ -36,7 +36,7 @@ def test_the_log_has_finished_targets_only(module: Calibration, tmp_path: Path) 
 
 
 def test_the_configuration_is_written_at_the_start(module: Calibration, tmp_path: Path) -> None:
-    RunFolder(tmp_path / "new", "a: 1\n").on_train_start(module.trainer, module)
+    RunFolder(tmp_path / "new", "a: 1\n", None).on_train_start(module.trainer, module)
     assert (tmp_path / "new" / "config.yaml").read_text() == "a: 1\n"
 
 

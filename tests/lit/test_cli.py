@@ -1,11 +1,17 @@
-"""Configs by name: what the command line looks up before any work."""
+"""Configs by name: what the command line looks up before any work; what it says, and not."""
 
+import logging
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch.profilers import profiler
 
+from data.calibration import CalibrationData
 from dgq.errors import DGQError
+from lit.cli import main
 from lit.configs import BITS, MODELS, RECIPES, find_configs, resolve_configs
+from lit.quiet import quieten_lightning
 
 
 @pytest.mark.parametrize("name", ["w4a8.yaml", "w4a8", "bits/w4a8.yaml", str(BITS / "w4a8.yaml")])
@@ -115,3 +121,24 @@ def test_a_file_that_holds_no_options_is_named(
     file.write_bytes(content)
     with pytest.raises(DGQError, match=rf"own\.yaml.*{message}"):
         resolve_configs(["fit", "--config", str(file)])
+
+
+def test_memory_that_runs_out_is_one_line_that_says_how_to_resume_with_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr("lit.cli.resolve_configs", fail)
+    assert main(["fit"], CalibrationData) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory (CUDA out of memory): --model.waiting.place host")
+    assert said.count("\n") == 1
+
+
+def test_of_what_lightning_says_only_the_report_of_a_profiler_is_shown() -> None:
+    """``--trainer.profiler simple`` prints it by a logger, like hints that concern nobody here."""
+    quieten_lightning()
+    assert profiler.log.isEnabledFor(logging.INFO)
+    for name in ("lightning.pytorch.trainer.setup", "lightning.pytorch.utilities.rank_zero"):
+        assert not logging.getLogger(name).isEnabledFor(logging.INFO)

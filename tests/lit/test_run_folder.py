@@ -1,9 +1,11 @@
 """A run writes over nothing but its own beginning, and one calibration at a time into a folder."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
+import filelock
 import pytest
 
 from dgq.errors import DGQError
@@ -128,6 +130,39 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
     with claimed(tmp_path):
         assert {p for p in tmp_path.rglob("*") if p.is_file()} == {mine, tmp_path / ".run.lock"}
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_the_lock_file_of_another_machine_is_named(tmp_path: Path) -> None:
+    """Where there are no locks, a killed process there leaves it."""
+    (tmp_path / ".run.lock").write_text("1\nanother-machine\n")
+    with (
+        filelock.FileLock(tmp_path / ".run.lock"),
+        pytest.raises(DGQError, match=r"left .*\.run\.lock: remove it"),
+        claimed(tmp_path),
+    ):
+        pytest.fail("claimed")
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_folder_that_is_moved_or_removed_is_another_runs_from_then_on(
+    moved: bool, tmp_path: Path
+) -> None:
+    """The first calibration notices, and its end does not release the lock of the second."""
+    run = tmp_path / "run"
+    with claimed(run) as first:
+        first.check()
+        run.rename(tmp_path / "moved") if moved else shutil.rmtree(run)
+        with pytest.raises(DGQError, match="moved or removed while"):
+            first.check()
+        second = claimed(run)
+        claim = second.__enter__()
+        with pytest.raises(DGQError, match="moved or removed while"):
+            first.check()
+    claim.check()
+    with pytest.raises(DGQError, match="another calibration is writing"), claimed(run):
+        pytest.fail("claimed twice")
+    second.__exit__(None, None, None)
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("name", ["file/run", "x" * 300, "file"])

@@ -147,3 +147,37 @@ def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
     assert command([*arguments, "--ckpt_path", "last", "--trainer.max_steps", "12"]) == 3
     assert "has no checkpoint yet: starting from the beginning" in capsys.readouterr().out
     assert rows(finished_work / "early") == rows(finished_work / "run")[:2]
+
+
+def moved_in(run: Path, epoch: int) -> Callable[[], None]:
+    """Give the run's folder another name while a target is learned."""
+    step = Calibration.training_step
+
+    def moved(self: Calibration, rows: Tensor, batch_idx: int) -> Tensor:
+        if self.current_epoch == epoch and batch_idx == 0:
+            run.rename(run.with_name("moved"))
+        return step(self, rows, batch_idx)
+
+    return lambda: setattr(Calibration, "training_step", moved)
+
+
+@forks
+def test_a_run_whose_folder_is_moved_ends_and_resumes_there(
+    finished_work: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    """Another calibration may have begun in its place. Samples on disk have moved too."""
+    run, disk = finished_work / "moving", ("--model.waiting.place", "disk")
+    arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
+    ended = calibrate_in_child(arguments, moved_in(run, 9), tmp_path)
+    assert ended.status == 2, ended.said
+    assert f"{run} was moved or removed" in "".join(ended.said.splitlines()[-1:])
+    assert not run.exists()
+    assert len(rows(finished_work / "moved")) == 9
+    resumed = [*fit_arguments(micro_folder, finished_work, "moved"), *LEARNING, *disk]
+    killed = calibrate_in_child([*resumed, "--ckpt_path=last"], killed_in(12, 1), tmp_path)
+    assert killed.status == -signal.SIGKILL, killed.said
+    assert list((finished_work / "moved").glob("waiting-*"))
+    again = (finished_work / "moved").rename(finished_work / "moved-again")
+    resumed = [*fit_arguments(micro_folder, finished_work, again.name), *LEARNING, *disk]
+    assert command([*resumed, "--ckpt_path=last"]) == 0
+    assert_same_result(again, finished_work / "run")

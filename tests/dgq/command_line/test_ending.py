@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import torch
 from rich.console import Console
 
 from dgq.command_line import card, export, inspect
@@ -23,12 +24,26 @@ def raising(error: BaseException) -> Callable[[], None]:
     return work
 
 
+SMALLER = "free some, or make batches or images smaller"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (DGQError("no such model"), 2, "error: no such model\n"),
         (PermissionError("no"), 2, "error: no: fix that, then repeat the command\n"),
         (RecursionError(), 2, "error: a file of settings is nested too deeply: correct it\n"),
+        (MemoryError(), 2, f"error: out of memory (MemoryError): {SMALLER}\n"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),
+            2,
+            f"error: out of memory (CUDA out of memory): {SMALLER}\n",
+        ),
+        (
+            RuntimeError("could not create a primitive"),
+            2,
+            f"error: out of memory (could not create a primitive): {SMALLER}\n",
+        ),
         (KeyboardInterrupt(), 130, "stopped interrupted: what was finished is kept\n"),
     ],
 )
@@ -37,6 +52,16 @@ def test_an_error_is_one_line(
 ) -> None:
     assert exit_code(raising(error)) == code
     assert capsys.readouterr().err == said
+
+
+def test_memory_that_runs_out_is_recognized_and_other_errors_are_not() -> None:
+    def allocate() -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    assert exit_code(allocate) == 2
+    for error in (RuntimeError("could not create a primitive descriptor"), TypeError("no")):
+        with pytest.raises(type(error), match=str(error)):
+            exit_code(raising(error))
 
 
 def test_what_the_work_returns_is_passed_on() -> None:

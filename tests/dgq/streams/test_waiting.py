@@ -272,3 +272,14 @@ def test_a_full_disk_is_an_error_that_leaves_no_file(
 def test_unknown_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="waiting"):
         WaitingSettings(**bad)
+
+
+def test_copies_that_somebody_removed_are_one_line(tmp_path: Path) -> None:
+    """As of a run whose folder was renamed, or by a program that tidies up."""
+    place = waiting(WaitingSettings("disk"), tmp_path)
+    x = torch.randn(LARGE)
+    place.park([x])
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(DGQError, match="activations that waited there, was removed"):
+        place.fetch_(x)
