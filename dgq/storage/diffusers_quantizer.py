@@ -161,7 +161,7 @@ class DGQQuantizer(DiffusersQuantizer):
         if away is not None:
             raise DGQError(
                 f"{away} was not loaded: a quantized UNet takes the sizes of its tensors from its "
-                "files: leave ignore_mismatched_sizes away"
+                "files: leave ignore_mismatched_sizes out"
             )
         check_seal(config_of(model), self._hashes, "the quantized UNet")
         surplus = self._hashes.keys() - model.state_dict().keys()

@@ -313,7 +313,7 @@ def test_what_is_no_folder_is_refused(name: Any, calibrated_as: Models, tmp_path
     [
         ({"sample_size": 64}, "was given sample_size: "),
         ({"upcast_attention": True, "dropout": 0.1}, "was given dropout, upcast_attention: "),
-        ({"ignore_mismatched_sizes": True}, "leave ignore_mismatched_sizes away"),
+        ({"ignore_mismatched_sizes": True}, "leave ignore_mismatched_sizes out"),
     ],
 )
 def test_a_quantized_unet_is_not_changed_while_it_is_loaded(
