@@ -1,5 +1,6 @@
-"""Calibrations in forked processes, which may be killed or limited, and need no imports."""
+"""Calibrations in forked processes, which may be killed or limited, and import nothing again."""
 
+import multiprocessing
 import os
 import sys
 import traceback
@@ -7,15 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import torch
 
 from data.calibration import CalibrationData
 from lit.cli import main
 
-forks = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="threads of autograd, one a GPU, do not survive a fork"
-)
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Children are forked by a process that has only imported: autograd's threads survive no fork."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +37,37 @@ def calibrate_in_child(
 
     Args:
         arguments: of the command line.
-        prepare: what the child does first, without effect on this process.
+        prepare: what the child does first; a function that can be pickled.
         folder: for what the child says.
     """
     output = folder / "said.txt"
-    child = os.fork()
-    if child == 0:
-        os._exit(_calibrate(arguments, prepare, output))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return Ended(status, output.read_text())
+    CONTEXT.set_forkserver_preload([__name__])
+    given = (arguments, prepare, output, Path.cwd(), torch.get_num_threads())
+    child = CONTEXT.Process(target=_calibrate, args=given)
+    child.start()
+    child.join()
+    assert child.exitcode is not None
+    return Ended(child.exitcode, output.read_text())
 
 
-def _calibrate(arguments: Sequence[str], prepare: Callable[[], object], output: Path) -> int:
-    """The exit status; nothing may return into the test that was forked."""
+def _calibrate(
+    arguments: Sequence[str],
+    prepare: Callable[[], object],
+    output: Path,
+    folder: Path,
+    n_threads: int,
+) -> None:
+    """Exit with the status of the command line, in a working folder."""
+    os.chdir(folder)
+    torch.set_num_threads(n_threads)
     with output.open("w") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         sys.stdout = sys.stderr = file
         try:
             prepare()
-            return main(arguments, CalibrationData)
+            status = main(arguments, CalibrationData)
         except BaseException:
             traceback.print_exc()
-            return 70
+            status = 70
+    os._exit(status)

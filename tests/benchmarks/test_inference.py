@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_figures_are_json_also_before_anything_was_measured(tmp_path: Path) -> N
     run.write()
     content = json.loads(file.read_text())
     assert content["tables"] == []
-    assert content["machine"]["versions"]["torch"] == torch.__version__
+    assert content["machine"]["versions"]["torch"] == version("torch")
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from dgq.errors import DGQError
 from lit import launcher
 from lit.launcher import WatchingLauncher, check_processes
 from lit.stopping import end_all
-from tests.children import calibrate_in_child, forks
+from tests.children import calibrate_in_child
 from tests.tiny_pipelines import fit_arguments
 
 
@@ -80,14 +81,17 @@ def test_processes_that_would_each_calibrate_into_one_folder_are_refused(
         check_processes(alone)
 
 
-@forks
+def set_environment(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 def test_a_job_with_another_number_of_tasks_is_one_line(micro_folder: Path, tmp_path: Path) -> None:
     """Lightning says so only when it starts them, by a traceback."""
     job = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
     environment = {f"SLURM_{name}": value for name, value in (job | {"JOB_NAME": "w4a8"}).items()}
     two = ("--trainer.devices=2", "--data.micro_batch_size=2")
     arguments = [*fit_arguments(micro_folder, tmp_path), *two]
-    ended = calibrate_in_child(arguments, lambda: os.environ.update(environment), tmp_path)
+    ended = calibrate_in_child(arguments, partial(set_environment, environment), tmp_path)
     assert ended.status == 2, ended.said
     assert ended.said.startswith("error: --trainer: You set `devices=2`")
     assert ended.said.count("\n") == 1

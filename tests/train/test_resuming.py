@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 from torch import Tensor
 
 from data.calibration import CalibrationData
+from dgq.recipes import mixed
 from dgq.storage.checkpoint import read_manifest
 from dgq.targets import NETWORK
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder
 from lit.cli import main
 from tests.calibration_runs import assert_same_result, command, rows
-from tests.children import calibrate_in_child, forks
+from tests.children import calibrate_in_child
 from tests.tiny_pipelines import LEARNING, fit_arguments
 
 
@@ -29,8 +31,8 @@ def fail(*_: Any) -> None:
     raise MachineError
 
 
-def killed_in(target: int | None, iteration: int) -> Callable[[], None]:
-    """Patches a child: it is killed at an iteration of a target, or of the UNet as a whole."""
+def kill_in(target: int | None, iteration: int, measures: bool = True) -> None:
+    """Patch a child: it is killed at an iteration of a target, or of the UNet as a whole."""
     step = Calibration.training_step
 
     def killed(self: Calibration, rows: Tensor, batch_idx: int) -> Tensor:
@@ -39,7 +41,9 @@ def killed_in(target: int | None, iteration: int) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, rows, batch_idx)
 
-    return lambda: setattr(Calibration, "training_step", killed)
+    setattr(Calibration, "training_step", killed)  # noqa: B010
+    if not measures:
+        setattr(mixed, "measure_sensitivity", None)  # noqa: B010
 
 
 def on_a_small_disk() -> None:
@@ -47,7 +51,6 @@ def on_a_small_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, resource.RLIM_INFINITY))
 
 
-@forks
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     finished_work: Path, micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,11 +58,11 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     arguments = [*fit_arguments(micro_folder, finished_work, "killed"), *LEARNING]
     resumed = [*arguments, "--ckpt_path", "last"]
     run = finished_work / "killed"
-    first = calibrate_in_child(arguments, killed_in(9, 2), tmp_path)
+    first = calibrate_in_child(arguments, partial(kill_in, 9, 2), tmp_path)
     assert first.status == -signal.SIGKILL, first.said
     assert len(rows(run)) == 9
     monkeypatch.setattr("dgq.recipes.mixed.measure_sensitivity", None)
-    second = calibrate_in_child(resumed, killed_in(None, 3), tmp_path)
+    second = calibrate_in_child(resumed, partial(kill_in, None, 3, measures=False), tmp_path)
     assert second.status == -signal.SIGKILL, second.said
     assert len(rows(run)) == 24
     assert not (run / "quantized" / "config.json").exists()
@@ -69,7 +72,6 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     assert len({own.weights.n_bits for own in layers.values() if own.weights}) > 2
 
 
-@forks
 def test_a_run_that_cannot_write_says_so_and_goes_on_later(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
@@ -149,8 +151,8 @@ def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
     assert rows(finished_work / "early") == rows(finished_work / "run")[:2]
 
 
-def moved_in(run: Path, epoch: int) -> Callable[[], None]:
-    """Give the run's folder another name while a target is learned."""
+def move_in(run: Path, epoch: int) -> None:
+    """Patch a child: its folder is renamed at the beginning of an epoch."""
     step = Calibration.training_step
 
     def moved(self: Calibration, rows: Tensor, batch_idx: int) -> Tensor:
@@ -158,23 +160,22 @@ def moved_in(run: Path, epoch: int) -> Callable[[], None]:
             run.rename(run.with_name("moved"))
         return step(self, rows, batch_idx)
 
-    return lambda: setattr(Calibration, "training_step", moved)
+    setattr(Calibration, "training_step", moved)  # noqa: B010
 
 
-@forks
 def test_a_run_whose_folder_is_moved_ends_and_resumes_there(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
     """Another calibration may have begun in its place. Samples on disk have moved too."""
     run, disk = finished_work / "moving", ("--model.waiting.place", "disk")
     arguments = [*fit_arguments(micro_folder, finished_work, run.name), *LEARNING]
-    ended = calibrate_in_child(arguments, moved_in(run, 9), tmp_path)
+    ended = calibrate_in_child(arguments, partial(move_in, run, 9), tmp_path)
     assert ended.status == 2, ended.said
     assert f"{run} was moved or removed" in "".join(ended.said.splitlines()[-1:])
     assert not run.exists()
     assert len(rows(finished_work / "moved")) == 9
     resumed = [*fit_arguments(micro_folder, finished_work, "moved"), *LEARNING, *disk]
-    killed = calibrate_in_child([*resumed, "--ckpt_path=last"], killed_in(12, 1), tmp_path)
+    killed = calibrate_in_child([*resumed, "--ckpt_path=last"], partial(kill_in, 12, 1), tmp_path)
     assert killed.status == -signal.SIGKILL, killed.said
     assert list((finished_work / "moved").glob("waiting-*"))
     again = (finished_work / "moved").rename(finished_work / "moved-again")
