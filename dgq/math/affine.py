@@ -30,14 +30,27 @@ def round_ste(x: Tensor) -> Tensor:
     return straight_through(x, x.detach().round())
 
 
+class _ClampWithin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lowest: float, highest: float) -> Tensor:
+        value = x.clamp(lowest, highest)
+        ctx.save_for_backward(value == x)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (within,) = ctx.saved_tensors
+        return gradients[0] * within, None, None
+
+
 def clamp_within(x: Tensor, lowest: float, highest: float) -> Tensor:
     """``x.clamp(lowest, highest)``, with the gradient of the identity from end to end, inclusive.
 
     Codes often lie at an end. There torch's own gradient is that of the identity up to version 2.13
-    and zero in 2.15.
+    and zero in 2.15. It also takes twice the time.
     """
-    value = x.clamp(lowest, highest)
-    return torch.where(value == x, x, value.detach()) if x.requires_grad else value
+    result: Tensor = _ClampWithin.apply(x, lowest, highest)  # type: ignore[no-untyped-call]
+    return result
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:
