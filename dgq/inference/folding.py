@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgq.ops.native import sums_fit
-from dgq.unet.geometry import ConvGeometry, Geometry
+from dgq.unet.geometry import Geometry
 
 
 def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:
@@ -41,7 +41,7 @@ def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> T
         zero_point: ``[steps, channels]``, times the factors of the codes.
         geometry: of the layer.
     """
-    groups = geometry.groups if isinstance(geometry, ConvGeometry) else 1
+    groups = geometry.groups
     by_channel = weight.view(weight.shape[0], geometry.in_channels // groups, -1)
     if by_channel.shape[2] == 1:  # sums of one number are as slow as those of many
         sums = by_channel.squeeze(2)

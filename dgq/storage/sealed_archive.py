@@ -12,14 +12,11 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from dgq.errors import DGQError
-from dgq.storage.files import check_regular, written_beside
+from dgq.storage.files import CHUNK, check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 LENGTH = len("sha256:") + 64
 """Length of the comment at the end of the zip archive that ``torch.save`` writes."""
-
-READ_AT_ONCE = 2**20
-"""Bytes that are hashed at a time."""
 
 
 def write_sealed(content: dict[str, Any], path: Path) -> None:
@@ -63,7 +60,7 @@ def sha256_of(file: BinaryIO, size: int) -> str:
     """Hexadecimal SHA-256 of the first ``size`` bytes of a file."""
     file.seek(0)
     digest = hashlib.sha256()
-    while size > 0 and (part := file.read(min(size, READ_AT_ONCE))):
+    while size > 0 and (part := file.read(min(size, CHUNK))):
         digest.update(part)
         size -= len(part)
     return digest.hexdigest()

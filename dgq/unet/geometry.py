@@ -33,6 +33,11 @@ class LinearGeometry:
         """Whether zeros are added around the input."""
         return False
 
+    @property
+    def groups(self) -> int:
+        """One: every output reads all features."""
+        return 1
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``[..., in] -> [..., out]``."""
         return F.linear(x, weight, bias)
@@ -103,7 +108,7 @@ class HasGeometry(Reader):
     @property
     def groups(self) -> int:
         """Groups of channels of a convolution; a linear layer is one."""
-        return self.geometry.groups if isinstance(self.geometry, ConvGeometry) else 1
+        return self.geometry.groups
 
 
 def geometry_of(layer: nn.Linear | nn.Conv2d, name: str) -> Geometry:
