@@ -152,10 +152,9 @@ class QuantizedAttention(TakesProcessors, Attention):
     def _mix_rows(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of samples whose scores fit into memory."""
         assert self.score_quantizer is not None
-        logits = query @ key.transpose(-1, -2) * self.scale
-        if mask is not None:
-            logits = logits + mask
-        scores: Tensor = self.score_quantizer(logits.softmax(-1))
+        scores: Tensor = self.score_quantizer(
+            scaled_logits(query, key, mask, self.scale).softmax(-1)
+        )
         return scores @ value
 
     # Bits of the operands, for counting
@@ -179,6 +178,25 @@ class QuantizedAttention(TakesProcessors, Attention):
     def score_bits(self) -> int:
         """Bits of the scores, FLOAT_BITS in floating point."""
         return bits_of(self.score_quantizer)
+
+
+def scaled_logits(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """``scale * query @ key^T + mask``, never held unscaled: float16 would overflow.
+
+    Args:
+        query: ``[batch, heads, queries, head_dim]``.
+        key: ``[batch, heads, keys, head_dim]``.
+        mask: broadcast to ``[batch, heads, queries, keys]``; None to add nothing.
+        scale: factor of the products.
+    """
+    samples, beta = query.shape[:2], 0
+    added = query.new_zeros(())
+    if mask is not None:
+        added, beta = mask.expand(*samples, -1, -1).flatten(0, 1).to(query.dtype), 1
+    keys = key.flatten(0, 1).transpose(1, 2)
+    logits = torch.baddbmm(added, query.flatten(0, 1), keys, beta=beta, alpha=scale)
+    of_heads: Tensor = logits.unflatten(0, samples)
+    return of_heads
 
 
 # Code that exchanges the forward of attentions finds them by the name of their class.

@@ -10,7 +10,12 @@ from torch import Tensor
 from dgq.quantizers.activation_quantizer import ActivationQuantizer
 from dgq.quantizers.scores import AffineScoreQuantizer, LogScoreQuantizer, score_quantizer
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings
-from dgq.unet.attention import QuantizedAttention, become_quantized_, unsupported_feature
+from dgq.unet.attention import (
+    QuantizedAttention,
+    become_quantized_,
+    scaled_logits,
+    unsupported_feature,
+)
 from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
 from dgq.unet.quantize import attention_quantizers
@@ -198,6 +203,16 @@ def test_inputs_and_q_k_v_are_quantized_each_by_its_own_quantizer(cross: bool) -
     torch.testing.assert_close(attn(*inputs(cross)), mixed(attn, scores, v), rtol=1e-4, atol=1e-4)
     inside = attn.query_quantizer, attn.key_quantizer, attn.value_quantizer
     assert all(quantizer.scale.numel() for quantizer in inside)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_logits_are_scaled_before_they_overflow(rows: int) -> None:
+    query, key = torch.full((2, 1, 3, 64), 40.0).half(), torch.full((2, 1, 5, 64), 40.0).half()
+    mask = torch.randn(rows, 1, 1, 5, generator=torch.Generator().manual_seed(0)).half()
+    logits = scaled_logits(query, key, mask, 0.125)
+    expected = (0.125 * torch.einsum("bhqd,bhkd->bhqk", query.double(), key.double()) + mask).half()
+    torch.testing.assert_close(logits, expected)
+    assert torch.isinf(query @ key.transpose(-1, -2)).all()  # 102,400
 
 
 @pytest.mark.parametrize("cross", [False, True])
