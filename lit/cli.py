@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from safetensors import SafetensorError
 
 from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
-from dgq.command_line.ending import end_unread, is_unread
-from dgq.command_line.memory import in_words, is_out_of_memory
+from dgq.command_line.ending import end_unread, expected, is_unread
 from dgq.command_line.stopping import Stopped, stopping_on_signals
-from dgq.errors import DGQError
 from lit.calibration_cli import CalibrationCLI
 from lit.configs import resolve_configs
 from lit.parser_errors import explained
 from lit.quiet import quieten_lightning
 from lit.samples import Samples
 from lit.stopping import HOW_TO_RESUME, is_first_process
+
+AFTER_FAILURE = "free space or fix access, then resume by --ckpt_path last"
 
 HOW_TO_TAKE_LESS = (
     "--model.waiting.place host, or disk, with --ckpt_path last resumes with less of it; a new run "
@@ -44,23 +42,15 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
         if not stop.said and is_first_process():
             print_stop(f"{stop.reason}: {HOW_TO_RESUME}")
         return stop.status
-    except (DGQError, ArgumentError, MisconfigurationException) as error:
-        print_error(explained(error))
+    except MisconfigurationException as error:
+        print_error(error)
         return 2
     except (BrokenPipeError, SystemExit) as error:
         if not is_unread(error):
             raise
         print_stop(f"stopped by SIGPIPE, nobody reads the output: {HOW_TO_RESUME}")
         return end_unread()
-    except (OSError, SafetensorError) as error:
-        print_error(DGQError(f"{error}: free space or fix access, then resume by --ckpt_path last"))
-        return 2
-    except RecursionError:
-        print_error(DGQError("a configuration is nested too deeply: correct the file"))
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print_error(DGQError(f"{in_words(error)}: {HOW_TO_TAKE_LESS}"))
+    except Exception as error:
+        print_error(explained(expected(error, AFTER_FAILURE, HOW_TO_TAKE_LESS)))
         return 2
     return 0

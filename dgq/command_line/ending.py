@@ -6,6 +6,8 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 
+from safetensors import SafetensorError
+
 from dgq.command_line.console import print_error, print_stop, quieten_libraries
 from dgq.command_line.memory import in_words, is_out_of_memory
 from dgq.command_line.stopping import Stopped, stopping_on_signals
@@ -36,23 +38,12 @@ def exit_code(
         with stopping_on_signals():
             code = work()
             sys.stdout.flush()
-    except (DGQError, ArgumentError) as error:
-        print_error(error)
-        return 2
     except (BrokenPipeError, SystemExit) as error:
         if not is_unread(error):
             raise
         return end_unread()
-    except OSError as error:
-        print_error(DGQError(f"{error}: {after_failure}"))
-        return 2
-    except RecursionError:
-        print_error(DGQError("a file of settings is nested too deeply: correct it"))
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print_error(DGQError(f"{in_words(error)}: free some, or make batches or images smaller"))
+    except Exception as error:
+        print_error(expected(error, after_failure, "free some, or make batches or images smaller"))
         return 2
     except Stopped as stop:
         print_stop(f"{stop.reason}: {after_stop}")
@@ -61,6 +52,28 @@ def exit_code(
         print_stop(f"interrupted: {after_stop}")
         return 128 + signal.SIGINT
     return code or 0
+
+
+def expected(error: Exception, after_failure: str, to_take_less: str) -> Exception:
+    """An exception that a user can do something about, in one line.
+
+    Args:
+        error: what ended a command.
+        after_failure: what to do if a file cannot be read or written.
+        to_take_less: what to do if memory runs out.
+
+    Raises:
+        Exception: ``error`` itself, if it is a mistake of the program.
+    """
+    if isinstance(error, DGQError | ArgumentError):
+        return error
+    if isinstance(error, OSError | SafetensorError):
+        return DGQError(f"{error}: {after_failure}")
+    if isinstance(error, RecursionError):
+        return DGQError("a file of settings is nested too deeply: correct it")
+    if is_out_of_memory(error):
+        return DGQError(f"{in_words(error)}: {to_take_less}")
+    raise error
 
 
 def is_unread(error: BaseException) -> bool:
