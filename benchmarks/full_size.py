@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks.inference.device import on
 from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
 from dgq import LearningSettings, QuantizationSettings, WeightSettings, quantize_
 from dgq.calibration import learning as learn
@@ -32,6 +31,7 @@ from dgq.streams.paired_streams import PairedStreams
 from dgq.streams.visit import Visit
 from dgq.streams.waiting import waiting_places
 from dgq.targets import Target, execution_order, find_blocks
+from dgq.unet.call_rows import to_device
 from dgq.unet.context import quantization
 from dgq.unet.quantize import start_observing_
 
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     targets = ordered_targets(unet, settings, calls, options.device)
     places = waiting_places(WaitingSettings(options.place, options.dtype), unet, folder)
     pairs = torch.cartesian_prod(torch.arange(options.samples // 4), torch.arange(4)).flip(1)
-    batches = [on(options.device, calls.batch(p)) for p in pairs.split(options.micro_batch)]
+    batches = [to_device(calls.batch(p), options.device) for p in pairs.split(options.micro_batch)]
     with Timer() as start:
         streams = PairedStreams(unet, targets, batches, places)
     rows: list[dict[str, Any]] = []
@@ -193,7 +193,7 @@ def ordered_targets(
 ) -> dict[str, Target]:
     """Targets in execution order."""
     found = find_blocks(unet, settings.keep)
-    call = on(device, calls.batch(torch.tensor([[0, 0]])))
+    call = to_device(calls.batch(torch.tensor([[0, 0]])), device)
     with quantization(unet, weights=False, activations=False):
         return {name: found[name] for name in execution_order(unet, found, call)}
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from benchmarks.inference.children import SUBJECTS
-from benchmarks.inference.device import on
 from benchmarks.inference.layer_gaps import layer_gaps
 from benchmarks.inference.machine import machine
 from benchmarks.inference.peaks import measure_peaks
@@ -16,6 +15,7 @@ from benchmarks.inference.request import Options
 from benchmarks.inference.turns import Turns
 from dgq.inspection.memory import resident_bytes
 from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.call_rows import to_device
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def measure_layers(
     assert part is not None
     part.ensure()
     unet = load_quantized_unet(part.folder, "integer", device=device)
-    calls = {batch: on(device, subject.call(batch)) for batch in batches}
+    calls = {batch: to_device(subject.call(batch), device) for batch in batches}
     for call in calls.values():
         unet(**call)  # compiles
     with turns.alone():

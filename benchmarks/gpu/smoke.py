@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.inference.device import on
 from benchmarks.inference.full_size import FullSize
 from benchmarks.inference.measure import compiled
 from benchmarks.inference.request import Options
@@ -15,6 +14,7 @@ from benchmarks.unet_configs import SMALLEST
 from dgq.inference.execution import Mode
 from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.storage.checkpoint import load_quantized_unet
+from dgq.unet.call_rows import to_device
 
 LEAST_DB = 25.0
 """Lowest accepted SQNR of the UNet against the same one run in floating point."""
@@ -35,7 +35,7 @@ class Smallest(FullSize):
 def check_smallest(device: str, cache: Path) -> dict[str, Any]:
     """The SQNR of each way to run, against floating point, ready for JSON."""
     subject = Smallest(Options(str(cache), (), 1, 1, 1, 1, device))
-    call = on(device, subject.call(2))
+    call = to_device(subject.call(2), device)
     figures = {}
     for name in ("quantized", "weight-only"):
         part = subject.part(name, "w4a8")

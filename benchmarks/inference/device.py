@@ -1,10 +1,6 @@
-"""Differences of a GPU: what is moved to it, and the memory that it holds."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Differences of a GPU: how it is told, and the memory that it holds."""
 
 import torch
-from torch import Tensor
 
 from benchmarks.inference import memory
 
@@ -14,13 +10,6 @@ GIB = 2**30
 def is_gpu(device: str) -> bool:
     """Whether a device is one of CUDA's."""
     return device.startswith("cuda")
-
-
-def on(device: str, value: Any) -> Any:
-    """Nested arguments on a device."""
-    if isinstance(value, Mapping):
-        return {name: on(device, item) for name, item in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def resident_gib(device: str) -> float:

@@ -9,7 +9,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from benchmarks.inference.device import on
 from benchmarks.inference.parts import Part
 from benchmarks.inference.subjects import Call, Subject
 from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
@@ -17,6 +16,7 @@ from dgq.calibration.learning import harden_, start_learning_
 from dgq.recipes.ours import Ours
 from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
 from dgq.targets import Block
+from dgq.unet.call_rows import to_device
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
@@ -92,7 +92,7 @@ class FullSize(Subject):
         start_observing_(unet)
         with quantization(unet, weights=False, activations=False, observing=True):
             call = self._random_call(len(TIMESTEPS), OBSERVED_SIZE, torch.tensor(TIMESTEPS))
-            unet(**on(self.options.device, call))
+            unet(**to_device(call, self.options.device))
         fit_activations_(unet)
         start_learning_(Block(unet))
         harden_(Block(unet))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.inference.device import GIB, is_gpu, on, resident_gib
+from benchmarks.inference.device import GIB, is_gpu, resident_gib
 from benchmarks.inference.kernels import by_kind, kernels_of
 from benchmarks.inference.machine import busy_seconds
 from benchmarks.inference.onnx_runtime import OnnxUNet
@@ -24,6 +24,7 @@ from dgq.devices import forget_peak, peak_bytes, wait
 from dgq.math.reconstruction import decibels, noise_and_signal
 from dgq.storage.checkpoint import find_model, load_quantized_unet
 from dgq.unet.arguments import converted
+from dgq.unet.call_rows import to_device
 
 ALWAYS_ALONE = Turns(None)
 
@@ -68,7 +69,7 @@ def measure(subject: Subject, request: Request) -> dict[str, Any]:
     }
     compile_s = loaded.compile_s
     for batch in request.batches:
-        call = on(device, prepared(row, subject.call(batch)))
+        call = to_device(prepared(row, subject.call(batch)), device)
 
         def run(call: Call = call) -> None:
             loaded.unet(**call)
@@ -221,7 +222,7 @@ def pooled_sqnr_db(row: Row, unet: Callable[..., Any], subject: Subject) -> floa
     """SQNR of the UNet's output in dB, pooled over all held-out calls; None if nothing differs."""
     sums, device = torch.zeros(2, dtype=torch.float64), subject.options.device
     for call, reference in subject.held_out():
-        output: Tensor = unet(**on(device, prepared(row, call)))[0]
+        output: Tensor = unet(**to_device(prepared(row, call), device))[0]
         sums += noise_and_signal(output.cpu(), reference)
     noise, signal = sums.tolist()
     return decibels(noise, signal) if noise > 0 else None

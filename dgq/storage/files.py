@@ -16,7 +16,6 @@ import psutil
 
 from dgq.errors import DGQError
 
-CHUNK = 1 << 20
 PARTIAL = ".partial"
 FLUSHES_FOLDERS = os.name != "nt"
 """Whether the system opens folders as files; Windows writes their names down by itself."""
@@ -227,8 +226,5 @@ def check_regular(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from dgq.errors import DGQError
-from dgq.storage.files import CHUNK, check_regular, written_beside
+from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
+CHUNK = 1 << 20
 LENGTH = len("sha256:") + 64
 """Length of the comment at the end of the zip archive that ``torch.save`` writes."""
 

@@ -37,9 +37,9 @@ def each_tensor(values: Sequence[Any], function: Callable[[Any], Tensor]) -> Any
     return first
 
 
-def to_device(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device | str) -> Any:
     """Nested arguments with their tensors on a device."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: to_device(item, device) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(to_device(item, device) for item in value)
