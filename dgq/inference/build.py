@@ -18,13 +18,13 @@ from dgq.settings.shared_inputs import shares_input
 from dgq.unet import attention, quantized_unet
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.geometry import geometry_of
+from dgq.unet.projections import input_quantizer_of
 from dgq.unet.quantize import (
     check_layers,
     layers_to_quantize,
     quantized_attentions,
     skip_readers,
 )
-from dgq.unet.readers import input_quantizer_of
 from dgq.unet.split_layer import names_of_parts, split_
 from dgq.unet.start_token import kept_start
 

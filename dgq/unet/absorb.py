@@ -10,7 +10,7 @@ from torch import nn
 
 from dgq.quantizers.multiple_quantizer import MultipleQuantizer
 from dgq.unet.layers import quantized_layers
-from dgq.unet.readers import input_quantizer_of
+from dgq.unet.projections import input_quantizer_of
 
 
 @torch.no_grad()

@@ -1,11 +1,10 @@
 """Layers that read a tensor quantized by their owner, and adapters that may wrap them."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from dgq.settings.shared_inputs import input_owner, shares_input
 from dgq.unet.projection import Projection
 
 
@@ -100,12 +99,3 @@ def read(layer: nn.Module, x: Tensor, quantized: Any) -> Tensor:
     reads_both = isinstance(innermost(layer), Reader)
     output: Tensor = layer(x, quantized=quantized, of=x) if reads_both else layer(quantized)
     return output
-
-
-def input_quantizer_of(unet: nn.Module, name: str) -> nn.Module | None:
-    """The quantizer of a layer's input, its own or its attention's, at any stage."""
-    owner = unet.get_submodule(input_owner(name))
-    of_text = getattr(owner, "context_quantizer", None)
-    if of_text is not None and shares_input(name) and not name.endswith("to_q"):
-        return cast(nn.Module, of_text)
-    return cast(nn.Module | None, owner.input_quantizer)
