@@ -17,7 +17,9 @@ import pytest
 from tests.tiny_pipelines import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FILES = [p.relative_to(ROOT) for p in (ROOT / "dgq").rglob("*") if p.suffix in (".py", ".cpp")]
+FILES = [
+    p.relative_to(ROOT) for p in (ROOT / "dgq").rglob("*") if p.suffix in (".py", ".cpp", ".hpp")
+]
 HEAVY = ("lightning", "datasets", "torchmetrics", "matplotlib", "pandas", "jsonargparse")
 REPOSITORY = ("lit", "data", "evaluation", "scenes", "benchmarks", "configs")
 OPTIONAL = {"datasets", "onnx", "onnxruntime", "openvino", "peft", "triton"}

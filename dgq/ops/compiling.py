@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-SOURCES = tuple(
-    map(Path(__file__).with_name, ("attention.cpp", "products.cpp", "quantization.cpp"))
-)
+HERE = Path(__file__).parent
+SOURCES = tuple(HERE / name for name in ("attention.cpp", "products.cpp", "quantization.cpp"))
+HEADERS = (HERE / "panels.hpp",)
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
@@ -33,7 +33,7 @@ def compiled(compiler: str) -> Path:
     process when it is loaded.
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    sources = (source.read_bytes() for source in SOURCES)
+    sources = (source.read_bytes() for source in (*SOURCES, *HEADERS))
     parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = _cache_folder()

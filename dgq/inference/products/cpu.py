@@ -102,10 +102,11 @@ class CpuProducts(Products):
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
-        """The folded weight, in oneDNN's layout if oneDNN multiplies values of its size exactly."""
+        """The folded weight, in oneDNN's layout where oneDNN is exact and faster than ours."""
         largest = max(int(folded.max()), -int(folded.min()))
-        exact = largest <= cpu.largest_weight_of_onednn()
-        return (OneDNNWeight if exact else PlainWeight)(folded, factor, layer.geometry)
+        groups = layer.geometry.groups
+        by_onednn = cpu.is_for_onednn(largest, layer.activation_bits, groups)
+        return (OneDNNWeight if by_onednn else PlainWeight)(folded, factor, layer.geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -233,8 +233,38 @@ def test_our_kernel_computes_the_reference(
 
 
 @own
-@pytest.mark.parametrize("rows", [1, 95, 96, 97, 200])
-@pytest.mark.parametrize(("inputs", "outputs"), [(511, 15), (512, 64), (513, 65), (1700, 700)])
+@given(
+    largest_code=st.sampled_from([0, 1, 3, 7, 15, 31, 63, 64, 127, 128, 129, 254, 255]),
+    largest_weight=st.sampled_from([1, 7, 31, 32, 63, 64, 65, 127, 128]),
+    inputs=st.integers(1, 1100),
+    outputs=st.integers(1, 20),
+    extreme=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=200, deadline=None)
+def test_our_kernel_is_exact_however_much_16_bits_hold(
+    largest_code: int, largest_weight: int, inputs: int, outputs: int, extreme: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, largest_code + 1, (1, 1, 7, inputs), generator=generator)
+    weight = torch.randint(
+        -largest_weight, largest_weight + 1, (outputs, inputs), generator=generator
+    )
+    if extreme:  # all products at their largest, of one sign for each output
+        codes = torch.full_like(codes, largest_code)
+        weight = torch.where(weight[:, :1] < 0, -largest_weight, largest_weight).expand_as(weight)
+    weight = weight.clamp(-128, 127)
+    sums = codes[0, 0] @ weight.t()
+    tables = (*(torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs)), torch.tensor([0]))
+    operands = (codes.to(torch.uint8), weight.to(torch.int8)[:, :, None, None], *tables)
+    assert torch.equal(
+        by_our_kernel(*operands, [1, 1], [1, 1])[0, 0].double(), sums.float().double()
+    )
+
+
+@own
+@pytest.mark.parametrize("rows", [1, 95, 97, 191, 192, 193, 400])
+@pytest.mark.parametrize(("inputs", "outputs"), [(511, 15), (512, 64), (513, 65), (1700, 340)])
 def test_our_kernel_adds_up_across_its_blocks(rows: int, inputs: int, outputs: int) -> None:
     codes, weight = codes_and_weight((1, 1, rows, inputs), (outputs, inputs, 1, 1), 0)
     tables = (*(torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs)), torch.tensor([0]))

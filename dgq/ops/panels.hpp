@@ -1,0 +1,259 @@
+// Products of a few rows of byte codes and a panel of byte weights in AVX2, exact for all values.
+//
+// An instruction multiplies four inputs of a row by the weights of eight outputs and adds up pairs
+// of products in 16 bits. The largest code and the weights decide how many such steps 16 bits hold
+// before sums are widened to 32 bits. If they do not hold a single one, words are multiplied.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace dgq {
+
+constexpr int64_t MICRO = 6;      // rows whose sums the registers hold
+constexpr int64_t COLUMNS = 16;   // output channels whose sums they hold: two vectors
+constexpr int64_t HALF = 8;       // output channels of a vector
+constexpr int64_t DEPTH = 512;    // inputs of a panel, whose bytes take 8 KiB
+constexpr int64_t STEP = 4;       // inputs of a step
+constexpr int64_t LANES = 32;     // inputs of a vector
+constexpr int64_t MOST_OF_16_BITS = 32767;
+
+inline int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Up to LANES bytes, followed by zeros.
+inline __m256i loaded(const void* from, int64_t n) {
+  if (n >= LANES) return _mm256_loadu_si256((const __m256i*)from);
+  int8_t edge[LANES] = {};
+  if (n > 0) std::memcpy(edge, from, n);
+  return _mm256_loadu_si256((const __m256i*)edge);
+}
+
+// The largest of some bytes in each lane, and in those before.
+inline __m256i largest_in_lanes(const uint8_t* codes, int64_t n, __m256i before) {
+  for (int64_t i = 0; i < n; i += LANES)
+    before = _mm256_max_epu8(before, loaded(codes + i, n - i));
+  return before;
+}
+
+inline int64_t largest_of_lanes(__m256i bytes) {
+  uint8_t each[LANES];
+  _mm256_storeu_si256((__m256i*)each, bytes);
+  return *std::max_element(each, each + LANES);
+}
+
+inline void widen(const uint8_t* __restrict codes, int64_t n, int16_t* __restrict to) {
+  for (int64_t i = 0; i < n; i++) to[i] = codes[i];
+}
+
+// The weights of up to COLUMNS outputs and DEPTH inputs, zero padded.
+struct alignas(32) Panel {
+  int8_t bytes[DEPTH * COLUMNS];   // [step][COLUMNS][STEP]
+  int16_t words[DEPTH * COLUMNS];  // [step][2][COLUMNS][2], if a chain is 0 steps long
+  int64_t steps;
+  int64_t chain;  // steps whose sums 16 bits hold
+
+  // n inputs from the first one of some rows of a weight [out, depth], for codes up to the largest.
+  void pack(const int8_t* weight, int64_t depth, int64_t columns, int64_t first, int64_t n,
+            int64_t largest_code) {
+    for (int64_t c = 0; c < COLUMNS; c += HALF)
+      for (int64_t k = 0; k < n; k += LANES)
+        transpose(weight + c * depth + first + k, depth, columns - c, n - k,
+                  bytes + k * COLUMNS + STEP * c);
+    steps = (n + STEP - 1) / STEP;
+    chain = MOST_OF_16_BITS / std::max<int64_t>(1, largest_code * largest_pair());
+    if (in_words()) widen();
+  }
+
+  bool in_words() const { return chain == 0; }
+
+ private:
+  // LANES inputs of HALF rows, as [step][row][STEP].
+  static void transpose(const int8_t* weight, int64_t stride, int64_t rows, int64_t n, int8_t* to) {
+    __m256i a[8], b[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) a[i] = loaded(weight + i * stride, i < rows ? n : 0);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const __m256i low = _mm256_permute2x128_si256(a[i], a[i + 4], 0x20);
+      const __m256i high = _mm256_permute2x128_si256(a[i], a[i + 4], 0x31);
+      _mm256_storeu_si256((__m256i*)(to + STEP * COLUMNS * i), low);
+      _mm256_storeu_si256((__m256i*)(to + STEP * COLUMNS * (i + 4)), high);
+    }
+  }
+
+  // The largest sum of the magnitudes of two neighbouring weights.
+  int64_t largest_pair() const {
+    const __m256i ones = _mm256_set1_epi8(1);
+    __m256i largest = _mm256_setzero_si256();
+    for (int64_t i = 0; i < steps * STEP * COLUMNS; i += LANES) {
+      const __m256i sizes = _mm256_abs_epi8(_mm256_load_si256((const __m256i*)(bytes + i)));
+      largest = _mm256_max_epi16(largest, _mm256_maddubs_epi16(sizes, ones));
+    }
+    int16_t each[16];
+    _mm256_storeu_si256((__m256i*)each, largest);
+    return *std::max_element(each, each + 16);
+  }
+
+  // The bytes 2 i and 2 i + 1 of each row's step as words, for i of 0 or 1.
+  template <int PAIR>
+  static __m256i pair_as_words(__m256i step) {
+    const __m256i at = _mm256_set_epi8(13 + 2 * PAIR, 0, 12 + 2 * PAIR, 0, 9 + 2 * PAIR, 0,
+                                       8 + 2 * PAIR, 0, 5 + 2 * PAIR, 0, 4 + 2 * PAIR, 0,
+                                       1 + 2 * PAIR, 0, 2 * PAIR, 0, 13 + 2 * PAIR, 0,
+                                       12 + 2 * PAIR, 0, 9 + 2 * PAIR, 0, 8 + 2 * PAIR, 0,
+                                       5 + 2 * PAIR, 0, 4 + 2 * PAIR, 0, 1 + 2 * PAIR, 0, 2 * PAIR,
+                                       0);
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(step, at), 8);
+  }
+
+  void widen() {
+    const __m256i* from = (const __m256i*)bytes;
+    __m256i* to = (__m256i*)words;
+    for (int64_t s = 0; s < steps; s++, from += 2, to += 4) {
+      to[0] = pair_as_words<0>(from[0]), to[1] = pair_as_words<0>(from[1]);
+      to[2] = pair_as_words<1>(from[0]), to[3] = pair_as_words<1>(from[1]);
+    }
+  }
+};
+
+// The loops are in assembler, because compilers move sums to memory and back although the 16
+// registers suffice: 12 for sums, two for weights, two for codes and products.
+
+#define DGQ_EACH_ROW(DO)                                                                     \
+  DO("(%[at])", "0", "1")                                                                    \
+  DO("(%[at],%[stride])", "2", "3")                                                          \
+  DO("(%[at],%[stride],2)", "4", "5")                                                        \
+  DO("(%[at],%[three])", "6", "7")                                                           \
+  DO("(%[at],%[stride],4)", "8", "9")                                                        \
+  DO("(%[at],%[five])", "10", "11")
+#define DGQ_EACH_SUM(DO)                                                                     \
+  DO("0", "0") DO("1", "32") DO("2", "64") DO("3", "96") DO("4", "128") DO("5", "160")       \
+  DO("6", "192") DO("7", "224") DO("8", "256") DO("9", "288") DO("10", "320") DO("11", "352")
+
+#define DGQ_WEIGHTS(low, high)                                                               \
+  "vmovdqa " low "(%[weights]), %%ymm12\n\t"                                                 \
+  "vmovdqa " high "(%[weights]), %%ymm13\n\t"
+#define DGQ_NEXT(inputs, bytes)                                                              \
+  "add $" inputs ", %[at]\n\t"                                                               \
+  "add $" bytes ", %[weights]\n\t"
+
+#define DGQ_BEGIN_CHAIN(codes, low, high)                                                    \
+  "vpbroadcastd " codes ", %%ymm14\n\t"                                                      \
+  "vpmaddubsw %%ymm12, %%ymm14, %%ymm" low "\n\t"                                            \
+  "vpmaddubsw %%ymm13, %%ymm14, %%ymm" high "\n\t"
+#define DGQ_ADD_TO_CHAIN(codes, low, high)                                                   \
+  "vpbroadcastd " codes ", %%ymm14\n\t"                                                      \
+  "vpmaddubsw %%ymm12, %%ymm14, %%ymm15\n\t"                                                 \
+  "vpmaddubsw %%ymm13, %%ymm14, %%ymm14\n\t"                                                 \
+  "vpaddw %%ymm15, %%ymm" low ", %%ymm" low "\n\t"                                           \
+  "vpaddw %%ymm14, %%ymm" high ", %%ymm" high "\n\t"
+#define DGQ_ADD_WIDENED(codes, low, high)                                                    \
+  "vpbroadcastd " codes ", %%ymm14\n\t"                                                      \
+  "vpmaddubsw %%ymm12, %%ymm14, %%ymm15\n\t"                                                 \
+  "vpmaddubsw %%ymm13, %%ymm14, %%ymm14\n\t"                                                 \
+  "vpmaddwd %[ones], %%ymm15, %%ymm15\n\t"                                                   \
+  "vpmaddwd %[ones], %%ymm14, %%ymm14\n\t"                                                   \
+  "vpaddd %%ymm15, %%ymm" low ", %%ymm" low "\n\t"                                           \
+  "vpaddd %%ymm14, %%ymm" high ", %%ymm" high "\n\t"
+#define DGQ_ADD_WORDS(codes, low, high)                                                      \
+  "vpbroadcastd " codes ", %%ymm14\n\t"                                                      \
+  "vpmaddwd %%ymm12, %%ymm14, %%ymm15\n\t"                                                   \
+  "vpmaddwd %%ymm13, %%ymm14, %%ymm14\n\t"                                                   \
+  "vpaddd %%ymm15, %%ymm" low ", %%ymm" low "\n\t"                                           \
+  "vpaddd %%ymm14, %%ymm" high ", %%ymm" high "\n\t"
+
+#define DGQ_CLEAR(sum, at) "vpxor %%ymm" sum ", %%ymm" sum ", %%ymm" sum "\n\t"
+#define DGQ_STORE(sum, at)                                                                   \
+  "vpaddd " at "(%[sums]), %%ymm" sum ", %%ymm" sum "\n\t"                                   \
+  "vmovdqu %%ymm" sum ", " at "(%[sums])\n\t"
+#define DGQ_STORE_CHAIN(sum, at)                                                             \
+  "vpmaddwd %%ymm12, %%ymm" sum ", %%ymm" sum "\n\t" DGQ_STORE(sum, at)
+
+#define DGQ_ROWS                                                                             \
+  [stride] "r"(stride), [three] "r"(3 * stride), [five] "r"(5 * stride), [sums] "r"(sums)
+#define DGQ_CHANGED                                                                          \
+  "memory", "cc", "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8",    \
+      "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14", "ymm15"
+
+alignas(32) constexpr int16_t ONES[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+typedef int16_t __attribute__((may_alias)) Vector[16];
+
+// sums[MICRO][COLUMNS] += the products of n > 0 steps, added up in 16 bits.
+inline void add_chain(const uint8_t* at, int64_t stride, const int8_t* weights, int64_t n,
+                      int32_t* sums) {
+  asm volatile(DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_BEGIN_CHAIN) DGQ_NEXT("4", "64")
+               "dec %[n]\n\t"
+               "jz 2f\n\t"
+               "1:\n\t"
+               DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_ADD_TO_CHAIN) DGQ_NEXT("4", "64")
+               "dec %[n]\n\t"
+               "jnz 1b\n\t"
+               "2:\n\t"
+               "vmovdqa %[ones], %%ymm12\n\t" DGQ_EACH_SUM(DGQ_STORE_CHAIN)
+               : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)
+               : DGQ_ROWS, [ones] "m"(*(const Vector*)ONES)
+               : DGQ_CHANGED);
+}
+
+// sums[MICRO][COLUMNS] += the products of n > 0 steps, each widened to 32 bits.
+inline void add_steps(const uint8_t* at, int64_t stride, const int8_t* weights, int64_t n,
+                      int32_t* sums) {
+  asm volatile(DGQ_EACH_SUM(DGQ_CLEAR)
+               "1:\n\t"
+               DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_ADD_WIDENED) DGQ_NEXT("4", "64")
+               "dec %[n]\n\t"
+               "jnz 1b\n\t" DGQ_EACH_SUM(DGQ_STORE)
+               : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)
+               : DGQ_ROWS, [ones] "m"(*(const Vector*)ONES)
+               : DGQ_CHANGED);
+}
+
+// sums[MICRO][COLUMNS] += the products of n > 0 pairs of words. The stride is in bytes.
+inline void add_words(const int16_t* at, int64_t stride, const int16_t* weights, int64_t n,
+                      int32_t* sums) {
+  asm volatile(DGQ_EACH_SUM(DGQ_CLEAR)
+               "1:\n\t"
+               DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_ADD_WORDS) DGQ_NEXT("4", "64")
+               "dec %[n]\n\t"
+               "jnz 1b\n\t" DGQ_EACH_SUM(DGQ_STORE)
+               : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)
+               : DGQ_ROWS
+               : DGQ_CHANGED);
+}
+
+// MICRO rows of codes, as bytes and as words, which only panels in words read.
+struct MicroRows {
+  const uint8_t* bytes;
+  const int16_t* words;
+  int64_t byte_stride, word_stride;
+};
+
+// sums[MICRO][COLUMNS] += rows times a panel.
+inline void multiply(const MicroRows& rows, const Panel& panel, int32_t* sums) {
+  if (panel.in_words())
+    add_words(rows.words, 2 * rows.word_stride, panel.words, 2 * panel.steps, sums);
+  else if (panel.chain == 1)
+    add_steps(rows.bytes, rows.byte_stride, panel.bytes, panel.steps, sums);
+  else
+    for (int64_t s = 0; s < panel.steps; s += panel.chain)
+      add_chain(rows.bytes + s * STEP, rows.byte_stride, panel.bytes + s * STEP * COLUMNS,
+                std::min(panel.chain, panel.steps - s), sums);
+}
+
+}  // namespace dgq
