@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dgq.math.exponent_search import N_PHASES
-from dgq.math.multiples import channel_multiples, possible_multiples, shared_multiple
+from dgq.math.multiples import (
+    channel_multiples,
+    finest_scale,
+    of_weights,
+    possible_multiples,
+    shared_multiple,
+)
 from dgq.quantizers.exponent_quantizer import ExponentQuantizer
 from dgq.quantizers.multiple_quantizer import MultipleQuantizer
 from dgq.quantizers.weight_quantizer import WeightQuantizer
@@ -103,6 +110,21 @@ def test_channels_equal_a_slow_search(max_exponent: int) -> None:
     assert found.dtype == torch.int16
     assert found.tolist() == slow_search(relative, possible_multiples(6, max_exponent).tolist())
     assert found[2] == 1
+
+
+def test_finest_scales_of_dead_steps_are_usable() -> None:
+    scale = finest_scale(torch.tensor([[0.0, 0.0], [1e-45, 0.0]]), torch.tensor([1, 9]), 8)
+    assert scale[0] == 1
+    assert scale[1] >= torch.finfo(torch.float32).tiny
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_weights_that_absorb_the_multiples_take_inputs_divided_by_them(groups: int) -> None:
+    x, weight = randn(2, 6, 5, 5), randn(12, 6 // groups, 3, 2, seed=1)
+    multiple = torch.tensor([1, 2, 4, 8, 16, 2])
+    absorbed = (weight.flatten(1) * of_weights(multiple, weight.shape)).view_as(weight)
+    found = F.conv2d(x / multiple[:, None, None], absorbed, groups=groups)
+    torch.testing.assert_close(found, F.conv2d(x, weight, groups=groups))
 
 
 @pytest.mark.parametrize("max_exponent", [0, 2, 4])
