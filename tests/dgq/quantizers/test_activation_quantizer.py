@@ -143,6 +143,19 @@ def test_static_ranges_span_all_steps() -> None:
     np.testing.assert_array_equal(quantizer(x).numpy(), expected)
 
 
+def test_static_groups_of_pixels_span_all_steps() -> None:
+    x = randn(2, 5, 4, 4)
+    x[0, :, 0] *= 50
+    x[1, :, 1] *= 50
+    quantizer = fitted(x, torch.tensor([0, 1]), n_groups=16, per_step=False, n_steps=2)
+    assert quantizer.axis == PIXEL
+    found = quantizer(x).numpy()
+    for row, column in np.ndindex(4, 4):
+        values = x[:, :, row, column].numpy()
+        expected = quantized_by_hand(values, values.min(), values.max(), 8)
+        np.testing.assert_array_equal(found[:, :, row, column], expected)
+
+
 def test_more_groups_lose_less_where_channels_differ() -> None:
     x = outlier_channels(4, 32, 4, 4)
     errors = [(fitted(x, n_groups=g, n_bits=4)(x) - x).pow(2).sum().item() for g in (1, 2, 8, 32)]
@@ -214,7 +227,7 @@ def test_errors_say_what_is_missing() -> None:
         quantizer.fit_("mid_block")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     x = randn(1, 3, 2, 2)
     x[0, 1, 1, 1] = value
