@@ -11,12 +11,8 @@ from dgq import MixDQ, Ours, QuantizationSettings
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.math.exponents import check_budget
-from dgq.math.multiples import channel_multiples, finest_scale
 from dgq.mixed_precision.measured_rows import measured_rows
 from dgq.mixed_precision.mixed_precision import bits_of_weight, integer_choices
-from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
-from dgq.quantizers.observer import Ranges
-from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.recipes.recipe import KEPT
 from dgq.settings import ActivationSettings, WeightSettings
 from dgq.unet.context import quantization
@@ -152,42 +148,6 @@ def test_mixdq_keeps_the_start_token(calls: list[dict[str, Any]]) -> None:
         assert torch.equal(read["text"][:, 0], text[:, 0])
         assert not torch.equal(read["text"][:, 1:], text[:, 1:])
         assert len(read["text"][:, 1:].unique()) <= 256
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("exponent", [0, 2])
-def test_errors_of_weights_are_those_of_rounding(bits: int, exponent: int) -> None:
-    """Against the quantizer that a calibration has, whose range search is ten times as fine."""
-    rows = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
-    rows[:, :8] *= 4
-    settings = WeightSettings(bits, "mse", True, 8 if exponent else 0, exponent)
-    quantizer = WeightQuantizer(settings, rows.shape)
-    quantizer.start_learning_(rows)
-    quantizer.harden_(None)
-    expected = float((quantizer(None)[0] - rows).square().sum())
-    found = scaled_errors(*without_exponents(rows, settings), settings).sum()
-    assert float(found) == pytest.approx(expected, rel=0.25)
-
-
-@pytest.mark.parametrize("room", [0, 1, 4])
-def test_variance_of_inputs_is_a_twelfth_of_the_scales(room: int) -> None:
-    """Near that of the multiples that a calibration chooses, which searches a base scale too."""
-    generator = torch.Generator().manual_seed(0)
-    high = torch.rand(3, 16, generator=generator) ** 3 + 0.01
-    ranges = Ranges(-high, high)
-    settings = ActivationSettings(6, "multiples", max_exponent=room)
-    multiple = channel_multiples(2 * high, 6, room)
-    scale = finest_scale(2 * high, multiple, 6)[:, None] * multiple
-    found = input_variance(ranges, settings, padded=False)
-    assert float(found.sum()) == pytest.approx(float((scale**2 / 12).sum()), rel=0.35)
-    assert float(found.sum()) >= float((scale**2 / 12).sum()) * (1 - 1e-5)
-
-
-def test_variance_of_a_whole_tensor() -> None:
-    ranges = Ranges(torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 3.0]]))
-    settings = ActivationSettings(2, n_groups=1, per_step=False)
-    found = input_variance(ranges, settings, padded=True)
-    assert found.flatten().tolist() == pytest.approx([(4 / 3) ** 2 / 12] * 2)
 
 
 def test_measured_rows_are_spread_over_all_calls(calls: list[dict[str, Any]]) -> None:
