@@ -9,6 +9,7 @@ from dgq.mixed_precision.rounding_noise import input_variance
 from dgq.mixed_precision.sensitivities import Sensitivity
 from dgq.mixed_precision.sensitivity import inputs_of_layers, measure_sensitivity
 from dgq.settings import ActivationSettings
+from dgq.unet.call_rows import combined
 from dgq.unet.quantize import layers_to_quantize
 from tests.tiny_pipelines import micro_unet, unet_call
 
@@ -96,6 +97,31 @@ def test_noise_of_inputs(
     assert tensor.layers == (name,)
     variance = torch.full_like(tensor.gain, SMALL**2)
     assert tensor.noise(variance) == pytest.approx(sum(found) / N_DRAWS, rel=0.35)
+
+
+def test_each_step_has_the_gradients_and_ranges_of_its_own_rows(unet: nn.Module) -> None:
+    """Whether they come in calls of one step each or in one call of both: draws are the same."""
+    calls = [unet_call(unet, 3, 1.0, seed=1), unet_call(unet, 2, 801.0, seed=2)]
+    alone, apart, together = (
+        measure_sensitivity(unet, [*LAYERS, *READERS], each, progress=False)
+        for each in (calls[:1], calls, [combined(calls)])
+    )
+    with torch.no_grad():
+        first, second = (float(unet(**call)[0].square().sum()) for call in calls)
+    for name, tensor in apart.inputs.items():
+        own = alone.inputs[name]
+        torch.testing.assert_close(tensor.gain[1] * (first + second), own.gain[0] * first)
+        torch.testing.assert_close(tensor.ranges.low[1], own.ranges.low[0])
+        torch.testing.assert_close(tensor.ranges.high[1], own.ranges.high[0])
+        same = together.inputs[name]
+        torch.testing.assert_close(same.gain, tensor.gain, rtol=1e-3, atol=0)
+        torch.testing.assert_close(same.ranges, tensor.ranges)
+
+
+def test_multiply_accumulates_are_those_of_one_row(unet: nn.Module, measured: Sensitivity) -> None:
+    pixels = {LAYERS[0]: 1, LAYERS[1]: 8 * 8, LAYERS[2]: 4 * 4}
+    for name, n in pixels.items():
+        assert measured.weights[name].macs == n * unet.get_submodule(name).weight.numel()
 
 
 def test_layers_of_an_attention_share_their_input(unet: nn.Module) -> None:
