@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.quantizers.activation_quantizer import CHANNEL, PIXEL, ActivationQuantizer
+from dgq.quantizers.activation_quantizer import (
+    CHANNEL,
+    PIXEL,
+    ActivationQuantizer,
+    smallest_integers,
+)
 from dgq.settings import ActivationSettings
 from dgq.unet.calls import FIRST_STEP, SamplerCall
 from dgq.unet.context import QuantizationContext
@@ -21,12 +26,12 @@ def fitted(
     n_groups: int = 4,
     per_step: bool = True,
     n_steps: int = 1,
+    of_text: bool = False,
 ) -> ActivationQuantizer:
     """A quantizer calibrated on ``x``, whose context stands at its steps."""
     context = QuantizationContext(range(n_steps), (4, 4))
-    quantizer = ActivationQuantizer(
-        ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step), context
-    )
+    settings = ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step)
+    quantizer = ActivationQuantizer(settings, context, of_text=of_text)
     context.current = SamplerCall(FIRST_STEP if step is None else step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
@@ -196,12 +201,19 @@ def test_pixel_groups_survive_another_aspect_with_as_many_pixels() -> None:
 
 def test_groups_of_words_do_not_move_with_the_resolution() -> None:
     text = outlier_channels(2, 16, 6)  # 16 words of very different sizes
-    quantizer = fitted(text, n_groups=4)
-    quantizer.of_text = True
+    quantizer = fitted(text, n_groups=4, of_text=True)
     expected = quantizer(text)
     assert quantizer.axis == PIXEL
     quantizer.context.current = SamplerCall(FIRST_STEP, (8, 8))
     assert torch.equal(quantizer(text), expected)
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(255, torch.uint8), (256, torch.int32)])
+def test_groups_are_numbered_in_a_byte_if_they_fit(largest: int, dtype: torch.dtype) -> None:
+    index = torch.tensor([[0, 3, largest]])
+    found = smallest_integers(index)
+    assert found.dtype == dtype
+    assert torch.equal(found.long(), index)
 
 
 @pytest.mark.parametrize("n_bits", [4, 16])
