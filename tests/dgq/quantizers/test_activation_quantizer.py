@@ -199,13 +199,35 @@ def test_pixel_groups_survive_another_aspect_with_as_many_pixels() -> None:
     assert scale[0, 0, 1].unique().numel() == 1
 
 
-def test_groups_of_words_do_not_move_with_the_resolution() -> None:
+def test_groups_of_words_do_not_move_with_the_aspect_of_the_image() -> None:
     text = outlier_channels(2, 16, 6)  # 16 words of very different sizes
     quantizer = fitted(text, n_groups=4, of_text=True)
     expected = quantizer(text)
     assert quantizer.axis == PIXEL
-    quantizer.context.current = SamplerCall(FIRST_STEP, (8, 8))
+    quantizer.context.current = SamplerCall(FIRST_STEP, (2, 8))
     assert torch.equal(quantizer(text), expected)
+    quantizer.of_text = False
+    assert not torch.equal(quantizer(text), expected)
+
+
+def test_words_of_shorter_and_longer_texts_keep_their_groups() -> None:
+    text = outlier_channels(2, 16, 6)
+    quantizer = fitted(text, n_groups=4, of_text=True)
+    expected = quantizer(text)
+    assert torch.equal(quantizer(text[:, :5]), expected[:, :5])
+    # Words that no calibration saw are quantized as the last one.
+    longer = torch.cat([text, text[:, -1:], text[:, -1:]], dim=1)
+    last = expected[:, -1:]
+    assert torch.equal(quantizer(longer), torch.cat([expected, last, last], dim=1))
+
+
+@pytest.mark.parametrize("n_bits", [4, 8])
+def test_groups_of_channels_hold_for_tokens_as_for_pixels(n_bits: int) -> None:
+    x = outlier_channels(2, 6, 3, 3)
+    quantizer = fitted(x, n_bits=n_bits, n_groups=3)
+    assert quantizer.axis == CHANNEL
+    tokens = quantizer(x.flatten(2).transpose(1, 2))
+    assert torch.equal(tokens, quantizer(x).flatten(2).transpose(1, 2))
 
 
 @pytest.mark.parametrize(("largest", "dtype"), [(255, torch.uint8), (256, torch.int32)])
