@@ -12,7 +12,18 @@ from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.math.exponents import check_budget
 from dgq.mixed_precision.measured_rows import measured_rows
-from dgq.mixed_precision.mixed_precision import bits_of_weight, integer_choices
+from dgq.mixed_precision.mixed_precision import (
+    Choice,
+    bits_of_weight,
+    costs_of,
+    integer_choices,
+    noise_of,
+    units_of,
+)
+from dgq.mixed_precision.rounding_noise import input_variance
+from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity, WeightSensitivity
+from dgq.quantizers.observer import Ranges
+from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.recipes.recipe import KEPT
 from dgq.settings import ActivationSettings, WeightSettings
 from dgq.unet.context import quantization
@@ -47,6 +58,55 @@ def test_every_choice_is_one_integer_product() -> None:
             *(inputs.n_bits, inputs.max_exponent),
         )
         assert weights.has_exponents == (weights.max_exponent > 0)
+
+
+def two_layers() -> tuple[nn.Module, Sensitivity]:
+    """Two layers that read one tensor; the second has more output channels than are estimated."""
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({"first": nn.Linear(8, 4), "second": nn.Conv2d(8, 48, 1)})
+    second = layers["second"].weight
+    second.data = second.data[:1].expand(48, 8, 1, 1) * 3
+    high = torch.rand(2, 8) + 0.1
+    tensor = InputSensitivity(("first", "second"), False, Ranges(-high, high), torch.rand(2, 8))
+    weights = {
+        "first": WeightSensitivity(torch.rand(4), 100.0),
+        "second": WeightSensitivity(torch.full((48,), 0.3), 300.0),
+    }
+    return layers, Sensitivity({"first": tensor}, weights)
+
+
+COARSE = Choice(WeightSettings(2, "minmax"), ActivationSettings(4, "multiples", max_exponent=1))
+FINE = Choice(WeightSettings(4, "minmax", True, 4, 1), A8)
+
+
+@pytest.mark.parametrize("noise_left", [1.0, 0.25])
+def test_noise_of_layers_is_that_of_their_input_and_of_all_their_weights(noise_left: float) -> None:
+    layers, sensitivity = two_layers()
+    (unit,) = units_of(sensitivity)
+    found = noise_of(layers, sensitivity, unit, [COARSE, FINE, COARSE], noise_left)
+    tensor, expected = sensitivity.inputs["first"], []
+    for choice in (COARSE, FINE, COARSE):
+        variance = input_variance(tensor.ranges, choice.activations, padded=False)
+        noise = float((tensor.gain * variance).sum())
+        for name, measured in sensitivity.weights.items():
+            weight = layers.get_submodule(name).weight.detach()
+            quantizer = WeightQuantizer(choice.weights, weight.shape)
+            quantizer.start_learning_(weight)
+            quantizer.harden_(None)
+            errors = (quantizer(None)[0] - weight).square().flatten(1).sum(1)
+            noise += noise_left * float((measured.gain * errors).sum())
+        expected.append(noise)
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_costs_are_bits_in_the_file_and_operations_by_bits() -> None:
+    layers, sensitivity = two_layers()
+    (unit,) = units_of(sensitivity)
+    n_weights, macs = 8 * (4 + 48), 100 + 300
+    assert costs_of(layers, sensitivity, unit, [COARSE, FINE]).tolist() == [
+        [n_weights * 2, macs * 2 * 4, macs * 4],
+        [n_weights * (4 + 8 / 4), macs * 4 * 8, macs * 8],
+    ]
 
 
 def test_the_means_are_not_exceeded(chosen: QuantizationSettings) -> None:
