@@ -118,6 +118,15 @@ def test_what_is_larger_by_a_power_of_two_is_quantized_just_so(exponent: int) ->
     assert torch.equal(quantizer(x * 2.0**exponent), quantizer(x) * 2.0**exponent)
 
 
+def test_the_gradient_of_an_activation_is_the_identity_and_passes_no_range() -> None:
+    x = uneven(2, 6, 3, 3).requires_grad_()
+    quantizer = fitted(x.detach())
+    (gradient,) = torch.autograd.grad((quantizer(x) * x.detach()).sum(), x)
+    clipped = gradient == 0
+    torch.testing.assert_close(gradient[~clipped], x.detach()[~clipped])
+    assert clipped.float().mean() < 0.05
+
+
 def test_dead_samples_pass_as_zeros() -> None:
     quantizer = fitted(uneven(2, 6, 3, 3))
     assert not quantizer(torch.zeros(2, 6, 3, 3)).any()
