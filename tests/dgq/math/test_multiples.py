@@ -172,8 +172,9 @@ def test_calibration_data_is_never_clipped_beyond_half_a_step(
         possible_multiples(n_bits, max_exponent).tolist()
     )
     qmax = 2**n_bits - 1
-    assert zero_point.min() >= (0 if padded else -qmax)
-    assert zero_point.max() <= (qmax if padded else 2 * qmax)
+    for used_or_stored in (zero_point, quantizer.zero_point):
+        assert used_or_stored.min() >= (0 if padded else -qmax)
+        assert used_or_stored.max() <= (qmax if padded else 2 * qmax)
     if padded:
         assert torch.equal(quantizer(torch.zeros_like(x)), torch.zeros_like(x))
 
