@@ -84,7 +84,7 @@ def test_every_channel_is_covered_and_none_can_be_finer_alone(
 
 
 def test_base_scales_of_dead_steps_are_usable() -> None:
-    scale = base_scale(torch.tensor([[0.0, 0.0], [1e-45, 0.0]]), torch.tensor([0, 3]), 8)
+    scale = base_scale(torch.tensor([[0.0, 0.0], [1e-40, 0.0]]), torch.tensor([0, 3]), 8)
     assert scale[0] == 1
     # The scales of exponents that the step uses are normal numbers too.
     assert (scale * 2.0**-3 >= torch.finfo(torch.float32).tiny).all()

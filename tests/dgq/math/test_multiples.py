@@ -113,7 +113,7 @@ def test_channels_equal_a_slow_search(max_exponent: int) -> None:
 
 
 def test_finest_scales_of_dead_steps_are_usable() -> None:
-    scale = finest_scale(torch.tensor([[0.0, 0.0], [1e-45, 0.0]]), torch.tensor([1, 9]), 8)
+    scale = finest_scale(torch.tensor([[0.0, 0.0], [1e-40, 0.0]]), torch.tensor([1, 9]), 8)
     assert scale[0] == 1
     assert scale[1] >= torch.finfo(torch.float32).tiny
 
