@@ -24,9 +24,8 @@ def log_quantize(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
 
 @torch.no_grad()
 def _powers_of_two(scores: Tensor, maximum: Tensor, n_bits: int) -> Tensor:
-    ratio = scores / maximum.clamp(min=torch.finfo(scores.dtype).tiny)
     # In place: there are more scores than anything else, and fresh memory is slow.
-    powers = ratio.log2_().neg_().round_().clamp_(0, 2**n_bits - 1).neg_().exp2_()
+    powers = (scores / maximum).log2_().neg_().round_().clamp_(0, 2**n_bits - 1).neg_().exp2_()
     return powers.mul_(maximum).masked_fill_(scores == 0, 0.0)
 
 

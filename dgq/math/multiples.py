@@ -46,12 +46,12 @@ def shared_multiple(multiple: Tensor, n_bits: int, max_exponent: int) -> tuple[T
     Returns:
         Factors of the codes and of the weights, both ``[channels]``, int64.
     """
-    most_on_codes, most_on_weights = largest_factors(n_bits, max_exponent)
+    most_on_codes, _ = largest_factors(n_bits, max_exponent)
     factor = torch.arange(1, most_on_codes + 1, device=multiple.device)
-    rest = multiple.long()[:, None]
-    possible = (rest % factor == 0) & (rest // factor <= most_on_weights)
-    on_codes = (possible * factor).amax(1)
-    return on_codes, multiple.long() // on_codes
+    # The multiple is a product of two factors that fit: with a larger one on the codes, that on the
+    # weights is smaller.
+    on_codes = ((multiple[:, None] % factor == 0) * factor).amax(1)
+    return on_codes, multiple // on_codes
 
 
 def channel_multiples(width: Tensor, n_bits: int, max_exponent: int) -> Tensor:

@@ -47,7 +47,7 @@ def weight_range(
 
 
 def best_shrink_factor(
-    rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool = False
+    rows: Tensor, low: Tensor, high: Tensor, n_bits: int, symmetric: bool
 ) -> Tensor:
     """The first factor ``1 - 0.01 i``, ``i < 80``, with the least ``mean |Q(x) - x|^2.4`` of a row.
 
@@ -82,7 +82,7 @@ def _best_factor_of(
 
 
 def quantization_error(
-    rows: Tensor, low: Tensor, high: Tensor, unit: Tensor, n_bits: int, symmetric: bool = False
+    rows: Tensor, low: Tensor, high: Tensor, unit: Tensor, n_bits: int, symmetric: bool
 ) -> Tensor:
     """``mean |(Q(x) - x) / unit|^2.4`` of rows ``[out, n]``, with ranges and units ``[out]``.
 

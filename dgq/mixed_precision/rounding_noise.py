@@ -64,9 +64,8 @@ def input_variance(ranges: Ranges, settings: ActivationSettings, padded: bool) -
     if not settings.per_step:
         low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
     width = high - low
-    room = 0 if settings.grouping == "kmeans" else settings.max_exponent
     # The least multiples that cover the ranges; for an estimate, no base scale is searched.
-    possible = possible_multiples(settings.n_bits, room).to(width.dtype)
+    possible = possible_multiples(settings.n_bits, settings.max_exponent).to(width.dtype)
     needed = relative_to_largest(width).amax(0) * possible[-1]
     multiple = possible[torch.searchsorted(possible, needed)]
     scale = finest_scale(width, multiple, settings.n_bits)[:, None] * multiple

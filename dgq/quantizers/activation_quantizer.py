@@ -45,7 +45,7 @@ class ActivationQuantizer(RangeQuantizer):
         """Choose axis and groups, and set scales and zero points ``[steps, groups]``."""
         on_pixels = pixels is not None and bool(spread(*pixels) > spread(*channels))
         low, high = pixels if on_pixels and pixels is not None else channels
-        groups = group_ranges(low, high, 1 if self.per_tensor else self.settings.n_groups)
+        groups = group_ranges(low, high, self.settings.n_groups)
         n_bits = self.settings.n_bits
         self.scale, zero_point = affine_parameters(groups.low, groups.high, n_bits)
         self.zero_point = zero_point.to(torch.int32)

@@ -51,7 +51,7 @@ class RangeObserver(SizedByCheckpoint):
                 ``[batch, channels]``.
             step: ``[1]`` or ``[batch]``, the step of each sample.
         """
-        step = step.to(x.device).expand(x.shape[0])
+        step = step.to(x.device)
         if self.per_tensor or x.ndim == 2:
             self._widen("channel", x.flatten(1).amin(1, True), x.flatten(1).amax(1, True), step)
             return

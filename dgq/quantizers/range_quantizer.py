@@ -104,7 +104,7 @@ class RangeQuantizer(SizedByCheckpoint):
 
     def start_learning_(self) -> None:
         """Begin learning the ranges that ``fit_`` set."""
-        if self.n_bits != FLOAT_BITS and self.learnable is not None:
+        if self.learnable is not None:
             self.learnable.start_(self.scale, self.zero_point)
 
     @torch.no_grad()

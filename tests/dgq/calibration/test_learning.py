@@ -1,18 +1,28 @@
 """Schedules and penalty of the learning against their formulas."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from dgq.calibration.learning import learnables, penalty, rounding_lr, scale_lr, start_learning_
+from dgq.calibration.learning import (
+    activation_lr,
+    learnables,
+    penalty,
+    rounding_lr,
+    scale_lr,
+    start_learning_,
+)
 from dgq.settings import ActivationSettings, LearningSettings, WeightSettings
 from dgq.targets import Block
 from dgq.unet.context import QuantizationContext
 from dgq.unet.layers import QuantLinear
 
-SETTINGS = LearningSettings(iterations=100, polish_iterations=50, penalty=0.01, warmup=0.2)
+SETTINGS = LearningSettings(
+    iterations=100, polish_iterations=50, activation_lr=0.03, penalty=0.01, warmup=0.2
+)
 
 
 def target(n_bits: int = 4) -> Block:
@@ -29,6 +39,16 @@ def test_rates_fall_as_a_cosine_in_each_phase(iteration: int) -> None:
     assert rounding_lr(iteration, SETTINGS) == pytest.approx(SETTINGS.rounding_lr * first)
     expected = SETTINGS.scale_lr * first if iteration < 100 else SETTINGS.polish_lr * second
     assert scale_lr(iteration, SETTINGS) == pytest.approx(expected)
+    expected = 0.0 if iteration < 100 else 0.03 * second
+    assert activation_lr(iteration, SETTINGS) == pytest.approx(expected)
+
+
+def test_constant_rates_last_as_long_as_their_phase() -> None:
+    settings = replace(SETTINGS, decay="constant")
+    rates = [rounding_lr, scale_lr, activation_lr]
+    found = [[rate(iteration, settings) for rate in rates] for iteration in (0, 99, 100, 149)]
+    first, second = [settings.rounding_lr, settings.scale_lr, 0], [0, settings.polish_lr, 0.03]
+    assert found == [first, first, second, second]
 
 
 def test_phases_without_iterations_have_no_rate() -> None:

@@ -187,17 +187,17 @@ def test_gains_of_outputs_have_the_gradients_of_gains_of_scales(calibrated_as: M
 
 
 def test_codes_move_when_their_offsets_grow_beyond_a_half() -> None:
-    codes = torch.tensor([[0.0, 7.0, 15.0, 4.0]])
+    codes = torch.tensor([[0.0, 7.0, 15.0, 4.0, 9.0]])
     learnable = LearnableCodes()
-    learnable.start_(torch.tensor([[0.4, 6.9, 15.7, 9.0]]), codes)
-    assert torch.allclose(learnable.offset, torch.tensor([[0.32, -0.08, 0.4, 0.4]]))
+    learnable.start_(torch.tensor([[0.4, 6.9, 15.7, 9.0, 3.0]]), codes)
+    assert torch.allclose(learnable.offset, torch.tensor([[0.32, -0.08, 0.4, 0.4, -0.4]]))
     assert learnable.moved(codes, 4).equal(codes)
-    learnable.offset.data = torch.tensor([[0.6, -0.7, 0.8, 0.49]])
+    learnable.offset.data = torch.tensor([[0.6, -0.7, 0.8, 0.49, -0.49]])
     moved = learnable.moved(codes, 4)
-    assert moved.tolist() == [[1, 6, 15, 4]]
+    assert moved.tolist() == [[1, 6, 15, 4, 9]]
     moved.sum().backward()
     assert learnable.offset.grad is not None
-    assert learnable.offset.grad.tolist() == [[1, 1, 0, 1]]
+    assert learnable.offset.grad.tolist() == [[1, 1, 0, 1, 1]]
 
 
 def test_blocks_run_again_with_the_same_gradients_and_hold_less(calibrated_as: Models) -> None:

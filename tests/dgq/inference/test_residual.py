@@ -107,6 +107,19 @@ def test_the_sum_is_that_of_the_paper_written_out(name: str) -> None:
             assert torch.equal(quantizer(x), total)
 
 
+@pytest.mark.parametrize("name", GEOMETRIES)
+@torch.no_grad()
+def test_the_sum_of_half_precision_is_float32(name: str) -> None:
+    quantizer, other = (layers(GEOMETRIES[name])[0].input_quantizer for _ in range(2))
+    assert quantizer is not None
+    assert other is not None
+    with image(quantizer.calls), image(other.calls):
+        for x in steps(GEOMETRIES[name]):
+            found, expected = quantizer(x.bfloat16()), other(x.bfloat16().float())
+            assert found.dtype == torch.bfloat16
+            assert torch.equal(found, expected.bfloat16())
+
+
 @torch.no_grad()
 def test_errors_do_not_pile_up_and_are_those_of_the_difference() -> None:
     packed, _ = layers(GEOMETRIES["linear"])

@@ -1,10 +1,13 @@
 """Affine quantization against the formula, written once more with numpy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dgq.math.affine import (
     affine_parameters,
@@ -101,6 +104,31 @@ def test_a_single_value_is_represented_exactly(value: float) -> None:
     assert scale > 0
     quantized = fake_quantize(x, scale, zero_point, 4)
     torch.testing.assert_close(quantized, x, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("n_bits", N_BITS)
+def test_narrow_ranges_far_from_zero_are_resolved_as_far_as_float32_goes(
+    n_bits: int, sign: int
+) -> None:
+    largest = 2**n_bits - 1
+    step = 1000 * 2.0 ** -torch.arange(4.5, 30)
+    near, far = torch.tensor(1000.0) - step * largest, torch.full_like(step, 1000)
+    low, high = (near, far) if sign > 0 else (-far, -near)
+    scale, zero_point = affine_parameters(low, high, n_bits)
+    # As whole numbers of 24 bits, they leave four for a fraction of a code.
+    assert (zero_point.abs() <= 2**20).all()
+    resolved = (high - low) / largest > 1000 * 2.0**-20
+    assert resolved.sum() > 10
+    torch.testing.assert_close(scale[resolved], ((high - low) / largest)[resolved])
+
+
+@pytest.mark.parametrize("parameters", [affine_parameters, symmetric_parameters])
+def test_a_scale_is_never_next_to_nothing(parameters: Callable[..., tuple[Tensor, ...]]) -> None:
+    """A value that calibration never saw is divided by it, and the result has to be a code."""
+    scale, _ = parameters(torch.tensor([0.0, -1e-44]), torch.tensor([0.0, 1e-44]), 4)
+    assert scale[0] == 1
+    assert scale[1] >= torch.finfo(torch.float32).tiny
 
 
 @settings(max_examples=200, deadline=None)

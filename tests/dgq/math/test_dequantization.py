@@ -35,6 +35,21 @@ def test_rows_at_a_time_change_nothing(
     np.testing.assert_array_equal(found.numpy(), expected * factor if grouped else expected)
 
 
+@pytest.mark.parametrize("elements", [1, 2**18])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_weights_are_divided_by_the_multiples_that_they_absorbed(
+    rows: int, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_rows, "CACHED_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (7, 6), generator=generator, dtype=torch.uint8)
+    scale, zero_point = torch.rand(7, generator=generator) + 0.1, torch.full((7,), 128.0)
+    multiples = torch.randint(1, 17, (rows, 6), generator=generator, dtype=torch.int16)
+    plain = dequantize(codes, scale, zero_point, 8, 6)
+    found = dequantize(codes, scale, zero_point, 8, 6, absorbed=multiples)
+    np.testing.assert_array_equal(found.numpy(), plain.numpy() / multiples.numpy().astype("f4"))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("n", [72, 80], ids=["the last group is short", "whole groups"])
 def test_it_is_compiled_exactly(n: int) -> None:

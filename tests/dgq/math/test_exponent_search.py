@@ -33,9 +33,10 @@ def slow_search(relative: np.ndarray, max_exponent: int) -> tuple[list[int], flo
     return best, least
 
 
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("max_exponent", [0, 1, 2, 5])
-def test_channels_equal_a_slow_search(max_exponent: int) -> None:
-    generator = torch.Generator().manual_seed(max_exponent)
+def test_channels_equal_a_slow_search(max_exponent: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
     width = torch.rand(4, 9, generator=generator, dtype=torch.float64).pow(4)
     width *= torch.tensor([[1.0], [3.0], [0.01], [7.0]])
     width[:, 2] = 0
@@ -49,14 +50,14 @@ def test_channels_equal_a_slow_search(max_exponent: int) -> None:
 
 @pytest.mark.parametrize("max_exponent", [1, 3])
 def test_groups_of_weights_equal_a_slow_search(max_exponent: int) -> None:
-    rows = torch.randn(5, 22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows = rows.pow(5)
+    rows = torch.randn(40, 54, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = rows.pow(3)
     rows[3] = 0
     rows[2, 8:16] = 0
     found = group_exponents(rows, 8, max_exponent)
-    assert found.shape == (5, 3)
+    assert found.shape == (40, 7)
     for row, exponents in zip(rows.abs().numpy(), found.tolist(), strict=True):
-        largest = np.array([row[0:8].max(), row[8:16].max(), row[16:22].max()])
+        largest = np.array([row[i : i + 8].max() for i in range(0, 54, 8)])
         relative = largest / largest.max() if largest.max() > 0 else largest
         assert exponents == slow_search(relative[None], max_exponent)[0]
 
@@ -83,7 +84,8 @@ def test_every_channel_is_covered_and_none_can_be_finer_alone(
 
 
 def test_base_scales_of_dead_steps_are_usable() -> None:
-    scale = base_scale(torch.tensor([[0.0, 0.0], [1e-45, 0.0]]), torch.tensor([0, 3]), 8)
+    scale = base_scale(torch.tensor([[0.0, 0.0], [1e-40, 0.0]]), torch.tensor([0, 3]), 8)
     assert scale[0] == 1
-    assert (scale * 2.0**-3 > 0).all()
+    # The scales of exponents that the step uses are normal numbers too.
+    assert (scale * 2.0**-3 >= torch.finfo(torch.float32).tiny).all()
     assert scale.isfinite().all()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgq.math.grouping import group_ranges, kmeans, spread
+from dgq.math.grouping import cluster_means, farthest_points, group_ranges, kmeans, spread
 
 
 def random_ranges(steps: int, members: int) -> tuple[Tensor, Tensor]:
@@ -55,14 +55,14 @@ def test_as_many_groups_as_members_is_per_member_exactly(n_groups: int) -> None:
     assert torch.equal(groups.high.gather(1, groups.member_group), high)
 
 
-def test_equal_members_share_a_group_and_surplus_groups_are_harmless() -> None:
+def test_equal_members_share_a_group_and_surplus_groups_are_zero() -> None:
     low = torch.tensor([[-1.0, -1.0, -5.0, -5.0]])
     high = torch.tensor([[1.0, 1.0, 2.0, 2.0]])
     groups = group_ranges(low, high, 3)
     index = groups.member_group[0].tolist()
     assert index[0] == index[1] != index[2] == index[3]
-    assert groups.low.isfinite().all()
-    assert groups.high.isfinite().all()
+    ranges = set(zip(groups.low[0].tolist(), groups.high[0].tolist(), strict=True))
+    assert ranges == {(-1, 1), (-5, 2), (0, 0)}
 
 
 @settings(max_examples=80, deadline=None)
@@ -98,6 +98,24 @@ def test_separated_clusters_are_found_as_brute_force_finds_them(n_clusters: int)
     every = product(range(n_clusters), repeat=7)
     best = min(squared_distances(points.numpy(), labels) for labels in every)
     assert squared_distances(points.numpy(), found) == pytest.approx(best, rel=1e-6)
+
+
+def test_seeds_are_the_point_nearest_the_mean_and_then_always_the_farthest() -> None:
+    points = torch.randn(3, 20, 2, generator=torch.Generator().manual_seed(0)) + 5
+    seeds = farthest_points(points, 6)
+    for own, found in zip(points.double().numpy(), seeds.double().numpy(), strict=True):
+        expected = [min(own, key=lambda p: np.linalg.norm(p - own.mean(0)))]
+        while len(expected) < 6:
+            far = max(own, key=lambda p: min(np.linalg.norm(p - e) for e in expected))
+            expected.append(far)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_centre_is_the_mean_of_its_points_and_stays_if_it_has_none() -> None:
+    points = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [8.0, 7.0]]])
+    centers = torch.tensor([[[0.0, 0.0], [9.0, 9.0], [-4.0, 5.0]]])
+    found = cluster_means(points, torch.tensor([[0, 0, 1]]), centers)
+    assert found.tolist() == [[[2, 4], [8, 7], [-4, 5]]]
 
 
 def test_result_is_a_fixed_point_of_lloyds_algorithm() -> None:

@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dgq.math.exponent_search import N_PHASES
-from dgq.math.multiples import channel_multiples, possible_multiples, shared_multiple
+from dgq.math.multiples import (
+    channel_multiples,
+    finest_scale,
+    of_weights,
+    possible_multiples,
+    shared_multiple,
+)
 from dgq.quantizers.exponent_quantizer import ExponentQuantizer
 from dgq.quantizers.multiple_quantizer import MultipleQuantizer
 from dgq.quantizers.weight_quantizer import WeightQuantizer
@@ -105,6 +112,21 @@ def test_channels_equal_a_slow_search(max_exponent: int) -> None:
     assert found[2] == 1
 
 
+def test_finest_scales_of_dead_steps_are_usable() -> None:
+    scale = finest_scale(torch.tensor([[0.0, 0.0], [1e-40, 0.0]]), torch.tensor([1, 9]), 8)
+    assert scale[0] == 1
+    assert scale[1] >= torch.finfo(torch.float32).tiny
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_weights_that_absorb_the_multiples_take_inputs_divided_by_them(groups: int) -> None:
+    x, weight = randn(2, 6, 5, 5), randn(12, 6 // groups, 3, 2, seed=1)
+    multiple = torch.tensor([1, 2, 4, 8, 16, 2])
+    absorbed = (weight.flatten(1) * of_weights(multiple, weight.shape)).view_as(weight)
+    found = F.conv2d(x / multiple[:, None, None], absorbed, groups=groups)
+    torch.testing.assert_close(found, F.conv2d(x, weight, groups=groups))
+
+
 @pytest.mark.parametrize("max_exponent", [0, 2, 4])
 def test_equals_the_formula_written_with_loops(max_exponent: int) -> None:
     x, step = uneven(4, 6, 3, 3), torch.tensor([0, 1, 0, 1])
@@ -150,8 +172,9 @@ def test_calibration_data_is_never_clipped_beyond_half_a_step(
         possible_multiples(n_bits, max_exponent).tolist()
     )
     qmax = 2**n_bits - 1
-    assert zero_point.min() >= (0 if padded else -qmax)
-    assert zero_point.max() <= (qmax if padded else 2 * qmax)
+    for used_or_stored in (zero_point, quantizer.zero_point):
+        assert used_or_stored.min() >= (0 if padded else -qmax)
+        assert used_or_stored.max() <= (qmax if padded else 2 * qmax)
     if padded:
         assert torch.equal(quantizer(torch.zeros_like(x)), torch.zeros_like(x))
 

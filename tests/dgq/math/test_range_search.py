@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dgq.math.affine import affine_parameters, fake_quantize
-from dgq.math.range_search import weight_range
+from dgq.math.range_search import best_shrink_factor, weight_range
 
 
 def error_by_hand(row: np.ndarray, low: float, high: float, n_bits: int, symmetric: bool) -> float:
@@ -77,3 +77,10 @@ def test_search_clips_an_outlier_that_minmax_keeps() -> None:
     _, high = weight_range(row, 3, "mse")
     assert high < 2.9
     assert weight_range(row, 3, "minmax")[1] == 3.0
+
+
+def test_a_range_shrinks_to_a_fifth_at_most_and_not_at_all_without_need() -> None:
+    crowd = torch.linspace(-0.1, 0.1, 100_000)
+    rows = torch.stack([torch.cat([crowd, torch.tensor([1.0])]), torch.zeros(100_001)])
+    factor = best_shrink_factor(rows, rows.amin(1), rows.amax(1), 2, symmetric=False)
+    assert factor.tolist() == pytest.approx([0.21, 1])

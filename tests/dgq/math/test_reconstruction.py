@@ -39,6 +39,17 @@ def test_predicting_zero_is_an_error_of_one() -> None:
     assert relative_error(reference, reference) == 0
 
 
+def test_a_reference_of_zeros_is_no_division_by_zero() -> None:
+    zeros = torch.zeros(5)
+    assert relative_error(zeros, zeros) == 0
+    assert relative_error(zeros + 1, zeros) > 1e9
+
+
+def test_energies_of_half_precision_are_summed_in_float32() -> None:
+    reference = torch.full((1000,), 300.0, dtype=torch.float16)
+    assert noise_and_signal(0.5 * reference, reference).tolist() == [2.25e7, 9e7]
+
+
 def test_decibels_are_of_noise_and_then_signal() -> None:
     assert decibels(1.0, 100.0) == pytest.approx(20)
     assert decibels(0.0, 3.0) == pytest.approx(200)

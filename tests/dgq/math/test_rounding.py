@@ -28,6 +28,10 @@ def test_soft_rounding_reaches_both_ends(v: float, h: float) -> None:
     assert soft_rounding(torch.tensor(v)).item() == pytest.approx(h)
 
 
+def test_hard_rounding_goes_up_from_zero_on() -> None:
+    assert hard_rounding(torch.tensor([-0.1, 0.0, 0.1])).tolist() == [0, 1, 1]
+
+
 def test_logits_start_at_the_fraction() -> None:
     ratio = torch.linspace(-2, 2.999, 50, dtype=torch.float64)
     torch.testing.assert_close(soft_rounding(rounding_logits(ratio)), ratio - ratio.floor())

@@ -11,10 +11,17 @@ from dgq import MixDQ, Ours, QuantizationSettings
 from dgq.inference.execution import prepare_
 from dgq.inference.freeze import freeze_
 from dgq.math.exponents import check_budget
-from dgq.math.multiples import channel_multiples, finest_scale
 from dgq.mixed_precision.measured_rows import measured_rows
-from dgq.mixed_precision.mixed_precision import bits_of_weight, integer_choices
-from dgq.mixed_precision.rounding_noise import input_variance, scaled_errors, without_exponents
+from dgq.mixed_precision.mixed_precision import (
+    Choice,
+    bits_of_weight,
+    costs_of,
+    integer_choices,
+    noise_of,
+    units_of,
+)
+from dgq.mixed_precision.rounding_noise import input_variance
+from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity, WeightSensitivity
 from dgq.quantizers.observer import Ranges
 from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.recipes.recipe import KEPT
@@ -51,6 +58,55 @@ def test_every_choice_is_one_integer_product() -> None:
             *(inputs.n_bits, inputs.max_exponent),
         )
         assert weights.has_exponents == (weights.max_exponent > 0)
+
+
+def two_layers() -> tuple[nn.Module, Sensitivity]:
+    """Two layers that read one tensor; the second has more output channels than are estimated."""
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({"first": nn.Linear(8, 4), "second": nn.Conv2d(8, 48, 1)})
+    second = layers["second"].weight
+    second.data = second.data[:1].expand(48, 8, 1, 1) * 3
+    high = torch.rand(2, 8) + 0.1
+    tensor = InputSensitivity(("first", "second"), False, Ranges(-high, high), torch.rand(2, 8))
+    weights = {
+        "first": WeightSensitivity(torch.rand(4), 100.0),
+        "second": WeightSensitivity(torch.full((48,), 0.3), 300.0),
+    }
+    return layers, Sensitivity({"first": tensor}, weights)
+
+
+COARSE = Choice(WeightSettings(2, "minmax"), ActivationSettings(4, "multiples", max_exponent=1))
+FINE = Choice(WeightSettings(4, "minmax", True, 4, 1), A8)
+
+
+@pytest.mark.parametrize("noise_left", [1.0, 0.25])
+def test_noise_of_layers_is_that_of_their_input_and_of_all_their_weights(noise_left: float) -> None:
+    layers, sensitivity = two_layers()
+    (unit,) = units_of(sensitivity)
+    found = noise_of(layers, sensitivity, unit, [COARSE, FINE, COARSE], noise_left)
+    tensor, expected = sensitivity.inputs["first"], []
+    for choice in (COARSE, FINE, COARSE):
+        variance = input_variance(tensor.ranges, choice.activations, padded=False)
+        noise = float((tensor.gain * variance).sum())
+        for name, measured in sensitivity.weights.items():
+            weight = layers.get_submodule(name).weight.detach()
+            quantizer = WeightQuantizer(choice.weights, weight.shape)
+            quantizer.start_learning_(weight)
+            quantizer.harden_(None)
+            errors = (quantizer(None)[0] - weight).square().flatten(1).sum(1)
+            noise += noise_left * float((measured.gain * errors).sum())
+        expected.append(noise)
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_costs_are_bits_in_the_file_and_operations_by_bits() -> None:
+    layers, sensitivity = two_layers()
+    (unit,) = units_of(sensitivity)
+    n_weights, macs = 8 * (4 + 48), 100 + 300
+    assert costs_of(layers, sensitivity, unit, [COARSE, FINE]).tolist() == [
+        [n_weights * 2, macs * 2 * 4, macs * 4],
+        [n_weights * (4 + 8 / 4), macs * 4 * 8, macs * 8],
+    ]
 
 
 def test_the_means_are_not_exceeded(chosen: QuantizationSettings) -> None:
@@ -152,42 +208,6 @@ def test_mixdq_keeps_the_start_token(calls: list[dict[str, Any]]) -> None:
         assert torch.equal(read["text"][:, 0], text[:, 0])
         assert not torch.equal(read["text"][:, 1:], text[:, 1:])
         assert len(read["text"][:, 1:].unique()) <= 256
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("exponent", [0, 2])
-def test_errors_of_weights_are_those_of_rounding(bits: int, exponent: int) -> None:
-    """Against the quantizer that a calibration has, whose range search is ten times as fine."""
-    rows = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
-    rows[:, :8] *= 4
-    settings = WeightSettings(bits, "mse", True, 8 if exponent else 0, exponent)
-    quantizer = WeightQuantizer(settings, rows.shape)
-    quantizer.start_learning_(rows)
-    quantizer.harden_(None)
-    expected = float((quantizer(None)[0] - rows).square().sum())
-    found = scaled_errors(*without_exponents(rows, settings), settings).sum()
-    assert float(found) == pytest.approx(expected, rel=0.25)
-
-
-@pytest.mark.parametrize("room", [0, 1, 4])
-def test_variance_of_inputs_is_a_twelfth_of_the_scales(room: int) -> None:
-    """Near that of the multiples that a calibration chooses, which searches a base scale too."""
-    generator = torch.Generator().manual_seed(0)
-    high = torch.rand(3, 16, generator=generator) ** 3 + 0.01
-    ranges = Ranges(-high, high)
-    settings = ActivationSettings(6, "multiples", max_exponent=room)
-    multiple = channel_multiples(2 * high, 6, room)
-    scale = finest_scale(2 * high, multiple, 6)[:, None] * multiple
-    found = input_variance(ranges, settings, padded=False)
-    assert float(found.sum()) == pytest.approx(float((scale**2 / 12).sum()), rel=0.35)
-    assert float(found.sum()) >= float((scale**2 / 12).sum()) * (1 - 1e-5)
-
-
-def test_variance_of_a_whole_tensor() -> None:
-    ranges = Ranges(torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 3.0]]))
-    settings = ActivationSettings(2, n_groups=1, per_step=False)
-    found = input_variance(ranges, settings, padded=True)
-    assert found.flatten().tolist() == pytest.approx([(4 / 3) ** 2 / 12] * 2)
 
 
 def test_measured_rows_are_spread_over_all_calls(calls: list[dict[str, Any]]) -> None:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from dgq.errors import DGQError
 from dgq.mixed_precision.rounding_noise import input_variance
 from dgq.mixed_precision.sensitivities import Sensitivity
-from dgq.mixed_precision.sensitivity import inputs_of_layers, measure_sensitivity
+from dgq.mixed_precision.sensitivity import SEED, inputs_of_layers, measure_sensitivity
 from dgq.settings import ActivationSettings
+from dgq.unet.call_rows import combined
 from dgq.unet.quantize import layers_to_quantize
 from tests.tiny_pipelines import micro_unet, unet_call
 
@@ -18,6 +19,7 @@ LAYERS = (
     "mid_block.attentions.0.proj_in",
 )
 READERS = ("mid_block.resnets.0.conv2", "mid_block.attentions.0.transformer_blocks.0.ff.net.2")
+BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 SMALL = 1e-3
 N_DRAWS = 24
 
@@ -96,6 +98,76 @@ def test_noise_of_inputs(
     assert tensor.layers == (name,)
     variance = torch.full_like(tensor.gain, SMALL**2)
     assert tensor.noise(variance) == pytest.approx(sum(found) / N_DRAWS, rel=0.35)
+
+
+def test_each_step_has_the_gradients_and_ranges_of_its_own_rows(unet: nn.Module) -> None:
+    """Whether they come in calls of one step each or in one call of both: draws are the same."""
+    calls = [unet_call(unet, 3, 1.0, seed=1), unet_call(unet, 2, 801.0, seed=2)]
+    alone, apart, together = (
+        measure_sensitivity(unet, [*LAYERS, *READERS], each, progress=False)
+        for each in (calls[:1], calls, [combined(calls)])
+    )
+    with torch.no_grad():
+        first, second = (float(unet(**call)[0].square().sum()) for call in calls)
+    for name, tensor in apart.inputs.items():
+        own = alone.inputs[name]
+        torch.testing.assert_close(tensor.gain[1] * (first + second), own.gain[0] * first)
+        torch.testing.assert_close(tensor.ranges.low[1], own.ranges.low[0])
+        torch.testing.assert_close(tensor.ranges.high[1], own.ranges.high[0])
+        same = together.inputs[name]
+        torch.testing.assert_close(same.gain, tensor.gain, rtol=1e-3, atol=0)
+        torch.testing.assert_close(same.ranges, tensor.ranges)
+
+
+def test_gains_are_squared_gradients_of_weights_and_of_what_one_quantizer_reads(
+    unet: nn.Module, call: dict[str, object]
+) -> None:
+    """Of a layer whose input others read too, and of three layers that share their input."""
+    alone, attention = "up_blocks.1.resnets.0.conv_shortcut", f"{BLOCK}.attn1"
+    tensors = {alone: alone, **{f"{attention}.to_{p}": f"{attention}.input" for p in "qkv"}}
+    found = measure_sensitivity(unet, list(tensors), [call], progress=False)
+
+    disturbance: dict[str, Tensor] = {}
+    handles = []
+    for name, tensor in tensors.items():
+
+        def disturb(_m: nn.Module, args: tuple[Tensor, ...], tensor: str = tensor) -> Tensor:
+            zeros = torch.zeros_like(args[0]).requires_grad_()
+            return args[0] + disturbance.setdefault(tensor, zeros)
+
+        handles.append(unet.get_submodule(name).register_forward_pre_hook(disturb))
+    weights = [unet.get_submodule(name).weight.requires_grad_() for name in tensors]
+    output = unet(**call)[0]
+    for handle in handles:
+        handle.remove()
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(SEED))
+    operands = [*weights, disturbance[alone], disturbance[f"{attention}.input"]]
+    gradients = torch.autograd.grad((output * direction).sum(), operands)
+    unet.requires_grad_(False)
+    squared = [gradient.square() / output.detach().square().sum() for gradient in gradients]
+
+    gains = [
+        *(found.weights[name].gain for name in tensors),
+        *(found.inputs[tensor].gain[0] for tensor in (alone, f"{attention}.input")),
+    ]
+    expected = [
+        *(of_weight.flatten(1).mean(1) for of_weight in squared[:-2]),
+        *(squared[-2].sum((0, 2, 3)), squared[-1].sum((0, 1))),
+    ]
+    for one, other in zip(gains, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=0)
+
+
+def test_multiply_accumulates_are_those_of_one_row(unet: nn.Module, measured: Sensitivity) -> None:
+    pixels = {LAYERS[0]: 1, LAYERS[1]: 8 * 8, LAYERS[2]: 4 * 4}
+    for name, n in pixels.items():
+        assert measured.weights[name].macs == n * unet.get_submodule(name).weight.numel()
+
+
+def test_convolutions_with_padding_need_a_code_of_zero(measured: Sensitivity) -> None:
+    padded = {name for name, tensor in measured.inputs.items() if tensor.padded}
+    assert {LAYERS[1], READERS[0]} <= padded
+    assert padded.isdisjoint({LAYERS[0], LAYERS[2], READERS[1]})
 
 
 def test_layers_of_an_attention_share_their_input(unet: nn.Module) -> None:

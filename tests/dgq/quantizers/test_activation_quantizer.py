@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.quantizers.activation_quantizer import CHANNEL, PIXEL, ActivationQuantizer
+from dgq.quantizers.activation_quantizer import (
+    CHANNEL,
+    PIXEL,
+    ActivationQuantizer,
+    smallest_integers,
+)
 from dgq.settings import ActivationSettings
 from dgq.unet.calls import FIRST_STEP, SamplerCall
 from dgq.unet.context import QuantizationContext
@@ -21,12 +26,12 @@ def fitted(
     n_groups: int = 4,
     per_step: bool = True,
     n_steps: int = 1,
+    of_text: bool = False,
 ) -> ActivationQuantizer:
     """A quantizer calibrated on ``x``, whose context stands at its steps."""
     context = QuantizationContext(range(n_steps), (4, 4))
-    quantizer = ActivationQuantizer(
-        ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step), context
-    )
+    settings = ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step)
+    quantizer = ActivationQuantizer(settings, context, of_text=of_text)
     context.current = SamplerCall(FIRST_STEP if step is None else step, (4, 4))
     context.observing, context.activations = True, False
     quantizer.start_observing_()
@@ -143,6 +148,19 @@ def test_static_ranges_span_all_steps() -> None:
     np.testing.assert_array_equal(quantizer(x).numpy(), expected)
 
 
+def test_static_groups_of_pixels_span_all_steps() -> None:
+    x = randn(2, 5, 4, 4)
+    x[0, :, 0] *= 50
+    x[1, :, 1] *= 50
+    quantizer = fitted(x, torch.tensor([0, 1]), n_groups=16, per_step=False, n_steps=2)
+    assert quantizer.axis == PIXEL
+    found = quantizer(x).numpy()
+    for row, column in np.ndindex(4, 4):
+        values = x[:, :, row, column].numpy()
+        expected = quantized_by_hand(values, values.min(), values.max(), 8)
+        np.testing.assert_array_equal(found[:, :, row, column], expected)
+
+
 def test_more_groups_lose_less_where_channels_differ() -> None:
     x = outlier_channels(4, 32, 4, 4)
     errors = [(fitted(x, n_groups=g, n_bits=4)(x) - x).pow(2).sum().item() for g in (1, 2, 8, 32)]
@@ -181,14 +199,43 @@ def test_pixel_groups_survive_another_aspect_with_as_many_pixels() -> None:
     assert scale[0, 0, 1].unique().numel() == 1
 
 
-def test_groups_of_words_do_not_move_with_the_resolution() -> None:
+def test_groups_of_words_do_not_move_with_the_aspect_of_the_image() -> None:
     text = outlier_channels(2, 16, 6)  # 16 words of very different sizes
-    quantizer = fitted(text, n_groups=4)
-    quantizer.of_text = True
+    quantizer = fitted(text, n_groups=4, of_text=True)
     expected = quantizer(text)
     assert quantizer.axis == PIXEL
-    quantizer.context.current = SamplerCall(FIRST_STEP, (8, 8))
+    quantizer.context.current = SamplerCall(FIRST_STEP, (2, 8))
     assert torch.equal(quantizer(text), expected)
+    quantizer.of_text = False
+    assert not torch.equal(quantizer(text), expected)
+
+
+def test_words_of_shorter_and_longer_texts_keep_their_groups() -> None:
+    text = outlier_channels(2, 16, 6)
+    quantizer = fitted(text, n_groups=4, of_text=True)
+    expected = quantizer(text)
+    assert torch.equal(quantizer(text[:, :5]), expected[:, :5])
+    # Words that no calibration saw are quantized as the last one.
+    longer = torch.cat([text, text[:, -1:], text[:, -1:]], dim=1)
+    last = expected[:, -1:]
+    assert torch.equal(quantizer(longer), torch.cat([expected, last, last], dim=1))
+
+
+@pytest.mark.parametrize("n_bits", [4, 8])
+def test_groups_of_channels_hold_for_tokens_as_for_pixels(n_bits: int) -> None:
+    x = outlier_channels(2, 6, 3, 3)
+    quantizer = fitted(x, n_bits=n_bits, n_groups=3)
+    assert quantizer.axis == CHANNEL
+    tokens = quantizer(x.flatten(2).transpose(1, 2))
+    assert torch.equal(tokens, quantizer(x).flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(255, torch.uint8), (256, torch.int32)])
+def test_groups_are_numbered_in_a_byte_if_they_fit(largest: int, dtype: torch.dtype) -> None:
+    index = torch.tensor([[0, 3, largest]])
+    found = smallest_integers(index)
+    assert found.dtype == dtype
+    assert torch.equal(found.long(), index)
 
 
 @pytest.mark.parametrize("n_bits", [4, 16])
@@ -214,7 +261,7 @@ def test_errors_say_what_is_missing() -> None:
         quantizer.fit_("mid_block")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     x = randn(1, 3, 2, 2)
     x[0, 1, 1, 1] = value

@@ -79,6 +79,11 @@ def test_equals_the_contract_written_with_loops(n_bits: int, max_exponent: int) 
     np.testing.assert_allclose(quantizer(x).numpy(), expected, rtol=1e-6)
 
 
+def test_exponents_follow_the_widths_of_the_channels() -> None:
+    ends = torch.tensor([[-8.0, 0.0], [0.0, 8.0], [-1.0, 0.0], [-2.0, 2.0]])
+    assert fitted(ends.view(1, 4, 2, 1), max_exponent=4).exponent.tolist() == [0, 0, 3, 1]
+
+
 def test_channels_of_tokens_are_the_last_axis() -> None:
     x = uneven(2, 5, 4, 4)
     tokens = x.flatten(2).transpose(1, 2)
@@ -122,8 +127,9 @@ def test_calibration_data_is_never_clipped_beyond_half_a_step(
     assert ((quantizer(x) - x).abs() <= scale / 2 + x.abs() * 1e-6).all()
     assert quantizer.exponent.max() <= max_exponent
     qmax = 2**n_bits - 1
-    assert zero_point.min() >= (0 if padded else -qmax)
-    assert zero_point.max() <= (qmax if padded else 2 * qmax)
+    for used_or_stored in (zero_point, quantizer.zero_point):
+        assert used_or_stored.min() >= (0 if padded else -qmax)
+        assert used_or_stored.max() <= (qmax if padded else 2 * qmax)
     if padded:
         assert torch.equal(quantizer(torch.zeros_like(x)), torch.zeros_like(x))
 

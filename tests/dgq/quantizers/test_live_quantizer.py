@@ -36,31 +36,45 @@ def uneven(*shape: int, seed: int = 0) -> Tensor:
     return x * size + size.flip(0)
 
 
-def by_loops(x: np.ndarray, multiple: list[int], n_bits: int) -> np.ndarray:
+def by_loops(
+    x: np.ndarray, multiple: list[int], n_bits: int, gain: float, shift: list[int]
+) -> np.ndarray:
     """One sample, ``[channels, pixels]``, by the definition."""
     largest, ends = 2**n_bits - 1, [(min(c.min(), 0), max(c.max(), 0)) for c in x]
     finest = max((high - low) / m for (low, high), m in zip(ends, multiple, strict=True)) / largest
+    finest *= gain
     quantized = np.empty_like(x)
     for c, m in enumerate(multiple):
         scale = finest * m
         centred = np.rint((largest - x[c].min() / scale - x[c].max() / scale) / 2)
-        zero_point = min(max(centred, 0), largest)
+        zero_point = min(max(centred + shift[c], 0), largest)
         codes = np.clip(np.rint(x[c] / scale) + zero_point, 0, largest)
         quantized[c] = scale * (codes - zero_point)
     return quantized
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("shape", [(3, 6, 4, 5), (3, 7, 6), (3, 6)])
-def test_each_sample_equals_the_definition_by_loops(shape: tuple[int, ...]) -> None:
+def test_each_sample_equals_the_definition_by_loops(shape: tuple[int, ...], learned: bool) -> None:
     x = uneven(shape[0], 6, *(shape[2:] if len(shape) == 4 else shape[1:2]))
-    x = x if len(shape) == 4 else x.transpose(1, 2) if len(shape) == 3 else x[..., 0]
+    x = x if len(shape) == 4 else x.transpose(1, 2) if len(shape) == 3 else x[..., 0] - 3
     quantizer = fitted(x)
-    assert quantizer.multiple.numel() == (1 if x.ndim == 2 else 6)
+    n_channels = quantizer.multiple.numel()
+    assert n_channels == (1 if x.ndim == 2 else 6)
+    gain, shift = 1.0, [0] * n_channels
+    if learned:
+        gain, shift = 0.75, [5, -3, 70, -70, 1, 0][:n_channels]
+        quantizer.scale, quantizer.zero_point = torch.tensor([gain]), torch.tensor([shift])
     for sample, found in zip(x.double(), quantizer(x), strict=True):
         rows = sample.flatten(1) if x.ndim == 4 else sample.t() if x.ndim == 3 else sample[None]
-        expected = by_loops(rows.numpy(), quantizer.multiple.tolist(), 6)
+        expected = by_loops(rows.numpy(), quantizer.multiple.tolist(), 6, gain, shift)
         rows = found.flatten(1) if x.ndim == 4 else found.t() if x.ndim == 3 else found[None]
         np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_multiples_follow_the_widths_of_the_channels_with_zero_in_each() -> None:
+    ends = torch.tensor([[-1.0, 1.0], [-2.0, 2.0], [-4.0, -3.0], [1.0, 16.0]])
+    assert fitted(ends.view(1, 4, 2, 1)).multiple.tolist() == [2, 4, 4, 16]
 
 
 @settings(max_examples=50, deadline=None)
@@ -102,6 +116,15 @@ def test_what_is_larger_by_a_power_of_two_is_quantized_just_so(exponent: int) ->
     x = uneven(2, 6, 3, 3)
     quantizer = fitted(x)
     assert torch.equal(quantizer(x * 2.0**exponent), quantizer(x) * 2.0**exponent)
+
+
+def test_the_gradient_of_an_activation_is_the_identity_and_passes_no_range() -> None:
+    x = uneven(2, 6, 3, 3).requires_grad_()
+    quantizer = fitted(x.detach())
+    (gradient,) = torch.autograd.grad((quantizer(x) * x.detach()).sum(), x)
+    clipped = gradient == 0
+    torch.testing.assert_close(gradient[~clipped], x.detach()[~clipped])
+    assert clipped.float().mean() < 0.05
 
 
 def test_dead_samples_pass_as_zeros() -> None:

@@ -88,6 +88,8 @@ def test_hardening_keeps_learned_decisions_scales_and_biases() -> None:
     learnable.logits.data = torch.where(torch.arange(6) % 2 == 0, -3.0, 3.0).expand(3, 6).clone()
     learnable.log_gain.data = torch.tensor([0.0, 0.5, -0.5])
     learnable.bias_shift.data = torch.tensor([0.0, -1.0, 0.25])
+    learnable.logits.requires_grad_(False)
+    before = quantizer(bias)
     quantizer.harden_(bias)
     floor = torch.floor(weight / scale[:, None])
     rounded = floor + (torch.arange(6) % 2)
@@ -97,14 +99,27 @@ def test_hardening_keeps_learned_decisions_scales_and_biases() -> None:
     torch.testing.assert_close(hardened, (codes - zero_point[:, None]) * (scale * gain)[:, None])
     assert shifted is not None
     torch.testing.assert_close(shifted, torch.tensor([1.0, 1.0, 3.25]))
+    torch.testing.assert_close(before, (hardened, shifted))
 
 
 def test_hardening_frees_what_was_learned() -> None:
     quantizer = started(weight_of(3, 6))
     parameters = list(quantizer.learnable.parameters())
+    quantizer(None)[0].sum().backward()
     quantizer.harden_(None)
-    assert all(p.numel() == 0 for p in quantizer.learnable.parameters())
+    assert all(p.numel() == 0 and p.grad is None for p in quantizer.learnable.parameters())
     assert all(a is b for a, b in zip(parameters, quantizer.learnable.parameters(), strict=True))
+
+
+def test_learning_starts_over_softly() -> None:
+    weight = weight_of(3, 6)
+    quantizer = started(weight)
+    start = quantizer(None)[0].detach()
+    quantizer.learnable.logits.requires_grad_(False)
+    quantizer.harden_(None)
+    quantizer.start_learning_(weight)
+    assert torch.equal(quantizer(None)[0].detach(), start)
+    assert quantizer.learnable.logits.requires_grad
 
 
 def test_mse_ranges_lose_less_than_minmax_on_heavy_tails() -> None:
