@@ -2,11 +2,13 @@
 
     python benchmarks/products.py
 
-All take turns in one process. Prints CPU milliseconds of the fastest call at batch 2. Weights are
-at most 64, which oneDNN multiplies exactly on every CPU with AVX2; our kernel takes any.
+All take turns in one process. Prints CPU milliseconds of the fastest call at batch 2. For oneDNN
+weights are at most 64, which it multiplies exactly on every CPU with AVX2. For our kernel they use
+the whole byte, and activations have fewer and fewer bits.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from dgq import ops
 from dgq.ops import cpu, onednn
 
 BATCH = 2
+BITS = (8, 7, 6, 5, 4)
 LAYERS = [
     *((320, 320, 64, 3), (640, 640, 32, 3), (1280, 1280, 16, 3), (1280, 1280, 8, 3)),
     *((2560, 1280, 16, 3), (320, 320, 64, 1), (320, 2560, 64, 1), (1280, 320, 64, 1)),
@@ -34,24 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(calls: int) -> None:
     """Print the table."""
-    table = Table("inputs", "outputs", "size", "kernel", "float32, ms", "oneDNN, ms", "ours, ms")
+    ours = ("W7A8", *(f"W8A{bits}" for bits in BITS))
+    table = Table("layer", "float32", "oneDNN, W7A8", *(f"ours, {name}" for name in ours))
     for layer in LAYERS:
         milliseconds = compared(*layer, calls)
-        table.add_row(*map(str, layer), *(f"{each:.1f}" for each in milliseconds))
+        inputs, outputs, size, kernel = layer
+        name = f"{kernel}x{kernel}, {inputs} to {outputs}, {size}x{size}"
+        table.add_row(name, *(f"{each:.1f}" for each in milliseconds))
     Console().print(table)
     print(f"CPU: {', '.join(cpu.features())}")
 
 
 def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> list[float]:
-    """Milliseconds in float32, by oneDNN and by our kernel.
+    """Milliseconds in float32, by oneDNN and by our kernel, then by ours for each of ``BITS``.
 
     Raises:
         RuntimeError: if the sums of oneDNN and our kernel differ.
     """
     pad = kernel // 2
-    codes = torch.randint(0, 256, (BATCH, size + 2 * pad, size + 2 * pad, inputs)).byte()
+    shape = (BATCH, size + 2 * pad, size + 2 * pad, inputs)
+    codes = torch.randint(0, 256, shape).byte()
     weight = torch.randint(-64, 65, (outputs, inputs, kernel, kernel)).to(torch.int8)
-    plain = weight.contiguous(memory_format=torch.channels_last)
+    whole = torch.randint_like(plain_order(weight), -127, 128)
+    plain = plain_order(weight)
     packed = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1)
     image, filters = codes.permute(0, 3, 1, 2).float(), plain.float()
     tables = torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs), torch.tensor([0])
@@ -63,12 +71,18 @@ def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> l
     def by_onednn() -> Tensor:
         return ops.int_conv2d(codes, packed, *tables, *window)  # type: ignore[no-any-return]
 
-    def ours() -> Tensor:
-        return ops.int_conv2d(codes, plain, *tables, *window)  # type: ignore[no-any-return]
+    def ours(codes: Tensor, weight: Tensor) -> Tensor:
+        return ops.int_conv2d(codes, weight, *tables, *window)  # type: ignore[no-any-return]
 
-    if not torch.equal(by_onednn(), ours()):
+    if not torch.equal(by_onednn(), ours(codes, plain)):
         raise RuntimeError("the kernels do not compute the same")
-    return least_milliseconds((by_torch, by_onednn, ours), calls)
+    of_bits = [partial(ours, torch.randint(0, 2**bits, shape).byte(), whole) for bits in BITS]
+    return least_milliseconds((by_torch, by_onednn, partial(ours, codes, plain), *of_bits), calls)
+
+
+def plain_order(weight: Tensor) -> Tensor:
+    """A weight as our kernel reads it."""
+    return weight.contiguous(memory_format=torch.channels_last)
 
 
 if __name__ == "__main__":
