@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from evaluation.models import Model, as_json
 from evaluation.prompts import Prompts
 from evaluation.protocol import Protocol
 from evaluation.words import listed
-
-LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "pillow", "numpy")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
@@ -68,11 +65,6 @@ def describe_model(model: Model) -> dict[str, Any]:
         "quantization": quantization,
         "execution": None if model.execution is None else as_json(asdict(model.execution)),
     }
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of the libraries that numbers may depend on."""
-    return {name: version(name) for name in LIBRARIES}
 
 
 def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:

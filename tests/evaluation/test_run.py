@@ -24,6 +24,7 @@ from evaluation.features import references
 from evaluation.features.extractors import Extractors
 from evaluation.features.gaussian import fit_gaussian
 from evaluation.features.references import RENDER_BATCH
+from evaluation.images import image_set
 from evaluation.images.files import encoded, read_image, to_images, to_tensor
 from evaluation.images.sampling import sample, using_unet
 from evaluation.images.store import fingerprint
@@ -31,6 +32,7 @@ from evaluation.images.tag import tagged
 from evaluation.metrics.fid import frechet_distance
 from evaluation.models import find_models, locate
 from evaluation.prompts import reference_captions
+from evaluation.versions import versions_of
 from tests.forging import forge_, quantization
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -479,3 +481,23 @@ def test_models_of_different_pipelines_are_not_compared(
     forge_(tmp_path / "other" / "quantized", quantization(pipeline="elsewhere"))
     with pytest.raises(DGQError, match="different pipelines"):
         run(tmp_path / "out", ckpt=(ckpt, tmp_path / "other"))
+
+
+def test_images_of_other_versions_are_drawn_again(
+    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    few = {"images": images, "num_images": 2, "metrics": ("psnr",)}
+    found = run(tmp_path / "out", **few)["report"]["versions"]
+    assert {name: found[name] for name in ("dgq", "torch")} == {
+        name: version(name) for name in ("dgq", "torch")
+    }
+    before = {path: path.stat().st_mtime_ns for path in images.rglob("*.png")}
+    monkeypatch.setattr(image_set, "versions_of", lambda _: {"dgq": "0.0.1"})
+    run(tmp_path / "out", **few)
+    assert len(set(images.rglob("*.png")) - before.keys()) == len(before) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_packages_that_are_not_installed_have_no_version() -> None:
+    assert versions_of(("torch", "no-such-package")) == {"torch": version("torch")}
