@@ -99,6 +99,7 @@ def real_images(inputs: Inputs) -> tuple[References | None, list[str]]:
         inputs.prompts,
         protocol.seeds[0],
         side,
+        protocol.measured_size,
         inputs.extractors,
         inputs.settings.batch_size,
     )
