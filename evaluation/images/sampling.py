@@ -43,12 +43,16 @@ def sample(
         Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
         ``output_type`` is ``latent``.
     """
-    images: Tensor = pipeline(
-        **call_arguments(pipeline, [prompts[index] for index in indices], generation),
-        generator=[image_generator(seed, index) for index in indices],
-        output_type=output_type,
-        **options,
-    ).images
+    generators = [image_generator(seed, index) for index in indices]
+    with torch.random.fork_rng(devices=[]):
+        # For samplers that draw noise without the generators, such as DPMSolverSDE's.
+        torch.manual_seed(generators[0].initial_seed())
+        images: Tensor = pipeline(
+            **call_arguments(pipeline, [prompts[index] for index in indices], generation),
+            generator=generators,
+            output_type=output_type,
+            **options,
+        ).images
     return images
 
 
