@@ -98,7 +98,7 @@ def real_images(inputs: Inputs) -> tuple[References | None, list[str]]:
         protocol.references,
         inputs.prompts,
         protocol.seeds[0],
-        side,
+        side if inputs.comparison.is_square else None,
         protocol.measured_size,
         inputs.extractors,
         inputs.settings.batch_size,

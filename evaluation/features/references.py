@@ -65,7 +65,7 @@ def find_references(
     path: Path | None,
     prompts: Prompts,
     seed: int,
-    size: int,
+    size: int | None,
     measured_size: int | None,
     extractors: Extractors,
     batch_size: int,
@@ -76,7 +76,7 @@ def find_references(
         path: images or statistics, if given.
         prompts: prompts of the evaluation.
         seed: seed of the renders.
-        size: side of renders in pixels.
+        size: side of renders in pixels; None for images that are not square, which have none.
         measured_size: side that drawn images are resized to, and so real ones are; None for none.
         extractors: networks that extract features.
         batch_size: images at once.
@@ -126,7 +126,7 @@ def load_references(
 
 
 def render_references(
-    prompts: Prompts, seed: int, size: int, extractors: Extractors
+    prompts: Prompts, seed: int, size: int | None, extractors: Extractors
 ) -> References | None:
     """Renders of held-out captions, at least as many as prompts; None without a benchmark.
 
@@ -135,11 +135,11 @@ def render_references(
     Args:
         prompts: prompts of the evaluation.
         seed: seed of captions and renders.
-        size: side of the images in pixels.
+        size: side of the images in pixels; None if they are not square, as renders are.
         extractors: networks that extract features.
     """
     benchmark = prompts.benchmark
-    if benchmark is None:
+    if benchmark is None or size is None:
         return None
     captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed, benchmark)
     batches = (

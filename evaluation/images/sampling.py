@@ -86,7 +86,7 @@ def check_drawable(
     generation: GenerationSettings,
     named: str,
     **options: Any,
-) -> None:
+) -> tuple[int, int]:
     """Raise DGQError unless the pipeline can start drawing with these settings.
 
     Args:
@@ -95,6 +95,9 @@ def check_drawable(
         generation: sampling settings.
         named: options that set them, for the message.
         options: further options of the pipeline.
+
+    Returns:
+        Height and width of the latents.
     """
     n_steps = generation.num_inference_steps
     try:
@@ -102,11 +105,13 @@ def check_drawable(
         distinct = set(pipeline.scheduler.timesteps.tolist())
         if len(distinct) < n_steps:
             raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
-        record_call(pipeline, [prompt], generation, **options)
+        args, kwargs = record_call(pipeline, [prompt], generation, **options)
     except Exception as error:  # samplers and the pipeline's own checks raise all kinds
         raise DGQError(
             f"the pipeline cannot draw with these settings ({first_line(error)}): change {named}"
         ) from error
+    latents: Tensor = args[0] if args else kwargs["sample"]
+    return latents.shape[-2], latents.shape[-1]
 
 
 class _EnoughError(Exception):

@@ -39,7 +39,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
             "prompts_fingerprint": fingerprint({"prompts": list(prompts.captions)}),
             "num_images": len(prompts.captions),
             "clip_images": inputs.n_embedded,
-            "references": _references(protocol, prompts),
+            "references": _references(protocol, prompts, comparison.is_square),
             "references_sha256": _references_hash(protocol.references),
             "sqnr_prompts": inputs.sets[0].n_recorded,
             "batch_size": inputs.batch_size,
@@ -95,11 +95,13 @@ def _networks(metrics: Sequence[Metric], extractors: Extractors) -> dict[str, st
     return networks
 
 
-def _references(protocol: Protocol, prompts: Prompts) -> str | None:
+def _references(protocol: Protocol, prompts: Prompts, is_square: bool) -> str | None:
     """Description of the references that FID compares with."""
     if protocol.references is not None:
         return protocol.references.name
-    return None if prompts.benchmark is None else renders_of(prompts.benchmark)
+    if prompts.benchmark is None or not is_square:
+        return None
+    return renders_of(prompts.benchmark)
 
 
 def _references_hash(path: Path | None) -> str | None:

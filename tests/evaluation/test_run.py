@@ -388,6 +388,19 @@ def test_steps_that_were_not_calibrated_are_noted(run: Evaluate, tmp_path: Path)
     assert any("w4a8 was not calibrated for these sampler steps" in n for n in report["notes"])
 
 
+def test_another_shape_is_noted_and_has_no_renders(
+    finished: dict[str, Any], run: Evaluate, tmp_path: Path
+) -> None:
+    assert not any("latents" in note for note in finished["report"]["notes"])
+    report = run(tmp_path / "out", num_images=2, height=24, width=32, measured_size=32)["report"]
+    note = "w4a8 was calibrated on latents of 8 x 8, these images have 6 x 8"
+    assert note in report["notes"]
+    assert report["models"][1]["metrics"]["fid"] is None
+    assert report["n_references"] is None
+    assert report["protocol"]["references"] is None
+    assert any("need real images" in note for note in report["notes"])
+
+
 def test_an_output_that_cannot_be_written(run: Evaluate, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DGQError, match=r"--output .* cannot be written into"):

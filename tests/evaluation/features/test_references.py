@@ -125,6 +125,10 @@ def test_renders_are_those_of_other_scenes(extractors: Extractors) -> None:
     torch.testing.assert_close(references.features[RENDER_BATCH : 2 * RENDER_BATCH], expected)
 
 
+def test_images_that_are_not_square_have_no_renders(extractors: Extractors) -> None:
+    assert render_references(load_prompts(None, 3, 0), 0, None, extractors) is None
+
+
 def test_other_prompts_have_no_renders(tmp_path: Path, extractors: Extractors) -> None:
     (tmp_path / "p.txt").write_text("a dog")
     prompts = load_prompts(str(tmp_path / "p.txt"), None, 0)
