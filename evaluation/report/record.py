@@ -20,6 +20,7 @@ from evaluation.metrics.registry import all_metrics
 from evaluation.models import Model, as_json
 from evaluation.prompts import Prompts
 from evaluation.protocol import Protocol
+from evaluation.versions import DRAWING, MEASURING, versions_of
 from evaluation.words import listed
 
 
@@ -67,11 +68,19 @@ def describe_model(model: Model) -> dict[str, Any]:
     }
 
 
-def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:
+def describe_versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    return versions_of((*DRAWING, *MEASURING))
+
+
+def identity(
+    protocol: dict[str, Any], models: list[dict[str, Any]], versions: dict[str, str]
+) -> str:
     """Values that two results must share to belong to the same evaluation."""
     hashes = [model["checkpoint_sha256"] for model in models]
     runs = [_arithmetic(model.get("execution")) for model in models]
-    return fingerprint({"protocol": protocol, "models": hashes, "execution": runs})
+    shared = {"protocol": protocol, "models": hashes, "execution": runs, "versions": versions}
+    return fingerprint(shared)
 
 
 def _arithmetic(execution: dict[str, Any] | None) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from evaluation.costs.costs import Cost
 from evaluation.metrics.measure import Estimates
 from evaluation.models import as_json
-from evaluation.versions import DRAWING, MEASURING, versions_of
+from evaluation.report.record import describe_versions
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def make_report(
         ],
         "n_references": results.n_references,
         "notes": results.notes,
-        "versions": versions_of((*DRAWING, *MEASURING)),
+        "versions": describe_versions(),
         "threads": torch.get_num_threads(),
         "command": command,
     }

@@ -32,6 +32,7 @@ from evaluation.images.tag import tagged
 from evaluation.metrics.fid import frechet_distance
 from evaluation.models import find_models, locate
 from evaluation.prompts import reference_captions
+from evaluation.report import record
 from evaluation.versions import versions_of
 from tests.forging import forge_, quantization
 
@@ -124,6 +125,7 @@ def test_the_protocol_says_how_it_was_done(finished: dict[str, Any], ckpt: Path)
     assert protocol["guidance_scale"] == 3.0
     assert protocol["sampler"] == "PNDMScheduler"
     assert finished["report"]["versions"]["torch"] == version("torch")
+    assert not any(note.startswith("CLIP score: of") for note in finished["report"]["notes"])
     full, quantized = finished["report"]["models"]
     assert (full["name"], full["checkpoint_sha256"]) == ("full precision", None)
     assert quantized["name"] == "w4a8"
@@ -336,6 +338,7 @@ def test_the_published_protocol_in_small(run: Evaluate, images: Path, tmp_path: 
     assert report["protocol"]["references"] == "real.npz"
     assert len(report["protocol"]["references_sha256"]) == 64
     assert report["protocol"]["clip_images"] == 2
+    assert "CLIP score: of the first 2 of 3 images" in report["notes"]
     full, quantized = report["models"]
     assert full["metrics"]["fid"]["value"] > 0
     assert full["metrics"]["kid"] is None
@@ -506,8 +509,11 @@ def test_images_of_other_versions_are_drawn_again(
         name: version(name) for name in ("dgq", "torch")
     }
     before = {path: path.stat().st_mtime_ns for path in images.rglob("*.png")}
-    monkeypatch.setattr(image_set, "versions_of", lambda _: {"dgq": "0.0.1"})
-    run(tmp_path / "out", **few)
+    for module in (image_set, record):
+        monkeypatch.setattr(module, "versions_of", lambda _: {"dgq": "0.0.1"})
+    with pytest.raises(DGQError, match="results of another evaluation"):
+        run(tmp_path / "out", **few)
+    run(tmp_path / "other", **few)
     assert len(set(images.rglob("*.png")) - before.keys()) == len(before) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
