@@ -1,6 +1,6 @@
 """The subjects of a comparison: a full-precision pipeline, and quantized UNets for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from diffusers import DiffusionPipeline
@@ -34,6 +34,7 @@ class Comparison:
         generation: how images are sampled.
         execution: how quantized UNets run.
         device: device of everything.
+        latent_size: height and width of the latents.
     """
 
     models: list[Model]
@@ -43,6 +44,7 @@ class Comparison:
     generation: GenerationSettings
     execution: Mode
     device: str
+    latent_size: tuple[int, int]
 
     def unet(self, model: int) -> nn.Module:
         """The UNet of a model, on its device; quantized ones are loaded each time."""
@@ -54,23 +56,41 @@ class Comparison:
         )
         return unet
 
+    @property
+    def is_square(self) -> bool:
+        """Whether images are drawn as squares."""
+        height, width = self.latent_size
+        return height == width
+
     def timesteps(self) -> Sequence[float]:
         """The scheduler's values that the sampler visits."""
         scheduler = self.pipeline.scheduler
         scheduler.set_timesteps(self.generation.num_inference_steps)
         return list(map(float, scheduler.timesteps))
 
-    def notes(self) -> list[str]:
-        """A note on each model that has scales by step, but none for some of these steps."""
+    def notes(self) -> Iterator[str]:
+        """A note on each model that lacks scales for some of these steps, or is of another size."""
         visited = set(self.timesteps())
-        return [
-            f"{model.name} was not calibrated for these sampler steps: the scales of the "
-            "nearest calibrated ones were used"
-            for model in self.models
-            if model.manifest is not None
-            and model.manifest.quantization.follows_steps
-            and not visited <= set(model.manifest.timesteps)
-        ]
+        for model in self.models:
+            if model.manifest is None:
+                continue
+            by_step = model.manifest.quantization.follows_steps
+            if by_step and not visited <= set(model.manifest.timesteps):
+                yield (
+                    f"{model.name} was not calibrated for these sampler steps: the scales of the "
+                    "nearest calibrated ones were used"
+                )
+            if model.manifest.latent_size != self.latent_size:
+                yield (
+                    f"{model.name} was calibrated on latents of "
+                    f"{_size_text(model.manifest.latent_size)}, these images have "
+                    f"{_size_text(self.latent_size)}"
+                )
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    height, width = size
+    return f"{height} x {width}"
 
 
 def load_comparison(
@@ -92,14 +112,16 @@ def load_comparison(
     pipeline = load_pipeline(source).to(device)
     sha256 = pipeline_sha256(resolve(source))
     execution = settings.protocol.execution
-    made = Comparison(list(models), source, pipeline, sha256, generation, execution, device)
+    latents = check_drawable(pipeline, prompt, generation, SAMPLING_OPTIONS)
+    made = Comparison(
+        list(models), source, pipeline, sha256, generation, execution, device, latents
+    )
     for number, model in enumerate(models):
         unet = made.unet(number)
         check_same_architecture(pipeline.unet, unet, model.name, source)
         if model.checkpoint is not None:
             made.models[number] = replace(model, execution=getattr(unet, "execution", None))
     check_same_weights(pipeline.unet, made.models, source)
-    check_drawable(pipeline, prompt, generation, SAMPLING_OPTIONS)
     return made
 
 

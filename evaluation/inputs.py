@@ -7,6 +7,7 @@ from PIL import Image
 
 from data.embedded import DEFAULT, benchmark_of_pipeline
 from evaluation.comparison import Comparison, chosen_source, load_comparison
+from evaluation.cut_prompts import cut_prompts
 from evaluation.devices import find_devices
 from evaluation.features.extractors import Extractors
 from evaluation.features.references import check_references
@@ -91,6 +92,8 @@ def load_inputs(settings: EvaluationSettings) -> Inputs:
     for each in sets:
         each.store.check()
     notes = [*prompts.notes, *mismatches(protocol, prompts, metrics, extractors)]
+    n_embedded = len(prompts.captions[: protocol.clip_images])
+    notes += cut_prompts(comparison.pipeline, extractors, prompts.captions, n_embedded)
     notes += [*comparison.notes(), *left_out]
     return Inputs(settings, prompts, comparison, sets, devices, metrics, extractors, notes)
 

@@ -38,8 +38,8 @@ class Protocol:
         height: height of the images in pixels; by default the pipeline's own.
         width: width of the images in pixels; by default the pipeline's own.
         jpeg_quality: keep images as JPEG of this quality (1 to 95) instead of PNG.
-        measured_size: resize images to this side before they are measured; JPEG images are then
-            encoded once more.
+        measured_size: resize images, drawn and real, to this side before they are measured; drawn
+            JPEG images are then encoded once more.
         features: the network behind FID, KID and Inception score: clip (the CLIP model) or
             inception.
         inception: state dict of pytorch-fid's Inception; by default the one in torch.hub's folder.

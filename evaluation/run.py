@@ -18,7 +18,7 @@ from evaluation.metrics.measure import measure
 from evaluation.metrics.metric import Against
 from evaluation.progress import make_progress
 from evaluation.report.output import check_output, default_output
-from evaluation.report.record import describe, describe_model, identity
+from evaluation.report.record import describe, describe_model, describe_versions, identity
 from evaluation.report.results import Results
 from evaluation.report.write import show, write_results
 from evaluation.settings import EvaluationSettings
@@ -46,7 +46,7 @@ def evaluate(settings: EvaluationSettings, console: Console, command: str = "") 
     inputs = load_inputs(settings)
     protocol = describe(inputs)
     models = [describe_model(model) for model in inputs.comparison.models]
-    name = identity(protocol, models)
+    name = identity(protocol, models, describe_versions())
     output = settings.output or default_output(inputs, name)
     check_output(output, name, settings.overwrite)
     check_writable(output, "--output")
@@ -98,7 +98,8 @@ def real_images(inputs: Inputs) -> tuple[References | None, list[str]]:
         protocol.references,
         inputs.prompts,
         protocol.seeds[0],
-        side,
+        side if inputs.comparison.is_square else None,
+        protocol.measured_size,
         inputs.extractors,
         inputs.settings.batch_size,
     )

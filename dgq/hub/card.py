@@ -92,8 +92,9 @@ def evaluation(protocol: Mapping[str, Any], evidence: Evidence) -> Iterator[str]
     yield ""
     seeds = ", ".join(str(seed) for seed in protocol["seeds"])
     yield (
-        f"In brackets: 95 % bootstrap interval over prompts; numbers without one are of the whole "
-        f"set. {protocol['num_images']} images, seeds {seeds}, {protocol['num_inference_steps']} "
+        "In brackets: 95 % bootstrap interval over prompts; numbers without one are of the whole "
+        "set, of too few prompts, or the same for all. "
+        f"{protocol['num_images']} images, seeds {seeds}, {protocol['num_inference_steps']} "
         f"steps of {protocol['sampler']}, guidance {protocol['guidance_scale']:g}, on "
         f"{protocol['device']}. Prompts: {named(protocol['prompts'])}. References: "
         f"{named(protocol['references'] or 'none')}."

@@ -93,8 +93,9 @@ def evidence_beside(folder: Path, sha256: str) -> Evidence:
 def evaluations(
     folder: Path, sha256: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """Protocol, full precision and the model in each evaluation of it."""
-    for file in sorted(folder.glob(f"*/{METRICS_FILE}")):
+    """Protocol, full precision and the model in each evaluation of it, the newest one first."""
+    files = sorted(folder.glob(f"*/{METRICS_FILE}"))
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
         content = read_json(file)
         try:
             models = {str(each["checkpoint_sha256"]): each for each in content["models"]}

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeline:
-    """A text-to-image pipeline in float32 and evaluation mode, without progress bars.
+    """A text-to-image pipeline in float32 and evaluation mode, without progress bars or watermark.
 
     Args:
         source: the name of an embedded model (``EMBEDDED``), a folder as ``save_pretrained``
@@ -63,6 +63,9 @@ def load_pipeline(source: str, unet: nn.Module | None = None) -> DiffusionPipeli
     check_tokenizers(pipeline, folder)
     check_scheduler(pipeline.scheduler, folder)
     pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "watermark"):
+        # Otherwise SDXL's images would depend on whether a package that marks them is installed.
+        pipeline.watermark = None
     return pipeline
 
 

@@ -10,7 +10,7 @@ from dgq.inspection.cost import count_operations, parameter_bytes
 from dgq.inspection.memory import resident_bytes
 from dgq.storage.checkpoint import find_model
 from evaluation.comparison import Comparison
-from evaluation.costs.latency import time_calls
+from evaluation.costs.latency import busy_machine, time_calls
 from evaluation.costs.memory import peak_of_call
 from evaluation.images.sampling import Arguments, record_call
 from evaluation.metrics.line import Better, Line
@@ -52,11 +52,12 @@ def measure_costs(
     batch = record_call(pipeline, captions, generation)
     for cost, latency in zip(costs, _latencies(comparison, batch, n_calls), strict=True):
         cost["latency_s"] = latency
+    notes = list(busy_machine())
     costs[0]["compiled_latency_s"] = None
     if not compiles:
-        return costs, ["latency of the compiled UNet: not measured (--compile does)"]
+        return costs, [*notes, "latency of the compiled UNet: not measured (--compile does)"]
     costs[0]["compiled_latency_s"] = _compiled_latency(comparison, batch, n_calls)
-    return costs, []
+    return costs, notes
 
 
 def _count(comparison: Comparison, number: int, call: Arguments) -> Cost:

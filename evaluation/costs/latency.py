@@ -1,10 +1,11 @@
 """Duration of one UNet call."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import median
 
+import psutil
 import torch
 from torch import nn
 
@@ -12,6 +13,8 @@ from dgq.devices import wait
 from evaluation.images.sampling import Arguments
 
 WARM_UP_CALLS = 1
+OWN_LOAD = 2
+"""Load beyond the number of CPUs that drawing itself may leave behind."""
 
 
 @torch.no_grad()
@@ -36,6 +39,16 @@ def time_calls(
             if turn >= WARM_UP_CALLS:
                 seconds[name].append(elapsed)
     return {name: median(values) for name, values in seconds.items()}
+
+
+def busy_machine() -> Iterator[str]:
+    """A note if other programs slow down calls: more wanted to run lately than there are CPUs."""
+    load, n_cpus = psutil.getloadavg()[0], psutil.cpu_count() or 1
+    if load > n_cpus + OWN_LOAD:
+        yield (
+            f"latency: the machine was busy (load {load:.1f} with {n_cpus} CPUs): measure again "
+            "when nothing else runs"
+        )
 
 
 def _seconds(call: Callable[[], object], device: str | torch.device) -> float:

@@ -75,15 +75,24 @@ class ClipFeatures:
         """Embeddings [N, p] of texts, of unit length; truncated to the model's context."""
         return torch.cat([self._embedded(batch) for batch in batched(texts, TEXT_BATCH)]).cpu()
 
+    def n_too_long(self, texts: Sequence[str]) -> int:
+        """Number of texts that have more tokens than the model's context."""
+        tokens = self.processor(text=list(texts), verbose=False)["input_ids"]
+        return sum(len(each) > self._context for each in tokens)
+
     @property
     def logit_scale(self) -> float:
         """The factor of cosines in zero-shot logits."""
         return float(self.model.logit_scale.exp())
 
+    @property
+    def _context(self) -> int:
+        """Number of tokens that the model reads."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
     def _embedded(self, batch: list[str]) -> Tensor:
-        length = self.model.config.text_config.max_position_embeddings
         tokens = self.processor(
-            text=batch, return_tensors="pt", padding=True, truncation=True, max_length=length
+            text=batch, return_tensors="pt", padding=True, truncation=True, max_length=self._context
         ).to(self.device)
         features = self.model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]

@@ -63,6 +63,12 @@ class OpenClipFeatures:
         ]
         return F.normalize(torch.cat(parts), dim=-1).cpu()
 
+    def n_too_long(self, texts: Sequence[str]) -> int:
+        """Number of texts that have more tokens than the model's context."""
+        context = int(self.tokenizer.context_length)
+        (*_, padding), *tokens = self.tokenizer(["", *texts], context_length=context + 1).tolist()
+        return sum(each[context] != padding for each in tokens)
+
     @property
     def logit_scale(self) -> float:
         """The factor of cosines in zero-shot logits."""

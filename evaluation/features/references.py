@@ -12,7 +12,7 @@ from dgq.errors import DGQError
 from evaluation.batching import batched
 from evaluation.features.extractors import Extractors
 from evaluation.features.gaussian import Gaussian, fit_gaussian, load_gaussian
-from evaluation.images.files import list_images, named, read_image, to_images
+from evaluation.images.files import as_measured, list_images, named, read_image, to_images
 from evaluation.prompts import Prompts, reference_captions
 
 MIN_RENDERS = 1024
@@ -65,7 +65,8 @@ def find_references(
     path: Path | None,
     prompts: Prompts,
     seed: int,
-    size: int,
+    size: int | None,
+    measured_size: int | None,
     extractors: Extractors,
     batch_size: int,
 ) -> tuple[References | None, list[str]]:
@@ -75,7 +76,8 @@ def find_references(
         path: images or statistics, if given.
         prompts: prompts of the evaluation.
         seed: seed of the renders.
-        size: side of renders in pixels.
+        size: side of renders in pixels; None for images that are not square, which have none.
+        measured_size: side that drawn images are resized to, and so real ones are; None for none.
         extractors: networks that extract features.
         batch_size: images at once.
 
@@ -85,15 +87,20 @@ def find_references(
     if path is None:
         return render_references(prompts, seed, size, extractors), []
     notes: list[str] = []
-    return load_references(path, extractors, batch_size, notes), notes
+    return load_references(path, extractors, batch_size, notes, measured_size), notes
 
 
 def load_references(
-    path: Path, extractors: Extractors, batch_size: int, notes: list[str]
+    path: Path,
+    extractors: Extractors,
+    batch_size: int,
+    notes: list[str],
+    measured_size: int | None = None,
 ) -> References:
     """Load references from a folder of images or an npz file.
 
-    Images that cannot be read are left out, and counted and named in ``notes``.
+    Images that cannot be read are left out, and counted and named in ``notes``. Images are resized
+    like drawn ones, or sharpness alone would tell them apart.
 
     Raises:
         DGQError: if fewer than two images can be read.
@@ -101,19 +108,25 @@ def load_references(
     if _is_statistics(path):
         return References(path.name, load_gaussian(path))
     unreadable: list[Path] = []
-    images = _readable(list_images(path, notes), batch_size, unreadable)
+    resized: list[Path] = []
+    images = _readable(list_images(path, notes), batch_size, unreadable, measured_size, resized)
     pooled = extractors.extract(images).pooled
     if unreadable:
         notes.append(
             f"references: {len(unreadable)} images of {path} cannot be read and were left "
             f"out: {named(unreadable)}"
         )
+    if resized:
+        notes.append(
+            f"references: {len(resized)} images of {path} were resized to {measured_size} x "
+            f"{measured_size} pixels, as drawn images are"
+        )
     assert pooled is not None
     return of_features(path.name, pooled)
 
 
 def render_references(
-    prompts: Prompts, seed: int, size: int, extractors: Extractors
+    prompts: Prompts, seed: int, size: int | None, extractors: Extractors
 ) -> References | None:
     """Renders of held-out captions, at least as many as prompts; None without a benchmark.
 
@@ -122,11 +135,11 @@ def render_references(
     Args:
         prompts: prompts of the evaluation.
         seed: seed of captions and renders.
-        size: side of the images in pixels.
+        size: side of the images in pixels; None if they are not square, as renders are.
         extractors: networks that extract features.
     """
     benchmark = prompts.benchmark
-    if benchmark is None:
+    if benchmark is None or size is None:
         return None
     captions = reference_captions(max(len(prompts.captions), MIN_RENDERS), seed, benchmark)
     batches = (
@@ -154,17 +167,25 @@ def _is_statistics(path: Path) -> bool:
 
 
 def _readable(
-    paths: list[Path], batch_size: int, unreadable: list[Path]
+    paths: list[Path],
+    batch_size: int,
+    unreadable: list[Path],
+    measured_size: int | None,
+    resized: list[Path],
 ) -> Iterator[list[Image.Image]]:
-    """Batches of the readable images; the others are appended to ``unreadable``."""
+    """Batches of the readable images, resized; others are appended to ``unreadable``."""
     n_read = 0
     for batch in batched(paths, batch_size):
         images = []
         for path in batch:
             try:
-                images.append(read_image(path))
+                image = read_image(path)
             except DGQError:
                 unreadable.append(path)
+                continue
+            if measured_size is not None and image.size != (measured_size, measured_size):
+                resized.append(path)
+            images.append(as_measured(image, measured_size, None))
         n_read += len(images)
         if images:
             yield images

@@ -12,6 +12,7 @@ from evaluation.images.store import ImageStore
 from evaluation.models import FULL_PRECISION, Model
 from evaluation.prompts import Prompts
 from evaluation.settings import EvaluationSettings
+from evaluation.versions import DRAWING, versions_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def image_store(
         "pipeline_sha256": comparison.pipeline_sha256,
         "unet": model.sha256 or FULL_PRECISION,
         "device": torch.device(comparison.device).type,
+        "versions": versions_of(DRAWING),
     }
     if model.execution is not None:
         determined_by["execution"] = model.execution.arithmetic

@@ -43,12 +43,16 @@ def sample(
         Images [N, 3, H, W] in [0, 1] in that order, on the pipeline's device; latents if
         ``output_type`` is ``latent``.
     """
-    images: Tensor = pipeline(
-        **call_arguments(pipeline, [prompts[index] for index in indices], generation),
-        generator=[image_generator(seed, index) for index in indices],
-        output_type=output_type,
-        **options,
-    ).images
+    generators = [image_generator(seed, index) for index in indices]
+    with torch.random.fork_rng(devices=[]):
+        # For samplers that draw noise without the generators, such as DPMSolverSDE's.
+        torch.manual_seed(generators[0].initial_seed())
+        images: Tensor = pipeline(
+            **call_arguments(pipeline, [prompts[index] for index in indices], generation),
+            generator=generators,
+            output_type=output_type,
+            **options,
+        ).images
     return images
 
 
@@ -82,7 +86,7 @@ def check_drawable(
     generation: GenerationSettings,
     named: str,
     **options: Any,
-) -> None:
+) -> tuple[int, int]:
     """Raise DGQError unless the pipeline can start drawing with these settings.
 
     Args:
@@ -91,6 +95,9 @@ def check_drawable(
         generation: sampling settings.
         named: options that set them, for the message.
         options: further options of the pipeline.
+
+    Returns:
+        Height and width of the latents.
     """
     n_steps = generation.num_inference_steps
     try:
@@ -98,11 +105,13 @@ def check_drawable(
         distinct = set(pipeline.scheduler.timesteps.tolist())
         if len(distinct) < n_steps:
             raise ValueError(f"its sampler has only {len(distinct)} of {n_steps} different steps")
-        record_call(pipeline, [prompt], generation, **options)
+        args, kwargs = record_call(pipeline, [prompt], generation, **options)
     except Exception as error:  # samplers and the pipeline's own checks raise all kinds
         raise DGQError(
             f"the pipeline cannot draw with these settings ({first_line(error)}): change {named}"
         ) from error
+    latents: Tensor = args[0] if args else kwargs["sample"]
+    return latents.shape[-2], latents.shape[-1]
 
 
 class _EnoughError(Exception):

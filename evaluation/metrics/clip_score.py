@@ -1,5 +1,7 @@
 """CLIP score: how well images match their prompts according to a CLIP model."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,12 @@ class ClipScore(Metric):
         if images is None or texts is None:
             raise NotMeasuredError("no CLIP model beside Inception; give one with --clip")
         return {"clip_score": mean_of(clip_scores(images, texts))}
+
+    def notes(self, sample: Sample) -> Iterator[str]:
+        """A note if it is not the score of all images."""
+        images, n = sample.features.embeddings, len(sample.images.prompts)
+        if images is not None and len(images) < n:
+            yield f"CLIP score: of the first {len(images)} of {n} images"
 
 
 def clip_scores(images: Tensor, texts: Tensor) -> Tensor:

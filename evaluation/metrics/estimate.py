@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics.bootstrap import Weights, bootstrap_interval
+from evaluation.metrics.bootstrap import FEWEST, Weights, bootstrap_interval
 
 Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+ROUNDING = 1e-9
+"""Width of an interval, relative to its ends, below which nothing varies."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class Estimate:
 
     value: float
     std: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     seeds: list[float]
-    difference: tuple[float, float] | None = None
+    difference: Interval | None = None
 
 
 def mean(values: Array) -> Ratio:
@@ -64,8 +68,9 @@ def of_ratios(
 ) -> Estimate:
     """A mean of ratios (usually of a single one) for each seed, with bootstrap intervals.
 
-    Prompts are resampled, each with its images of all seeds and both models. A single prompt says
-    nothing about others, so it gets no interval.
+    Prompts are resampled, each with its images of all seeds and both models. Too few prompts say
+    nothing about others, nor do images that all score alike: 20 of 20 right does not mean that
+    none can be wrong. These get no interval.
 
     Args:
         seeds: for each seed, the ratios whose mean is the metric.
@@ -73,15 +78,21 @@ def of_ratios(
     """
     n = len(next(iter(seeds[0].values())).hits)
     estimate = over_seeds([_statistic([seed])(1.0) for seed in seeds])
-    if n < 2:
+    if n < FEWEST:
         return estimate
     ours = _statistic(seeds)
-    interval = bootstrap_interval(ours, n)
+    interval = _unless_empty(bootstrap_interval(ours, n))
     if full_precision is None:
         return replace(estimate, interval=interval)
     theirs = _statistic(full_precision)
     difference = bootstrap_interval(lambda weights: ours(weights) - theirs(weights), n)
     return replace(estimate, interval=interval, difference=difference)
+
+
+def _unless_empty(interval: Interval) -> Interval | None:
+    """An interval; None if it has no width."""
+    low, high = interval
+    return None if high - low <= ROUNDING * max(abs(low), abs(high)) else interval
 
 
 def _statistic(seeds: Sequence[Mapping[str, Ratio]]) -> Callable[[Weights | float], float]:

@@ -75,7 +75,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     product = root @ b.covariance @ root
     eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
     trace = a.covariance.trace() + b.covariance.trace() - 2 * _clean(eigenvalues).sqrt().sum()
-    return ((a.mean - b.mean).square().sum() + trace).item()
+    distance = ((a.mean - b.mean).square().sum() + trace).item()
+    return max(distance, 0.0)  # equal Gaussians may round to less
 
 
 def _symmetric_root(matrix: Tensor) -> Tensor:

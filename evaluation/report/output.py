@@ -36,7 +36,7 @@ def check_output(output: Path, name: str, overwrite: bool) -> None:
         return
     try:
         known = read_json(files[0])
-        other = identity(known["protocol"], known["models"])
+        other = identity(known["protocol"], known["models"], known["versions"])
     except (DGQError, ValueError, KeyError, TypeError):
         other = None
     if other != name:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from evaluation.metrics.registry import all_metrics
 from evaluation.models import Model, as_json
 from evaluation.prompts import Prompts
 from evaluation.protocol import Protocol
+from evaluation.versions import DRAWING, MEASURING, versions_of
 from evaluation.words import listed
-
-LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "pillow", "numpy")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
             "prompts_fingerprint": fingerprint({"prompts": list(prompts.captions)}),
             "num_images": len(prompts.captions),
             "clip_images": inputs.n_embedded,
-            "references": _references(protocol, prompts),
+            "references": _references(protocol, prompts, comparison.is_square),
             "references_sha256": _references_hash(protocol.references),
             "sqnr_prompts": inputs.sets[0].n_recorded,
             "batch_size": inputs.batch_size,
@@ -71,15 +69,18 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of the libraries that numbers may depend on."""
-    return {name: version(name) for name in LIBRARIES}
+    """Versions of the packages that numbers depend on."""
+    return versions_of((*DRAWING, *MEASURING))
 
 
-def identity(protocol: dict[str, Any], models: list[dict[str, Any]]) -> str:
+def identity(
+    protocol: dict[str, Any], models: list[dict[str, Any]], versions: dict[str, str]
+) -> str:
     """Values that two results must share to belong to the same evaluation."""
     hashes = [model["checkpoint_sha256"] for model in models]
     runs = [_arithmetic(model.get("execution")) for model in models]
-    return fingerprint({"protocol": protocol, "models": hashes, "execution": runs})
+    shared = {"protocol": protocol, "models": hashes, "execution": runs, "versions": versions}
+    return fingerprint(shared)
 
 
 def _arithmetic(execution: dict[str, Any] | None) -> str | None:
@@ -103,11 +104,13 @@ def _networks(metrics: Sequence[Metric], extractors: Extractors) -> dict[str, st
     return networks
 
 
-def _references(protocol: Protocol, prompts: Prompts) -> str | None:
+def _references(protocol: Protocol, prompts: Prompts, is_square: bool) -> str | None:
     """Description of the references that FID compares with."""
     if protocol.references is not None:
         return protocol.references.name
-    return None if prompts.benchmark is None else renders_of(prompts.benchmark)
+    if prompts.benchmark is None or not is_square:
+        return None
+    return renders_of(prompts.benchmark)
 
 
 def _references_hash(path: Path | None) -> str | None:

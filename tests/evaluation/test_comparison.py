@@ -17,15 +17,18 @@ LIVE = ActivationSettings(8, "live", qkv=False)
 ONE_RANGE = ActivationSettings(8, "multiples", qkv=False, per_step=False)
 
 
-def notes(activations: ActivationSettings, n_steps: int) -> list[str]:
-    """Notes on a model with these activations, drawn with a number of steps."""
+def notes(
+    activations: ActivationSettings, n_steps: int, latents: tuple[int, int] = (8, 8)
+) -> list[str]:
+    """Notes on a model with these activations, drawn with a number of steps and a size."""
     weights = WeightSettings(4, symmetric=True)
     settings = QuantizationSettings(weights, activations, ScoreSettings(16))
     generation = GenerationSettings(n_steps)
     manifest = Manifest("scenes", {}, settings, generation, CALIBRATED, (8, 8))
     models = [Model(FULL_PRECISION), Model("ours", manifest=manifest)]
     pipeline: Any = SimpleNamespace(scheduler=DDIMScheduler(steps_offset=1))
-    return Comparison(models, "scenes", pipeline, "", generation, "auto", "cpu").notes()
+    made = Comparison(models, "scenes", pipeline, "", generation, "auto", "cpu", latents)
+    return list(made.notes())
 
 
 def test_steps_without_scales_are_noted() -> None:
@@ -39,3 +42,9 @@ def test_nothing_is_noted_where_no_scale_depends_on_the_step(
     activations: ActivationSettings,
 ) -> None:
     assert notes(activations, 4) == []
+
+
+@pytest.mark.parametrize("activations", [BY_STEP, LIVE], ids=["by step", "live"])
+def test_another_size_than_the_calibrations_is_noted(activations: ActivationSettings) -> None:
+    (note,) = notes(activations, 5, (6, 12))
+    assert note == "ours was calibrated on latents of 8 x 8, these images have 6 x 12"

@@ -1,6 +1,7 @@
 """Cards: made from what was measured, read by the hub's own parser, with lines that run."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -296,3 +297,16 @@ def test_deviations_over_seeds_are_shown() -> None:
     assert estimate(found, 2) == "31.25 ± 0.50 (30.50 to 32.00)"
     assert estimate({"value": 12.0, "std": 0.25, "interval": None}, 1) == "12.0 ± 0.2"
     assert estimate(None, 1) == ""
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_the_newest_of_evaluations_with_as_many_images_counts(
+    names: tuple[str, str], run: Path
+) -> None:
+    sha256 = read_manifest(run).sha256
+    for seconds, name in enumerate(names):
+        content = evaluation(sha256, 512)
+        content["protocol"]["num_inference_steps"] = 40 + seconds
+        write_evaluation(run, name, content)
+        os.utime(run / "evaluation" / name / "metrics.json", (seconds, seconds))
+    assert "512 images, seeds 0, 1, 41 steps" in dgq.model_card(run, BASE, "me/model")

@@ -9,6 +9,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl as sdxl
 
 from dgq.errors import DGQError
 from dgq.pipelines import hub
@@ -29,6 +31,15 @@ def test_a_folder_is_loaded_in_float32_and_evaluation_mode(
     alone = load_unet(str(folder)).state_dict()
     assert alone.keys() == pipeline.unet.state_dict().keys()
     assert all(torch.equal(alone[name], t) for name, t in pipeline.unet.state_dict().items())
+
+
+def test_images_are_not_marked_where_a_package_would(
+    sdxl_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdxl, "is_invisible_watermark_available", lambda: True)
+    monkeypatch.setattr(sdxl, "StableDiffusionXLWatermarker", object, raising=False)
+    assert DiffusionPipeline.from_pretrained(sdxl_folder).watermark is not None
+    assert load_pipeline(str(sdxl_folder)).watermark is None
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:

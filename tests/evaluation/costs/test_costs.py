@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dgq.storage.checkpoint import load_quantized_unet
-from evaluation.costs.latency import time_calls
+from evaluation.costs.latency import busy_machine, time_calls
 from evaluation.costs.memory import LiveBytes, peak_of_call
 from tests.quantized_models import Calibrated
 
@@ -41,6 +41,17 @@ def test_latency_is_the_median_of_each_without_the_first_call(
     assert seconds == {"fast": 2.0, "slow": 20.0}
     assert len(calls) == 1 + 2 * 4
     assert [next(unet.seconds, None) for unet in unets.values()] == [None, None]
+
+
+@pytest.mark.parametrize(("load", "n_notes"), [(0.0, 0), (6.0, 0), (6.5, 1)])
+def test_a_busy_machine_is_noted(
+    load: float, n_notes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("psutil.cpu_count", lambda: 4)
+    notes = list(busy_machine())
+    assert len(notes) == n_notes
+    assert all("load 6.5 with 4 CPUs" in note for note in notes)
 
 
 def test_models_take_turns() -> None:

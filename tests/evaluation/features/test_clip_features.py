@@ -129,6 +129,17 @@ class FakeTower(nn.Module):
         return tokens[:, :3].float()
 
 
+class FakeTokenizer:
+    """A token for each letter, between a start and an end; padding is 0."""
+
+    context_length = 6
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
+        length = context_length or self.context_length
+        tokens = [[*[1, *map(ord, text)][: length - 1], 2] for text in texts]
+        return torch.tensor([each + [0] * (length - len(each)) for each in tokens])
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What a stand-in for open_clip was asked for; it loads ``tag`` only."""
@@ -143,7 +154,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     module: Any = ModuleType("open_clip")
     module.__spec__ = SimpleNamespace(name="open_clip")
     module.create_model_and_transforms = create
-    module.get_tokenizer = lambda _: lambda texts: torch.tensor([[1, 2, len(t)] for t in texts])
+    module.get_tokenizer = lambda _: FakeTokenizer()
     monkeypatch.setitem(sys.modules, "open_clip", module)
     return calls
 
@@ -158,8 +169,9 @@ def test_open_clip_features(asked: list[tuple[Any, ...]]) -> None:
     expected = to_tensor(images).mean(dim=(2, 3))
     torch.testing.assert_close(pooled, expected, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
-    texts = clip.texts(["ab", "abcd"])
-    torch.testing.assert_close(texts[1], torch.tensor([1.0, 2.0, 4.0]) / 21**0.5)
+    texts = clip.texts(["", "abcd"])
+    torch.testing.assert_close(texts[0], torch.tensor([1.0, 2.0, 0.0]) / 5**0.5)
+    assert clip.n_too_long(["", "abcd", "abcde", "abcdef"]) == 2
     assert clip.logit_scale == pytest.approx(torch.tensor(2.0).exp().item())
 
 

@@ -50,6 +50,22 @@ def test_images_of_a_folder(folder: Path, extractors: Extractors) -> None:
     assert not notes
 
 
+def test_images_are_resized_like_drawn_ones(folder: Path, extractors: Extractors) -> None:
+    notes: list[str] = []
+    references = load_references(folder, extractors, 2, notes, 32)
+    images = [Image.open(folder / f"{i}.jpg").resize((32, 32)) for i in range(5)]
+    expected = extractors.extract([images], 0).pooled
+    assert references.features is not None
+    torch.testing.assert_close(references.features, expected)
+    as_they_are = load_references(folder, extractors, 2, []).features
+    assert as_they_are is not None
+    changed = (references.features - as_they_are).abs().amax(1) > 1e-3
+    assert changed.tolist() == [True, False, False, True, True]
+    (note,) = notes
+    assert note.startswith("references: 3 images")
+    assert "resized to 32 x 32" in note
+
+
 def test_a_truncated_image_is_left_out_counted_and_named(
     folder: Path, extractors: Extractors
 ) -> None:
@@ -107,6 +123,10 @@ def test_renders_are_those_of_other_scenes(extractors: Extractors) -> None:
     expected = extractors.extract([to_images(scenes.render(second, 32, 1))]).pooled
     assert references.features is not None
     torch.testing.assert_close(references.features[RENDER_BATCH : 2 * RENDER_BATCH], expected)
+
+
+def test_images_that_are_not_square_have_no_renders(extractors: Extractors) -> None:
+    assert render_references(load_prompts(None, 3, 0), 0, None, extractors) is None
 
 
 def test_other_prompts_have_no_renders(tmp_path: Path, extractors: Extractors) -> None:

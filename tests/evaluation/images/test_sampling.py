@@ -1,9 +1,11 @@
 """Images are functions of prompt, seed and index."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 
 from dgq.storage.checkpoint import GenerationSettings
 from evaluation.images.sampling import image_generator, sample, using_unet
@@ -34,6 +36,24 @@ def test_an_image_does_not_depend_on_the_batch(
 def test_the_seed_matters(pipeline: DiffusionPipeline, generation: GenerationSettings) -> None:
     a, b = (sample(pipeline, PROMPTS, [0], generation, seed) for seed in (5, 6))
     assert (a - b).abs().max() > 0.1
+
+
+def test_a_sampler_without_generator_adds_the_same_noise_again(
+    pipeline: DiffusionPipeline, generation: GenerationSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = pipeline.scheduler.step
+
+    def noisy(output: Tensor, timestep: Tensor, latents: Tensor, **_: Any) -> Any:
+        return step(output, timestep, latents + 0.1 * torch.randn_like(latents), return_dict=False)
+
+    quiet = sample(pipeline, PROMPTS, [0, 1], generation, 5)
+    monkeypatch.setattr(pipeline.scheduler, "step", noisy)
+    state = torch.random.get_rng_state()
+    first, again, other = (sample(pipeline, PROMPTS, [0, 1], generation, s) for s in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert (first - quiet).abs().max() > 1e-3
+    assert (first - other).abs().max() > 0.1
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_images_are_those_of_the_stock_pipeline(

@@ -16,6 +16,7 @@ from evaluation import EvaluationSettings, Protocol, evaluate
 from evaluation.command_line import main
 from evaluation.features.sample import ImageBatch
 from evaluation.images.files import to_images
+from evaluation.metrics.bootstrap import FEWEST
 from evaluation.metrics.registry import all_metrics, choices
 from tests.tiny_pipelines import ROOT
 
@@ -55,9 +56,11 @@ def test_the_example_is_measured_and_shown_everywhere(
     ckpt: Path, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console = Console(file=io.StringIO(), width=160)
-    protocol = Protocol(clip=str(clip_folder), num_images=3, sqnr_prompts=1, metrics=(NAME, "psnr"))
+    protocol = Protocol(
+        clip=str(clip_folder), num_images=FEWEST, sqnr_prompts=1, metrics=(NAME, "psnr")
+    )
     folders = {"output": tmp_path / "out", "images": tmp_path / "images"}
-    settings = EvaluationSettings((ckpt,), protocol, latency_calls=1, batch_size=3, **folders)
+    settings = EvaluationSettings((ckpt,), protocol, latency_calls=1, batch_size=4, **folders)
     report = evaluate(settings, console)
     full, quantized = (model["metrics"][NAME] for model in report["models"])
     assert full["interval"][0] <= full["value"] <= full["interval"][1]

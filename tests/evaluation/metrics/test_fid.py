@@ -51,3 +51,6 @@ def test_distances_are_symmetric_and_zero_between_equals() -> None:
     a, b = fit_gaussian(features(50, 6, 0)), fit_gaussian(features(40, 6, 1))
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    for seed in range(8):  # half of them would round to less
+        equal = fit_gaussian(features(20, 40, seed))
+        assert 0 <= frechet_distance(equal, equal) < 1e-9
