@@ -143,7 +143,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
         ("owner/na.me-1", True),
         ("name", False),
         ("folder/captions.txt", False),
-        ("folder/captions.json", False),
+        ("folder/captions.JSON", False),
         ("/absolute/path", False),
         ("a/b/c", False),
     ],
