@@ -48,6 +48,13 @@ def animation(path: Path) -> None:
     photo(0).save(path, save_all=True, append_images=[photo(1)], format="gif")
 
 
+def flipped(path: Path) -> None:
+    """A PNG with a wrong checksum of its pixels, which decoding alone does not look at."""
+    content = bytearray(encoded(photo()))
+    content[-13] ^= 1  # the last byte before the chunk that ends the file
+    path.write_bytes(content)
+
+
 def pipe(path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
@@ -57,6 +64,7 @@ UNREADABLE: dict[str, Callable[[Path], None]] = {
     "32 bits without a white": lambda p: grey("float32").save(p, format="tiff"),
     "32 bit integers": lambda p: grey("int32").save(p, format="tiff"),
     "an animation": animation,
+    "a flipped bit": flipped,
     "text": lambda p: p.write_text("a dog") and None,
     "a pipe": pipe,
     "nothing": lambda p: None,
