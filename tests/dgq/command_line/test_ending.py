@@ -1,17 +1,21 @@
 """Commands end with a status that says how, and one line on stderr."""
 
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from rich.console import Console
 
-from dgq.command_line import card, export, inspect
+from dgq.command_line import card, export, inspect, stopping
 from dgq.command_line.ending import exit_code
 from dgq.command_line.main import main
+from dgq.command_line.stopping import stopping_on_signals
 from dgq.errors import DGQError
 
 
@@ -86,6 +90,49 @@ def test_a_signal_is_one_line(
     finally:
         signal.signal(number, inherited)
     assert capsys.readouterr().err == f"stopped by {number.name}: nothing was written\n"
+
+
+def test_a_command_runs_in_any_thread() -> None:
+    """Signals are for the main one, which alone may handle them."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(exit_code, lambda: 1).result() == 1
+
+
+def sleep_as_another(ready: int) -> None:
+    """What a process that is not the first does."""
+    try:
+        with stopping_on_signals(is_first=False):
+            os.kill(os.getpid(), signal.SIGTERM)  # which is the first one's to handle
+            os.write(ready, b"!")
+            time.sleep(100)
+    finally:
+        os._exit(0)
+
+
+def start_another(ready: int) -> None:
+    """What the first process does."""
+    if os.fork() == 0:
+        sleep_as_another(ready)
+    os.close(ready)
+    signal.pause()
+
+
+@pytest.mark.usefixtures("heard")
+def test_other_processes_ignore_signals_and_end_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "PARENT_POLL_SECONDS", 0.01)
+    reading, ready = os.pipe()
+    first = os.fork()
+    if first == 0:
+        start_another(ready)
+    os.close(ready)
+    with os.fdopen(reading, "rb", 0) as pipe:
+        assert pipe.read(1) == b"!"
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+        assert select.select([pipe], [], [], 20)[0]
+        assert pipe.read() == b""  # nobody has the other end any more
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(
