@@ -16,7 +16,7 @@ from evaluation.features.references import References
 from evaluation.features.sample import Sample
 from evaluation.images.store import ImageStore
 from evaluation.metrics.fid import Fid, FidToFullPrecision, frechet_distance
-from evaluation.metrics.metric import NotMeasuredError, Value
+from evaluation.metrics.metric import Metric, NotMeasuredError, Value
 
 
 def features(n: int, d: int, seed: int) -> torch.Tensor:
@@ -84,19 +84,19 @@ def test_few_images_are_noted_whether_drawn_or_real(tmp_path: Path) -> None:
         "FID rests on 4 real images for 4 features",
     ]
     assert len(notes(2, 5)) == len(notes(5, 2)) == len(notes(2, None)) == 1
+    assert len(notes(2, 2)) == 2
     assert notes(1, 2) == []  # there is no FID of one
 
 
-def test_two_images_are_the_least(tmp_path: Path) -> None:
-    references = References("real", fit_gaussian(features(9, 4, 1)))
+@pytest.mark.parametrize("metric", [Fid(), FidToFullPrecision()], ids=["real", "paired"])
+def test_two_images_are_the_least(metric: Metric, tmp_path: Path) -> None:
+    references = References("real", fit_gaussian(features(2, 4, 0)))
 
-    def measured(n: int) -> dict[str, Value]:
+    def measured(n: int) -> Value:
         store = ImageStore(tmp_path, "model", {}, ["a"] * n)
         sample = Sample(store, Features(features(n, 4, 0)), references=references)
-        return Fid().compute(sample) | FidToFullPrecision().compute(
-            replace(sample, full_precision=sample)
-        )
+        return metric.compute(replace(sample, full_precision=sample))[metric.key]
 
-    assert measured(2)["fid_to_full_precision"] == pytest.approx(0, abs=1e-9)
+    assert measured(2) == pytest.approx(0, abs=1e-9)
     with pytest.raises(NotMeasuredError, match="at least two images"):
         measured(1)
