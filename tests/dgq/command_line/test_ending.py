@@ -98,41 +98,47 @@ def test_a_command_runs_in_any_thread() -> None:
         assert pool.submit(exit_code, lambda: 1).result() == 1
 
 
-def sleep_as_another(ready: int) -> None:
-    """What a process that is not the first does."""
+def outlive(ready: int, is_first: bool) -> None:
+    """What the first process of a command does, or another one, whose parent ends."""
+    parent = os.getppid()
     try:
-        with stopping_on_signals(is_first=False):
-            os.kill(os.getpid(), signal.SIGTERM)  # which is the first one's to handle
+        with stopping_on_signals(is_first):
+            if not is_first:
+                os.kill(os.getpid(), signal.SIGTERM)  # which is the first one's to handle
             os.write(ready, b"!")
-            time.sleep(100)
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            os.write(ready, b"?")
     finally:
         os._exit(0)
 
 
-def start_another(ready: int) -> None:
-    """What the first process does."""
+def be_the_parent(ready: int, is_first: bool) -> None:
+    """What a shell does, or the first process."""
     if os.fork() == 0:
-        sleep_as_another(ready)
+        outlive(ready, is_first)
     os.close(ready)
     signal.pause()
 
 
 @pytest.mark.usefixtures("heard")
-def test_other_processes_ignore_signals_and_end_with_the_first(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("is_first", [True, False])
+def test_other_processes_ignore_signals_and_end_with_the_first_which_outlives_its_shell(
+    is_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stopping, "PARENT_POLL_SECONDS", 0.01)
     reading, ready = os.pipe()
-    first = os.fork()
-    if first == 0:
-        start_another(ready)
+    parent = os.fork()
+    if parent == 0:
+        be_the_parent(ready, is_first)
     os.close(ready)
     with os.fdopen(reading, "rb", 0) as pipe:
         assert pipe.read(1) == b"!"
-        os.kill(first, signal.SIGKILL)
-        os.waitpid(first, 0)
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
         assert select.select([pipe], [], [], 20)[0]
-        assert pipe.read() == b""  # nobody has the other end any more
+        assert pipe.read() == (b"?" if is_first else b"")  # until nobody has the other end
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(
