@@ -76,8 +76,8 @@ def checkpoint_to_resume(run: Path, resume: str | None) -> Path | None:
     """
     last, model = run / CHECKPOINT, run / FOLDER
     if resume is not None and resume != LAST:
-        given = Path(resume) if resume.strip() else None
-        if given is None or not given.is_file():
+        given = Path(resume)
+        if not given.is_file():
             raise DGQError(
                 f"--ckpt_path {resume!r} does not exist: give last, or the file of a checkpoint"
             )

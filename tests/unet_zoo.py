@@ -151,6 +151,12 @@ def add_adapter(unet: UNet2DConditionModel) -> None:
     unet.add_adapter(peft.LoraConfig(target_modules=["to_q", "conv1"], init_lora_weights=False))
 
 
+def inject_adapter(unet: UNet2DConditionModel) -> None:
+    """Add a LoRA that diffusers knows nothing of; skips the test where PEFT is missing."""
+    peft = pytest.importorskip("peft")
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["to_q"]), unet)
+
+
 def share(unet: UNet2DConditionModel) -> None:
     block = unet.mid_block
     block.resnets[1].conv2 = block.resnets[0].conv2
@@ -172,6 +178,23 @@ class OwnLinear(nn.Linear):
     """A linear layer that computes in its own way."""
 
 
+class OwnTensor(torch.Tensor):
+    """Weights as libraries that quantize make them."""
+
+
+class OwnAttention(nn.Module):
+    """An attention that computes in its own way, of plain layers."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.to_q, self.to_out = attention.to_q, attention.to_out
+
+
+def own_weights(unet: UNet2DConditionModel) -> None:
+    layer = unet.get_submodule(LINEAR)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(OwnTensor))
+
+
 def offloaded(unet: UNet2DConditionModel) -> nn.Module:
     layer = unet.mid_block.resnets[0].conv1
     layer.forward = layer.forward
@@ -180,6 +203,7 @@ def offloaded(unet: UNet2DConditionModel) -> nn.Module:
 
 CONV = "mid_block.resnets.0.conv1"
 LINEAR = "mid_block.resnets.0.time_emb_proj"
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "`UNet2DModel` (no text)": (no_text, "a UNet2DModel: expected a stock UNet2DConditionModel"),
@@ -231,6 +255,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         changed(add_adapter),
         "an adapter is loaded.*fuse_lora",
     ),
+    "an adapter by PEFT alone": (changed(inject_adapter), "adapter's layer: fuse or unload"),
     "IP-Adapter": (changed(with_ip_adapter), "computed by IPAdapterAttnProcessor2_0.*IP-Adapter"),
     "fused projections": (
         changed(lambda u: u.fuse_qkv_projections() and None),
@@ -243,6 +268,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         changed(lambda u: u.get_submodule(CONV).register_forward_hook(print) and None),
         "has hooks",
     ),
+    "a hook before a layer": (
+        changed(lambda u: u.get_submodule(CONV).register_forward_pre_hook(print) and None),
+        "has hooks",
+    ),
     "`LoRACompatibleConv`": (
         replaced(CONV, lambda c: LoRACompatibleConv(16, 16, 3, padding=1)),
         "LoRACompatibleConv. is not a plain",
@@ -251,9 +280,17 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         replaced(LINEAR, lambda m: OwnLinear(m.in_features, m.out_features)),
         "OwnLinear. is not a plain",
     ),
+    "an attention of another library": (
+        replaced(ATTENTION, OwnAttention),
+        "to_q belongs to a OwnAttention: expected an attention of diffusers",
+    ),
+    "weights of another library, such as quantized ones": (
+        changed(own_weights),
+        "weights of its own kind",
+    ),
     "weight normalisation": (
         changed(lambda u: parametrizations.weight_norm(u.get_submodule(LINEAR)) and None),
-        "is not a plain|weights of its own kind",
+        "is not a plain",
     ),
 }
 """What cannot be quantized, and what is said."""

@@ -93,7 +93,7 @@ def first_captions(path: Path, content: Any) -> list[str]:
     try:
         for annotation in content["annotations"]:
             first.setdefault(annotation["image_id"], annotation["caption"].strip())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DGQError(
             f'{path} is not in COCO\'s format ({error!r}): expected {{"annotations": '
             '[{"image_id": 1, "caption": "..."}]}'

@@ -12,6 +12,7 @@ from dgq.storage.files import (
     PARTIAL,
     check_writable,
     exists,
+    flush,
     flush_all,
     is_abandoned,
     partial_name,
@@ -56,6 +57,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
         if exists(out):
             out.rename(old)
         beside.rename(out)
+        flush(out.parent)  # the earlier export stays until the new one has its name
     finally:
         if exists(old) and not exists(out):  # stopped between the two renames
             old.rename(out)

@@ -55,10 +55,10 @@ def written_together(*paths: Path) -> Iterator[list[Path]]:
         yield beside
         for partial in beside:
             partial.chmod(0o644)
-            _flush(partial)
+            flush(partial)
         for partial, path in zip(beside, paths, strict=True):
             os.replace(partial, path)
-        _flush(folder)
+        flush(folder)
     finally:
         for partial in beside:
             partial.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
         flush_all(beside)
         for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".json"):
             os.replace(file, folder / file.name)
-        _flush(folder)
+        flush(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -89,10 +89,10 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
 def flush_all(folder: Path) -> None:
     """Wait until everything in a folder is on disk."""
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+        flush(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on disk."""
     if path.is_dir() and not FLUSHES_FOLDERS:
         return

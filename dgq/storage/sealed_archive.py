@@ -1,13 +1,10 @@
 """Archives of ``torch.save`` with a checksum of all their bytes, which are never unpickled."""
 
 import hashlib
-import mmap
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 
@@ -61,19 +58,10 @@ def sha256_of(file: BinaryIO, size: int) -> str:
     """Hexadecimal SHA-256 of the first ``size`` bytes of a file."""
     file.seek(0)
     digest = hashlib.sha256()
-    while size > 0 and (part := file.read(min(size, CHUNK))):
+    while part := file.read(min(size, CHUNK)):
         digest.update(part)
         size -= len(part)
     return digest.hexdigest()
-
-
-@contextmanager
-def unsealed(file: BinaryIO) -> Iterator[mmap.mmap]:
-    """The archive without its comment: a mapping whose changes do not reach the file."""
-    size = file.seek(0, os.SEEK_END) - LENGTH
-    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as archive:
-        archive[size - 2 :] = b"\0\0"
-        yield archive
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -90,9 +78,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 "have the checksum at its end; restore it, or start a new run with --run DIR"
             )
         try:
-            with unsealed(file) as archive:
-                stream = cast(BinaryIO, archive)  # it reads, seeks and tells
-                content = torch.load(stream, map_location="cpu", weights_only=True)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises all kinds, from EOFError to UnpicklingError
             raise DGQError(f"{path} cannot be read ({type(error).__name__}): restore it") from error
     if not isinstance(content, dict) or "calibration" not in content:

@@ -104,7 +104,7 @@ def _check_layers(unet: UNet2DConditionModel) -> None:
             raise DGQError(
                 f"{own} is not a plain nn.Linear or nn.Conv2d: what it adds would be lost"
             )
-        if type(module.weight) is not nn.Parameter or type(module.weight.data) is not torch.Tensor:
+        if type(module.weight) is not nn.Parameter:
             raise DGQError(f"{own} has weights of its own kind, quantized already or parametrized")
         if module._forward_pre_hooks or module._forward_hooks:
             raise DGQError(f"{own} has hooks, which would be lost: remove them first")

@@ -37,7 +37,7 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "hardening the network": ("dgq.calibration.network_learning.harden_network_", (1,)),
     "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),
     "sealing": ("dgq.storage.sealed_archive.seal_", (1, 2, 24, 25)),
-    "flushing": ("dgq.storage.files._flush", (1, 2, 3, 40, 43)),
+    "flushing": ("dgq.storage.files.flush", (1, 2, 3, 40, 43)),
     "renaming": ("os.replace", (1, 2, 20, 50, 54)),
     "finishing": ("dgq.calibration.calibrator.Calibrator.finish", (1,)),
     "writing the model": ("dgq.storage.checkpoint.packed_state", (1,)),

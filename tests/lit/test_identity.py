@@ -31,6 +31,8 @@ def test_other_settings_are_refused_with_the_difference() -> None:
     [
         ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "c: 2 then, 3 now"),
         ({"a": 1}, {"a": 1, "b": 2}, "b: None then, 2 now"),
+        ({"a": {"b": 1}}, {}, "a: {'b': 1} then, None now"),
+        ({}, {"a": {"b": 1}}, "a: None then, {'b': 1} now"),
         ({"a": [1, 2]}, {"a": [1]}, "a: [1, 2] then, [1] now"),
         ({"b": 1, "a": 1}, {"b": 2, "a": 2}, "a: 1 then, 2 now"),
     ],

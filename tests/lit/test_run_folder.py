@@ -74,12 +74,17 @@ def test_a_run_killed_at_any_moment_goes_on(run: tuple[str, Path]) -> None:
     assert checkpoint_to_resume(folder, "last") == (last if last.exists() else None)
 
 
-def test_another_runs_checkpoint_goes_on_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_another_runs_checkpoint_goes_on_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     other = tmp_path / "other" / "last.ckpt"
     other.parent.mkdir()
     other.write_text("x")
     assert checkpoint_to_resume(tmp_path / "run", str(other)) == other
-    assert checkpoint_to_resume(tmp_path / "other", str(other)) == other
+    for own in (tmp_path / "other", Path("other")):  # however its own checkpoint is named
+        assert checkpoint_to_resume(own, str(other)) == other
+        assert checkpoint_to_resume(own, "other/last.ckpt") == Path("other/last.ckpt")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.ckpt").write_text("mine")
     with pytest.raises(DGQError, match="already holds a calibration"):

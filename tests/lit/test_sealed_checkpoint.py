@@ -34,7 +34,9 @@ def test_what_was_saved_comes_back_and_other_programs_can_read_it(file: Path) ->
     assert found["calibration"] == CONTENT["calibration"]
     assert torch.equal(found["state_dict"]["a"], CONTENT["state_dict"]["a"])
     assert torch.load(file, weights_only=True).keys() == CONTENT.keys()
-    assert zipfile.ZipFile(file).testzip() is None
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"sha256:")
 
 
 @given(data=st.data())
@@ -48,6 +50,15 @@ def test_a_change_anywhere_is_noticed(file: Path, data: st.DataObject) -> None:
     assert not is_whole(io.BytesIO(changed))
     assert not is_whole(io.BytesIO(content[:length]))
     assert not is_whole(io.BytesIO(content + b"\0"))
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 1])
+def test_a_changed_checkpoint_is_not_read(place: float, file: Path, tmp_path: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(DGQError, match=r"last\.ckpt is damaged.* does not have the checksum"):
+        SealedCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_neither_way_makes_copies_of_the_file_in_memory(tmp_path: Path) -> None:
@@ -99,6 +110,19 @@ def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.Monkey
         SealedCheckpointIO().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
 
 
+def test_what_torch_cannot_write_is_not_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object, file: io.BytesIO) -> None:
+        file.write(b"half")
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="no such thing"):
+        SealedCheckpointIO().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
 class Payload:
     """What runs a command when it is unpickled."""
 
@@ -123,8 +147,9 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
-    SealedCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "last.ckpt")
+@pytest.mark.parametrize("content", [{"state_dict": {}}, ["calibration"]])
+def test_a_checkpoint_of_something_else_is_refused(content: Any, tmp_path: Path) -> None:
+    SealedCheckpointIO().save_checkpoint(content, tmp_path / "last.ckpt")
     with pytest.raises(DGQError, match="not written by a calibration"):
         read_checkpoint(tmp_path / "last.ckpt")
 

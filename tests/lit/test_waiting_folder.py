@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lit.waiting_folder import clear_waiting_folders, waiting_folder
 
 
@@ -21,6 +23,17 @@ def test_what_was_left_before_the_run_was_renamed_is_removed_too(tmp_path: Path)
     mine = made(run / "waiting-for-review")
     clear_waiting_folders(run, None)
     assert list(run.iterdir()) == [mine]
+
+
+def test_runs_of_one_relative_name_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        names.add(waiting_folder(Path("run"), 0, tmp_path))
+    assert len(names) == 2
 
 
 def test_other_runs_in_a_folder_of_the_users_choice_are_left_alone(tmp_path: Path) -> None:

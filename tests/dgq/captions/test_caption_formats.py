@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,11 +21,13 @@ READ = {
     "a.json": COCO,
     "a.JSON": COCO,
     "b.json": '{"text": "a dog"}\n{"text": " "}\n',  # as datasets writes it
-    "a.jsonl": '{"file_name": "1.png", "text": "a dog"}\n\n',
+    "a.jsonl": '{"file_name": "1.png", "text": "a dog"}\n \n',
     "a.JsonL": '{"Caption": ["a dog", "a hound"]}',
     "a.ndjson": '{"prompt": "a dog"}',
     "a.csv": "file_name,text\n1.png,a dog\n",
     "A.CSV": "Text\na dog",
+    "spaces.csv": "id, text\n1,a dog\n",
+    "returns.csv": "text\ra dog\r",
     "a.tsv": "Prompt\tNote\na dog\tx\n",
     "P.TSV": "Prompt\r\na dog\r\n",
 }
@@ -38,7 +41,10 @@ def test_formats_in_any_spelling_and_encoding(name: str, encoding: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_an_image_folder_has_its_captions_in_metadata(name: str, tmp_path: Path) -> None:
+def test_an_image_folder_has_its_captions_in_metadata(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # which `pip install .` does not bring
     (tmp_path / name).write_text(READ["a" + Path(name).suffix])
     assert read_captions(tmp_path) == ["a dog"]
 
@@ -58,7 +64,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "column.txt": (b"Caption\na dog\na cat\n", "a table .*with a header"),
     "semicolons.txt": (b"id;caption\n1;a dog\n", "name it .csv"),
     "bars.txt": (b"\nimage | text\n1 | a dog\n", "name it .csv"),
-    "flickr.txt": (b"1.jpg#0\ta dog\n\n1.jpg#1\ta hound\n", "a table .*with a header"),
+    "flickr.txt": (b"1.jpg#0\ta dog\n \n1.jpg#1\ta hound\n", "a table .*with a header"),
     "quoted.txt": (b'"a dog"\n"a cat"\n', "JSON texts"),
     "word.txt": (b"{\\rtf1\\ansi a dog}", "RTF"),
     "gz.txt": (b"\x1f\x8b\x08\x00", "compressed"),
@@ -69,10 +75,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "deep.json": (b"[" * 10**6, "nested too deeply"),
     "deep.jsonl": (b"[" * 10**6, "not a JSON object"),
     "surrogate.json": (COCO.replace("a dog", "\\ud800").encode(), "surrogate"),
-    "surrogate.jsonl": (b'{"text": "\\udfff dog"}', "surrogate"),
+    "surrogate.jsonl": (b'{"text": "a"}\n{"text": "\\udfff dog"}', "caption 2 of .*surrogate"),
     "string.jsonl": (b'"a dog"', "line 1 of .* is not a JSON object"),
     "no.jsonl": (b'{"text": "a"}\n{"txt": "b"}', "line 2 of .* has no caption: it has txt"),
     "number.jsonl": (b'{"text": 5}', "text is int, not a caption"),
+    "list.jsonl": (b'{"text": []}', "text is list, not a caption"),
     "comma.csv": (b"file,text\n1,a dog, big\n", "more cells than the header"),
     "twice.csv": (b"text,text\na,b\n", "several columns text"),
     "tab.csv": (b"Prompt\tNote\na dog\tx\n", "no column of captions"),
@@ -92,11 +99,32 @@ def test_what_is_of_another_format_is_refused_by_name(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "text",
-    ["a dog, a cat\ntext\n", "text\n", "a\tdog\na cat\n", '"Stop"\na dog\n', "caption; a dog\n"],
+    [
+        "a dog, a cat\ntext\n",
+        "text\n",
+        "a\tdog\na cat\n",
+        '"Stop"\na dog\n',
+        "caption; a dog\n",
+        "text, a dog\na cat\n",
+    ],
 )
 def test_lines_that_only_resemble_a_table_are_captions(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)
     assert read_captions(tmp_path / "a.txt") == text.splitlines()
+
+
+def test_what_is_here_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name such as owner/captions may be either."""
+    monkeypatch.setattr("dgq.captions.reading.read_dataset", lambda *_: pytest.fail("looked for"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "captions").mkdir(parents=True)
+    (tmp_path / "owner" / "captions" / "metadata.csv").write_text(READ["a.csv"])
+    assert read_captions("owner/captions") == ["a dog"]
+    (tmp_path / "owner" / "file").write_text("a dog\n")
+    with pytest.raises(DGQError, match="without suffix"):
+        read_captions("owner/file")
 
 
 @pytest.mark.parametrize("name", ["a.CSV", "sub/captions.JSONL", "own/a.parquet", "x" * 3000])
@@ -116,6 +144,15 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     notes: list[str] = []
     assert read_captions(tmp_path / "a.csv", notes) == ["a dog", "b cat"]
     assert notes == [f"captions: 2 of {tmp_path / 'a.csv'} are blank and left out"]
+
+
+@pytest.mark.parametrize("name", sorted(READ.keys() - {"b.json"}))
+def test_where_nothing_is_left_out_nothing_is_noted(name: str, tmp_path: Path) -> None:
+    """The end of the last line is not one more, blank caption."""
+    (tmp_path / name).write_text(READ[name])
+    notes: list[str] = []
+    read_captions(tmp_path / name, notes)
+    assert notes == []
 
 
 one_line = st.text(

@@ -22,9 +22,9 @@ def test_an_image_folder_with_metadata_as_bk_sdm_has_it(tmp_path: Path) -> None:
 
 
 def test_parti_prompts_have_quotes_that_mean_nothing(tmp_path: Path) -> None:
-    lines = ["Prompt\tCategory\tNote", 'a sign that says "Hi\tArts\t', "NA\tAbstract\tx"]
+    lines = ["Prompt\tCategory\tNote", '"Hi\tArts\t', 'a sign: "Hi\tArts\t', "NA\tAbstract\tx"]
     (tmp_path / "parti.tsv").write_text("\n".join(lines), encoding="utf-8-sig")
-    assert read_captions(tmp_path / "parti.tsv") == ['a sign that says "Hi', "NA"]
+    assert read_captions(tmp_path / "parti.tsv") == ['"Hi', 'a sign: "Hi', "NA"]
 
 
 @pytest.mark.skipif(not PARTI.is_file(), reason="PartiPrompts are not on this machine")
@@ -112,6 +112,20 @@ def test_what_a_dataset_does_not_have(source: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_is_read_without_asking_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its name; that of a dataset would have its split after a colon."""
+    import datasets
+
+    folder = tmp_path / "captions:train"
+    folder.mkdir()
+    table = datasets.Dataset.from_dict({"text": ["a dog"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {name: table})
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: pytest.fail("asked"))
+    assert read_dataset(str(folder), ["text"]) == ["a dog"]
+
+
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network")
@@ -129,7 +143,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
         ("owner/na.me-1", True),
         ("name", False),
         ("folder/captions.txt", False),
-        ("folder/captions.json", False),
+        ("folder/captions.JSON", False),
         ("/absolute/path", False),
         ("a/b/c", False),
     ],

@@ -1,17 +1,21 @@
 """Commands end with a status that says how, and one line on stderr."""
 
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from rich.console import Console
 
-from dgq.command_line import card, export, inspect
+from dgq.command_line import card, export, inspect, stopping
 from dgq.command_line.ending import exit_code
 from dgq.command_line.main import main
+from dgq.command_line.stopping import stopping_on_signals
 from dgq.errors import DGQError
 
 
@@ -86,6 +90,55 @@ def test_a_signal_is_one_line(
     finally:
         signal.signal(number, inherited)
     assert capsys.readouterr().err == f"stopped by {number.name}: nothing was written\n"
+
+
+def test_a_command_runs_in_any_thread() -> None:
+    """Signals are for the main one, which alone may handle them."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(exit_code, lambda: 1).result() == 1
+
+
+def outlive(ready: int, is_first: bool) -> None:
+    """What the first process of a command does, or another one, whose parent ends."""
+    parent = os.getppid()
+    try:
+        with stopping_on_signals(is_first):
+            if not is_first:
+                os.kill(os.getpid(), signal.SIGTERM)  # which is the first one's to handle
+            os.write(ready, b"!")
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            os.write(ready, b"?")
+    finally:
+        os._exit(0)
+
+
+def be_the_parent(ready: int, is_first: bool) -> None:
+    """What a shell does, or the first process."""
+    if os.fork() == 0:
+        outlive(ready, is_first)
+    os.close(ready)
+    signal.pause()
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_other_processes_ignore_signals_and_end_with_the_first_which_outlives_its_shell(
+    is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "PARENT_POLL_SECONDS", 0.01)
+    reading, ready = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        be_the_parent(ready, is_first)
+    os.close(ready)
+    with os.fdopen(reading, "rb", 0) as pipe:
+        assert pipe.read(1) == b"!"
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        assert select.select([pipe], [], [], 20)[0]
+        assert pipe.read() == (b"?" if is_first else b"")  # until nobody has the other end
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(

@@ -17,7 +17,7 @@ from dgq.errors import DGQError
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu
-from dgq.storage.checkpoint import load_quantized_unet, read_manifest
+from dgq.storage.checkpoint import load_quantized_unet, read_manifest, save_quantized
 from dgq.storage.dequantize import dequantize
 from dgq.storage.diffusers_config import DGQConfig
 from dgq.storage.model_files import WEIGHTS_FILE
@@ -144,6 +144,19 @@ def test_shards(calibrated_as: Models, tmp_path: Path) -> None:
     unet.save_pretrained(tmp_path)
     assert [file.name for file in tmp_path.glob("*.safetensors*")] == [WEIGHTS_FILE]
     assert torch.equal(output(load_quantized_unet(tmp_path), model), output(unet, model))
+
+
+def test_a_model_over_shards_is_the_only_one(calibrated_as: Models, tmp_path: Path) -> None:
+    """diffusers would read an index that is left, and its shards."""
+    model = calibrated_as("multiples")
+    whole = load_quantized_unet(model.folder, "float", torch.float32)
+    whole.save_pretrained(tmp_path, max_shard_size="20KB")
+    save_quantized(whole, tmp_path, read_manifest(model.folder))
+    assert [file.name for file in tmp_path.glob("*.safetensors*")] == [WEIGHTS_FILE]
+    for load in (stock_load, load_quantized_unet):
+        assert torch.equal(output(load(tmp_path), model), output(stock_load(model.folder), model))
+    whole.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / WEIGHTS_FILE).exists()
 
 
 def test_a_swapped_shard_is_refused(calibrated_as: Models, tmp_path: Path) -> None:

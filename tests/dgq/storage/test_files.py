@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgq.errors import DGQError
+from dgq.storage import files
 from dgq.storage.files import (
     check_writable,
+    folder_written_beside,
     read_json,
     remove_leftovers,
     sha256_of,
@@ -52,6 +54,26 @@ def test_a_finished_write_replaces_the_old_and_makes_folders(tmp_path: Path) -> 
     assert [p.name for p in path.parent.iterdir()] == ["file.json"]
 
 
+def test_a_folders_descriptions_follow_what_they_describe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the moving ends, a description is never newer than a file that it describes."""
+    names = {"a.json", "a.safetensors", "b.json", "b.safetensors", "z.safetensors"}
+    moved: list[str] = []
+    stock = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        moved.append(target.name)
+        stock(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with folder_written_beside(tmp_path / "folder") as beside:
+        for name in names:
+            (beside / name).write_text("x")
+    assert set(moved) == names
+    assert [name.endswith(".json") for name in moved] == [False, False, False, True, True]
+
+
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     tensors = {"a": torch.randn(3, 4).T, "b": torch.tensor(7, dtype=torch.uint8)}
@@ -85,11 +107,11 @@ def test_the_hash_is_that_of_the_whole_content(tmp_path: Path) -> None:
 def test_what_killed_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
     own = f".f.{platform.node()}-{os.getpid()}-abcd.partial"
     gone = f".f.{platform.node()}-{2**22 + 1}-abcd.partial"
-    elsewhere = ".f.elsewhere-1-abcd.partial"
-    for name in (own, gone, elsewhere, ".f.partial", "f.partial"):
+    others = {".f.elsewhere-1-abcd.partial", f".f.{platform.node()}-mine-abcd.partial"}
+    for name in (own, gone, *others, ".f.partial", "f.partial"):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {own, elsewhere, ".f.partial", "f.partial"}
+    assert {p.name for p in tmp_path.iterdir()} == {own, *others, ".f.partial", "f.partial"}
     remove_leftovers(tmp_path, "f.*", locked=True)
     assert {p.name for p in tmp_path.iterdir()} == {".f.partial", "f.partial"}
     remove_leftovers(tmp_path / "missing")
@@ -143,7 +165,9 @@ def test_a_change_anywhere_in_a_sealed_file_is_noticed_or_means_nothing(
 ) -> None:
     path = tmp_path_factory.mktemp("sealed") / "t.safetensors"
     tensors = {"a": torch.arange(4.0), "b": torch.tensor([1, 2], dtype=torch.int16)}
-    write_sealed_tensors(path, tensors, {"image": "7"})
+    # Several texts, since the library gives them in any order.
+    write_sealed_tensors(path, tensors, {"image": "7", "size": "8", "name": "x"})
+    assert read_sealed_tensors(path)[0].keys() == tensors.keys()
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))

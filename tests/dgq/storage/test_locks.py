@@ -45,7 +45,7 @@ def test_another_process_is_refused_or_waits(killed: bool, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["/proc/nowhere/file", "x" * 300])
+@pytest.mark.parametrize("name", ["/proc/nowhere/file", "x" * 300, "nul\0/file"])
 def test_where_there_can_be_no_lock_it_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(DGQError, match="cannot be written into"), locked(tmp_path / name, False):
         pytest.fail("locked")

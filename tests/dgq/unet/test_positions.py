@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from dgq.unet.positions import grid_size, pixel_index, word_index
@@ -31,6 +33,23 @@ def test_pixels_of_several_images_are_indexed_one_by_one(size: tuple[int, int]) 
     found = pixel_index(3 * n_pixels, 16, size, (8, 8))
     assert found is not None
     assert torch.equal(found, one.repeat(3))
+
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+@given(n_pixels=st.integers(1, 300), calibrated=st.integers(1, 300), size=sizes, before=sizes)
+def test_any_number_of_tokens_lies_among_the_calibrated_ones(
+    n_pixels: int, calibrated: int, size: tuple[int, int], before: tuple[int, int]
+) -> None:
+    """Also where it is that of no feature map, as of tokens that an adapter appends."""
+    index = pixel_index(n_pixels, calibrated, size, before)
+    if index is None:
+        assert (n_pixels, size) == (calibrated, before)
+        return
+    assert index.shape == (n_pixels,)
+    assert index.min() >= 0
+    assert index.max() < calibrated
 
 
 @pytest.mark.parametrize(

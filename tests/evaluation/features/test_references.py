@@ -90,6 +90,22 @@ def test_a_lone_reference_is_refused_before_anything_is_drawn(tmp_path: Path) ->
         check_references(tmp_path, 12)
 
 
+def test_two_references_are_enough_whatever_their_folder_is_called(
+    tmp_path: Path, extractors: Extractors
+) -> None:
+    folder = tmp_path / "real.npz"
+    folder.mkdir()
+    for index, image in enumerate(to_images(torch.rand(2, 3, 8, 8))):
+        image.save(folder / f"{index}.png")
+    check_references(folder, 12)
+    assert load_references(folder, extractors, 2, []).n == 2
+
+
+def test_what_no_metric_needs_is_not_looked_at(tmp_path: Path) -> None:
+    check_references(tmp_path / "missing", None)
+    check_references(None, 12)
+
+
 def test_a_file_of_something_else_is_called_no_npz(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a dog")
     with pytest.raises(

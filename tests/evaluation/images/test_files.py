@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from dgq.errors import DGQError
-from evaluation.images.files import encoded, list_images, read_image
+from evaluation.images.files import encoded, list_images, read_image, to_images, to_tensor
 from evaluation.images.tag import is_intact, tagged
 
 GREY16 = np.linspace(0, 65535, 4096).reshape(64, 64).round().astype(np.uint16)
@@ -27,6 +28,20 @@ def grey(dtype: str) -> Image.Image:
 def photo(seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     return Image.fromarray(noise)
+
+
+def test_pixels_come_back_from_images_and_others_are_clipped_and_rounded() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    images = [Image.fromarray(levels), photo()]
+    pixels = to_tensor(images)
+    assert pixels.shape == (2, 3, 16, 16)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    assert [np.array(i).tolist() for i in to_images(pixels)] == [
+        np.array(i).tolist() for i in images
+    ]
+    odd = torch.tensor([-0.5, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.5]).view(5, 1, 1, 1)
+    found = [image.getpixel((0, 0)) for image in to_images(odd.expand(5, 3, 1, 1))]
+    assert [shade for shade, _, _ in found] == [0, 0, 1, 254, 255]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -48,6 +63,13 @@ def animation(path: Path) -> None:
     photo(0).save(path, save_all=True, append_images=[photo(1)], format="gif")
 
 
+def flipped(path: Path) -> None:
+    """A PNG with a wrong checksum of its pixels, which decoding alone does not look at."""
+    content = bytearray(encoded(photo()))
+    content[-13] ^= 1  # the last byte before the chunk that ends the file
+    path.write_bytes(content)
+
+
 def pipe(path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
@@ -57,6 +79,7 @@ UNREADABLE: dict[str, Callable[[Path], None]] = {
     "32 bits without a white": lambda p: grey("float32").save(p, format="tiff"),
     "32 bit integers": lambda p: grey("int32").save(p, format="tiff"),
     "an animation": animation,
+    "a flipped bit": flipped,
     "text": lambda p: p.write_text("a dog") and None,
     "a pipe": pipe,
     "nothing": lambda p: None,

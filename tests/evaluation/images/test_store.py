@@ -1,6 +1,7 @@
 """Folders of images are continued or refused, never mixed, and measured as a protocol says."""
 
 import platform
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import pytest
 from PIL import Image
 
 from dgq.errors import DGQError
-from evaluation.images.files import as_measured, list_images
+from evaluation.images.files import as_measured, encoded, list_images
 from evaluation.images.store import MANIFEST, ImageStore
 
 PROMPTS = ["a", "b", "ü"]
+DAMAGED = [
+    *("", "{", "[]", '{"prompts": []}', '{"settings": {}}'),
+    *('{"settings": 1, "prompts": []}', '{"settings": "ab", "prompts": []}'),
+]
 
 
 def image(shade: int = 0) -> Image.Image:
@@ -53,8 +58,9 @@ def test_fewer_and_more_prompts_continue(store: ImageStore, prompts: list[str]) 
     again.open_()
     assert again.missing() == list(range(2, len(prompts)))
     # Whoever comes next still knows the prompt of every image there is.
+    known = max(PROMPTS, prompts, key=len)
     with pytest.raises(DGQError, match="holds other images"):
-        reopened(store, ["a", "b", "other"]).check()
+        reopened(store, [*known[:-1], "other"]).check()
 
 
 def test_other_settings_have_another_folder(store: ImageStore) -> None:
@@ -75,7 +81,15 @@ def test_other_images_are_refused_and_left_alone(store: ImageStore) -> None:
     assert sorted((p.name, p.read_bytes()) for p in store.folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": 1, "prompts": []}'])
+def test_a_manifest_of_other_settings_is_refused(store: ImageStore) -> None:
+    """As where two settings had the same fingerprint."""
+    file = store.folder / MANIFEST
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(DGQError, match="choose another --images"):
+        reopened(store).check()
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_manifest_is_refused(store: ImageStore, content: str) -> None:
     (store.folder / MANIFEST).write_text(content)
     with pytest.raises(DGQError, match="damaged"):
@@ -116,6 +130,19 @@ def test_images_of_the_published_protocol_lose_twice(tmp_path: Path) -> None:
     assert np.array_equal(np.array(measured), np.array(Image.open(resized)))
 
 
+@pytest.mark.parametrize("quality", [None, 75])
+def test_other_programs_find_the_checksum_in_its_own_place(
+    quality: int | None, tmp_path: Path
+) -> None:
+    store = ImageStore(tmp_path, "model", {}, ["a"], quality)
+    store.open_()
+    store.save(0, photo())
+    with Image.open(store.path(0)) as found, Image.open(BytesIO(encoded(photo(), quality))) as bare:
+        assert np.array_equal(np.array(found), np.array(bare))
+        tag = found.info["comment"] if quality else b"dgq\0" + found.text["dgq"].encode()
+        assert re.fullmatch(rb"dgq\0[0-9a-f]{64}", tag)
+
+
 def test_png_images_are_only_resized() -> None:
     assert as_measured(photo(), None, 75).size == (64, 64)
     assert np.array_equal(as_measured(photo(), 32, None), photo().resize((32, 32)))
@@ -147,8 +174,9 @@ def test_a_flipped_bit_is_noticed(store: ImageStore) -> None:
 
 def test_reference_folders(store: ImageStore, tmp_path: Path) -> None:
     assert list_images(store.folder) == [store.path(0), store.path(1)]
-    with pytest.raises(DGQError, match="is not a folder"):
-        list_images(tmp_path / "missing")
+    for name in ("missing", "x" * 300, f"{store.folder.name}/{MANIFEST}"):
+        with pytest.raises(DGQError, match="is not a folder"):
+            list_images(tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DGQError, match="holds no image"):
         list_images(tmp_path / "empty")
@@ -182,10 +210,12 @@ def test_an_image_saved_by_another_program_is_noticed(store: ImageStore) -> None
 
 
 def test_what_a_killed_process_was_writing_is_removed(store: ImageStore) -> None:
-    left = store.folder / f".00002.png.{platform.node()}-{2**22 + 1}-abcd.partial"
-    left.write_text("x")
-    reopened(store).open_()
-    assert not left.exists()
+    for place in (store.path(2), store.trajectory_path(2)):
+        left = place.with_name(f".{place.name}.{platform.node()}-{2**22 + 1}-abcd.partial")
+        left.parent.mkdir(exist_ok=True)
+        left.write_text("x")
+        reopened(store).open_()
+        assert not left.exists()
 
 
 @pytest.mark.parametrize("content", ["[" * 10**6, '{"settings": {}, "prompts": 3}'])

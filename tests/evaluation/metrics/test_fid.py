@@ -1,5 +1,8 @@
 """FID against pytorch-fid's formula, and what it says about few images."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -7,8 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.features.gaussian import fit_gaussian
-from evaluation.metrics.fid import frechet_distance
+from evaluation.features.features import Features
+from evaluation.features.gaussian import Gaussian, fit_gaussian
+from evaluation.features.references import References
+from evaluation.features.sample import Sample
+from evaluation.images.store import ImageStore
+from evaluation.metrics.fid import Fid, FidToFullPrecision, frechet_distance
+from evaluation.metrics.metric import Metric, NotMeasuredError, Value
 
 
 def features(n: int, d: int, seed: int) -> torch.Tensor:
@@ -54,3 +62,44 @@ def test_distances_are_symmetric_and_zero_between_equals() -> None:
     for seed in range(8):  # half of them would round to less
         equal = fit_gaussian(features(20, 40, seed))
         assert 0 <= frechet_distance(equal, equal) < 1e-9
+
+
+def test_rounding_errors_of_many_features_do_not_add_up() -> None:
+    """The root of an eigenvalue of 1e-16 is 1e-8, and there are as many as features."""
+    few = fit_gaussian(features(5, 200, 0))
+    scale = few.covariance.trace().item()
+    assert abs(frechet_distance(few, few)) < 1e-12 * scale
+    shifted = Gaussian(few.mean + 1, few.covariance)
+    assert frechet_distance(few, shifted) == pytest.approx(200, abs=1e-12 * scale)
+
+
+def test_few_images_are_noted_whether_drawn_or_real(tmp_path: Path) -> None:
+    def notes(n: int, n_real: int | None) -> list[str]:
+        real = features(max(n_real or 9, 2), 4, 1)
+        references = References("real", fit_gaussian(real), real, n_real)
+        store = ImageStore(tmp_path, "model", {}, ["a"] * n)
+        sample = Sample(store, Features(features(n, 4, 0)), references=references)
+        return list(Fid().notes(sample))
+
+    assert notes(5, 5) == notes(5, None) == []
+    assert [note.partition(":")[0] for note in notes(4, 4)] == [
+        "FID rests on 4 images for 4 features",
+        "FID rests on 4 real images for 4 features",
+    ]
+    assert len(notes(2, 5)) == len(notes(5, 2)) == len(notes(2, None)) == 1
+    assert len(notes(2, 2)) == 2
+    assert notes(1, 2) == []  # there is no FID of one
+
+
+@pytest.mark.parametrize("metric", [Fid(), FidToFullPrecision()], ids=["real", "paired"])
+def test_two_images_are_the_least(metric: Metric, tmp_path: Path) -> None:
+    references = References("real", fit_gaussian(features(2, 4, 0)))
+
+    def measured(n: int) -> Value:
+        store = ImageStore(tmp_path, "model", {}, ["a"] * n)
+        sample = Sample(store, Features(features(n, 4, 0)), references=references)
+        return metric.compute(replace(sample, full_precision=sample))[metric.key]
+
+    assert measured(2) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(NotMeasuredError, match="at least two images"):
+        measured(1)

@@ -58,6 +58,12 @@ def test_an_equal_image_counts_like_the_smallest_difference_there_is(tmp_path: P
     assert "those that equal full precision count 71.0 dB" in values.notes[0]
 
 
+def test_one_equal_image_among_others_is_noted(tmp_path: Path) -> None:
+    codes = CODES.clone()
+    codes[1:] ^= 1  # the first shares its batch with another
+    assert len(measured(tmp_path, codes).notes) == 1
+
+
 def test_more_error_is_never_better() -> None:
     images = CODES.double() / 255
     noise = torch.randint(0, 2, images.shape, generator=torch.Generator().manual_seed(1)) / 255
