@@ -20,6 +20,12 @@ from dgq.storage.files import check_writable
 from dgq.storage.sealed_archive import read_checkpoint
 from lit.calibration import Calibration
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
+from lit.config_checks import (
+    UNSEEDED,
+    check_groups,
+    check_recipe_options,
+    check_seed_everything,
+)
 from lit.dry_run import print_plan
 from lit.identity import check_identity
 from lit.launcher import check_processes
@@ -56,6 +62,7 @@ class CalibrationCLI(LightningCLI):
         stopper: Stopper,
         held: ExitStack,
     ) -> None:
+        self.args = args
         self.data = data
         self.default_run = run
         self.stopper = stopper
@@ -65,7 +72,6 @@ class CalibrationCLI(LightningCLI):
             cast(type[LightningDataModule], data),
             save_config_callback=None,
             parser_kwargs={"exit_on_error": False, "fit": FIT_PARSER},
-            seed_everything_default=0,
             trainer_defaults={
                 "devices": 1,
                 "logger": False,
@@ -82,6 +88,10 @@ class CalibrationCLI(LightningCLI):
         dataloaders = {"train_dataloaders", "val_dataloaders", "datamodule"}
         # Lightning's help of ckpt_path tells of checkpoints that a calibration does not have.
         return {"fit": {"model", "weights_only", "ckpt_path", *dataloaders}}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keep Lightning's option for the seed, with what it does here."""
+        parser.add_argument("--seed_everything", type=bool | int, default=0, help=UNSEEDED)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add options of a run; derive epochs and batches from targets and iterations."""
@@ -119,11 +129,9 @@ class CalibrationCLI(LightningCLI):
         """Do nothing: Lightning would let a checkpoint override the command line."""
 
     def _set_seed(self) -> None:
-        """Reject an invalid seed; nothing here draws from the global generators."""
-        try:
-            super()._set_seed()
-        except (ValueError, TypeError) as error:
-            raise DGQError(f"--seed_everything: {error}") from error
+        """Refuse a seed that would have no effect."""
+        check_seed_everything(self._get(self.config, "seed_everything"))
+        super()._set_seed()
 
     @property
     def run(self) -> Path:
@@ -142,9 +150,12 @@ class CalibrationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the Trainer's options and the run's folder before any work starts."""
+        config = self.config[str(self.subcommand)]
+        check_groups(config)
         resume = self._get(self.config, "ckpt_path")
         options = self._get(self.config, "trainer")
         check_trainer_options(vars(options), resume is not None)
+        check_recipe_options(self.args, config)
         if self.is_dry_run:
             return
         self.checkpoint: Path | None = None

@@ -77,6 +77,7 @@ def check_callbacks(value: Any) -> None:
 
 WATCHING = ("LearningRateMonitor", "DeviceStatsMonitor")
 LINKED = "it is the number of targets; --trainer.fast_dev_run true tries one"
+DERIVED = "it is derived from model.recipe.learning"
 SUPPORTED = None
 
 OPTIONS: dict[str, Refused | Checked | None] = {
@@ -96,7 +97,7 @@ OPTIONS: dict[str, Refused | Checked | None] = {
     "max_steps": Checked(check_max_steps),
     "min_steps": Refused((None,), "each target has its iterations; set model.recipe.learning"),
     "max_time": Checked(parse_time),
-    "limit_train_batches": SUPPORTED,  # derived from the iterations, never given
+    "limit_train_batches": Refused((None,), DERIVED),
     "limit_val_batches": Refused((None,), NO_VALIDATION),
     "limit_test_batches": Refused((None,), NO_VALIDATION),
     "limit_predict_batches": Refused((None,), NO_VALIDATION),
@@ -139,6 +140,8 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
         resuming: whether there is a checkpoint to resume from.
     """
     for name, value in options.items():
+        if name == "__path__":  # of the file that holds the options: ``--trainer own.yaml``
+            continue
         if name not in OPTIONS:
             raise DGQError(f"--trainer.{name} is not supported: leave it out")
         rule = OPTIONS[name]

@@ -46,6 +46,7 @@ REFUSED: dict[str, list[Any]] = {
     "min_steps": [1],
     "max_time": ["tomorrow", "1:2", {"weeks": "two"}, {"years": 1}, {"seconds": -1}],
     "log_every_n_steps": [-1],
+    "limit_train_batches": [3, 1.0],
     "limit_val_batches": [0, 1.0],
     "limit_test_batches": [1],
     "limit_predict_batches": [0.5],
