@@ -44,7 +44,7 @@ def check_recipe_options(args: Sequence[str], config: Namespace) -> None:
         args: arguments of the command line.
         config: what the parser made of them.
     """
-    known = {"class_path", *vars(config.get(OPTIONS, Namespace()))}
+    known = {"class_path", *(vars(config[OPTIONS]) if OPTIONS in config else ())}
     prefix = f"--{RECIPE}."
     for argument in args:
         option = argument.partition("=")[0].removeprefix(prefix).removeprefix("init_args.")

@@ -12,6 +12,7 @@ import torch
 from lightning import Trainer
 
 from dgq.errors import DGQError
+from dgq.recipes import Recipe
 from lit.limits import parse_time
 
 NO_VALIDATION = "a calibration has no validation; it measures each target itself"
@@ -29,9 +30,13 @@ class Refused:
     unless: tuple[Any, ...]
     reason: str
 
+    def accepts(self, value: Any) -> bool:
+        """Whether this is one of the accepted values."""
+        return any(value == known and type(value) is type(known) for known in self.unless)
+
     def check(self, name: str, value: Any) -> None:
         """Raise DGQError unless the value is accepted."""
-        if not any(value == known and type(value) is type(known) for known in self.unless):
+        if not self.accepts(value):
             raise DGQError(f"--trainer.{name} {value} is not supported: {self.reason}")
 
 
@@ -153,16 +158,16 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
         raise DGQError("--trainer.fast_dev_run writes no checkpoint: leave --ckpt_path out")
 
 
-def identity_of_trainer(trainer: Trainer, learning: bool) -> dict[str, Any]:
+def identity_of_trainer(trainer: Trainer, recipe: Recipe) -> dict[str, Any]:
     """The Trainer settings that affect the result.
 
     Args:
         trainer: the Trainer that runs the calibration.
-        learning: whether anything is learned; ranges do not depend on the number of processes.
+        recipe: if it learns nothing, the result does not depend on the number of processes.
     """
     device = trainer.strategy.root_device.type
     identity: dict[str, Any] = {"precision": str(trainer.precision), "device": device}
-    if learning:
+    if recipe.learning.total_iterations > 0:
         identity["processes"] = trainer.world_size
     if device != "cpu":  # on a CPU these have no effect
         identity["deterministic"] = torch.are_deterministic_algorithms_enabled()
