@@ -18,6 +18,9 @@ from lit.trainer_options import OPTIONS, Refused
 SAME = ("accumulate_grad_batches", "gradient_clip_val", "overfit_batches", "precision", "num_nodes")
 """Options whose values a Trainer keeps, and which are refused as on the command line."""
 
+LIGHTNINGS = "lightning.pytorch.callbacks"
+"""The package of Lightning's callbacks; a LightningCLI has one of its own."""
+
 WATCHING = {
     *("Callback", "LambdaCallback", "Checkpoint", "ModelCheckpoint", "ModelSummary"),
     *("RichModelSummary", "ProgressBar", "RichProgressBar", "TQDMProgressBar"),
@@ -77,7 +80,7 @@ def check_data(trainer: Trainer, pipeline: str) -> None:
 def check_callback(callback: Callback) -> None:
     """Raise DGQError for a callback that changes what is learned, or when it ends."""
     kinds = type(callback).__mro__
-    kind = next(kind.__name__ for kind in kinds if kind.__module__.startswith("lightning."))
+    kind = next(kind.__name__ for kind in kinds if kind.__module__.startswith(LIGHTNINGS))
     if kind not in WATCHING:
         raise DGQError(
             f"{type(callback).__name__} is not supported: it might change what is learned, or when "

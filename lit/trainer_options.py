@@ -37,7 +37,8 @@ class Refused:
     def check(self, name: str, value: Any) -> None:
         """Raise DGQError unless the value is accepted."""
         if not self.accepts(value):
-            raise DGQError(f"--trainer.{name} {value} is not supported: {self.reason}")
+            shown = getattr(value, "class_path", value)
+            raise DGQError(f"--trainer.{name} {shown} is not supported: {self.reason}")
 
 
 @dataclass(frozen=True)

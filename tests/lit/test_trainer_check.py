@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from data.calibration import CalibrationData
 from dgq.errors import DGQError
@@ -77,6 +79,7 @@ def test_it_is_refused_with_one_line(options: dict[str, Any], message: str) -> N
         {"fast_dev_run": 3},
         {"strategy": AveragingStrategy(), "devices": 2},
         {"enable_checkpointing": True, "callbacks": [ModelCheckpoint(every_n_epochs=3)]},
+        {"callbacks": [SaveConfigCallback(LightningArgumentParser(), Namespace())]},
         {"enable_progress_bar": True, "enable_model_summary": True, "callbacks": [Counting()]},
     ],
 )

@@ -96,6 +96,12 @@ def test_what_would_change_the_calibration_is_refused_by_name(name: str, value: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_class_is_named_without_its_options() -> None:
+    given = SimpleNamespace(class_path="lightning.DDPStrategy", init_args="many")
+    with pytest.raises(DGQError, match=r"--trainer\.strategy lightning\.DDPStrategy is not"):
+        check_trainer_options({"strategy": given}, resuming=False)
+
+
 def test_an_option_that_a_later_lightning_adds_is_refused() -> None:
     with pytest.raises(DGQError, match=r"--trainer\.quantize_everything is not supported"):
         check_trainer_options({"quantize_everything": True}, resuming=False)
