@@ -55,12 +55,17 @@ def check_config(file: Path) -> None:
     content = check_options_file(file, SECTIONS)
     if isinstance(content.get("fit"), dict):  # in a config that goes before the subcommand
         content = content["fit"]
+    other = file.parent / str(content.get("config"))
+    if isfile(other):  # the parser tells of one that is missing
+        check_config(other)
     for name in SECTIONS:
         section = content.get(name)
         if isinstance(section, str):
             check_section(name, str(file.parent / section))
         elif section is not None:
             check_linked(name, section, str(file))
+        if f"{name}.pipeline" in content:
+            check_linked(name, {"pipeline"}, str(file))
 
 
 def check_section(name: str, value: str) -> None:
@@ -74,7 +79,7 @@ def check_section(name: str, value: str) -> None:
 
 def check_linked(name: str, section: Any, place: str) -> None:
     """Raise DGQError for an option that another one determines: a parser would ignore it."""
-    if isinstance(section, dict) and "pipeline" in section:
+    if isinstance(section, dict | set) and "pipeline" in section:
         raise DGQError(
             f"{place}: {name}.pipeline would be ignored: give the pipeline once, by --pipeline or "
             "by a line `pipeline: ...` that is not indented"

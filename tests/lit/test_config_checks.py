@@ -13,6 +13,8 @@ IN_A_FILE = {
     "model: {pipeline: scenes}": "model.pipeline would be ignored",
     "data: {pipeline: scenes}": "data.pipeline would be ignored",
     "fit: {data: {pipeline: scenes}}": "data.pipeline would be ignored",
+    "model.pipeline: scenes": "model.pipeline would be ignored",
+    "config: other.yaml": "other.yaml: data.pipeline would be ignored",
     "data: section.yaml": "section.yaml: data.pipeline would be ignored",
     "trainer: {limit_train_batches: 3}": "derived from model.recipe.learning",
     "model: {waiting: null}": "model.waiting is null",
@@ -27,6 +29,7 @@ def test_it_is_refused_in_a_file(
     content: str, micro_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "section.yaml").write_text("pipeline: scenes")
+    (tmp_path / "other.yaml").write_text("data: {pipeline: scenes}")
     (tmp_path / "own.yaml").write_text(content)
     own = ["--config", str(tmp_path / "own.yaml")]
     work = tmp_path / "work"
