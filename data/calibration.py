@@ -50,8 +50,9 @@ class CalibrationData(LightningDataModule):
         n_prompts: prompts to draw; with fewer than 96, ranges clip on new prompts.
         n_samples: pairs of prompt and timestep to calibrate on, spread evenly over the timesteps;
             all by default. With guidance each pair is two rows.
-        n_held_out: held-out pairs, of four further prompts, on which errors are measured.
-        batch_size: rows in one learning step.
+        n_held_out: held-out pairs, of four further prompts, on which errors are measured; at most
+            all calls of these prompts are used.
+        batch_size: rows in one learning step; all rows if there are fewer.
         micro_batch_size: pairs that run through the UNet at a time.
         record_batch_size: prompts that are recorded at a time.
         cache: folder of the recorded calls.

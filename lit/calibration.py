@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -16,23 +16,25 @@ from dgq.pipelines.loading import load_unet
 from dgq.pipelines.sources import canonical
 from dgq.recipes import Ours, Recipe
 from dgq.settings import QuantizationSettings, WaitingSettings
-from dgq.storage.checkpoint import Manifest, calibration_state, load_calibration_state_
+from dgq.storage.checkpoint import Manifest
 from dgq.storage.described_settings import described, quantization_settings
 from dgq.storage.fingerprint import network_sha256
 from dgq.streams.waiting import waiting_places
 from dgq.targets import Target
 from dgq.unet.quantize import quantizable_layers
-from lit.identity import identity_of
-from lit.samples import Samples
+from lit.resumable import Resumable
+from lit.trainer_check import check_data, check_trainer
+from lit.trainer_options import identity_of_trainer
 from lit.trainer_runtime import TrainerRuntime
 from lit.waiting_folder import clear_waiting_folders, waiting_folder
 
 
-class Calibration(LightningModule):
-    """Drives a ``Calibrator`` through all targets, and provides the content of checkpoints.
+class Calibration(Resumable):
+    """Drives a ``Calibrator`` through all targets.
 
-    The DataModule provides ``Samples`` and batches of row indices; everything else is streamed
-    from target to target.
+    ``Trainer(max_epochs=module.n_targets, limit_train_batches=module.n_iterations)`` runs it. The
+    DataModule provides ``Samples`` and batches of row indices; everything else is streamed from
+    target to target.
 
     Args:
         pipeline: the name of an embedded model, a folder, or a hub id.
@@ -64,12 +66,6 @@ class Calibration(LightningModule):
         self.calibrator = Calibrator(self.unet, recipe)
         self.trainer_identity: dict[str, Any] = {}
         self.resumed_settings: QuantizationSettings | None = None
-
-    @property
-    def data(self) -> Samples:
-        """The DataModule of the Trainer."""
-        samples: Samples = self.trainer.datamodule  # type: ignore[attr-defined]
-        return samples
 
     # What is known so far
 
@@ -104,6 +100,13 @@ class Calibration(LightningModule):
         return self.calibrator.complete
 
     # Hooks
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse a Trainer or data that do not fit, before anything is recorded; adds nothing."""
+        check_trainer(self.trainer, self.n_targets, self.n_iterations)
+        check_data(self.trainer, self.pipeline)
+        self.trainer_identity = identity_of_trainer(self.trainer, self.recipe)
+        return []
 
     def setup(self, stage: str) -> None:
         """Make the UNet quantizable for the recorded timesteps."""
@@ -198,47 +201,3 @@ class Calibration(LightningModule):
             data.calls.latent_size,
             unet_sha256=self.unet_sha256,
         )
-
-    # Checkpoints: finished targets and observed ranges, never the full-precision weights
-
-    def identity(self, data: dict[str, Any]) -> str:
-        """Values that a checkpoint must match to be resumed: content and settings, never a path.
-
-        Args:
-            data: the DataModule's part.
-        """
-        own = {"waiting.dtype": self.waiting.dtype, "weights of the UNet": self.unet_sha256}
-        return identity_of(self.recipe, data | own | self.trainer_identity)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the log so far, and the values that determine the run."""
-        checkpoint["calibration"] = {
-            "identity": self.identity(self.data.identity),
-            "calls": self.data.calls.sha256,
-            "quantization": described(self.calibrator.settings),
-            "records": self.records,
-            "seconds": self.seconds,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the log; the settings have already been compared with those of the checkpoint.
-
-        Raises:
-            DGQError: if the samples are not those that the checkpoint was made with.
-        """
-        if checkpoint["calibration"]["calls"] != self.data.calls.sha256:
-            raise DGQError(
-                "the recorded calls are not those that the checkpoint was made with: they were "
-                "recorded again on another machine or in other batches; restore the file in "
-                "--data.cache, or start a new run with --run DIR"
-            )
-        self.calibrator.records = checkpoint["calibration"]["records"]
-        self.seconds.update(checkpoint["calibration"]["seconds"])
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Finished weights and observed ranges."""
-        return calibration_state(self.unet)
-
-    def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Restore finished weights and observed ranges."""
-        load_calibration_state_(self.unet, state_dict)

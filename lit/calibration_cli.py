@@ -1,4 +1,4 @@
-"""The ``fit`` command as a LightningCLI: its options, run folder, checkpoints and end."""
+"""The ``fit`` command as a LightningCLI: its run folder, checkpoints and end."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,18 +8,18 @@ from typing import Any, cast
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from dgq.command_line.console import print_line, print_stop
 from dgq.command_line.parser_messages import PROBLEM
 from dgq.command_line.stopping import Stopped, Stopper
 from dgq.errors import DGQError
-from dgq.pipelines.embedded import EMBEDDED
 from dgq.storage.described_settings import quantization_settings
 from dgq.storage.files import check_writable
 from dgq.storage.sealed_archive import read_checkpoint
 from lit.calibration import Calibration
+from lit.calibration_options import CalibrationOptions
 from lit.callbacks import RunFolder, TargetCheckpoint, TargetProgress
+from lit.config_checks import check_groups, check_recipe_options
 from lit.dry_run import print_plan
 from lit.identity import check_identity
 from lit.launcher import check_processes
@@ -37,7 +37,7 @@ FIT_PARSER = {
 }
 
 
-class CalibrationCLI(LightningCLI):
+class CalibrationCLI(CalibrationOptions):
     """``fit`` of the calibration into ``outputs/<config names>/``.
 
     Args:
@@ -56,6 +56,7 @@ class CalibrationCLI(LightningCLI):
         stopper: Stopper,
         held: ExitStack,
     ) -> None:
+        self.args = args
         self.data = data
         self.default_run = run
         self.stopper = stopper
@@ -65,7 +66,6 @@ class CalibrationCLI(LightningCLI):
             cast(type[LightningDataModule], data),
             save_config_callback=None,
             parser_kwargs={"exit_on_error": False, "fit": FIT_PARSER},
-            seed_everything_default=0,
             trainer_defaults={
                 "devices": 1,
                 "logger": False,
@@ -75,55 +75,6 @@ class CalibrationCLI(LightningCLI):
             args=list(args),
             auto_configure_optimizers=False,
         )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Only ``fit``; evaluation has its own script."""
-        dataloaders = {"train_dataloaders", "val_dataloaders", "datamodule"}
-        # Lightning's help of ckpt_path tells of checkpoints that a calibration does not have.
-        return {"fit": {"model", "weights_only", "ckpt_path", *dataloaders}}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add options of a run; derive epochs and batches from targets and iterations."""
-        parser.add_argument(
-            "--run", type=Path, default=self.default_run, help="Folder that the run writes into."
-        )
-        parser.add_argument(
-            "--pipeline",
-            type=str,
-            default="scenes",
-            help=f"Embedded model ({', '.join(map(repr, EMBEDDED))}), folder, .safetensors "
-            "file in the original layout, or hub id.",
-        )
-        parser.add_argument(
-            "--dry_run",
-            action="store_true",
-            help="Print targets, bits, execution, samples, disk, memory and estimated time without "
-            "starting anything.",
-        )
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="Resume after the last finished target: 'last' for the checkpoint in the run's "
-            "folder (if there is none yet, start from the beginning), or the file of a checkpoint.",
-        )
-        parser.link_arguments("pipeline", "model.pipeline")
-        parser.link_arguments("pipeline", "data.pipeline")
-        parser.link_arguments("model.n_targets", "trainer.max_epochs", apply_on="instantiate")
-        parser.link_arguments(
-            "model.n_iterations", "trainer.limit_train_batches", apply_on="instantiate"
-        )
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let a checkpoint override the command line."""
-
-    def _set_seed(self) -> None:
-        """Reject an invalid seed; nothing here draws from the global generators."""
-        try:
-            super()._set_seed()
-        except (ValueError, TypeError) as error:
-            raise DGQError(f"--seed_everything: {error}") from error
 
     @property
     def run(self) -> Path:
@@ -142,9 +93,12 @@ class CalibrationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the Trainer's options and the run's folder before any work starts."""
+        config = self.config[str(self.subcommand)]
+        check_groups(config)
         resume = self._get(self.config, "ckpt_path")
         options = self._get(self.config, "trainer")
         check_trainer_options(vars(options), resume is not None)
+        check_recipe_options(self.args, config)
         if self.is_dry_run:
             return
         self.checkpoint: Path | None = None
@@ -179,10 +133,8 @@ class CalibrationCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must match, and is never unpickled."""
-        learning = self.model.recipe.learning.total_iterations > 0
         self.datamodule.check_processes(self.trainer.world_size)  # before any is started
-        trainer = identity_of_trainer(self.trainer, learning)
-        self.model.trainer_identity = trainer
+        self.model.trainer_identity = identity_of_trainer(self.trainer, self.model.recipe)
         if self.saved is not None:
             identity = self.model.identity(self.datamodule.identity)
             saved = self.saved["calibration"]

@@ -4,7 +4,12 @@ A short name joins a recipe and bits: ``dgq_w4a6`` is ``recipes/dgq.yaml`` with 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from os.path import isfile
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from dgq.command_line.options_file import check_options_file
 from dgq.errors import DGQError
@@ -13,6 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES, BITS, MODELS = (CONFIGS / folder for folder in ("recipes", "bits", "models"))
 CONFIG_OPTIONS = ("--config", "-c")
 SECTIONS = ("model", "data", "trainer")
+SECTION_OPTIONS = tuple(f"--{name}" for name in SECTIONS)
 
 
 def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
@@ -22,7 +28,8 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
         The arguments with paths in place of names, and the run's name.
 
     Raises:
-        DGQError: for a config that is neither a file nor in ``configs/``, or holds no options.
+        DGQError: for a config that is neither a file nor in ``configs/``, or holds no options, or
+            one that is ignored.
     """
     resolved: list[str] = []
     found: list[Path] = []
@@ -30,15 +37,53 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
     while rest:
         argument = rest.pop(0)
         option, separator, name = argument.partition("=")
+        if option in SECTION_OPTIONS and (separator or rest):
+            check_section(option.removeprefix("--"), name if separator else rest[0])
         if option not in CONFIG_OPTIONS or not (separator or rest):
             resolved.append(argument)
             continue
         files = find_configs(name if separator else rest.pop(0))
         for file in files:
-            check_options_file(file, SECTIONS)
+            check_config(file)
         found += files
         resolved += [f"{option}={file}" for file in files]
     return resolved, run_name(found)
+
+
+def check_config(file: Path) -> None:
+    """Raise DGQError unless a file holds options, all of which have an effect."""
+    content = check_options_file(file, SECTIONS)
+    if isinstance(content.get("fit"), dict):  # in a config that goes before the subcommand
+        content = content["fit"]
+    other = file.parent / str(content.get("config"))
+    if isfile(other):  # the parser tells of one that is missing
+        check_config(other)
+    for name in SECTIONS:
+        section = content.get(name)
+        if isinstance(section, str):
+            check_section(name, str(file.parent / section))
+        elif section is not None:
+            check_linked(name, section, str(file))
+        if f"{name}.pipeline" in content:
+            check_linked(name, {"pipeline"}, str(file))
+
+
+def check_section(name: str, value: str) -> None:
+    """Raise DGQError for options of a section, a file or YAML, that would have no effect."""
+    if isfile(value):  # False also for a name that is too long
+        check_linked(name, check_options_file(Path(value)), value)
+        return
+    with suppress(ValueError, yaml.YAMLError):  # the parser tells what is wrong
+        check_linked(name, yaml.safe_load(value), f"--{name}")
+
+
+def check_linked(name: str, section: Any, place: str) -> None:
+    """Raise DGQError for an option that another one determines: a parser would ignore it."""
+    if isinstance(section, dict | set) and "pipeline" in section:
+        raise DGQError(
+            f"{place}: {name}.pipeline would be ignored: give the pipeline once, by --pipeline or "
+            "by a line `pipeline: ...` that is not indented"
+        )
 
 
 def find_configs(name: str) -> list[Path]:

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentError
 from dgq import recipes
 from dgq.errors import DGQError
 from dgq.recipes import Recipe
-from lit.trainer_options import LINKED
+from lit.trainer_options import DERIVED, LINKED
 
 UNKNOWN_RECIPE = re.compile(
     r'(Parser key "model\.recipe":|--model\.recipe\.help:).*'
@@ -24,7 +24,7 @@ def explained(error: Exception) -> Exception:
         return error
     if "--> trainer." in text:
         name = text.partition("--> trainer.")[2].partition(":")[0]
-        reason = LINKED if name == "max_epochs" else "it is derived from model.recipe.learning"
+        reason = LINKED if name == "max_epochs" else DERIVED
         return DGQError(f"--trainer.{name} is not supported: {reason}")
     if UNKNOWN_RECIPE.match(text):
         found = re.search(r"Expected a path but (\S+)|path string: (\S+)", text)

@@ -18,6 +18,10 @@ class Samples(Protocol):
     """Number of prompts that it draws to measure errors on."""
 
     @property
+    def pipeline(self) -> str:
+        """The full-precision pipeline."""
+
+    @property
     def generation(self) -> GenerationSettings:
         """How the full-precision pipeline was run."""
 

@@ -12,6 +12,7 @@ import torch
 from lightning import Trainer
 
 from dgq.errors import DGQError
+from dgq.recipes import Recipe
 from lit.limits import parse_time
 
 NO_VALIDATION = "a calibration has no validation; it measures each target itself"
@@ -29,10 +30,15 @@ class Refused:
     unless: tuple[Any, ...]
     reason: str
 
+    def accepts(self, value: Any) -> bool:
+        """Whether this is one of the accepted values."""
+        return any(value == known and type(value) is type(known) for known in self.unless)
+
     def check(self, name: str, value: Any) -> None:
         """Raise DGQError unless the value is accepted."""
-        if not any(value == known and type(value) is type(known) for known in self.unless):
-            raise DGQError(f"--trainer.{name} {value} is not supported: {self.reason}")
+        if not self.accepts(value):
+            shown = getattr(value, "class_path", value)
+            raise DGQError(f"--trainer.{name} {shown} is not supported: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def check_callbacks(value: Any) -> None:
 
 WATCHING = ("LearningRateMonitor", "DeviceStatsMonitor")
 LINKED = "it is the number of targets; --trainer.fast_dev_run true tries one"
+DERIVED = "it is derived from model.recipe.learning"
 SUPPORTED = None
 
 OPTIONS: dict[str, Refused | Checked | None] = {
@@ -96,7 +103,7 @@ OPTIONS: dict[str, Refused | Checked | None] = {
     "max_steps": Checked(check_max_steps),
     "min_steps": Refused((None,), "each target has its iterations; set model.recipe.learning"),
     "max_time": Checked(parse_time),
-    "limit_train_batches": SUPPORTED,  # derived from the iterations, never given
+    "limit_train_batches": Refused((None,), DERIVED),
     "limit_val_batches": Refused((None,), NO_VALIDATION),
     "limit_test_batches": Refused((None,), NO_VALIDATION),
     "limit_predict_batches": Refused((None,), NO_VALIDATION),
@@ -139,6 +146,8 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
         resuming: whether there is a checkpoint to resume from.
     """
     for name, value in options.items():
+        if name == "__path__":  # of the file that holds the options: ``--trainer own.yaml``
+            continue
         if name not in OPTIONS:
             raise DGQError(f"--trainer.{name} is not supported: leave it out")
         rule = OPTIONS[name]
@@ -150,16 +159,16 @@ def check_trainer_options(options: Mapping[str, Any], resuming: bool) -> None:
         raise DGQError("--trainer.fast_dev_run writes no checkpoint: leave --ckpt_path out")
 
 
-def identity_of_trainer(trainer: Trainer, learning: bool) -> dict[str, Any]:
+def identity_of_trainer(trainer: Trainer, recipe: Recipe) -> dict[str, Any]:
     """The Trainer settings that affect the result.
 
     Args:
         trainer: the Trainer that runs the calibration.
-        learning: whether anything is learned; ranges do not depend on the number of processes.
+        recipe: if it learns nothing, the result does not depend on the number of processes.
     """
     device = trainer.strategy.root_device.type
     identity: dict[str, Any] = {"precision": str(trainer.precision), "device": device}
-    if learning:
+    if recipe.learning.total_iterations > 0:
         identity["processes"] = trainer.world_size
     if device != "cpu":  # on a CPU these have no effect
         identity["deterministic"] = torch.are_deterministic_algorithms_enabled()

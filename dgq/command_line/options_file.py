@@ -2,18 +2,22 @@
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from dgq.errors import DGQError
 
 
-def check_options_file(path: Path, sections: Collection[str] = ()) -> None:
-    """Raise DGQError unless a file holds options in YAML.
+def check_options_file(path: Path, sections: Collection[str] = ()) -> dict[str, Any]:
+    """The content of a file of options.
 
     Args:
         path: of the file.
         sections: options with suboptions; a plain value would reset all of them.
+
+    Raises:
+        DGQError: unless the file holds options in YAML.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -35,6 +39,7 @@ def check_options_file(path: Path, sections: Collection[str] = ()) -> None:
                 f"{path}: {name} is {content[name]!r:.40}, which is not an option: expected "
                 f"`{name}:` and lines like `name: value` below it, indented"
             )
+    return content
 
 
 def _repeated(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:

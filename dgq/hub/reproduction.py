@@ -45,8 +45,6 @@ def recipe_yaml(manifest: Manifest, config: Mapping[str, Any]) -> str:
     made: dict[str, Any] = {"model": {"recipe": model.get("recipe", as_it_is)}}
     made["data"] = {"generation": asdict(manifest.generation)}
     made["data"] |= {name: data[name] for name in DATA if name in data}
-    if "seed_everything" in config:
-        made["seed_everything"] = config["seed_everything"]
     precision = section(config, "trainer").get("precision")
     if precision is not None:
         made["trainer"] = {"precision": precision}

@@ -15,10 +15,13 @@ from lightning.pytorch.loggers import CSVLogger
 
 from data.calibration import CalibrationData
 from dgq.errors import DGQError
+from dgq.recipes import RTN, Ours
 from lit.cli import main
 from lit.limits import parse_time
 from lit.trainer_options import OPTIONS, check_trainer_options, identity_of_trainer
 from tests.tiny_pipelines import LEARNING, fit_arguments
+
+LEARNED, NEAREST = Ours(), RTN()
 
 REFUSED: dict[str, list[Any]] = {
     "strategy": ["fsdp", "ddp_spawn", "ddp_find_unused_parameters_true", "deepspeed", "dp"],
@@ -46,6 +49,7 @@ REFUSED: dict[str, list[Any]] = {
     "min_steps": [1],
     "max_time": ["tomorrow", "1:2", {"weeks": "two"}, {"years": 1}, {"seconds": -1}],
     "log_every_n_steps": [-1],
+    "limit_train_batches": [3, 1.0],
     "limit_val_batches": [0, 1.0],
     "limit_test_batches": [1],
     "limit_predict_batches": [0.5],
@@ -90,6 +94,12 @@ def test_what_would_change_the_calibration_is_refused_by_name(name: str, value: 
     with pytest.raises(DGQError, match=f"--trainer.{name}") as caught:
         check_trainer_options(DEFAULTS | {"logger": True, name: value}, resuming=False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_is_named_without_its_options() -> None:
+    given = SimpleNamespace(class_path="lightning.DDPStrategy", init_args="many")
+    with pytest.raises(DGQError, match=r"--trainer\.strategy lightning\.DDPStrategy is not"):
+        check_trainer_options({"strategy": given}, resuming=False)
 
 
 def test_an_option_that_a_later_lightning_adds_is_refused() -> None:
@@ -202,13 +212,13 @@ def trainer(device: str, precision: str = "32-true", world_size: int = 1) -> Any
 def test_what_determines_the_result_is_identity_and_the_rest_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base = identity_of_trainer(trainer("cpu"), learning=True)
-    assert identity_of_trainer(trainer("cuda"), True) != base
-    assert identity_of_trainer(trainer("cpu", "bf16-mixed"), True) != base
-    assert identity_of_trainer(trainer("cpu", world_size=2), True) != base
-    nearest = identity_of_trainer(trainer("cpu"), learning=False)
-    assert identity_of_trainer(trainer("cpu", world_size=2), False) == nearest
-    on_gpu = identity_of_trainer(trainer("cuda"), True)
+    base = identity_of_trainer(trainer("cpu"), LEARNED)
+    assert identity_of_trainer(trainer("cuda"), LEARNED) != base
+    assert identity_of_trainer(trainer("cpu", "bf16-mixed"), LEARNED) != base
+    assert identity_of_trainer(trainer("cpu", world_size=2), LEARNED) != base
+    nearest = identity_of_trainer(trainer("cpu"), NEAREST)
+    assert identity_of_trainer(trainer("cpu", world_size=2), NEAREST) == nearest
+    on_gpu = identity_of_trainer(trainer("cuda"), LEARNED)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    assert identity_of_trainer(trainer("cpu"), True) == base
-    assert identity_of_trainer(trainer("cuda"), True) != on_gpu
+    assert identity_of_trainer(trainer("cpu"), LEARNED) == base
+    assert identity_of_trainer(trainer("cuda"), LEARNED) != on_gpu

@@ -49,7 +49,6 @@ def run(model: Calibrated, tmp_path: Path) -> Path:
     write_evaluation(tmp_path / "run", "own", evaluation(sha256))
     write_evaluation(tmp_path / "run", "another", evaluation("0" * 64, 9999))
     config = {
-        "seed_everything": 3,
         "model": {"learning": {"iterations": 7}, "waiting": {"folder": SECRET}},
         "data": {"captions": f"{SECRET}/captions.json", "cache": SECRET, "n_prompts": 5},
         "run": SECRET,
