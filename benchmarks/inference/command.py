@@ -98,6 +98,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="finished runs of the embedded model, or folders of quantized models; each has its "
         "own rows (default: outputs/w4a8)",
     )
+    add(
+        "--activation-bits",
+        type=int,
+        default=8,
+        choices=range(2, 9),
+        metavar="N",
+        help="bits of the activations of sd14, sdxl and tiny, 2 to 8 (default: 8)",
+    )
     add("--repeats", type=int, default=3, help="processes of each row (default: 3)")
     add(
         "--calls",
@@ -177,6 +185,7 @@ def plan(arguments: argparse.Namespace, command: str) -> Run:
         captions=arguments.captions,
         calibration_calls=arguments.calibration_calls,
         device=arguments.device,
+        activation_bits=arguments.activation_bits,
         turns=arguments.turns,
     )
     subjects: dict[str, Subject] = {name: SUBJECTS[name](options) for name in arguments.models}

@@ -10,18 +10,26 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from benchmarks.inference.parts import Part
+from benchmarks.inference.request import Options
 from benchmarks.inference.subjects import Call, Subject
 from benchmarks.unet_configs import SD14, SDXL_TURBO, TINY
 from dgq.calibration.learning import harden_, start_learning_
 from dgq.recipes.ours import Ours
+from dgq.settings import QuantizationSettings
 from dgq.storage.checkpoint import GenerationSettings, Manifest, save_quantized
 from dgq.targets import Block
 from dgq.unet.call_rows import to_device
 from dgq.unet.context import quantization
 from dgq.unet.quantize import fit_activations_, quantize_, start_observing_
 
-SETTINGS = Ours(weight_bits=4, activation_bits=8, range_method="minmax").quantization
-"""The arithmetic of ``w4a8.yaml``; weights are rounded to nearest, which costs the same time."""
+
+def arithmetic(activation_bits: int) -> QuantizationSettings:
+    """That of ``w4a8.yaml``, all layers alike, rounded to nearest, which costs the same time."""
+    return Ours(4, activation_bits, range_method="minmax").quantization
+
+
+SETTINGS = arithmetic(8)
+"""Usual settings of a model with random weights."""
 
 FINEST = 2
 """Range of the groups of weights, in powers of two below the largest: real groups differ too."""
@@ -39,6 +47,10 @@ class FullSize(Subject):
     title = "SD 1.4's size, random weights, 64x64 latents"
     default_batches = (2, 1)
     config = SD14
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.title = f"{self.title}, {options.activation_bits}-bit activations"
 
     @property
     def folder(self) -> Path:
@@ -65,20 +77,25 @@ class FullSize(Subject):
         """Random latents and tokens."""
         return self._random_call(batch, self.config["sample_size"], torch.tensor(TIMESTEPS[12]))
 
+    @property
+    def settings(self) -> QuantizationSettings:
+        """Of the quantized model."""
+        return arithmetic(self.options.activation_bits)
+
     def ckpts(self) -> Sequence[str]:
         """The single quantized model, which is made here."""
-        return ("w4a8",)
+        return (f"w4a{self.options.activation_bits}",)
 
     def quantized(self, ckpt: str) -> Path:
         """Its folder in the cache."""
-        return self.folder / "quantized"
+        return self.folder / ckpt
 
     def own_part(self, name: str) -> Part | None:
         """The quantized model."""
         if name != "quantized":
             return None
-        settings = self.identity() | {"quantization": asdict(SETTINGS), "timesteps": TIMESTEPS}
-        return Part(self.folder / name, settings, self._quantize)
+        quantization = {"quantization": asdict(self.settings), "timesteps": TIMESTEPS}
+        return Part(self.quantized(*self.ckpts()), self.identity() | quantization, self._quantize)
 
     def calibration(self) -> Sequence[Call]:
         """A single call."""
@@ -88,7 +105,7 @@ class FullSize(Subject):
         """Quantize with ranges from one call with a row for each step, and nearest rounding."""
         unet = self.stock()
         config, size = dict(unet.config), self.config["sample_size"]
-        quantize_(unet, SETTINGS, TIMESTEPS, (size, size))
+        quantize_(unet, self.settings, TIMESTEPS, (size, size))
         start_observing_(unet)
         with quantization(unet, weights=False, activations=False, observing=True):
             call = self._random_call(len(TIMESTEPS), OBSERVED_SIZE, torch.tensor(TIMESTEPS))
@@ -98,7 +115,7 @@ class FullSize(Subject):
         harden_(Block(unet))
         unet.to("cpu")
         generation = GenerationSettings(len(TIMESTEPS))
-        manifest = Manifest("random", config, SETTINGS, generation, TIMESTEPS, (size, size))
+        manifest = Manifest("random", config, self.settings, generation, TIMESTEPS, (size, size))
         save_quantized(unet, folder, manifest)
 
     def _random_call(self, batch: int, size: int, timestep: torch.Tensor) -> Call:

@@ -16,6 +16,7 @@ class Options:
         captions: held-out captions whose calls the SQNR is measured on.
         calibration_calls: number of calls that NNCF calibrates the embedded model on.
         device: device that computes, as torch names it.
+        activation_bits: bits of the activations of models with random weights.
         turns: folder of the processes that measure one at a time; empty if a process is alone
             anyway.
     """
@@ -27,6 +28,7 @@ class Options:
     captions: int
     calibration_calls: int
     device: str = "cpu"
+    activation_bits: int = 8
     turns: str = ""
 
 

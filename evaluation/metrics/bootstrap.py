@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Weights = NDArray[np.float64]
 RESAMPLES = 1000
@@ -42,20 +42,5 @@ def tail(n: int) -> float:
     The expanded percentile interval (Hesterberg, 2015, "What teachers should know about the
     bootstrap", section 5.3): as wide as Student's for a mean, but skewed like the resamples.
     """
-    return NormalDist().cdf(-math.sqrt(n / (n - 1)) * students_quantile(n - 1))
-
-
-def students_quantile(freedom: int) -> float:
-    """Upper end of Student's 95 % interval (Abramowitz and Stegun, 26.7.5), to 0.001 from 7 on.
-
-    Args:
-        freedom: degrees of freedom.
-    """
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return float(sum(term / freedom**power for power, term in enumerate(terms)))
+    end = stats.t.ppf((1 + LEVEL) / 2, n - 1)
+    return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * end))

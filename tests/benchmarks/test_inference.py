@@ -350,7 +350,15 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     names = ("quick", "models", "rows", "batch", "ckpt", "repeats", "calls", "threads")
-    for option in (*names, "captions", "calibration-calls", "cache", "json", "markdown"):
+    for option in (
+        *names,
+        "captions",
+        "activation-bits",
+        "calibration-calls",
+        "cache",
+        "json",
+        "markdown",
+    ):
         assert f"--{option} " in text
     for name in ROWS:
         assert name in text
@@ -384,6 +392,21 @@ def test_a_quantized_model_of_random_weights_runs_in_integers(tmp_path: Path) ->
     without = tmp_path / "sd14" / "weight-only-0"
     assert read_manifest(without).quantization.activations.n_bits == 16
     assert load_quantized_unet(without, "float")(**call)[0].isfinite().all()
+
+
+def test_activations_of_random_weights_have_the_bits_that_are_asked_for(tmp_path: Path) -> None:
+    subject = Tiny(options(tmp_path, activation_bits=6))
+    part = subject.part("quantized", *subject.ckpts())
+    assert part is not None
+    with torch.no_grad():
+        part.ensure()
+    folder = subject.quantized(*subject.ckpts())
+    assert read_manifest(folder).quantization.activations.n_bits == 6
+    assert folder.name == "w4a6"
+    assert "6-bit activations" in subject.title
+    other = Tiny(options(tmp_path)).part("quantized", "w4a8")
+    assert other is not None
+    assert not other.is_ready
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Means, deviations and intervals against what statistics says."""
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from scipy import stats
 
-from evaluation.metrics.bootstrap import FEWEST, bootstrap_interval, students_quantile, tail
+from evaluation.metrics.bootstrap import FEWEST, bootstrap_interval, tail
 from evaluation.metrics.estimate import Ratio, mean, of_ratios, over_seeds
 
 
@@ -32,11 +34,14 @@ def test_intervals_of_shares_cover_the_truth_as_often_as_they_say() -> None:
     assert 0.92 <= covered <= 0.98
 
 
-def test_the_tail_is_that_of_students_distribution() -> None:
-    for n in (FEWEST, 16, 256):
-        expected = stats.t.ppf(0.975, n - 1)
-        assert students_quantile(n - 1) == pytest.approx(expected, abs=1e-3)
-        assert tail(n) == pytest.approx(stats.norm.cdf(-np.sqrt(n / (n - 1)) * expected), rel=5e-3)
+@pytest.mark.parametrize(("n", "students"), [(8, 2.3646), (16, 2.1314), (256, 1.9693)])
+def test_the_interval_of_a_mean_is_as_wide_as_students(n: int, students: float) -> None:
+    # Resampled means vary as if the sum of squares were divided by n, not by n - 1.
+    deviations = -NormalDist().inv_cdf(tail(n)) * math.sqrt((n - 1) / n)
+    assert deviations == pytest.approx(students, abs=1e-4)
+
+
+def test_the_tail_of_very_many_prompts_is_that_of_percentiles() -> None:
     assert tail(10**6) == pytest.approx(0.025, rel=1e-4)
 
 
