@@ -51,9 +51,10 @@ def test_another_process_of_several_ignores_all_signals_from_its_start(
     number: signal.Signals,
 ) -> None:
     """A terminal sends Ctrl-C to all of them; only the first one decides."""
+    usual = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"  # not nohup's
     program = (
-        "import os, starting; starting.end_quietly(); "
-        f"os.kill(os.getpid(), {int(number)}); raise SystemExit(7)"
+        f"import os, signal, starting; signal.signal({int(number)}, signal.{usual}); "
+        f"starting.end_quietly(); os.kill(os.getpid(), {int(number)}); raise SystemExit(7)"
     )
     for rank, status in (("1", 7), ("0", -number)):
         environment = os.environ | {"LOCAL_RANK": rank}
