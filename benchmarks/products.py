@@ -13,7 +13,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from benchmarks.kernel_times import command, least_milliseconds
@@ -22,6 +22,8 @@ from dgq.ops import cpu, onednn
 
 BATCH = 2
 BITS = (8, 7, 6, 5, 4)
+WIDTH = 130
+"""Columns of text; the usual 80 would break each row."""
 LAYERS = [
     *((320, 320, 64, 3), (640, 640, 32, 3), (1280, 1280, 16, 3), (1280, 1280, 8, 3)),
     *((2560, 1280, 16, 3), (320, 320, 64, 1), (320, 2560, 64, 1), (1280, 320, 64, 1)),
@@ -38,13 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(calls: int) -> None:
     """Print the table."""
     ours = ("W7A8", *(f"W8A{bits}" for bits in BITS))
-    table = Table("layer", "float32", "oneDNN, W7A8", *(f"ours, {name}" for name in ours))
+    table = Table(
+        Column("layer", no_wrap=True),
+        "float32",
+        "oneDNN, W7A8",
+        *(f"ours, {name}" for name in ours),
+    )
     for layer in LAYERS:
         milliseconds = compared(*layer, calls)
         inputs, outputs, size, kernel = layer
         name = f"{kernel}x{kernel}, {inputs} to {outputs}, {size}x{size}"
         table.add_row(name, *(f"{each:.1f}" for each in milliseconds))
-    Console().print(table)
+    Console(width=WIDTH).print(table)
     print(f"CPU: {', '.join(cpu.features())}")
 
 

@@ -38,19 +38,6 @@ def largest_weight_of_onednn() -> int:
     return next(filter(_is_exact, (LARGEST_BYTE, LARGEST_IN_PAIRS)), 0)
 
 
-def is_for_onednn(largest_weight: int, activation_bits: int, groups: int) -> bool:
-    """Whether oneDNN multiplies weights up to this size exactly, and faster than our own kernel.
-
-    Without VNNI instructions our kernel is faster where 16 bits hold the sum of two steps, which
-    is one of four products. It multiplies no groups of channels.
-    """
-    exact_up_to = largest_weight_of_onednn()
-    if exact_up_to == LARGEST_BYTE or largest_weight > exact_up_to:
-        return largest_weight <= exact_up_to
-    four_products_fit = 4 * (2**activation_bits - 1) * largest_weight < 2**15
-    return not (four_products_fit and groups == 1 and has_own_products())
-
-
 def _is_exact(largest: int) -> bool:
     codes = torch.full((2, 64), 255, dtype=torch.uint8, device="cpu")
     weight = torch.full((16, 64), -largest, dtype=torch.int8, device="cpu")

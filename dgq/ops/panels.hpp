@@ -32,17 +32,12 @@ inline __m256i loaded(const void* from, int64_t n) {
   return _mm256_loadu_si256((const __m256i*)edge);
 }
 
-// The largest of some bytes in each lane, and in those before.
-inline __m256i largest_in_lanes(const uint8_t* codes, int64_t n, __m256i before) {
-  for (int64_t i = 0; i < n; i += LANES)
-    before = _mm256_max_epu8(before, loaded(codes + i, n - i));
-  return before;
-}
-
-inline int64_t largest_of_lanes(__m256i bytes) {
-  uint8_t each[LANES];
-  _mm256_storeu_si256((__m256i*)each, bytes);
-  return *std::max_element(each, each + LANES);
+// largest[i] = max(largest[i], codes[i]), up to a multiple of LANES.
+inline void raise(uint8_t* largest, const uint8_t* codes, int64_t n) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    __m256i* to = (__m256i*)(largest + i);
+    _mm256_storeu_si256(to, _mm256_max_epu8(_mm256_loadu_si256(to), loaded(codes + i, n - i)));
+  }
 }
 
 inline void widen(const uint8_t* __restrict codes, int64_t n, int16_t* __restrict to) {
@@ -56,15 +51,16 @@ struct alignas(32) Panel {
   int64_t steps;
   int64_t chain;  // steps whose sums 16 bits hold
 
-  // n inputs from the first one of some rows of a weight [out, depth], for codes up to the largest.
+  // n inputs from the first one of some rows of a weight [out, depth], for codes up to the largest
+  // of each input.
   void pack(const int8_t* weight, int64_t depth, int64_t columns, int64_t first, int64_t n,
-            int64_t largest_code) {
+            const uint8_t* largest_codes) {
     for (int64_t c = 0; c < COLUMNS; c += HALF)
       for (int64_t k = 0; k < n; k += LANES)
         transpose(weight + c * depth + first + k, depth, columns - c, n - k,
                   bytes + k * COLUMNS + STEP * c);
     steps = (n + STEP - 1) / STEP;
-    chain = MOST_OF_16_BITS / std::max<int64_t>(1, largest_code * largest_pair());
+    chain = (MOST_OF_16_BITS - 1) / largest_sum(largest_codes);
     if (in_words()) widen();
   }
 
@@ -97,17 +93,26 @@ struct alignas(32) Panel {
     }
   }
 
-  // The largest sum of the magnitudes of two neighbouring weights.
-  int64_t largest_pair() const {
-    const __m256i ones = _mm256_set1_epi8(1);
-    __m256i largest = _mm256_setzero_si256();
-    for (int64_t i = 0; i < steps * STEP * COLUMNS; i += LANES) {
-      const __m256i sizes = _mm256_abs_epi8(_mm256_load_si256((const __m256i*)(bytes + i)));
-      largest = _mm256_max_epi16(largest, _mm256_maddubs_epi16(sizes, ones));
+  // The largest magnitude of the sum of two neighbouring products, at least 1; MOST_OF_16_BITS or
+  // more if 16 bits may not hold it.
+  int64_t largest_sum(const uint8_t* largest_codes) const {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i most = _mm256_set1_epi16(1), least = zero;
+    for (int64_t s = 0; s < steps; s++) {
+      int32_t four;
+      std::memcpy(&four, largest_codes + s * STEP, STEP);
+      const __m256i codes = _mm256_set1_epi32(four);
+      for (int64_t half = 0; half < 2; half++) {
+        const __m256i w = _mm256_load_si256((const __m256i*)(bytes + s * STEP * COLUMNS) + half);
+        const __m256i positive = _mm256_maddubs_epi16(codes, _mm256_max_epi8(w, zero));
+        const __m256i negative = _mm256_maddubs_epi16(codes, _mm256_min_epi8(w, zero));
+        most = _mm256_max_epi16(most, positive), least = _mm256_min_epi16(least, negative);
+      }
     }
-    int16_t each[16];
-    _mm256_storeu_si256((__m256i*)each, largest);
-    return *std::max_element(each, each + 16);
+    int16_t high[16], low[16];
+    _mm256_storeu_si256((__m256i*)high, most), _mm256_storeu_si256((__m256i*)low, least);
+    return std::max<int64_t>(*std::max_element(high, high + 16),
+                             -int64_t(*std::min_element(low, low + 16)));
   }
 
   // The bytes 2 i and 2 i + 1 of each row's step as words, for i of 0 or 1.

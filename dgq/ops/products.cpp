@@ -70,6 +70,7 @@ struct Scratch {
   struct Rows {
     uint8_t codes[ROWS][BYTE_STRIDE];
     int16_t words[ROWS][WORD_STRIDE];
+    uint8_t largest[BYTE_STRIDE];  // of the codes of each input
     Panel panel;
   };
   std::unique_ptr<Rows> rows;
@@ -82,16 +83,15 @@ struct Scratch {
 void add_up(const uint8_t* codes, const int8_t* weight, const Convolution& c, int64_t first_row,
             int64_t n_rows, int64_t first_tile, int64_t n_tiles, Scratch& at) {
   const int64_t depth = c.depth();
-  auto& [codes_of, words_of, panel] = *at.rows;
+  auto& [codes_of, words_of, largest, panel] = *at.rows;
   for (int64_t k = 0; k < depth; k += DEPTH) {
     const int64_t n = std::min(DEPTH, depth - k);
-    __m256i in_lanes = _mm256_setzero_si256();
+    std::memset(largest, 0, sizeof largest);
     // What a row holds behind its last input is multiplied by zeros of the panel.
     for (int64_t r = 0; r < n_rows; r++) {
       copy_window(codes, c, first_row + r, k, n, codes_of[r]);
-      in_lanes = largest_in_lanes(codes_of[r], n, in_lanes);
+      raise(largest, codes_of[r], n);
     }
-    const int64_t largest = largest_of_lanes(in_lanes);
     bool widened = false;
     for (int64_t t = 0; t < n_tiles; t++) {
       const int64_t column = (first_tile + t) * COLUMNS;

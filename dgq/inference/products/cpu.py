@@ -102,11 +102,10 @@ class CpuProducts(Products):
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
-        """The folded weight, in oneDNN's layout where oneDNN is exact and faster than ours."""
+        """The folded weight, in oneDNN's layout if oneDNN multiplies values of its size exactly."""
         largest = max(int(folded.max()), -int(folded.min()))
-        groups = layer.geometry.groups
-        by_onednn = cpu.is_for_onednn(largest, layer.activation_bits, groups)
-        return (OneDNNWeight if by_onednn else PlainWeight)(folded, factor, layer.geometry)
+        exact = largest <= cpu.largest_weight_of_onednn()
+        return (OneDNNWeight if exact else PlainWeight)(folded, factor, layer.geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -114,23 +114,12 @@ def test_sums_that_do_not_fit_into_32_bits_are_not_made() -> None:
     assert fits(weight * -128, 4)
 
 
-@pytest.mark.parametrize(
-    ("largest", "bits", "groups", "kind"),
-    [
-        (63, 8, 1, PlainWeight),  # oneDNN is not exact
-        (64, 8, 1, OneDNNWeight),
-        (64, 6, 1, PlainWeight),  # 16 bits hold 4 * 63 * 64
-        (64, 6, 2, OneDNNWeight),  # groups are not for our kernel
-        (128, 6, 1, OneDNNWeight),  # with VNNI
-    ],
-)
-def test_each_weight_is_for_the_faster_of_the_exact_kernels(
-    largest: int, bits: int, groups: int, kind: type[WholeWeight], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("largest", "kind"), [(63, PlainWeight), (64, OneDNNWeight)])
+def test_weights_larger_than_onednn_adds_up_are_our_kernels(
+    largest: int, kind: type[WholeWeight], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "largest_weight_of_onednn", lambda: largest)
-    monkeypatch.setattr(cpu, "has_own_products", lambda: True)
-    geometry = ConvGeometry(4 * groups, 2, (1, 1), (1, 1), (0, 0), (1, 1), groups)
-    layer: Any = SimpleNamespace(geometry=geometry, activation_bits=bits)
+    layer: Any = SimpleNamespace(geometry=LinearGeometry(4, 2))
     folded = torch.tensor([[1, 2, 3, 63], [-64, 0, 1, 2]], dtype=torch.int8)
     weight = CpuProducts().weight(layer, folded, torch.ones(4))
     assert type(weight) is kind
