@@ -22,8 +22,6 @@ constexpr int64_t STEP = 4;       // inputs of a step
 constexpr int64_t LANES = 32;     // inputs of a vector
 constexpr int64_t MOST_OF_16_BITS = 32767;
 
-inline int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // Up to LANES bytes, followed by zeros.
 inline __m256i loaded(const void* from, int64_t n) {
   if (n >= LANES) return _mm256_loadu_si256((const __m256i*)from);

@@ -110,7 +110,7 @@ def test_closing_early_removes_hooks_and_frees_what_was_held() -> None:
                 stream.advance()
             assert live_tensors() > before
         gc.collect()
-        assert live_tensors() == before
+        assert live_tensors() <= before  # fewer if an earlier test left some
         modules = [target.entrance for target in targets.values()]
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
         assert torch.equal(unet(**call)[0], expected)
