@@ -31,7 +31,7 @@ inline __m256i loaded(const void* from, int64_t n) {
 }
 
 // largest[i] = max(largest[i], codes[i]), up to a multiple of LANES.
-inline void raise(uint8_t* largest, const uint8_t* codes, int64_t n) {
+inline void raise_to(uint8_t* largest, const uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; i += LANES) {
     __m256i* to = (__m256i*)(largest + i);
     _mm256_storeu_si256(to, _mm256_max_epu8(_mm256_loadu_si256(to), loaded(codes + i, n - i)));
@@ -116,13 +116,10 @@ struct alignas(32) Panel {
   // The bytes 2 i and 2 i + 1 of each row's step as words, for i of 0 or 1.
   template <int PAIR>
   static __m256i pair_as_words(__m256i step) {
-    const __m256i at = _mm256_set_epi8(13 + 2 * PAIR, 0, 12 + 2 * PAIR, 0, 9 + 2 * PAIR, 0,
-                                       8 + 2 * PAIR, 0, 5 + 2 * PAIR, 0, 4 + 2 * PAIR, 0,
-                                       1 + 2 * PAIR, 0, 2 * PAIR, 0, 13 + 2 * PAIR, 0,
-                                       12 + 2 * PAIR, 0, 9 + 2 * PAIR, 0, 8 + 2 * PAIR, 0,
-                                       5 + 2 * PAIR, 0, 4 + 2 * PAIR, 0, 1 + 2 * PAIR, 0, 2 * PAIR,
-                                       0);
-    return _mm256_srai_epi16(_mm256_shuffle_epi8(step, at), 8);
+    const __m128i at = _mm_set_epi8(13, 0, 12, 0, 9, 0, 8, 0, 5, 0, 4, 0, 1, 0, 0, 0);
+    const __m256i of_pair =
+        _mm256_broadcastsi128_si256(_mm_add_epi8(at, _mm_set1_epi16(2 * PAIR << 8)));
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(step, of_pair), 8);
   }
 
   void widen() {
@@ -149,12 +146,13 @@ struct alignas(32) Panel {
   DO("0", "0") DO("1", "32") DO("2", "64") DO("3", "96") DO("4", "128") DO("5", "160")       \
   DO("6", "192") DO("7", "224") DO("8", "256") DO("9", "288") DO("10", "320") DO("11", "352")
 
-#define DGQ_WEIGHTS(low, high)                                                               \
-  "vmovdqa " low "(%[weights]), %%ymm12\n\t"                                                 \
-  "vmovdqa " high "(%[weights]), %%ymm13\n\t"
-#define DGQ_NEXT(inputs, bytes)                                                              \
-  "add $" inputs ", %[at]\n\t"                                                               \
-  "add $" bytes ", %[weights]\n\t"
+// One step: its weights, the products of each row, and on to the next four bytes of each row.
+#define DGQ_STEP(DO)                                                                         \
+  "vmovdqa (%[weights]), %%ymm12\n\t"                                                        \
+  "vmovdqa 32(%[weights]), %%ymm13\n\t" DGQ_EACH_ROW(DO)                                     \
+  "add $4, %[at]\n\t"                                                                        \
+  "add $64, %[weights]\n\t"                                                                  \
+  "dec %[n]\n\t"
 
 #define DGQ_BEGIN_CHAIN(codes, low, high)                                                    \
   "vpbroadcastd " codes ", %%ymm14\n\t"                                                      \
@@ -188,56 +186,41 @@ struct alignas(32) Panel {
 #define DGQ_STORE_CHAIN(sum, at)                                                             \
   "vpmaddwd %%ymm12, %%ymm" sum ", %%ymm" sum "\n\t" DGQ_STORE(sum, at)
 
-#define DGQ_ROWS                                                                             \
-  [stride] "r"(stride), [three] "r"(3 * stride), [five] "r"(5 * stride), [sums] "r"(sums)
-#define DGQ_CHANGED                                                                          \
-  "memory", "cc", "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8",    \
-      "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14", "ymm15"
-
 alignas(32) constexpr int16_t ONES[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 typedef int16_t __attribute__((may_alias)) Vector[16];
+
+#define DGQ_OPERANDS                                                                         \
+  : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)                                      \
+  : [stride] "r"(stride), [three] "r"(3 * stride), [five] "r"(5 * stride), [sums] "r"(sums), \
+    [ones] "m"(*(const Vector*)ONES)                                                         \
+  : "memory", "cc", "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8",  \
+    "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14", "ymm15"
+// n > 0 steps whose sums stay in 32 bits.
+#define DGQ_STEPS(DO)                                                                        \
+  asm volatile(DGQ_EACH_SUM(DGQ_CLEAR) "1:\n\t" DGQ_STEP(DO) "jnz 1b\n\t"                    \
+               DGQ_EACH_SUM(DGQ_STORE) DGQ_OPERANDS)
 
 // sums[MICRO][COLUMNS] += the products of n > 0 steps, added up in 16 bits.
 inline void add_chain(const uint8_t* at, int64_t stride, const int8_t* weights, int64_t n,
                       int32_t* sums) {
-  asm volatile(DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_BEGIN_CHAIN) DGQ_NEXT("4", "64")
-               "dec %[n]\n\t"
+  asm volatile(DGQ_STEP(DGQ_BEGIN_CHAIN)
                "jz 2f\n\t"
-               "1:\n\t"
-               DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_ADD_TO_CHAIN) DGQ_NEXT("4", "64")
-               "dec %[n]\n\t"
+               "1:\n\t" DGQ_STEP(DGQ_ADD_TO_CHAIN)
                "jnz 1b\n\t"
                "2:\n\t"
-               "vmovdqa %[ones], %%ymm12\n\t" DGQ_EACH_SUM(DGQ_STORE_CHAIN)
-               : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)
-               : DGQ_ROWS, [ones] "m"(*(const Vector*)ONES)
-               : DGQ_CHANGED);
+               "vmovdqa %[ones], %%ymm12\n\t" DGQ_EACH_SUM(DGQ_STORE_CHAIN) DGQ_OPERANDS);
 }
 
 // sums[MICRO][COLUMNS] += the products of n > 0 steps, each widened to 32 bits.
 inline void add_steps(const uint8_t* at, int64_t stride, const int8_t* weights, int64_t n,
                       int32_t* sums) {
-  asm volatile(DGQ_EACH_SUM(DGQ_CLEAR)
-               "1:\n\t"
-               DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_ADD_WIDENED) DGQ_NEXT("4", "64")
-               "dec %[n]\n\t"
-               "jnz 1b\n\t" DGQ_EACH_SUM(DGQ_STORE)
-               : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)
-               : DGQ_ROWS, [ones] "m"(*(const Vector*)ONES)
-               : DGQ_CHANGED);
+  DGQ_STEPS(DGQ_ADD_WIDENED);
 }
 
 // sums[MICRO][COLUMNS] += the products of n > 0 pairs of words. The stride is in bytes.
 inline void add_words(const int16_t* at, int64_t stride, const int16_t* weights, int64_t n,
                       int32_t* sums) {
-  asm volatile(DGQ_EACH_SUM(DGQ_CLEAR)
-               "1:\n\t"
-               DGQ_WEIGHTS("0", "32") DGQ_EACH_ROW(DGQ_ADD_WORDS) DGQ_NEXT("4", "64")
-               "dec %[n]\n\t"
-               "jnz 1b\n\t" DGQ_EACH_SUM(DGQ_STORE)
-               : [at] "+r"(at), [weights] "+r"(weights), [n] "+r"(n)
-               : DGQ_ROWS
-               : DGQ_CHANGED);
+  DGQ_STEPS(DGQ_ADD_WORDS);
 }
 
 // MICRO rows of codes, as bytes and as words, which only panels in words read.

@@ -18,12 +18,12 @@ namespace {
 
 using namespace dgq;
 
-constexpr int64_t ROWS = 192;       // rows at a time, whose codes stay in the second cache
+constexpr int64_t ROWS = 192;                // at a time, whose codes stay in the second cache
 constexpr int64_t BYTE_STRIDE = DEPTH + 32;  // of codes; rows would else share one cache set
 constexpr int64_t WORD_STRIDE = DEPTH + 16;
-constexpr int64_t MOST_TILES = 20;  // of COLUMNS, so that sums stay in the second cache
-constexpr int64_t LEAST_TILES = 4;  // below, codes are copied too often
-constexpr int64_t JOBS = 4;         // for each thread, so that none waits long for the last
+constexpr int64_t MOST_TILES = 20;           // of COLUMNS, so that sums stay in the second cache
+constexpr int64_t LEAST_TILES = 4;           // below, codes are copied too often
+constexpr int64_t JOBS = 4;                  // for each thread: none waits long for the last
 
 struct Convolution {
   int64_t batch, height, width, channels;  // of the codes, padding included
@@ -90,7 +90,7 @@ void add_up(const uint8_t* codes, const int8_t* weight, const Convolution& c, in
     // What a row holds behind its last input is multiplied by zeros of the panel.
     for (int64_t r = 0; r < n_rows; r++) {
       copy_window(codes, c, first_row + r, k, n, codes_of[r]);
-      raise(largest, codes_of[r], n);
+      raise_to(largest, codes_of[r], n);
     }
     bool widened = false;
     for (int64_t t = 0; t < n_tiles; t++) {
@@ -148,7 +148,6 @@ extern "C" int dgq_convolve(const uint8_t* codes, const int8_t* weight, const fl
   const int64_t tile_blocks = (n_tiles + tiles - 1) / tiles;
   std::vector<Scratch> scratch;
   try {
-
     scratch.reserve(omp_get_max_threads());
     while (int64_t(scratch.size()) < omp_get_max_threads()) scratch.emplace_back(tiles);
   } catch (const std::bad_alloc&) {
