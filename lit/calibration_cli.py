@@ -134,8 +134,9 @@ class CalibrationCLI(CalibrationOptions):
     def fit(self, **arguments: Any) -> None:
         """Calibrate; a checkpoint to resume from must match, and is never unpickled."""
         self.datamodule.check_processes(self.trainer.world_size)  # before any is started
-        self.model.trainer_identity = identity_of_trainer(self.trainer, self.model.recipe)
         if self.saved is not None:
+            # Compared here already, before anything is recorded.
+            self.model.trainer_identity = identity_of_trainer(self.trainer, self.model.recipe)
             identity = self.model.identity(self.datamodule.identity)
             saved = self.saved["calibration"]
             check_identity(saved["identity"], identity)

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from benchmarks.inference.memory import total_gib
 from dgq.ops import cpu
+from evaluation.versions import versions_of
 
 PACKAGES = ("torch", "triton", "diffusers", "openvino", "nncf", "onnxruntime")
 
@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(total_gib(), 1),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": versions_of(PACKAGES),
     }
 
 
@@ -44,10 +44,3 @@ def busy_seconds(file: Path = Path("/proc/stat")) -> float:
     except (OSError, ValueError):
         return 0.0
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
