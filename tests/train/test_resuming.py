@@ -163,6 +163,7 @@ def move_in(run: Path, epoch: int) -> None:
     setattr(Calibration, "training_step", moved)  # noqa: B010
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_is_moved_ends_and_resumes_there(
     finished_work: Path, micro_folder: Path, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_missing_latents_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
         command.main(["diffusion", "--work", str(tmp_path), "--processes", "1"])
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(work: Path, tmp_path: Path) -> None:
     for name in ("latents", "conditions"):
         (tmp_path / name).symlink_to(work / name)
