@@ -195,16 +195,13 @@ def test_a_file_whose_weights_absorbed_something_else_is_refused(
         load_quantized_unet(folder)
 
 
-@pytest.mark.parametrize("value", [0, 300, -1])
-def test_a_file_with_impossible_multiples_is_refused(
-    value: int, calibrated_as: Models, tmp_path: Path
-) -> None:
+def test_a_file_with_impossible_multiples_is_refused(calibrated_as: Models, tmp_path: Path) -> None:
     folder = tmp_path / "forged"
     shutil.copytree(calibrated_as("absorbed").folder, folder)
     forge_(
         folder,
         edit_state=lambda state: (
-            [t.fill_(value) for n, t in state.items() if n.endswith("conv1.multiple")] and None
+            [t.fill_(300) for n, t in state.items() if n.endswith("conv1.multiple")] and None
         ),
     )
     with pytest.raises(DGQError, match="whole number from 1 to 256"):
