@@ -167,4 +167,5 @@ def test_one_group_of_all_is_stored_as_channels_with_everything_in_common() -> N
     assert found["scale"].tolist() == [0.5, 0.25]
     assert found["zero_point"].tolist() == [[3], [4]]
     assert found["multiple"].tolist() == [1]
+    assert found["multiple"].dtype == torch.int16
     assert found.keys() == {"scale", "zero_point", "multiple"}
