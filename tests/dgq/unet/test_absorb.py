@@ -101,6 +101,19 @@ def test_learned_codes_move_on_the_grid_of_the_multiplied_weight() -> None:
     assert torch.allclose(after, before, atol=1e-7)  # from nearest, nothing has moved
 
 
+@torch.no_grad()
+def test_a_layer_with_a_weight_in_floating_point_absorbs_nothing() -> None:
+    name = "mid_block.resnets.0.conv1"
+    layers = {name: LayerSettings(WeightSettings(16))}
+    unet, call = micro_unet(), unet_call(micro_unet(), 2, 401.0)
+    weight = unet.get_submodule(name).weight.clone()
+    settings_ = QuantizationSettings(ABSORBING, MULTIPLES, ScoreSettings(16), layers=layers)
+    calibrate_(unet, settings_, (401.0,), [call])
+    layer = unet.get_submodule(name)
+    assert layer.weight_quantizer is None
+    assert torch.equal(layer.weight, weight)
+
+
 def test_ranges_that_differ_by_channel_cost_less() -> None:
     """One scale for all channels against multiples, both with 8-bit weights in one product."""
     errors = {}
