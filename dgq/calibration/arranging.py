@@ -1,6 +1,6 @@
 """Arrange the calls that a pipeline made in batches as tensors by call and prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,12 +75,11 @@ def same(a: Tensor, b: Tensor) -> bool:
 def _by_prompt(call: Mapping[str, Any], n_prompts: int) -> dict[str, Tensor]:
     """Each tensor but the timestep as ``[prompts, halves, ...]``."""
     rows = flatten({name: value for name, value in call.items() if name != "timestep"})
-    for name, value in call.items():
-        if isinstance(value, list | tuple):
-            raise DGQError(
-                f"this pipeline gives its UNet a list, {name}: record its calls with "
-                "dgq.recording(pipe.unet), and calibrate on them"
-            )
+    for name in names_of_lists(call):
+        raise DGQError(
+            f"this pipeline gives its UNet a list, {name}: record its calls with "
+            "dgq.recording(pipe.unet), and calibrate on them"
+        )
     for name, value in rows.items():
         if value.ndim == 0 or value.shape[0] != call["sample"].shape[0]:
             raise DGQError(
@@ -90,3 +89,12 @@ def _by_prompt(call: Mapping[str, Any], n_prompts: int) -> dict[str, Tensor]:
     return {
         name: value.unflatten(0, (-1, n_prompts)).transpose(0, 1) for name, value in rows.items()
     }
+
+
+def names_of_lists(arguments: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of lists in nested keyword arguments."""
+    for name, value in arguments.items():
+        if isinstance(value, list | tuple):
+            yield prefix + name
+        elif isinstance(value, Mapping):
+            yield from names_of_lists(value, f"{prefix}{name}.")

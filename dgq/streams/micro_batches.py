@@ -1,12 +1,12 @@
 """Rows of arguments that are stored by micro-batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dgq.streams.waiting import tensors_in
+from dgq.unet.call_rows import each_tensor
 
 ReadRow = Callable[[int, Tensor, int], Tensor]
 """Reads a row: takes the index of a part, the part, and a position in it."""
@@ -40,19 +40,14 @@ def gather_inputs(
     """
     places = places_of(rows, [item.step.shape[0] for item in inputs])
 
-    def pick(values: Sequence[Any]) -> Any:
-        first = values[0]
-        if isinstance(first, Tensor):
-            return pick_rows(values, places, read)
-        if isinstance(first, Mapping):
-            return {key: pick([value[key] for value in values]) for key in first}
-        if any(True for _ in tensors_in(first)):
-            raise TypeError("a target was called with a list of tensors, which are not gathered")
-        return first
+    def picked(parts: Sequence[Tensor]) -> Tensor:
+        return pick_rows(parts, places, read)
 
-    args = tuple(pick([i.args[k] for i in inputs]) for k in range(len(inputs[0].args)))
-    kwargs = pick([i.kwargs for i in inputs])
-    return TargetInput(args, kwargs, pick([i.step for i in inputs]))
+    return TargetInput(
+        each_tensor([item.args for item in inputs], picked),
+        each_tensor([item.kwargs for item in inputs], picked),
+        picked([item.step for item in inputs]),
+    )
 
 
 def places_of(rows: Tensor, sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from dgq.streams.micro_batches import TargetInput, gather_inputs, pick_rows, places_of
 from dgq.streams.waiting import StayingPut, Waiting, held_by
 from dgq.targets.target import Target
+from dgq.unet.call_rows import each_tensor
 from dgq.unet.context import at_step, context_of
 
 
@@ -153,8 +154,6 @@ class Stream:
         return collect
 
 
-def own(value: Any) -> Any:
-    """Nested arguments with copies of their tensors, whose memory may be moved."""
-    if isinstance(value, Mapping):
-        return {name: own(item) for name, item in value.items()}
-    return value.clone() if isinstance(value, Tensor) else value
+def own(call: Mapping[str, Any]) -> Any:
+    """A call with copies of its tensors, whose memory may be moved."""
+    return each_tensor([call], lambda same: same[0].clone())

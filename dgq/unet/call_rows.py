@@ -31,9 +31,9 @@ def each_tensor(values: Sequence[Any], function: Callable[[Any], Tensor]) -> Any
         return function(list(values))
     if isinstance(first, Mapping):
         return {key: each_tensor([value[key] for value in values], function) for key in first}
-    if isinstance(first, list):
-        places = zip(*values, strict=True)
-        return [each_tensor(place, function) for place in places]
+    if isinstance(first, list | tuple):
+        places = [each_tensor(place, function) for place in zip(*values, strict=True)]
+        return places if isinstance(first, list) else tuple(places)
     return first
 
 

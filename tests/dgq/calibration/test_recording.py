@@ -131,6 +131,29 @@ def test_recorded_calls_are_keyword_arguments_that_share_what_does_not_change() 
     assert calls[3]["encoder_hidden_states"].abs().sum() == 0
 
 
+@torch.no_grad()
+def test_nested_arguments_are_copied_and_shared_too() -> None:
+    """As the time ids of SDXL, and the images of an IP-Adapter."""
+
+    class Stock(nn.Module):
+        def forward(self, sample: Tensor, timestep: int, added_cond_kwargs: Any) -> None: ...
+
+    unet, ids, image = Stock(), torch.ones(2, 6), torch.ones(2, 3)
+    with recording(unet) as calls:
+        for timestep in (9, 5):
+            unet(torch.zeros(2, 1), timestep, {"time_ids": ids, "image_embeds": (image,)})
+        ids.zero_()
+        image.zero_()
+        unet(torch.zeros(2, 1), 1, {"time_ids": ids, "image_embeds": [image]})
+    first, second, third = (call["added_cond_kwargs"] for call in calls)
+    assert first["time_ids"] is second["time_ids"]
+    assert first["image_embeds"][0] is second["image_embeds"][0]
+    assert first["time_ids"].eq(1).all()
+    assert first["image_embeds"][0].eq(1).all()
+    assert third["time_ids"].eq(0).all()
+    assert third["image_embeds"][0].eq(0).all()
+
+
 def call_of(n: int, timestep: float, **changes: Any) -> dict[str, Any]:
     """A recorded call of ``n`` rows that share their latents."""
     sample = torch.randn(1, 4, 2, 2).repeat(n, 1, 1, 1)
@@ -167,6 +190,10 @@ def test_halves_with_different_latents_are_kept_apart() -> None:
     ("changes", "message"),
     [
         ({"residuals": [torch.zeros(2, 3)]}, "gives its UNet a list, residuals: record"),
+        (
+            {"added_cond_kwargs": {"image_embeds": [torch.zeros(2, 3)]}},
+            "a list, added_cond_kwargs.image_embeds: record",
+        ),
         ({"text": torch.zeros(1, 3)}, "text of shape \\(1, 3\\) for 2 rows"),
     ],
 )

@@ -74,6 +74,45 @@ def test_codes_of_earlier_files_are_packed_without_gaps(n_bits: int) -> None:
     assert torch.equal(layer.operands()[0].long(), codes)
 
 
+def test_a_code_beyond_its_bits_in_an_earlier_file_stays_and_is_refused() -> None:
+    layer = PackedLayer(LinearGeometry(9, 2), None, 32, weights=WeightSettings(3), has_bias=False)
+    layer.store("codes", pack_codes(torch.full((2, 9), 8), 4))
+    layer.store("scale", torch.ones(2))
+    layer.store("zero_point", torch.zeros(2))
+    layer.settle_()
+    assert layer.codes.shape == (2, 5)
+    assert "codes is (2, 5), expected (2, 4)" in (layer.problem() or "")
+
+
+@pytest.mark.parametrize(
+    ("multiple", "problem"),
+    [
+        ([1, 2, 256], None),
+        ([0, 2, 256], "an absorbed multiple"),
+        ([1, 2, 257], "an absorbed multiple"),
+        ([1.5, 2.0, 3.0], "an absorbed multiple"),
+        ([1, 2], r"multiple is (2,), expected (3,)"),
+    ],
+)
+def test_multiples_that_a_weight_absorbed_are_whole_numbers_of_a_byte(
+    multiple: list[float], problem: str | None
+) -> None:
+    settings = WeightSettings(8, symmetric=True, absorbs=True)
+    layer = PackedLayer(LinearGeometry(3, 2), None, 8, weights=settings, has_bias=False)
+    layer.store("codes", torch.full((2, 3), 129, dtype=torch.uint8))
+    layer.store("scale", torch.tensor([1.0, 0.5]))
+    layer.store("zero_point", torch.full((2,), 128.0))
+    whole = all(isinstance(value, int) for value in multiple)
+    layer.store("multiple", torch.tensor(multiple, dtype=torch.int16 if whole else torch.float32))
+    found = layer.problem()
+    if problem is not None:
+        assert problem in (found or "")
+        return
+    assert found is None
+    expected = torch.tensor([1.0, 0.5])[:, None] / torch.tensor(multiple)
+    assert torch.equal(layer.operands()[0], expected)
+
+
 def test_geometry_is_that_of_the_stock_layer() -> None:
     conv = nn.Conv2d(6, 4, (3, 1), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
     geometry = geometry_of(conv, "conv")
@@ -128,4 +167,5 @@ def test_one_group_of_all_is_stored_as_channels_with_everything_in_common() -> N
     assert found["scale"].tolist() == [0.5, 0.25]
     assert found["zero_point"].tolist() == [[3], [4]]
     assert found["multiple"].tolist() == [1]
+    assert found["multiple"].dtype == torch.int16
     assert found.keys() == {"scale", "zero_point", "multiple"}

@@ -107,6 +107,20 @@ def test_the_sum_is_that_of_the_paper_written_out(name: str) -> None:
             assert torch.equal(quantizer(x), total)
 
 
+@exact
+@pytest.mark.parametrize("name", GEOMETRIES)
+@torch.no_grad()
+def test_where_nothing_is_remembered_every_call_is_the_first_of_an_image(name: str) -> None:
+    """As in a compiled graph."""
+    packed, layer = layers(GEOMETRIES[name])
+    assert packed.input_quantizer is not None
+    for x in steps(GEOMETRIES[name], 3):
+        with image(packed.input_quantizer.calls):
+            expected = packed(x)
+        assert torch.equal(packed(x), expected)
+        assert (layer(x) - expected).norm() < 1e-5 * expected.norm()
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 @torch.no_grad()
 def test_the_sum_of_half_precision_is_float32(name: str) -> None:

@@ -229,3 +229,15 @@ def test_samples_with_a_nan_are_noted(
         spoilt = torch.zeros(3)
         function(x, *tables, largest, **padding, spoilt=spoilt)
         assert spoilt.isnan().tolist() == [True, False, False]
+
+
+def test_padding_with_zero_points_that_all_steps_share() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, step = torch.randn(2, 3, 4, 5, generator=generator), torch.tensor([2, 1])
+    zeros = torch.randint(0, 64, (1, 5), generator=generator).to(torch.int16)
+    factor = torch.tensor([1.0, 2.0, 1.0, 3.0, 1.0])
+    tables = (torch.tensor([0.03]), torch.ones(5), zeros, factor, step)
+    codes = reference.quantize(x, *tables, 63, [])
+    found = reference.pad(codes, zeros, factor, step, 63, [1, 2])
+    assert torch.equal(found, reference.quantize(x, *tables, 63, [1, 2]))
+    assert torch.equal(found[1, 0, 0], (zeros[0] * factor).byte())

@@ -54,6 +54,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def test_a_description_says_everything_once() -> None:
+    config = {"in_channels": 4, "sample_size": 8}
+    generation = GenerationSettings(2, 3.0, 16, 16)
+    settings = QuantizationSettings(FAST)
+    written = Manifest("", config, settings, generation, TIMESTEPS, (8, 8)).config()
+    found = written.pop("quantization_config")
+    assert written == config
+    assert found.keys() == {
+        *("quant_method", "format", "pipeline", "quantization", "generation", "timesteps"),
+        *("latent_size", "unet_sha256", "sha256"),
+    }
+
+
 SETTINGS = {
     "w4a8": QuantizationSettings(FAST),
     "w3a4": QuantizationSettings(WeightSettings(3, "minmax"), ActivationSettings(4, n_groups=2)),

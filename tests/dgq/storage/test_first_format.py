@@ -1,14 +1,17 @@
-"""Models of the first file format, dgq-1, load for ever and give the output they gave."""
+"""Models of the first file formats load for ever and give the output they gave."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from dgq.errors import DGQError
 from dgq.inference.layers import PackedLayer
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest, save_quantized
 from tests.quantized_models import decibels
@@ -75,11 +78,55 @@ def test_the_fixture_is_small_and_of_the_first_format(tmp_path: Path) -> None:
 
 
 def test_a_damaged_one_is_refused_as_any_other(tmp_path: Path) -> None:
-    from dgq.errors import DGQError
-
     folder = Path(shutil.copytree(FOLDER / "rtn", tmp_path / "copy"))
     content = bytearray((folder / "quantized.safetensors").read_bytes())
     content[-50] ^= 1
     (folder / "quantized.safetensors").write_bytes(content)
     with pytest.raises(DGQError, match="is not the one that"):
+        load_quantized_unet(folder)
+
+
+def described(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
+    """Change the description of a model in place."""
+    file = folder / "quantization.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(edit(content) or content))
+    return folder
+
+
+@torch.no_grad()
+def test_the_second_format_holds_the_modules_that_run(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FOLDER / "rtn", tmp_path / "second"))
+    unet, file = load_quantized_unet(folder, "float"), folder / "quantized.safetensors"
+    save_file(dict(unet.state_dict()), file, {"format": "dgq-2"})
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    described(folder, lambda content: content.update(format="dgq-2", weights_sha256=sha256))
+    again, call = load_quantized_unet(folder, "float"), unet_call(unet, 2, 401.0, seed=9)
+    assert torch.equal(again(**call)[0], unet(**call)[0])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda content: content.update(format="dgq-9"),
+            "json has another format, dgq-9: expected",
+        ),
+        (lambda content: content.update(format="dgq-2"), "is not the one that"),
+        (
+            lambda content: content.update(timesteps=["soon"]),
+            "json: timesteps are .*: restore it",
+        ),
+        (
+            lambda content: content.pop("timesteps") and None,
+            "json: its .* is damaged .*: restore",
+        ),
+        (lambda content: [content], "json is damaged: restore it"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused_by_its_file(
+    edit: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    folder = described(Path(shutil.copytree(FOLDER / "rtn", tmp_path / "copy")), edit)
+    with pytest.raises(DGQError, match=message):
         load_quantized_unet(folder)

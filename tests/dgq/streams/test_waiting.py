@@ -17,6 +17,7 @@ from dgq.errors import DGQError, SettingsError
 from dgq.settings import QuantizationSettings, WaitingSettings, WeightSettings
 from dgq.streams.copies import copier
 from dgq.streams.paired_streams import PairedStreams
+from dgq.streams.streaming import Stream
 from dgq.streams.waiting import Waiting, held_by, tensors_in, waiting_places
 from dgq.targets import execution_order, find_blocks
 from dgq.unet.context import quantization
@@ -236,6 +237,27 @@ def test_a_suspended_pass_holds_next_to_nothing_in_memory(tmp_path: Path) -> Non
     assert len(moving) > 10
     assert all(t.untyped_storage().nbytes() == 0 for t in moving)
     streams.close()
+
+
+@pytest.mark.usefixtures("everything_moves")
+def test_the_memory_of_the_callers_own_tensors_is_never_moved(tmp_path: Path) -> None:
+    """Also of those in lists, as the residuals of a ControlNet: other passes read them too."""
+    unet = micro_unet()
+    quantize_(unet, QuantizationSettings(WeightSettings(4, "minmax")), TIMESTEPS, (8, 8))
+    shapes = ((8, 8), (8, 8), (8, 4), (16, 4))
+    call = unet_call(unet, 2, TIMESTEPS[0]) | {
+        "mid_block_additional_residual": torch.randn(2, 16, 4, 4),
+        "down_block_additional_residuals": [torch.randn(2, c, n, n) for c, n in shapes],
+    }
+    given_ = list(tensors_in(call))
+    before = [tensor.clone() for tensor in given_]
+    places = waiting_places(WaitingSettings("host"), unet, tmp_path)
+    found = find_blocks(unet, ("conv_in", "conv_out"))
+    with Stream(unet, found, [call], places) as stream:
+        with quantization(unet, weights=False, activations=False):
+            stream.advance()
+        assert all(tensor.untyped_storage().nbytes() for tensor in given_)
+    assert all(torch.equal(*both) for both in zip(given_, before, strict=True))
 
 
 def test_a_full_disk_is_an_error_that_leaves_no_file(

@@ -17,7 +17,11 @@ def test_rows_that_were_parted_are_combined_to_the_call_again() -> None:
     def rows(n: int) -> torch.Tensor:
         return torch.arange(4.0 * n).view(4, n)
 
-    call = {"sample": rows(3), "nested": {"a": rows(1), "list": [rows(2), rows(5)]}, "scale": 0.5}
+    call = {
+        "sample": rows(3),
+        "nested": {"a": rows(1), "list": [rows(2), (rows(5),)]},
+        "scale": 0.5,
+    }
     parts = [of_rows(call, slice(first, None, 2)) for first in range(2)]
     assert [part["sample"].tolist() for part in parts] == [
         [[0, 1, 2], [6, 7, 8]],
@@ -27,7 +31,8 @@ def test_rows_that_were_parted_are_combined_to_the_call_again() -> None:
     order = [0, 2, 1, 3]
     assert torch.equal(again["sample"], rows(3)[order])
     assert torch.equal(again["nested"]["a"], rows(1)[order])
-    first, second = again["nested"]["list"]
+    first, (second,) = again["nested"]["list"]
     assert torch.equal(first, rows(2)[order])
     assert torch.equal(second, rows(5)[order])
     assert (again["scale"], again["return_dict"]) == (0.5, False)
+    assert torch.equal(combined(parts[:1])["sample"], parts[0]["sample"])
