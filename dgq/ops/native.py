@@ -57,6 +57,7 @@ class Kernels:
         """As ``reference.quantize``."""
         x = x.contiguous()
         step = step if scale.shape[0] > 1 else step.new_zeros(1)
+        tables = [t.contiguous() for t in (scale, multiple, zero_point, factor, step)]
         batch, channels = x.shape[0], x.shape[-1]
         height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // channels)
         pads = padding or [0, 0]
@@ -65,8 +66,7 @@ class Kernels:
             shape = [batch, height + 2 * pads[0], width + 2 * pads[1], channels]
         codes = x.new_empty(shape, dtype=torch.uint8)
         self._library.dgq_quantize(
-            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
-            *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
+            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), *map(_address, tables)),
             *_sizes(step.shape[0], batch, height, width, channels, *pads),
             *(ctypes.c_float(largest), _address(codes), _address(spoilt)),
         )
@@ -86,11 +86,11 @@ class Kernels:
         """As ``reference.quantize_gated``, up to a code at values midway between two."""
         x = x.contiguous()
         step = step if scale.shape[0] > 1 else step.new_zeros(1)
+        tables = [t.contiguous() for t in (scale, multiple, zero_point, factor, step)]
         batch, channels = x.shape[0], multiple.shape[0]
         codes = x.new_empty((*x.shape[:-1], channels), dtype=torch.uint8)
         self._library.dgq_quantize_gated(
-            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), _address(scale)),
-            *(_address(multiple), _address(zero_point), _address(factor), _address(step)),
+            *(_address(x), ctypes.c_int(x.dtype == torch.bfloat16), *map(_address, tables)),
             *_sizes(step.shape[0], batch, x.shape[1:-1].numel(), channels),
             *(ctypes.c_float(largest), _address(codes), _address(spoilt)),
         )
@@ -188,8 +188,8 @@ def sums_fit(inputs: int) -> bool:
 
 def _has_rows(table: Tensor, step: Tensor) -> bool:
     """Whether a table has a row for each step; a single row serves all."""
-    steps, n = step.tolist(), table.shape[0]
-    return n == 1 or (min(steps) >= 0 and max(steps) < n)
+    n = table.shape[0]
+    return n == 1 or all(0 <= row < n for row in step.tolist())
 
 
 def can_quantize(
@@ -203,16 +203,19 @@ def can_quantize(
 ) -> bool:
     """Whether the compiled kernels quantize these tensors, to this number of channels.
 
-    The kernels check nothing. False where sizes do not agree, so that torch raises the error.
+    The kernels check nothing. False where sizes or steps do not agree, so that torch raises the
+    error.
     """
     by_channel = (channels,)
     return (
         x.dtype in READ
         and x.numel() > 0
-        and zero_point.dtype == torch.int16
+        and (zero_point.dtype, step.dtype) == (torch.int16, torch.int64)
+        and scale.dtype == multiple.dtype == factor.dtype == torch.float32
         and multiple.shape == factor.shape == by_channel
         and zero_point.shape == scale.shape + by_channel
-        and step.shape[0] in (1, x.shape[0])
+        and step.shape in ((1,), x.shape[:1])
+        and _has_rows(scale, step)
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 WRITTEN = (torch.float32, torch.bfloat16)
-"""Output dtypes of oneDNN's products."""
+"""Output dtypes of oneDNN's products; the second is fast on some CPUs only (``written_as``)."""
 
 OWN_PRODUCT = 2**16
 """Codes per sample from which on a separate product costs less than scaling all samples' sums."""
@@ -90,6 +90,17 @@ def _zeros(n: int) -> Tensor:
     return torch.zeros(n, dtype=torch.int32, device="cpu")
 
 
+@cache
+def written_as(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that products write fast, from which outputs are converted to another one.
+
+    Without bfloat16 instructions oneDNN writes bfloat16 by a loop without vectors, which takes a
+    thousand times as long as writing float32.
+    """
+    has_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return dtype if dtype in WRITTEN and has_bfloat16 else torch.float32
+
+
 def at_steps(
     product: Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor],
     codes: Tensor,
@@ -103,7 +114,7 @@ def at_steps(
     oneDNN applies both as it writes, if all samples share them, or if each sample is large enough
     for a product of its own.
     """
-    steps, written = step.tolist(), dtype if dtype in WRITTEN else torch.float32
+    steps, written = step.tolist(), written_as(dtype)
 
     def at(codes: Tensor, step: int) -> Tensor:
         factor = float(scale[step if scale.shape[0] > 1 else 0])

@@ -32,6 +32,15 @@ class PackedWeight(NamedTuple):
     shift: Tensor | None
     group_size: int
 
+    def contiguous(self) -> "PackedWeight":
+        """The same weight as kernels can read it: without gaps."""
+        codes, zero_point, factor, shift = (
+            None if tensor is None else tensor.contiguous() for tensor in self[:4]
+        )
+        assert codes is not None
+        assert zero_point is not None
+        return PackedWeight(codes, zero_point, factor, shift, self.group_size)
+
     def rows(self, rows: slice) -> "PackedWeight":
         """A view of some output channels."""
         shift = None if self.shift is None else self.shift[rows]

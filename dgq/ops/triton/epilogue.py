@@ -112,9 +112,12 @@ class Epilogue:
         residual: Tensor | None = None,
     ) -> None:
         self.residual = None if residual is None else residual.contiguous()
-        self.tables = (weight_scale, scale, bias, step)
+        # A bias may consist of some columns of a wider one.
+        bias = bias if bias.stride(1) == 1 else bias.contiguous()
+        scale = None if scale is None else scale.contiguous()
+        step = None if step is None else step.contiguous()
+        self.tables = (weight_scale.contiguous(), scale, bias, step)
         in_steps = scale is not None and scale.shape[0] > 1
-        # A table may consist of some columns of a wider one.
         self.strides = (int(in_steps), bias.stride(0) if bias.shape[0] > 1 else 0)
         self.per_row = step is not None and step.shape[0] > 1 and any(self.strides)
 

@@ -90,7 +90,7 @@ def int_conv2d_packed(
     expanded_from: int = EXPANDED_FROM,
 ) -> Tensor:
     """As ``reference.int_conv2d_packed``, for signed codes."""
-    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size).contiguous()
     epilogue = Epilogue(weight_scale, scale, bias, step, residual)
     window = Window.of(kernel, stride, (0, 0), dilation, groups)
     image, operand = as_image(codes), Operand(*weight)
@@ -117,13 +117,13 @@ def conv2d_packed(
     expanded_from: int = EXPANDED_FROM,
 ) -> Tensor:
     """As ``reference.conv2d_packed``, for 16-bit activations."""
-    weight = PackedWeight(packed, zero_point, None, shift, group_size)
+    weight = PackedWeight(packed, zero_point, None, shift, group_size).contiguous()
     window = Window.of(kernel, stride, padding, dilation, groups)
     image = as_image(x)
     if n_rows(image.shape, window) < expanded_from:
         epilogue = Epilogue(weight_scale, None, bias[None], None)
         return as_given(convolve(image, Operand(*weight), epilogue, window, x.dtype, tile), x)
-    full = expanded(weight, x.shape[-1] // groups, groups, weight_scale, x.dtype)
+    full = expanded(weight, x.shape[-1] // groups, groups, weight_scale.contiguous(), x.dtype)
     kernels = full.unflatten(1, kernel).permute(0, 3, 1, 2)
     planes = image.permute(0, 3, 1, 2)
     output = F.conv2d(planes, kernels, bias.to(x.dtype), stride, padding, dilation, groups)

@@ -86,7 +86,7 @@ def unpack(
     channels: int,
 ) -> Tensor:
     """As ``reference.unpack``."""
-    weight = PackedWeight(packed, zero_point, factor, shift, group_size)
+    weight = PackedWeight(packed, zero_point, factor, shift, group_size).contiguous()
     return expanded(weight, channels, 1, None, torch.int8)
 
 
