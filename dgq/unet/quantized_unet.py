@@ -54,7 +54,7 @@ class QuantizedUNet(TakesAdapters, StoredWhole, HasParts, Compiles):
             self.calls.end()
         finally:
             self.calls.current = before
-        if self.execution is not None and self.execution.integer_layers > 0:
+        if self.execution is not None:
             time = timestep_tensor(timestep, sample.device)
             met = None if call is None else call.spoilt
             output = spoilt(output, (sample, time, met, args, kwargs))

@@ -35,6 +35,14 @@ COLUMNS = {
 """Settings and execution of each column."""
 SAME = 100.0
 """Decibels from which on two pictures are the same."""
+CHANGES_NOTHING = {
+    "fuse_qkv_projections",
+    "attention slicing",
+    "set_attn_processor(AttnProcessor2_0())",
+    "set_attention_backend",
+    "chunked feed-forward",
+}
+"""Uses that compute the same picture in another way; all others must show in full precision."""
 SLACK = 7.0
 """Decibels that a use may cost: what it adds was not there when ranges were calibrated."""
 
@@ -132,6 +140,7 @@ def measured(use: str, name: str, execution: str) -> str:
     assert closeness > plain_closeness - SLACK, (closeness, plain_closeness)
     if stock_after.shape == stock_before.shape:
         changes = decibels(stock_before, stock_after) < SAME
+        assert changes == (use.strip("`") not in CHANGES_NOTHING), "the use measures nothing"
         assert (decibels(before, after) < SAME) == changes, "a use without an effect"
     if not isinstance(plain.unet, QuantizedUNet):
         assert any("dequantized" in str(w.message) for w in said), "not quantized any longer"

@@ -32,13 +32,13 @@ class MissingPackageError(Exception):
     """A use needs a package that is not installed."""
 
 
-def draw(pipeline: Any, **more: Any) -> Tensor:
+def draw(pipeline: Any, prompt: str = "a red circle", **more: Any) -> Tensor:
     """Latents of one prompt."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     asked = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 16, "width": 16}
     asked |= {"generator": generator, "output_type": "latent"} | more
-    return pipeline("a red circle", **asked).images
+    return pipeline(prompt, **asked).images
 
 
 def image_of() -> Tensor:
@@ -76,6 +76,7 @@ def trained_lora(pipeline: Any) -> Tensor:
     import peft
 
     unet = pipeline.unet
+    torch.manual_seed(0)
     unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"], init_lora_weights="gaussian"))
     try:
         unet(torch.randn(1, 4, 8, 8), 401.0, torch.randn(1, 77, 16))[0].sum().backward()
@@ -85,6 +86,8 @@ def trained_lora(pipeline: Any) -> Tensor:
     gradient = unet.get_submodule(TO_Q).lora_B["default"].weight.grad
     assert gradient is not None
     assert bool(gradient.isfinite().all() and gradient.any())
+    trained = [p for p in unet.parameters() if p.grad is not None]
+    torch.optim.SGD(trained, lr=1.0).step()
     return draw(pipeline)
 
 
@@ -130,7 +133,7 @@ def ip_adapter_state(unet: nn.Module) -> dict[str, dict[str, Tensor]]:
 def textual_inversion(pipeline: Any) -> Tensor:
     word = torch.randn(16, generator=torch.Generator().manual_seed(0))
     pipeline.load_textual_inversion({"<round>": word})
-    return draw(pipeline)
+    return draw(pipeline, "a red <round>")
 
 
 # Networks beside it

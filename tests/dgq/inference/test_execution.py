@@ -287,15 +287,16 @@ def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Mode
 # Devices
 
 
-@exact
+@pytest.mark.parametrize("execution", ["auto", "float"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["sample", "encoder_hidden_states", "residual"])
 @torch.no_grad()
 def test_a_sample_whose_inputs_are_not_finite_is_nan(
-    name: str, value: float, calibrated_as: Models
+    name: str, value: float, execution: Mode, calibrated_as: Models
 ) -> None:
+    """Also in floating point, where an infinite value is clamped to the largest code."""
     model = calibrated_as("multiples")
-    unet = load_quantized_unet(model.folder, "integer", torch.float16)
+    unet = load_quantized_unet(model.folder, execution, torch.float16)
     sample = model.call["sample"]
     sizes = {"sample": sample, "encoder_hidden_states": model.call["encoder_hidden_states"]}
     large = {n: torch.full_like(tensor, 1e3) for n, tensor in sizes.items()}  # sums overflow
@@ -357,11 +358,13 @@ def test_float16_that_overflows_inside_is_seen(calibrated_as: Models) -> None:
     assert output[1].isnan().all()
 
 
-@exact
+@pytest.mark.parametrize("execution", ["auto", "float"])
 @pytest.mark.parametrize("timestep", [float("nan"), torch.tensor([1.0, float("inf")])])
 @torch.no_grad()
-def test_a_timestep_that_is_not_finite_gives_nan(timestep: Any, calibrated_as: Models) -> None:
-    unet = load_quantized_unet(calibrated_as("multiples").folder, "integer")
+def test_a_timestep_that_is_not_finite_gives_nan(
+    timestep: Any, execution: Mode, calibrated_as: Models
+) -> None:
+    unet = load_quantized_unet(calibrated_as("multiples").folder, execution)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         output = unet(**unet_call(unet, 2, 1.0) | {"timestep": timestep})[0]
