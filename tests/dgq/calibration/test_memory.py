@@ -1,5 +1,6 @@
 """What waits is counted without computing, and compared with what is free."""
 
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,10 +8,12 @@ import psutil
 import pytest
 import torch
 
+from dgq.calibration.calibrate import checked_waiting, waiting_folder
 from dgq.calibration.host_memory import free_host_bytes
 from dgq.calibration.memory import WaitingBytes, waiting_bytes
+from dgq.errors import DGQError
 from dgq.recipes import Custom
-from dgq.settings import QuantizationSettings
+from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.streams.streaming import Stream
 from dgq.targets import execution_order, find_blocks
 from dgq.unet.context import quantization
@@ -92,3 +95,19 @@ def test_any_group_around_this_process_limits_it_and_cached_files_are_free(
 def test_what_is_free_here_is_of_a_likely_size(tmp_path: Path) -> None:
     assert 2**28 < free_host_bytes(tmp_path / "none", tmp_path / "none") < 2**50
     assert 0 < free_host_bytes() < 2**50
+
+
+def test_only_samples_that_wait_on_disk_need_a_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of a container may be writable; this is found before anything is drawn."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    with waiting_folder(checked_waiting(None)) as folder:
+        assert folder == ""
+    with pytest.raises(DGQError, match=r"^waiting\.folder: .*No usable temporary directory"):
+        checked_waiting(WaitingSettings("disk"))
