@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
 from dgq.calibration.runtime import Runtime
 from dgq.calibration.samples import Amount, Samples, Sampling
+from dgq.errors import DGQError
 from dgq.recipes import Recipe, find_recipe
 from dgq.settings import QuantizationSettings, WaitingSettings, check_kind
 from dgq.storage.checkpoint import GenerationSettings, Manifest
@@ -144,11 +146,21 @@ def checked_waiting(waiting: WaitingSettings | None) -> WaitingSettings:
     if waiting is None:
         return WaitingSettings()
     check_kind("waiting", waiting, WaitingSettings)
-    if waiting.folder is not None:
-        folder = Path(waiting.folder)
+    if waiting.place == "disk":
+        try:
+            folder = Path(waiting.folder or tempfile.gettempdir())
+        except OSError as error:
+            raise DGQError(f"waiting.folder: {error}: name one that can be written into") from error
         check_writable(folder, "waiting.folder")
         folder.mkdir(parents=True, exist_ok=True)
     return waiting
+
+
+def waiting_folder(waiting: WaitingSettings) -> AbstractContextManager[str]:
+    """A folder that is removed at the end; none where samples wait in memory."""
+    if waiting.place != "disk":
+        return nullcontext("")
+    return tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder)
 
 
 def check_work(
@@ -186,7 +198,7 @@ def reconstruct_(
     settings = calibrator.recipe.settings(unet, samples.micro_batches, progress)
     calibrator.quantize_(samples.timesteps, samples.latent_size, one, settings)
     with (
-        tempfile.TemporaryDirectory(prefix="dgq-waiting-", dir=waiting.folder) as folder,
+        waiting_folder(waiting) as folder,
         CalibrationProgress(len(calibrator.targets), show=progress) as bar,
     ):
         try:

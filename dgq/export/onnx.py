@@ -18,7 +18,7 @@ from dgq.export.operators import Operators
 from dgq.export.phases import Phase
 from dgq.export.traceable import OUTPUT, Traceable, example_inputs
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
-from dgq.storage.files import write_json
+from dgq.storage.files import open_as_usual_, write_json
 
 MODEL, DATA = "model.onnx", "model.onnx_data"
 """Names that optimum expects."""
@@ -132,5 +132,4 @@ def save_onnx(unet: nn.Module, inputs: dict[str, Tensor], folder: Path) -> None:
         size_threshold=INLINE,
         convert_attribute=True,
     )
-    for file in folder.iterdir():  # onnx lets nobody else read its data; small models have none
-        file.chmod(0o644)
+    open_as_usual_(folder, list(folder.iterdir()))  # onnx lets nobody else read its data

@@ -1,5 +1,6 @@
 """C++ kernels, compiled at their first use with the machine's compiler, and cached."""
 
+import ctypes
 import hashlib
 import platform
 import shutil
@@ -26,8 +27,25 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
-def compiled(compiler: str) -> Path:
-    """The shared library, taken from the cache or compiled into it.
+def loaded(compiler: str) -> ctypes.CDLL:
+    """The shared library: from the cache, or compiled anew where the cache cannot be used.
+
+    In containers and on clusters a home may be missing, read-only, full, or execute nothing.
+
+    Raises:
+        OSError: if it cannot be written or loaded.
+        SubprocessError: if the compiler fails.
+    """
+    try:
+        return ctypes.CDLL(str(compiled(compiler, _cache_folder())))
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: without a home
+        with tempfile.TemporaryDirectory(prefix="dgq-", ignore_cleanup_errors=True) as folder:
+            # Once it is loaded, its file is not needed.
+            return ctypes.CDLL(str(compiled(compiler, Path(folder))))
+
+
+def compiled(compiler: str, folder: Path) -> Path:
+    """The shared library, taken from a folder or compiled into it.
 
     Its name ends in the start of its own hash: a damaged library could compute anything, or end the
     process when it is loaded.
@@ -36,7 +54,6 @@ def compiled(compiler: str) -> Path:
     sources = (source.read_bytes() for source in (*SOURCES, *HEADERS))
     parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = _cache_folder()
     name = f"kernels-{digest}-"
     for library in folder.glob(f"{name}*.so"):
         if library.name == f"{name}{_sha256(library)}.so":
@@ -56,11 +73,8 @@ def _sha256(file: Path) -> str:
 
 def _cache_folder() -> Path:
     """A folder that only this user writes into."""
-    try:
-        folder = Path.home() / ".cache" / "dgq"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        return Path(tempfile.mkdtemp(prefix="dgq-"))
+    folder = Path.home() / ".cache" / "dgq"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 

@@ -228,7 +228,7 @@ def kernels() -> Kernels | None:
         log.warning("no C++ compiler (%s): slower kernels of torch are used", names)
         return None
     try:
-        return Kernels(ctypes.CDLL(str(compiling.compiled(compiler))))
+        return Kernels(compiling.loaded(compiler))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("our CPU kernels cannot be compiled (%s): those of torch are used", error)
         return None

@@ -7,9 +7,10 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 import psutil
@@ -53,8 +54,8 @@ def written_together(*paths: Path) -> Iterator[list[Path]]:
     beside = [path.with_name(partial_name(path.name)) for path in paths]
     try:
         yield beside
+        open_as_usual_(folder, beside)
         for partial in beside:
-            partial.chmod(0o644)
             flush(partial)
         for partial, path in zip(beside, paths, strict=True):
             os.replace(partial, path)
@@ -70,20 +71,37 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
 
     JSON files move last, so that descriptions follow what they describe. None moves before all are
     flushed to disk, which may be full.
+
+    It is inside ``folder``: that may be a volume of a container, which is another file system than
+    the folder around it, and the only one that may be written into.
     """
     folder = folder.absolute().resolve()  # "." has no name
-    remove_leftovers(folder.parent, f"{glob.escape(folder.name)}.*")
-    beside = folder.with_name(partial_name(folder.name))
-    beside.mkdir(parents=True)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    remove_leftovers(folder, f"{glob.escape(folder.name)}.*")
+    beside = folder / partial_name(folder.name)
     try:
+        beside.mkdir(parents=True)
         yield beside
-        folder.mkdir(parents=True, exist_ok=True)
+        open_as_usual_(beside, list(beside.iterdir()))
         flush_all(beside)
         for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".json"):
             os.replace(file, folder / file.name)
         flush(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):  # after an error nothing is in them
+            for place in made:
+                place.rmdir()
+
+
+def open_as_usual_(folder: Path, files: Iterable[Path]) -> None:
+    """Give files the permissions of any new one in a folder; libraries write some for one user."""
+    example = folder / partial_name("mode")
+    example.touch()
+    mode = S_IMODE(example.stat().st_mode)
+    example.unlink()
+    for file in files:
+        file.chmod(mode)
 
 
 def flush_all(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """Files are written whole or not at all, and damaged ones are named."""
 
+import errno
 import hashlib
 import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from dgq.storage.files import (
 from dgq.storage.tensor_files import (
     read_sealed_tensors,
     read_tensors,
+    save_tensors,
     write_sealed_tensors,
     write_tensors,
 )
@@ -72,6 +75,47 @@ def test_a_folders_descriptions_follow_what_they_describe(
             (beside / name).write_text("x")
     assert set(moved) == names
     assert [name.endswith(".json") for name in moved] == [False, False, False, True, True]
+
+
+def test_a_folder_may_be_the_only_place_on_its_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a volume of a container: nothing moves into it from outside, nor is made beside it."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    stock, stock_mkdir = os.replace, Path.mkdir
+
+    def replace(source: Path, target: Path) -> None:
+        if volume not in source.parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        stock(source, target)
+
+    def mkdir(folder: Path, *args: Any, **named: Any) -> None:
+        if folder != volume and volume not in folder.parents:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        stock_mkdir(folder, *args, **named)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with folder_written_beside(volume) as beside:
+        (beside / "a.json").write_text("{}")
+    assert [path.name for path in volume.iterdir()] == ["a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_written_files_have_the_permissions_of_any_other(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "a", {"x": torch.ones(3)}, {})
+        write_json(tmp_path / "b", {})
+        with folder_written_beside(tmp_path / "folder") as beside:
+            save_tensors(beside / "c", {"x": torch.ones(3)}, {})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes.pop("folder") == 0o777 & ~mask
+    assert modes == dict.fromkeys("abc", 0o666 & ~mask)
 
 
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
