@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
 
 from data.calibration import CalibrationData
 from dgq.calibration.calibrator import Calibrator
@@ -52,6 +53,7 @@ def test_a_run_whose_output_nobody_reads_any_more_says_so(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """As after ``| head``: stopped by SIGPIPE, rather than by status 1 without a word."""
+    monkeypatch.setattr(rich.get_console(), "quiet", False)  # rich's console falls silent for good
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as output:
