@@ -16,10 +16,8 @@ from torch import Tensor
 from dgq.ops.native import sums_fit
 from dgq.unet.geometry import Geometry
 
-
-def group_factors(exponent: Tensor | None, largest: int) -> Tensor | int:
-    """The factor of each weight, from the exponents ``[out, n]`` of its groups of inputs."""
-    return 1 if exponent is None else 1 << (largest - exponent.to(torch.int32))
+FOLDED_AT_ONCE = 2**18
+"""Number of weights that are folded at a time, so that intermediate results stay in the cache."""
 
 
 def largest_exponent(exponent: Tensor | None) -> int:
@@ -29,8 +27,8 @@ def largest_exponent(exponent: Tensor | None) -> int:
 
 def fits(weight: Tensor, inputs: int) -> bool:
     """Whether multiplied weights fit into s8, and their products with u8 into 32 bits."""
-    in_s8 = int(weight.min()) >= -128 and int(weight.max()) <= 127
-    return in_s8 and sums_fit(inputs)
+    least, most = weight.aminmax()
+    return int(least) >= -128 and int(most) <= 127 and sums_fit(inputs)
 
 
 def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> Tensor:
@@ -41,12 +39,21 @@ def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> T
         zero_point: ``[steps, channels]``, times the factors of the codes.
         geometry: of the layer.
     """
-    groups = geometry.groups
-    by_channel = weight.view(weight.shape[0], geometry.in_channels // groups, -1)
-    if by_channel.shape[2] == 1:  # sums of one number are as slow as those of many
-        sums = by_channel.squeeze(2)
-    else:
-        sums = by_channel.sum(2, dtype=torch.int32)
-    sums = sums.double().view(groups, -1, by_channel.shape[1])
-    zeros = zero_point.double().view(zero_point.shape[0], groups, -1)
-    return torch.einsum("goc,sgc->sgo", sums, zeros).flatten(1)
+    own_channels = geometry.in_channels // geometry.groups
+    taps = weight.shape[1] // own_channels
+    by_group = weight.view(geometry.groups, -1, own_channels, taps)
+    zeros = zero_point.double().view(zero_point.shape[0], geometry.groups, -1)
+    sums = [
+        torch.einsum("goc,sgc->sgo", sums_of_taps(rows).double(), zeros)
+        for rows in by_group.split(max(1, FOLDED_AT_ONCE // weight.shape[1]), 1)
+    ]
+    return torch.cat(sums, 2).flatten(1)
+
+
+def sums_of_taps(weight: Tensor) -> Tensor:
+    """The sum over the last dimension, in a quarter of the time of ``weight.sum(-1)``."""
+    first, *others = weight.unbind(-1)
+    sums = first.to(torch.int32) if others else first
+    for tap in others:
+        sums += tap
+    return sums

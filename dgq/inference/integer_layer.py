@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import (
+    FOLDED_AT_ONCE,
     fits,
-    group_factors,
     largest_exponent,
     zero_point_sums,
 )
@@ -16,11 +16,9 @@ from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
+from dgq.math.exponents import OPERAND_BITS
 from dgq.math.multiples import of_weights
 from dgq.unet.geometry import ConvGeometry
-
-FOLDED_AT_ONCE = 2**18
-"""Number of weights that are folded at a time."""
 
 
 class IntegerLayer(KernelLayer[ProductWeight]):
@@ -108,15 +106,22 @@ def fold(packed: PackedLayer, factor: Tensor) -> Tensor | None:
     """
     n_rows, at_once = packed.geometry.out_channels, max(1, FOLDED_AT_ONCE // packed.fan_in)
     folded = packed.codes.new_empty((n_rows, packed.fan_in), dtype=torch.int8)
-    by_channel = of_weights(factor, packed.geometry.weight_shape)
     largest = largest_exponent(packed.exponent)
+    dtype = _dtype_of_products(packed.weight_bits, int(factor.max()), largest)
+    by_channel = of_weights(factor, packed.geometry.weight_shape).to(dtype)
     # Some rows at a time: intermediate results take several bytes per weight.
     for first in range(0, n_rows, at_once):
         rows = slice(first, first + at_once)
         on_inputs = by_channel[rows] if by_channel.shape[0] > 1 else by_channel
-        on_groups = group_factors(packed.group_exponents(rows), largest)
-        part = packed.centred_codes(rows).to(torch.int32) * on_inputs * on_groups
+        part = packed.centred_codes(rows).to(dtype).mul_(on_inputs)
+        part = part.mul_(packed.group_factors(largest, dtype, rows))
         if not fits(part, packed.fan_in):
             return None
-        folded[rows] = part.to(torch.int8)
+        folded[rows] = part
     return folded
+
+
+def _dtype_of_products(n_bits: int, largest_factor: int, largest_exponent: int) -> torch.dtype:
+    """The smallest type that is certain to hold weights times all factors."""
+    bound = 2**n_bits * largest_factor * 2 ** min(largest_exponent, OPERAND_BITS)
+    return torch.int16 if bound <= 2**15 else torch.int32

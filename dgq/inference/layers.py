@@ -153,11 +153,15 @@ class PackedLayer(FrozenLayer):
         codes = unpack_codes(self.codes[rows], self.weight_bits, self.fan_in)
         return codes.to(torch.int16).sub_(self.zero_point[rows].to(torch.int16)[:, None])
 
-    def group_exponents(self, rows: slice = ALL) -> Tensor | None:
-        """Exponent of each weight of some output channels, uint8 ``[rows, n]``, if any."""
+    def group_factors(self, largest: int, dtype: torch.dtype, rows: slice = ALL) -> Tensor | int:
+        """``2^(largest - exponent)`` of each weight of some output channels, ``[rows, n]``.
+
+        Powers above ``2^8`` are ``2^8``: times them, only zeros fit into s8.
+        """
         if self.exponent is None:
-            return None
-        return of_each(self.exponent[rows], self.settings.group_size, self.fan_in)
+            return 1
+        factors = 1 << (largest - self.exponent[rows].to(torch.int32)).clamp(max=OPERAND_BITS)
+        return of_each(factors.to(dtype), self.settings.group_size, self.fan_in)
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
@@ -220,9 +224,9 @@ def wrong_shape(module: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> s
     return None
 
 
-def of_each(exponent: Tensor, group_size: int, n: int) -> Tensor:
-    """Exponents of groups ``[rows, groups]`` for each of ``n`` weights, ``[rows, n]``."""
-    return exponent.repeat_interleave(group_size, 1)[:, :n]
+def of_each(values: Tensor, group_size: int, n: int) -> Tensor:
+    """Values of groups ``[rows, groups]`` for each of ``n`` weights, ``[rows, n]``."""
+    return values.repeat_interleave(group_size, 1)[:, :n]
 
 
 def packed_codes(centred: Tensor, zero_point: Tensor, n_bits: int) -> Tensor:

@@ -9,6 +9,9 @@ from dgq.settings.bits import check_bits
 from dgq.settings.checks import check_choice, check_whole
 from dgq.settings.types import check_types
 
+LARGEST_EXPONENT = 255
+"""The largest exponent that a byte holds."""
+
 
 @dataclass(frozen=True)
 class WeightSettings:
@@ -21,7 +24,7 @@ class WeightSettings:
             exponents; otherwise each output channel has a zero point of its own.
         group_size: inputs (along ``in, kh, kw``) that share an exponent; 0 for none.
         max_exponent: scales of groups are those of their output channel times ``2^-e``, with ``e``
-            from 0 to this.
+            from 0 to this, which is at most 255.
         absorbs: multiply the weights by the multiples of their input's channels before
             quantization, so that multiples need no spare bits.
     """
@@ -39,6 +42,11 @@ class WeightSettings:
         check_whole("weights.group_size", self.group_size)
         check_whole("weights.max_exponent", self.max_exponent)
         check_types(self, "weights.")
+        if self.max_exponent > LARGEST_EXPONENT:
+            raise SettingsError(
+                f"weights.max_exponent must be at most {LARGEST_EXPONENT}, since exponents are "
+                f"stored as bytes, got {self.max_exponent}"
+            )
         if self.max_exponent > 0 and self.group_size == 0:
             raise SettingsError("weights.max_exponent needs groups: set weights.group_size, to 64")
         if self.absorbs and (self.group_size > 0 or not self.symmetric):

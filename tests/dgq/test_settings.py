@@ -41,6 +41,12 @@ def test_groups_are_a_whole_number_from_one(n_groups: Any) -> None:
         ActivationSettings(8, n_groups=n_groups)
 
 
+def test_exponents_fit_into_bytes() -> None:
+    assert WeightSettings(4, group_size=64, max_exponent=255).has_exponents
+    with pytest.raises(SettingsError, match="at most 255, since exponents are stored as bytes"):
+        WeightSettings(4, group_size=64, max_exponent=256)
+
+
 @pytest.mark.parametrize("steps", [0, -3, 1.5])
 def test_sampler_steps_are_a_whole_number_from_one(steps: Any) -> None:
     with pytest.raises(SettingsError, match="num_inference_steps must be"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgq.inference.folding import fits, group_factors, largest_exponent
+from dgq.inference.folding import fits, largest_exponent
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.gpu_weights import ByteWeight, NibbleWeight, nibbles_of
 from dgq.inference.products.products import AloneWeight, Products, ProductWeight
@@ -96,7 +96,7 @@ class GpuProducts(Products):
         """The packed weight if it has at most 4 bits and its exponents fit into bytes."""
         if layer.weight_bits > PACKED_BITS:
             return None
-        factors = group_factors(layer.group_exponents(), largest_exponent(layer.exponent))
+        factors = layer.group_factors(largest_exponent(layer.exponent), torch.int32)
         whole = layer.centred_codes().to(torch.int32) * factors
         if not fits(whole, 1):
             return None
