@@ -1,6 +1,6 @@
 """Integer operators of a quantized UNet, ``torch.ops.dgq``: a reference, and a file per device."""
 
-from dgq.ops import cpu, gpu, shapes
+from dgq.ops import cpu, flops, gpu, shapes
 from dgq.ops.library import (
     attention,
     channel_ranges,
@@ -17,6 +17,7 @@ from dgq.ops.library import (
 )
 
 shapes.register()
+flops.register()
 cpu.register()
 gpu.register()
 
