@@ -1,5 +1,6 @@
 """Writing files so that a crash leaves either the old or the new one, and cleaning up after it."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -20,6 +21,9 @@ from dgq.errors import DGQError
 PARTIAL = ".partial"
 FLUSHES_FOLDERS = os.name != "nt"
 """Whether the system opens folders as files; Windows writes their names down by itself."""
+
+FLUSHES_NO_NAMES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Errors of file systems that flush files and not folders, such as CIFS and some of FUSE's."""
 
 
 def partial_name(name: str, suffix: str = "") -> str:
@@ -101,7 +105,8 @@ def open_as_usual_(folder: Path, files: Iterable[Path]) -> None:
     mode = S_IMODE(example.stat().st_mode)
     example.unlink()
     for file in files:
-        file.chmod(mode)
+        if S_IMODE(file.stat().st_mode) != mode:  # some file systems refuse any change
+            file.chmod(mode)
 
 
 def flush_all(folder: Path) -> None:
@@ -117,6 +122,9 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in FLUSHES_NO_NAMES):
+            raise
     finally:
         os.close(descriptor)
 

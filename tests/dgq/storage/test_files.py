@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import platform
+from contextlib import nullcontext
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import pytest
@@ -100,6 +102,31 @@ def test_a_folder_may_be_the_only_place_on_its_file_system(
     with folder_written_beside(volume) as beside:
         (beside / "a.json").write_text("{}")
     assert [path.name for path in volume.iterdir()] == ["a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not open folders")
+@pytest.mark.parametrize(
+    ("number", "of_folders", "written"),
+    [(errno.EINVAL, True, True), (errno.EIO, True, False), (errno.EINVAL, False, False)],
+)
+def test_a_file_system_may_flush_no_folders(
+    number: int, of_folders: bool, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CIFS; an error of the disk, or of a file, is one."""
+    stock = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+        stock(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    outcome = nullcontext() if written else pytest.raises(OSError, match=os.strerror(number))
+    with outcome:
+        write_json(tmp_path / "a.json", {})
+    with outcome, folder_written_beside(tmp_path / "folder") as beside:
+        (beside / "b.json").write_text("{}")
+    assert (tmp_path / "folder" / "b.json").exists() == written
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
