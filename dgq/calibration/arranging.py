@@ -75,9 +75,10 @@ def same(a: Tensor, b: Tensor) -> bool:
 def _by_prompt(call: Mapping[str, Any], n_prompts: int) -> dict[str, Tensor]:
     """Each tensor but the timestep as ``[prompts, halves, ...]``."""
     rows = flatten({name: value for name, value in call.items() if name != "timestep"})
-    for name in names_of_lists(call):
+    a_list = next(names_of_lists(call), None)
+    if a_list is not None:
         raise DGQError(
-            f"this pipeline gives its UNet a list, {name}: record its calls with "
+            f"this pipeline gives its UNet a list, {a_list}: record its calls with "
             "dgq.recording(pipe.unet), and calibrate on them"
         )
     for name, value in rows.items():

@@ -34,12 +34,12 @@ class PackedWeight(NamedTuple):
 
     def contiguous(self) -> "PackedWeight":
         """The same weight as kernels can read it: without gaps."""
-        codes, zero_point, factor, shift = (
-            None if tensor is None else tensor.contiguous() for tensor in self[:4]
+        return self._replace(
+            codes=self.codes.contiguous(),
+            zero_point=self.zero_point.contiguous(),
+            factor=None if self.factor is None else self.factor.contiguous(),
+            shift=None if self.shift is None else self.shift.contiguous(),
         )
-        assert codes is not None
-        assert zero_point is not None
-        return PackedWeight(codes, zero_point, factor, shift, self.group_size)
 
     def rows(self, rows: slice) -> "PackedWeight":
         """A view of some output channels."""
