@@ -38,13 +38,14 @@ def unpack_all(
     """As ``reference.unpack_all``."""
     words = codes.new_empty(n_bytes // WORD, dtype=torch.int32)
     launch = _launch_of(programs.shape[0], group_size)
-    of_factor = None if factor is None else factor.contiguous().view(torch.int32)
-    of_shift = None if shift is None else shift.contiguous()
-    tables = (zero_point.contiguous(), of_factor, of_shift)
     launch(
         codes.contiguous().view(torch.int32),
-        *tables,
-        *(layers.contiguous(), programs.contiguous(), words),
+        zero_point.contiguous(),
+        None if factor is None else factor.contiguous().view(torch.int32),
+        None if shift is None else shift.contiguous(),
+        layers.contiguous(),
+        programs.contiguous(),
+        words,
     )
     return words.view(torch.int8)
 
