@@ -13,6 +13,7 @@ from evaluation.features.extractors import Extractors
 from evaluation.features.references import check_references
 from evaluation.images.image_set import ImageSet, image_sets, rows_of_a_batch
 from evaluation.images.store import ImageStore
+from evaluation.known_prompts import known_prompts
 from evaluation.metrics.metric import Metric
 from evaluation.metrics.registry import choose_metrics
 from evaluation.models import find_models
@@ -94,7 +95,7 @@ def load_inputs(settings: EvaluationSettings) -> Inputs:
     notes = [*prompts.notes, *mismatches(protocol, prompts, metrics, extractors)]
     n_embedded = len(prompts.captions[: protocol.clip_images])
     notes += cut_prompts(comparison.pipeline, extractors, prompts.captions, n_embedded)
-    notes += [*comparison.notes(), *left_out]
+    notes += [*comparison.notes(), *known_prompts(comparison.models, prompts.captions), *left_out]
     return Inputs(settings, prompts, comparison, sets, devices, metrics, extractors, notes)
 
 

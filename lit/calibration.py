@@ -19,6 +19,7 @@ from dgq.settings import QuantizationSettings, WaitingSettings
 from dgq.storage.checkpoint import Manifest
 from dgq.storage.described_settings import described, quantization_settings
 from dgq.storage.fingerprint import network_sha256
+from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.streams.waiting import waiting_places
 from dgq.targets import Target
 from dgq.unet.quantize import quantizable_layers
@@ -200,4 +201,5 @@ class Calibration(Resumable):
             data.calls.distinct_timesteps,
             data.calls.latent_size,
             unet_sha256=self.unet_sha256,
+            prompt_hashes=prompt_hashes(data.prompts),
         )

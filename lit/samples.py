@@ -26,6 +26,10 @@ class Samples(Protocol):
         """How the full-precision pipeline was run."""
 
     @property
+    def prompts(self) -> Sequence[str]:
+        """What the full-precision pipeline draws, held-out prompts included."""
+
+    @property
     def batch_size(self) -> int:
         """Rows per learning step."""
 

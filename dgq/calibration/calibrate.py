@@ -30,6 +30,7 @@ from dgq.settings import QuantizationSettings, WaitingSettings, check_kind
 from dgq.storage.checkpoint import GenerationSettings, Manifest
 from dgq.storage.files import check_writable
 from dgq.storage.fingerprint import network_sha256
+from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.streams.waiting import waiting_places
 from dgq.torch_defaults import torch_defaults
 from dgq.unet.call_rows import Call, of_rows, to_device
@@ -131,6 +132,7 @@ def calibrate(
         found.timesteps,
         found.latent_size,
         unet_sha256=sha256,
+        prompt_hashes=prompt_hashes(prompts or ()),
     )
     unet.manifest = described
     report = report_of(calibrator, chosen.name, found, by_step)

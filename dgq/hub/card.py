@@ -62,6 +62,8 @@ def contents(facts: Facts) -> Iterator[str]:
         )
     yield f"- in full precision: {', '.join(facts.kept) or 'no layer'}"
     yield from (f"- {line}" for line in recipe_lines(manifest.quantization))
+    if manifest.prompt_hashes:
+        yield f"- calibrated on {len(manifest.prompt_hashes):,} prompts"
     yield f"- SHA-256 of the model (`python -m dgq inspect` verifies it): `{manifest.sha256}`"
     if manifest.unet_sha256:
         yield f"- SHA-256 of the UNet that it was made from: `{manifest.unet_sha256}`"

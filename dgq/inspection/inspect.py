@@ -59,6 +59,7 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
         "generation": asdict(manifest.generation),
         "timesteps": list(manifest.timesteps),
         "latent_size": list(manifest.latent_size),
+        "n_prompts": len(manifest.prompt_hashes) or None,
         "bytes": sizes(files, manifest, packed, resident_bytes(unet)),
         "execution": asdict(execution) | {"features": list(execution.features)},
     }

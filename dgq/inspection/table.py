@@ -34,6 +34,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "weights", weights_line(found)
     yield "activations", activations_line(found)
     yield "attention scores", scores_line(found["recipe"]["scores"])
+    yield "prompts", f"{found['n_prompts']:,}" if found["n_prompts"] else "not noted"
     yield "sampler", sampler_line(found)
     yield "size", size_line(found["bytes"])
     yield from execution_lines(found["execution"])

@@ -68,6 +68,7 @@ class Manifest:
         timesteps: the scheduler's values that activation scales exist for.
         latent_size: height and width of the latents of the calibration.
         unet_sha256: hash of the full-precision UNet's tensors; empty if it was not recorded.
+        prompt_hashes: hashes of the prompts of the calibration; empty if they are not known.
         sha256: hash of the whole model, including tensors; empty before it is written.
     """
 
@@ -78,6 +79,7 @@ class Manifest:
     timesteps: tuple[float, ...]
     latent_size: tuple[int, int]
     unet_sha256: str = ""
+    prompt_hashes: tuple[str, ...] = ()
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class Manifest:
             "generation": asdict(self.generation),
             "timesteps": list(self.timesteps),
             "latent_size": list(self.latent_size),
+            "prompt_hashes": list(self.prompt_hashes),
         }
         return {"quant_method": METHOD, "format": FORMAT, **content}
 
@@ -133,6 +136,7 @@ def parsed(content: Mapping[str, Any]) -> Manifest:
                 "generation": GenerationSettings(**content["generation"]),
                 "timesteps": tuple(content["timesteps"]),
                 "latent_size": tuple(content["latent_size"]),
+                "prompt_hashes": tuple(content.get("prompt_hashes", ())),
             }
         )
     except SettingsError:
@@ -147,11 +151,11 @@ def parsed(content: Mapping[str, Any]) -> Manifest:
 
 def problem_of(manifest: Manifest) -> str | None:
     """What is invalid about a manifest, if anything."""
-    hashes = (manifest.unet_sha256, manifest.sha256)
+    hashes = (manifest.unet_sha256, manifest.sha256, *manifest.prompt_hashes)
     quantization = manifest.quantization
     texts = (manifest.pipeline, *hashes, *quantization.keep, *quantization.layers)
     if not all(isinstance(text, str) for text in texts):
-        return "pipeline, unet_sha256, sha256, keep or a name in layers is not text"
+        return "pipeline, a hash, keep or a name in layers is not text"
     if not all(map(is_number, manifest.timesteps)):
         return "timesteps are not a list of finite numbers"
     return problem_of_steps(manifest.timesteps, manifest.latent_size)

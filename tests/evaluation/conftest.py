@@ -25,6 +25,7 @@ from dgq.pipelines.loading import load_pipeline
 from dgq.settings import ActivationSettings, QuantizationSettings
 from dgq.storage.checkpoint import FOLDER, GenerationSettings, Manifest, save_quantized
 from dgq.storage.fingerprint import network_sha256
+from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.unet.context import quantization
 from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import activation_quantizers, fit_activations_, quantize_
@@ -125,7 +126,7 @@ def tiny_unet() -> UNet2DConditionModel:
 
 @pytest.fixture(scope="session")
 def ckpt(tmp_path_factory: pytest.TempPathFactory, pipeline_folder: Path) -> Path:
-    """A run folder with the pipeline's UNet at W4A8, rounded to nearest."""
+    """A run folder with the pipeline's UNet at W4A8, rounded to nearest, for one prompt."""
     folder = tmp_path_factory.mktemp("outputs") / "w4a8"
     pipeline = load_pipeline(str(pipeline_folder))
     unet, config = pipeline.unet, dict(pipeline.unet.config)
@@ -137,7 +138,7 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory, pipeline_folder: Path) -> Pat
     quantize_(unet, settings, timesteps, (8, 8))
     _calibrate(unet, timesteps)
     described = (str(pipeline_folder), config, settings, generation, timesteps, (8, 8))
-    manifest = Manifest(*described, unet_sha256)
+    manifest = Manifest(*described, unet_sha256, prompt_hashes(["a dog on a beach"]))
     save_quantized(unet, folder / FOLDER, manifest)
     return folder
 

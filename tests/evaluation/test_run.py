@@ -353,6 +353,7 @@ def test_other_prompts_and_a_single_image(run: Evaluate, tmp_path: Path) -> None
     (tmp_path / "prompts.txt").write_text("a dog on a beach\n")
     result = run(tmp_path / "out", prompts=str(tmp_path / "prompts.txt"), num_images=None)
     report = result["report"]
+    assert any("was calibrated on 1 of these 1 prompts" in note for note in report["notes"])
     assert report["protocol"]["num_images"] == 1
     for model in report["models"]:
         for name in ("fid", "kid", "inception_score", "fid_to_full_precision"):

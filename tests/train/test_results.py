@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.calibration import N_HELD_OUT_PROMPTS
+from dgq.captions.reading import read_captions
 from dgq.math.packing import unpack_codes
 from dgq.pipelines.loading import load_pipeline, load_unet
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.fingerprint import network_sha256
+from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.targets import NETWORK, find_blocks
 from tests.calibration_runs import (
     RUN_FILES,
@@ -69,6 +72,9 @@ def test_the_manifest_tells_what_was_calibrated(finished_work: Path, micro_folde
     assert manifest.latent_size == (8, 8)
     assert len(manifest.timesteps) == 2
     assert manifest.unet_sha256 == network_sha256(load_unet(str(micro_folder)))
+    captions = read_captions(finished_work / "captions.txt")
+    assert len(manifest.prompt_hashes) == 3 + N_HELD_OUT_PROMPTS
+    assert set(manifest.prompt_hashes) <= set(prompt_hashes(captions))
 
 
 def test_the_last_checkpoint_holds_no_full_precision_weights(finished_work: Path) -> None:

@@ -16,6 +16,7 @@ from dgq.calibration import memory
 from dgq.calibration.calibrator import Calibrator
 from dgq.storage.fingerprint import network_sha256
 from dgq.storage.model_files import REPORT_FILE
+from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.unet.context import quantization
 from dgq.unet.quantized_unet import QuantizedUNet
 from tests.model_zoo import micro
@@ -346,6 +347,7 @@ def test_a_calibrated_pipeline_draws_with_its_quantized_unet(
     assert "".join(capsys.readouterr()) == ""
     assert isinstance(pipeline.unet, QuantizedUNet)
     assert result.unet is pipeline.unet
+    assert result.manifest.prompt_hashes == prompt_hashes(prompts)
     difference = abs(draw() - before).mean()
     assert 0 < difference < 0.1
     assert "it/s" in capsys.readouterr().err  # its own bar is back

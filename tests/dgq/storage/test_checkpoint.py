@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from dgq.storage.checkpoint import (
     read_manifest,
     save_quantized,
 )
+from dgq.storage.manifest import manifest_of
 from dgq.storage.model_files import WEIGHTS_FILE, sealed
+from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.unet.context import quantization
 from dgq.unet.layers import quantized_layers
 from dgq.unet.quantize import quantize_, start_observing_
@@ -63,8 +66,17 @@ def test_a_description_says_everything_once() -> None:
     assert written == config
     assert found.keys() == {
         *("quant_method", "format", "pipeline", "quantization", "generation", "timesteps"),
-        *("latent_size", "unet_sha256", "sha256"),
+        *("latent_size", "unet_sha256", "prompt_hashes", "sha256"),
     }
+
+
+def test_an_earlier_description_notes_no_prompts() -> None:
+    manifest = Manifest("", {}, QuantizationSettings(FAST), GenerationSettings(), TIMESTEPS, (8, 8))
+    noted = replace(manifest, prompt_hashes=prompt_hashes(["a dog"]))
+    config = noted.config()
+    assert manifest_of(config) == noted
+    del config["quantization_config"]["prompt_hashes"]
+    assert manifest_of(config) == manifest
 
 
 SETTINGS = {
