@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.embedded import DEFAULT, DEFAULT_PIPELINE, benchmark_of_pipeline
+from data.messages import say
 from data.prompts import choose_prompts
+from data.resumable_recording import record_into, remove_parts
 from data.rows import RowBatches
-from dgq.calibration.recording import record_calls
 from dgq.calibration.row_batches import check_seed, seed_of_target
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError, SettingsError
@@ -54,7 +54,8 @@ class CalibrationData(LightningDataModule):
             all calls of these prompts are used.
         batch_size: rows in one learning step; all rows if there are fewer.
         micro_batch_size: pairs that run through the UNet at a time.
-        record_batch_size: prompts that are recorded at a time.
+        record_batch_size: prompts that are recorded at a time; an interrupted recording goes on
+            after the last such batch.
         cache: folder of the recorded calls.
         seed: seed of prompts, noise and batches.
     """
@@ -180,6 +181,7 @@ class CalibrationData(LightningDataModule):
         if lock_file(self.recording).exists():
             with suppress(DGQError), locked(self.recording, wait=False):
                 remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)
+                remove_parts(self.recording)
 
     def record(self) -> None:
         """Record the calls under a lock, unless another process has just done so."""
@@ -187,14 +189,14 @@ class CalibrationData(LightningDataModule):
             return
         remove_leftovers(self.cache, f"{self.recording.name}*", locked=True)
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
-        calls = record_calls(
+        record_into(
+            self.recording,
             load_pipeline(self.pipeline).to(device),
             self.prompts,
             self.generation,
             self.seed,
             self.record_batch_size,
         )
-        calls.save(self.recording)
 
     def setup(self, stage: str) -> None:
         """Load the calls and arrange the chosen pairs in micro-batches."""
@@ -243,9 +245,3 @@ class CalibrationData(LightningDataModule):
         """Seed of the Trainer's current target in this process."""
         target = 0 if self.trainer is None else self.trainer.current_epoch
         return seed_of_target(self.seed, target, self.rank)
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Print a message once, for any number of processes."""
-    print(text, flush=True)

@@ -173,11 +173,23 @@ def record_calls(
         batch_size: prompts at a time.
         progress: show a bar.
     """
-    batches = []
-    starts = range(0, len(prompts), batch_size)
-    for first in track(starts, description="recording UNet calls", disable=not progress):
-        batch = list(prompts[first : first + batch_size])
+    batches = record_batches(pipeline, prompts, generation, seed, batch_size, progress=progress)
+    return joined(list(batches))
+
+
+def record_batches(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    generation: GenerationSettings,
+    seed: int,
+    batch_size: int,
+    first: int = 0,
+    progress: bool = True,
+) -> Iterator[UNetCalls]:
+    """Record as ``record_calls`` does, batch after batch, from the prompt with index ``first``."""
+    starts = range(first, len(prompts), batch_size)
+    for start in track(starts, description="recording UNet calls", disable=not progress):
+        batch = list(prompts[start : start + batch_size])
         with recording(pipeline.unet) as calls:
-            _draw(pipeline, batch, generation, generators(first, len(batch), seed))
-        batches.append(arranged(calls, len(batch)))
-    return joined(batches)
+            _draw(pipeline, batch, generation, generators(start, len(batch), seed))
+        yield arranged(calls, len(batch))

@@ -49,6 +49,11 @@ class UNetCalls:
         return int(self.latents.shape[-2]), int(self.latents.shape[-1])
 
     @property
+    def n_prompts(self) -> int:
+        """Number of prompts."""
+        return int(self.latents.shape[1])
+
+    @property
     def n_halves(self) -> int:
         """2 with classifier-free guidance, else 1."""
         shapes = [value.shape[1] for value in self.conditioning.values()]

@@ -52,14 +52,15 @@ def test_the_recording_is_made_once(
     again = module(Path(ready.pipeline), captions, ready.cache)
     assert again.recording == ready.recording
     assert [p.name for p in ready.cache.iterdir()] == [ready.recording.name]
-    monkeypatch.setattr("data.calibration.record_calls", lambda *_: pytest.fail("recorded again"))
+    monkeypatch.setattr("data.calibration.record_into", lambda *_: pytest.fail("recorded again"))
     again.prepare_data()
 
 
 def test_what_a_process_killed_while_recording_left_is_removed(ready: CalibrationData) -> None:
     lock = ready.cache / f".{ready.recording.name}.lock"
     partial = ready.cache / f".{ready.recording.name}.elsewhere-1-abcd.partial"
-    for left in (lock, partial):
+    part = ready.cache / f"{ready.recording.name}.part-0"
+    for left in (lock, partial, part):
         left.write_text("")
     ready.prepare_data()
     assert list(ready.cache.iterdir()) == [ready.recording]

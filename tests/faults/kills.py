@@ -24,8 +24,8 @@ LEARNING = learning_options(2, 1)
 PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "parsing": ("lit.cli.resolve_configs", (1,)),
     "loading": ("dgq.pipelines.loading.load_network", (1,)),
-    "recording": ("dgq.calibration.recording.generators", (1,)),
-    "writing recorded calls": ("dgq.storage.tensor_files.save_file", (1,)),
+    "recording": ("dgq.calibration.recording.generators", (3,)),
+    "writing recorded calls": ("dgq.storage.tensor_files.save_file", (3,)),
     "loading recorded calls": ("dgq.calibration.unet_calls.UNetCalls.load", (1,)),
     "measuring sensitivity": ("dgq.mixed_precision.sensitivity.Gathering.run", (1,)),
     "first capture": ("dgq.streams.paired_streams.PairedStreams.__init__", (1, 2)),
@@ -37,8 +37,8 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "hardening the network": ("dgq.calibration.network_learning.harden_network_", (1,)),
     "writing the log": ("lit.callbacks.RunFolder._write_log", (1, 9)),
     "sealing": ("dgq.storage.sealed_archive.seal_", (1, 2, 24, 25)),
-    "flushing": ("dgq.storage.files.flush", (1, 2, 3, 40, 43)),
-    "renaming": ("os.replace", (1, 2, 20, 50, 54)),
+    "flushing": ("dgq.storage.files.flush", (1, 6, 7, 44, 47)),
+    "renaming": ("os.replace", (1, 3, 22, 52, 56)),
     "finishing": ("dgq.calibration.calibrator.Calibrator.finish", (1,)),
     "writing the model": ("dgq.storage.checkpoint.packed_state", (1,)),
     "writing the manifest": ("dgq.storage.model_files.dump_json", (1,)),
@@ -46,7 +46,8 @@ PHASES: dict[str, tuple[str, tuple[int, ...]]] = {
 """Name of a phase: a function, and at which of its calls the process is killed.
 
 There are 24 blocks and the UNet as a whole, each with three steps of learning; the last of 25
-checkpoints is the last of 54 files that are renamed.
+checkpoints is the last of 56 files that are renamed. Prompts are recorded in three batches, the
+first two of which are written to files of their own.
 """
 
 
@@ -121,6 +122,7 @@ class Bench:
         work, temporary = self.folder(kill), self.folders[not kill.in_memory]
         arguments = [*fit_arguments(self.pipeline, work, run), *LEARNING]
         arguments += [f"--model.waiting.place={kill.place}", "--data.micro_batch_size=2"]
+        arguments += ["--data.record_batch_size=3"]
         arguments += [f"--trainer.devices={kill.processes}", "--trainer.enable_progress_bar=false"]
         arguments += [f"--data.cache={work / run}-cache", *more]
         function, number = (PHASES[kill.phase][0], kill.number) if killed else ("", 0)
