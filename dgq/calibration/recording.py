@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dgq.bars import track
 from dgq.calibration.arranging import arranged, joined
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError, first_line
@@ -175,7 +175,7 @@ def record_calls(
     """
     batches = []
     starts = range(0, len(prompts), batch_size)
-    for first in track(starts, description="recording UNet calls", disable=not progress):
+    for first in track(starts, "recording UNet calls", progress):
         batch = list(prompts[first : first + batch_size])
         with recording(pipeline.unet) as calls:
             _draw(pipeline, batch, generation, generators(first, len(batch), seed))
