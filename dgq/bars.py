@@ -41,8 +41,8 @@ def track(items: Iterable[Item], description: str, show: bool) -> Iterator[Item]
         yield from bar.track(items, description=description)
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # closed
+        return stream.isatty()
+    except (AttributeError, ValueError):  # none, one of the program's own, or closed
         return False

@@ -2,6 +2,8 @@
 
 import io
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -30,13 +32,15 @@ def test_a_bar_is_on_stderr_and_what_the_program_prints_meanwhile_where_it_belon
     assert "100%" in screen.getvalue()
 
 
-@pytest.mark.parametrize("is_closed", [True, False])
-def test_a_program_without_stdout_has_bars(
-    is_closed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+CLOSED = io.StringIO()
+CLOSED.close()
+
+
+@pytest.mark.parametrize("stdout", [None, CLOSED, SimpleNamespace(write=len)])
+def test_a_program_without_a_usual_stdout_has_bars(
+    stdout: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(sys, "stdout", closed if is_closed else None)
+    monkeypatch.setattr(sys, "stdout", stdout)
     assert list(bars.track("ab", "counting", show=True)) == ["a", "b"]
     assert "counting" in capsys.readouterr().err
 
