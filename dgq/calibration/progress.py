@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from dgq.bars import make_bar
 
 
 class CalibrationProgress:
-    """A progress bar on the terminal, from ``start`` to ``stop``; also a context manager.
+    """A progress bar on stderr, from ``start`` to ``stop``; also a context manager.
 
     Args:
         n_targets: targets of the calibration.
@@ -17,13 +19,13 @@ class CalibrationProgress:
     """
 
     def __init__(self, n_targets: int, n_finished: int = 0, show: bool = True) -> None:
-        self.bar = Progress(
+        self.bar = make_bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[error]}"),
-            disable=not show,
+            show=show,
         )
         self._task = self.bar.add_task(
             "calibrating", total=n_targets, completed=n_finished, error=""

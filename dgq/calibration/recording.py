@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dgq.bars import track
 from dgq.calibration.arranging import arranged, joined
 from dgq.calibration.unet_calls import UNetCalls
 from dgq.errors import DGQError, first_line
@@ -188,7 +188,7 @@ def record_batches(
 ) -> Iterator[UNetCalls]:
     """Record as ``record_calls`` does, batch after batch, from the prompt with index ``first``."""
     starts = range(first, len(prompts), batch_size)
-    for start in track(starts, description="recording UNet calls", disable=not progress):
+    for start in track(starts, "recording UNet calls", progress):
         batch = list(prompts[start : start + batch_size])
         with recording(pipeline.unet) as calls:
             _draw(pipeline, batch, generation, generators(start, len(batch), seed))

@@ -42,9 +42,21 @@ def print_stop(text: str) -> None:
 
 
 def print_marked(mark: str, text: str) -> None:
-    """Print one line on stderr, after a mark."""
+    """Print one line on stderr, after a mark; if nobody reads it, the exit status remains."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(f"{mark} {escape(' '.join(printable(text).split()))}")
+    try:
+        console.print(f"{mark} {escape(' '.join(printable(text).split()))}")
+    except (BrokenPipeError, SystemExit):  # the latter is rich's
+        discard_unread()
+
+
+def discard_unread() -> None:
+    """Discard what is in the buffers of streams that nobody reads, on which the exit would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_line(text: str) -> None:

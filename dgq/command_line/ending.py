@@ -1,6 +1,5 @@
 """How a command ends: its exit status, and one line about anything other than success."""
 
-import os
 import signal
 import sys
 from argparse import ArgumentError
@@ -8,10 +7,15 @@ from collections.abc import Callable
 
 from safetensors import SafetensorError
 
-from dgq.command_line.console import print_error, print_stop, quieten_libraries
-from dgq.command_line.memory import in_words, is_out_of_memory
+from dgq.command_line.console import (
+    discard_unread,
+    print_error,
+    print_stop,
+    quieten_libraries,
+)
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
+from dgq.memory import in_words, is_out_of_memory
 
 BROKEN_PIPE = 128 + 13
 """Status for SIGPIPE, which not every system has."""
@@ -86,6 +90,6 @@ def is_unread(error: BaseException) -> bool:
 
 
 def end_unread() -> int:
-    """Discard what is still in the buffer of stdout; returns the exit code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Discard what is still in buffers that nobody reads; returns the exit code."""
+    discard_unread()
     return BROKEN_PIPE

@@ -1,6 +1,7 @@
 """A UNet in the form that engines read: tensors in, one tensor out, traced with a small call."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -98,11 +99,19 @@ def check_conditioning(config: Any) -> None:
         )
 
 
-def traced(unet: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule:
-    """The TorchScript of a UNet whose layers were converted; sizes of the inputs stay free."""
-    module = Traceable(unet, tuple(inputs)).eval()
+def traced(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.jit.ScriptModule:
+    """The TorchScript of a module; sizes of the inputs stay free.
+
+    Args:
+        module: takes tensors in the order of the inputs.
+        inputs: example inputs by name.
+    """
+    module.eval()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        # Which a program may have made errors; torch reads all properties, also deprecated ones.
+        traces = torch.jit.TracerWarning  # type: ignore[attr-defined]
+        for known in (traces, DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", known)
         # Not checked: a second trace would number its modules differently.
         script = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
     return cast(torch.jit.ScriptModule, script)

@@ -18,9 +18,9 @@ from typing import cast
 
 import torch
 from diffusers.models.attention_processor import Attention
-from rich.progress import track
 from torch import Tensor, nn
 
+from dgq.bars import track
 from dgq.errors import DGQError
 from dgq.mixed_precision.sensitivities import InputSensitivity, Sensitivity, WeightSensitivity
 from dgq.quantizers.observer import RangeObserver, Ranges, as_channels_last
@@ -61,7 +61,7 @@ def measure_sensitivity(
     gather = Gathering(unet, layers, torch.tensor(timesteps), keep_start)
     generator, device = torch.Generator().manual_seed(SEED), next(unet.parameters()).device
     with gather.hooked():
-        for call in track(calls, "measuring sensitivity", disable=not progress):
+        for call in track(calls, "measuring sensitivity", progress):
             gather.run(to_device(dict(call), device), generator)
     return gather.result()
 

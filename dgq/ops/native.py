@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from dgq.errors import DGQError
 from dgq.ops import compiling
 from dgq.ops.shapes import convolved
 
@@ -235,7 +236,13 @@ def kernels() -> Kernels | None:
 
 
 def _address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    try:
+        return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    except RuntimeError as error:  # one that stands for others, as in a transform of torch.func
+        raise DGQError(
+            "integer products take part in no transform of torch.func (vmap, jvp, grad): load the "
+            "model with execution='float'"
+        ) from error
 
 
 def _sizes(*values: int) -> tuple[ctypes.c_int64, ...]:

@@ -89,6 +89,7 @@ def check_no_pickles(folder: Path, part: str, library: str) -> None:
 
 def tensor_names(file: Path) -> list[str]:
     """Names of the tensors in a file; raises DGQError if it is not a safetensors file."""
+    check_regular(file)
     try:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())

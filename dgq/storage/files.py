@@ -242,12 +242,20 @@ def exists(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Raise DGQError unless a path is a regular file; reading anything else might never end."""
+    """Raise DGQError unless a path is a regular file that can be opened.
+
+    Reading anything else might never end. Opening comes first because libraries say of each file
+    that they cannot open, be it for access or for too many open ones, that it does not exist.
+    """
     if not exists(path):
         raise DGQError(f"{str(path)[:200]} does not exist")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise DGQError(f"{path} cannot be read: it is {kind}; expected a file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise DGQError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from dgq.errors import DGQError
+from dgq.memory import is_out_of_memory
 from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
@@ -81,6 +82,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises all kinds, from EOFError to UnpicklingError
+            if is_out_of_memory(error):
+                raise
             raise DGQError(f"{path} cannot be read ({type(error).__name__}): restore it") from error
     if not isinstance(content, dict) or "calibration" not in content:
         raise DGQError(f"{path} was not written by a calibration")

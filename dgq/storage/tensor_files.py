@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,8 +57,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file; raises DGQError if it is missing or damaged."""
+    """An open safetensors file.
+
+    Raises:
+        DGQError: if it is missing, damaged, or tensors have no values here, as in FakeTensorMode.
+    """
     check_regular(path)
+    kind = type(torch.empty(0, device="cpu"))
+    if kind is not Tensor:
+        raise DGQError(f"{path} is not read where tensors are {kind.__name__}: load it before")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

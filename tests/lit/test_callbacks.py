@@ -52,7 +52,7 @@ def test_the_bar_names_the_target_and_the_error_reached(
     bar.on_train_epoch_start(trainer, module)  # type: ignore[arg-type]
     bar.on_train_batch_end(trainer, module, None, None, 3)  # type: ignore[arg-type]
     bar.on_train_end(trainer, module)  # type: ignore[arg-type]
-    text = capsys.readouterr().out
+    text = capsys.readouterr().err
     assert "second" in text
     assert "2/3" in text
     assert "0.5000 -> 0.2500" in text

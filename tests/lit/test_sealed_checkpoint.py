@@ -76,6 +76,18 @@ def test_neither_way_makes_copies_of_the_file_in_memory(tmp_path: Path) -> None:
     assert all(torch.equal(found["state_dict"][name], value) for name, value in tensors.items())
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
+def test_a_whole_checkpoint_is_not_blamed_where_memory_runs_out(
+    error: Exception, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)):
+        read_checkpoint(file)
+
+
 def test_a_failed_write_leaves_the_old_one(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -355,9 +355,10 @@ def test_a_calibrated_pipeline_draws_with_its_quantized_unet(
 
 def test_progress_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     dgq.calibrate(micro_unet(), random_calls(), NEAREST)
-    text = capsys.readouterr().out
-    assert "8/8" in text
-    assert "down_blocks.1" in text
+    said = capsys.readouterr()
+    assert "8/8" in said.err
+    assert "down_blocks.1" in said.err
+    assert said.out == ""  # stdout is the program's
 
 
 # What is refused, before anything is changed

@@ -164,6 +164,26 @@ def test_a_reader_that_leaves_a_console_is_no_error_either(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        (raising(DGQError("no such model")), 2),
+        (raising(KeyboardInterrupt()), 130),
+        (lambda: Console(stderr=True).print("a bar"), 128 + signal.SIGPIPE),
+        (lambda: print("a line", file=sys.stderr), 128 + signal.SIGPIPE),
+    ],
+)
+def test_messages_that_nobody_reads_leave_the_status_as_it_is(
+    work: Callable[[], None], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``2>&1 | head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as output:
+        monkeypatch.setattr(sys, "stderr", output)
+        assert exit_code(work) == code
+
+
 def test_other_exits_are_passed_on() -> None:
     with pytest.raises(SystemExit, match="0"):
         exit_code(raising(SystemExit(0)))

@@ -1,6 +1,7 @@
 """OpenVINO's model of a quantized UNet: what it computes, in what precision, and its files."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ openvino = pytest.importorskip("openvino")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of the micro UNet."""
+    """An export of the micro UNet, by a program in which warnings are errors."""
     out = tmp_path_factory.mktemp("openvino") / "out"
-    made = export(exported_model("w4a8").folder, "openvino", out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = export(exported_model("w4a8").folder, "openvino", out)
     assert made.folder == out
     return out
 
@@ -141,6 +144,7 @@ def test_the_unet_of_sdxl_takes_its_further_inputs(sdxl_folder: Path, tmp_path: 
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("error")
 def test_the_rest_of_a_pipeline_computes_the_same(micro_folder: Path, tmp_path: Path) -> None:
     from dgq.export.openvino_pipeline import write_rest_of_pipeline
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgq.ops import cpu, reference, triton
+from dgq.errors import DGQError
+from dgq.ops import cpu, native, reference, triton
 from dgq.ops.packed_together import together
 from dgq.ops.packed_weight import PackedWeight
 from tests.triton_kernels import DEVICE, SMALL
@@ -103,3 +104,11 @@ def test_steps_and_types_that_the_kernels_do_not_know_are_left_to_torch(name: st
         others = [t.double() if i == index else t for i, t in enumerate(tables)]
         expected = plain(x, *others, step, *rest)
         assert torch.equal(operator(x, *others, step, *rest), expected)
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="no kernels are compiled here")
+@pytest.mark.parametrize("name", ["quantize", "quantize_gated"])
+def test_operands_without_an_address_are_refused_in_words(name: str) -> None:
+    x, *others = OPERANDS[name]
+    with pytest.raises(DGQError, match=r"torch\.func .* execution='float'"):
+        torch.func.vmap(lambda one: getattr(cpu, name)(one, *others))(x[None])

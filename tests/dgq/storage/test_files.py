@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import platform
+import resource
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from stat import S_ISDIR
@@ -14,8 +16,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dgq.errors import DGQError
+from dgq.pipelines.weight_files import tensor_names
 from dgq.storage import files
 from dgq.storage.files import (
     check_writable,
@@ -228,6 +232,31 @@ def test_pipes_and_folders_are_no_files(tmp_path: Path) -> None:
         for read in (read_json, read_tensors, read_sealed_tensors):
             with pytest.raises(DGQError, match="cannot be read: it is"):
                 read(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", [read_json, read_tensors, tensor_names])
+def test_a_file_that_cannot_be_opened_is_not_called_missing_or_damaged(
+    tmp_path: Path, read: Callable[[Path], Any]
+) -> None:
+    """safetensors says of each that it does not exist."""
+    write_tensors(tmp_path / "a", {"x": torch.zeros(2)}, {})
+    read_tensors(tmp_path / "a")  # whatever is imported late
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(DGQError) as raised:
+            read(tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert str(raised.value) == f"{tmp_path / 'a'} cannot be read: Too many open files"
+
+
+def test_a_file_is_not_called_damaged_where_tensors_have_no_values(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a", {"x": torch.zeros(2)}, {})
+    with FakeTensorMode(), pytest.raises(DGQError, match=r"a is not read where tensors are Fake"):
+        read_tensors(tmp_path / "a")
+    with torch.device("meta"):
+        assert read_tensors(tmp_path / "a")[0]["x"].equal(torch.zeros(2, device="cpu"))
 
 
 @given(data=st.data())
