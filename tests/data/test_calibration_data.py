@@ -142,6 +142,18 @@ def test_processes_share_the_micro_batches_of_one_process(
     assert first.tolist() != second.tolist()
 
 
+def test_every_process_measures_some_held_out_samples(
+    ready: CalibrationData, micro_folder: Path, captions: Path
+) -> None:
+    sizes = []
+    for rank in range(2):
+        data = module(micro_folder, captions, ready.cache, n_held_out=4)
+        data.trainer = trainer(0, 2, rank)  # type: ignore[assignment]
+        data.setup("fit")
+        sizes.append([batch["sample"].shape[0] for batch in data.held_out])
+    assert sizes == [[4], [4]]  # two pairs each, though one micro-batch would hold all four
+
+
 def test_more_processes_than_micro_batches_and_uneven_batches_are_refused(
     ready: CalibrationData, micro_folder: Path, captions: Path
 ) -> None:
@@ -187,7 +199,7 @@ def test_every_row_is_visited_before_any_is_visited_again(ready: CalibrationData
 
 
 @pytest.mark.parametrize(
-    "name", ["n_prompts", "batch_size", "micro_batch_size", "record_batch_size"]
+    "name", ["n_prompts", "n_held_out", "batch_size", "micro_batch_size", "record_batch_size"]
 )
 @pytest.mark.parametrize("value", [0, -1])
 def test_counts_below_one_are_refused_before_anything_is_done(
