@@ -1,8 +1,10 @@
 """The DataModule: the cache of recorded calls, and rows as a function of seed and target."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from data.calibration import CalibrationData
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import GenerationSettings
+from dgq.storage.locks import locked
 
 GENERATION = GenerationSettings(2, 3.0)
 
@@ -63,6 +66,35 @@ def test_what_a_process_killed_while_recording_left_is_removed(ready: Calibratio
         left.write_text("")
     ready.prepare_data()
     assert list(ready.cache.iterdir()) == [ready.recording]
+
+
+def test_one_process_records_and_another_waits_for_it(
+    micro_folder: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module(micro_folder, captions, tmp_path / "cache")
+    data.cache.mkdir()
+    said = Event()
+    monkeypatch.setattr("data.calibration.say", lambda _: said.set())
+    monkeypatch.setattr("data.calibration.record_calls", lambda *_: pytest.fail("recorded again"))
+    with ThreadPoolExecutor(1) as pool:
+        with locked(data.recording, wait=False):
+            waiting = pool.submit(data.prepare_data)
+            assert said.wait(60)
+            data.recording.write_text("recorded")
+        waiting.result()
+    assert data.recording.read_text() == "recorded"
+
+
+def test_what_was_left_half_recorded_is_recorded_anew(
+    micro_folder: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module(micro_folder, captions, tmp_path / "cache")
+    data.cache.mkdir()
+    (data.cache / f".{data.recording.name}.elsewhere-1-abcd.partial").write_text("half")
+    calls = SimpleNamespace(save=lambda file: file.write_text("recorded"))
+    monkeypatch.setattr("data.calibration.record_calls", lambda *_: calls)
+    data.prepare_data()
+    assert list(data.cache.iterdir()) == [data.recording]
 
 
 @pytest.mark.parametrize(
