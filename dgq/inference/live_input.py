@@ -53,6 +53,6 @@ class LiveInput(ChannelInput):
 
     def problem(self) -> str | None:
         """What is wrong with loaded tensors, if anything."""
-        if self.scale.shape[0] != 1:
-            return f"{self.scale.shape[0]} rows of scales, expected one, for all steps"
+        if self.scale.numel() != 1:
+            return f"{self.scale.numel()} rows of scales, expected one, for all steps"
         return super().problem()

@@ -1,8 +1,10 @@
 """The DataModule: the cache of recorded calls, and rows as a function of seed and target."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from data.calibration import CalibrationData
 from dgq.errors import DGQError
 from dgq.storage.checkpoint import GenerationSettings
+from dgq.storage.locks import locked
 
 GENERATION = GenerationSettings(2, 3.0)
 
@@ -64,6 +67,35 @@ def test_what_a_process_killed_while_recording_left_is_removed(ready: Calibratio
         left.write_text("")
     ready.prepare_data()
     assert list(ready.cache.iterdir()) == [ready.recording]
+
+
+def test_one_process_records_and_another_waits_for_it(
+    micro_folder: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module(micro_folder, captions, tmp_path / "cache")
+    data.cache.mkdir()
+    said = Event()
+    monkeypatch.setattr("data.calibration.say", lambda _: said.set())
+    monkeypatch.setattr("data.calibration.record_calls", lambda *_: pytest.fail("recorded again"))
+    with ThreadPoolExecutor(1) as pool:
+        with locked(data.recording, wait=False):
+            waiting = pool.submit(data.prepare_data)
+            assert said.wait(60)
+            data.recording.write_text("recorded")
+        waiting.result()
+    assert data.recording.read_text() == "recorded"
+
+
+def test_what_was_left_half_recorded_is_recorded_anew(
+    micro_folder: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module(micro_folder, captions, tmp_path / "cache")
+    data.cache.mkdir()
+    (data.cache / f".{data.recording.name}.elsewhere-1-abcd.partial").write_text("half")
+    calls = SimpleNamespace(save=lambda file: file.write_text("recorded"))
+    monkeypatch.setattr("data.calibration.record_calls", lambda *_: calls)
+    data.prepare_data()
+    assert list(data.cache.iterdir()) == [data.recording]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +175,18 @@ def test_processes_share_the_micro_batches_of_one_process(
     assert first.tolist() != second.tolist()
 
 
+def test_every_process_measures_some_held_out_samples(
+    ready: CalibrationData, micro_folder: Path, captions: Path
+) -> None:
+    sizes = []
+    for rank in range(2):
+        data = module(micro_folder, captions, ready.cache, n_held_out=4)
+        data.trainer = trainer(0, 2, rank)  # type: ignore[assignment]
+        data.setup("fit")
+        sizes.append([batch["sample"].shape[0] for batch in data.held_out])
+    assert sizes == [[4], [4]]  # two pairs each, though one micro-batch would hold all four
+
+
 def test_more_processes_than_micro_batches_and_uneven_batches_are_refused(
     ready: CalibrationData, micro_folder: Path, captions: Path
 ) -> None:
@@ -188,7 +232,7 @@ def test_every_row_is_visited_before_any_is_visited_again(ready: CalibrationData
 
 
 @pytest.mark.parametrize(
-    "name", ["n_prompts", "batch_size", "micro_batch_size", "record_batch_size"]
+    "name", ["n_prompts", "n_held_out", "batch_size", "micro_batch_size", "record_batch_size"]
 )
 @pytest.mark.parametrize("value", [0, -1])
 def test_counts_below_one_are_refused_before_anything_is_done(

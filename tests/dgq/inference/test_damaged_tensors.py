@@ -171,6 +171,12 @@ def test_tensors_that_cannot_be_are_refused(
         UNet2DConditionModel.from_pretrained(folder)
 
 
+def test_diffusers_loader_names_what_is_missing(calibrated_as: Models, tmp_path: Path) -> None:
+    folder = damaged(calibrated_as("kmeans"), tmp_path, without(f"{CONV}.codes"))
+    with pytest.raises(DGQError, match=rf"1 tensors are missing .*, {CONV}\.codes among them"):
+        UNet2DConditionModel.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("n_bits", [2, 3, 5, 8])
 def test_codes_of_another_width_are_refused(
     n_bits: int, calibrated_as: Models, tmp_path: Path

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -15,10 +16,11 @@ from dgq.inference.layers import FrozenLayer
 from dgq.inference.products.cpu import OBSTACLE
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu, native
+from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.attention import QuantizedAttention
 from dgq.unet.unet_checks import NORMS
-from tests.quantized_models import INTEGER, SETTINGS, Calibrated, decibels
+from tests.quantized_models import INTEGER, SETTINGS, Calibrated, calibrated, decibels
 from tests.tiny_pipelines import micro_unet, unet_call
 
 Models = Callable[[str], Calibrated]
@@ -76,6 +78,18 @@ def test_each_layer_multiplies_integers_or_the_reason_is_said(
     assert str(found) in str(execution)
     assert all(reason in str(execution) for reason in floats)
     assert (execution.mode, execution.features) == ("auto", cpu.features())
+
+
+@exact
+@torch.no_grad()
+def test_weights_of_more_than_8_bits_stay_in_floating_point(tmp_path: Path) -> None:
+    """As those of 8 bits do less a zero point that is not in the middle."""
+    per_tensor = ActivationSettings(8, n_groups=1, per_step=False)
+    settings = QuantizationSettings(WeightSettings(8, "minmax"), per_tensor, ScoreSettings(16))
+    model = calibrated(settings, tmp_path)
+    unet = load_quantized_unet(model.folder, dtype=torch.float32)
+    assert unet.execution.float_layers["multiplied weights do not fit into 8 bits"] > 20
+    assert decibels(model.output, unet(**model.call)[0]) > 35
 
 
 @pytest.mark.parametrize("name", ["exponents", "kmeans"])

@@ -116,6 +116,8 @@ def test_a_weight_is_in_memory_once(calibrated_as: Models) -> None:
         assert layer.joint is joint
         parts = (*layer.kernel_weight.tensors.values(), layer.weight_scale, layer.folded_bias)
         assert {tensor.untyped_storage().data_ptr() for tensor in parts} == owned
+    assert joint.is_of(layers)
+    assert not joint.is_of(layers[::-1]), "layers that were exchanged are read one by one"
 
 
 @pytest.mark.parametrize("name", ["live", "residual", "kept projections"])

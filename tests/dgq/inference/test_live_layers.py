@@ -112,6 +112,8 @@ def test_the_gain_is_one_for_all_steps() -> None:
     quantizer.store("zero_point", torch.zeros(2, 4, dtype=torch.int16))
     quantizer.store("multiple", torch.ones(4, dtype=torch.int16))
     assert "2 rows of scales" in (quantizer.problem() or "")
+    quantizer.store("scale", torch.tensor(1.0))
+    assert "number of dimensions" in (quantizer.problem() or "")
 
 
 @torch.no_grad()

@@ -169,6 +169,19 @@ def test_a_layer_that_missed_a_difference_computes_its_output_anew(name: str) ->
 
 
 @exact
+@pytest.mark.parametrize("name", GEOMETRIES)
+@torch.no_grad()
+def test_a_layer_that_missed_nothing_multiplies_integers_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, layer = layers(GEOMETRIES[name])
+    monkeypatch.setattr(layer, "operands", None)  # the weight in floating point
+    with image(layer.calls):
+        for x in steps(GEOMETRIES[name], 3):
+            layer(x)
+
+
+@exact
 @torch.no_grad()
 def test_a_unet_remembers_an_image_and_forgets_it_for_the_next(calibrated_as: Any) -> None:
     model = calibrated_as("residual")

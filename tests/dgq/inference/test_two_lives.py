@@ -37,6 +37,20 @@ def test_loaded_in_floating_point_equals_the_calibrated_one_bit_for_bit(
     assert torch.equal(loaded(**steps)[0], model.unet(**steps)[0])
 
 
+@pytest.mark.parametrize("name", ["kmeans affine", "exponents"])
+def test_words_are_told_from_pixels(name: str, calibrated_as: Models) -> None:
+    """Words do not move when an image is larger than the calibrated ones."""
+    model = calibrated_as(name)
+    for unet in (model.unet, load_quantized_unet(model.folder, "float")):
+        read_by: dict[bool, set[str]] = {True: set(), False: set()}
+        for place, module in unet.named_modules():
+            if hasattr(module, "of_text"):
+                leaf = place.rpartition(".")[2].removesuffix("_quantizer")
+                read_by[module.of_text].add(f"attn2.{leaf}" if ".attn2." in place else leaf)
+        assert read_by[True] == {"attn2.context", "attn2.key", "attn2.value"}
+        assert {"input", "query", "key", "value", "attn2.query"} <= read_by[False]
+
+
 @exact
 @pytest.mark.parametrize("name", INTEGER)
 @torch.no_grad()
