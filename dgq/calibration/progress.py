@@ -1,14 +1,13 @@
 """The progress bar over all targets, with the current target and the error reached so far."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class CalibrationProgress:
-    """A progress bar on the terminal, from ``start`` to ``stop``; also a context manager.
+class CalibrationProgress(Progress):
+    """A progress bar on the terminal, as a context manager or from ``start`` to ``stop``.
 
     Args:
         n_targets: targets of the calibration.
@@ -17,7 +16,7 @@ class CalibrationProgress:
     """
 
     def __init__(self, n_targets: int, n_finished: int = 0, show: bool = True) -> None:
-        self.bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -25,17 +24,7 @@ class CalibrationProgress:
             TextColumn("{task.fields[error]}"),
             disable=not show,
         )
-        self._task = self.bar.add_task(
-            "calibrating", total=n_targets, completed=n_finished, error=""
-        )
-
-    def start(self) -> None:
-        """Show the bar."""
-        self.bar.start()
-
-    def stop(self) -> None:
-        """Stop the bar and leave it on the screen."""
-        self.bar.stop()
+        self._task = self.add_task("calibrating", total=n_targets, completed=n_finished, error="")
 
     def enter(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Show the target's name, and the error of the previous one.
@@ -48,20 +37,8 @@ class CalibrationProgress:
         if records:
             record = records[-1]
             change = f"previous error {record['error_nearest']:#.4g} -> {record['error']:#.4g}"
-        self.bar.update(self._task, description=name, error=change)
+        self.update(self._task, description=name, error=change)
 
-    def update(self, n_finished: float) -> None:
+    def show_finished(self, n: float) -> None:
         """Show how many targets are finished, including the fraction of the current one."""
-        self.bar.update(self._task, completed=n_finished)
-
-    def __enter__(self) -> "CalibrationProgress":
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self.update(self._task, completed=n)
