@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dgq.errors import first_line
 from dgq.export.conversion import convert_
 from dgq.export.phases import Phase
-from dgq.export.traceable import OUTPUT, example_inputs, traced
+from dgq.export.traceable import OUTPUT, Traceable, example_inputs, traced
 from dgq.storage.checkpoint import load_quantized_unet, read_manifest
 from dgq.storage.files import write_json
 
@@ -54,7 +54,7 @@ def openvino_model(unet: nn.Module, inputs: dict[str, Tensor]) -> Any:
     """
     import openvino
 
-    model = openvino.convert_model(traced(unet, inputs))
+    model = openvino.convert_model(traced(Traceable(unet, tuple(inputs)), inputs))
     named(model, list(inputs), [OUTPUT])
     keep_time_exact_(model)
     return model

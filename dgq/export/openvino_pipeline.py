@@ -1,6 +1,5 @@
 """The parts of a pipeline that optimum-intel needs besides the UNet: text encoders and VAE."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from diffusers import DiffusionPipeline, __version__
 from torch import Tensor, nn
 
 from dgq.export.openvino import named, save_openvino
-from dgq.export.traceable import N_TOKENS
+from dgq.export.traceable import N_TOKENS, traced
 from dgq.pipelines.files import INDEX, UNUSED
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.files import write_json
@@ -133,10 +132,7 @@ def write_part(
     """
     import openvino
 
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        script = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
-    model = openvino.convert_model(script)
+    model = openvino.convert_model(traced(module, inputs))
     named(model, list(inputs), outputs)
     folder.mkdir()
     save_openvino(model, folder, half=True)

@@ -98,11 +98,15 @@ def check_conditioning(config: Any) -> None:
         )
 
 
-def traced(unet: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule:
-    """The TorchScript of a UNet whose layers were converted; sizes of the inputs stay free."""
-    module = Traceable(unet, tuple(inputs)).eval()
+def traced(module: nn.Module, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule:
+    """The TorchScript of a network; sizes of the inputs stay free.
+
+    Args:
+        module: takes tensors in the order of the inputs.
+        inputs: example inputs by name.
+    """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         # Not checked: a second trace would number its modules differently.
-        script = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
+        script = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
     return cast(torch.jit.ScriptModule, script)
