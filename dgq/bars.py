@@ -17,8 +17,8 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-def make_bar(*columns: ProgressColumn, show: bool) -> Progress:
-    """A bar for the terminal, with these columns.
+class Bar(Progress):
+    """A bar for the terminal.
 
     What the program prints meanwhile is moved above the bar if that is on the same screen. If
     stdout is a file, it stays out of rich's hands, which would send it to stderr.
@@ -27,17 +27,19 @@ def make_bar(*columns: ProgressColumn, show: bool) -> Progress:
         columns: of the bar.
         show: whether to show anything.
     """
-    return Progress(
-        *columns,
-        console=_console(),
-        redirect_stdout=_is_terminal(sys.stdout),
-        disable=not show,
-    )
+
+    def __init__(self, *columns: ProgressColumn, show: bool) -> None:
+        super().__init__(
+            *columns,
+            console=_console(),
+            redirect_stdout=_is_terminal(sys.stdout),
+            disable=not show,
+        )
 
 
 def track(items: Iterable[Item], description: str, show: bool) -> Iterator[Item]:
     """The items, with a bar of how many were taken."""
-    with make_bar(*Progress.get_default_columns(), show=show) as bar:
+    with Bar(*Bar.get_default_columns(), show=show) as bar:
         yield from bar.track(items, description=description)
 
 

@@ -1,7 +1,7 @@
 """The subjects of a comparison: a full-precision pipeline, and quantized UNets for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -45,16 +45,20 @@ class Comparison:
     execution: Mode
     device: str
     latent_size: tuple[int, int]
+    _loaded: dict[int, nn.Module] = field(default_factory=dict, repr=False)
 
     def unet(self, model: int) -> nn.Module:
-        """The UNet of a model, on its device; quantized ones are loaded each time."""
+        """The UNet of a model, on its device; the quantized one that was loaded last stays."""
         folder = self.models[model].checkpoint
-        unet: nn.Module = (
-            self.pipeline.unet
-            if folder is None
-            else checkpoint.load_quantized_unet(folder, self.execution, device=self.device)
-        )
-        return unet
+        if folder is None:
+            full_precision: nn.Module = self.pipeline.unet
+            return full_precision
+        if model not in self._loaded:
+            self._loaded.clear()  # before another takes its memory
+            self._loaded[model] = checkpoint.load_quantized_unet(
+                folder, self.execution, device=self.device
+            )
+        return self._loaded[model]
 
     @property
     def is_square(self) -> bool:

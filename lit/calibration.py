@@ -21,7 +21,6 @@ from dgq.storage.described_settings import described, quantization_settings
 from dgq.storage.fingerprint import network_sha256
 from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.streams.waiting import waiting_places
-from dgq.targets import Target
 from dgq.unet.quantize import quantizable_layers
 from lit.resumable import Resumable
 from lit.trainer_check import check_data, check_trainer
@@ -68,37 +67,10 @@ class Calibration(Resumable):
         self.trainer_identity: dict[str, Any] = {}
         self.resumed_settings: QuantizationSettings | None = None
 
-    # What is known so far
-
-    @property
-    def targets(self) -> dict[str, Target]:
-        """The targets by name, in execution order; available after ``setup``."""
-        return self.calibrator.targets
-
     @property
     def target_name(self) -> str:
-        """Name of the current target."""
-        return list(self.targets)[self.current_epoch]
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """Errors of the targets so far."""
-        return self.calibrator.records
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by phase."""
-        return self.calibrator.seconds
-
-    @property
-    def sqnr_db(self) -> dict[str, float]:
-        """SQNR of the whole UNet's output on held-out samples, available at the end."""
-        return self.calibrator.sqnr_db
-
-    @property
-    def complete(self) -> bool:
-        """Whether every target has been hardened."""
-        return self.calibrator.complete
+        """Name of the current target; available after ``setup``."""
+        return list(self.calibrator.targets)[self.current_epoch]
 
     # Hooks
 
@@ -170,7 +142,7 @@ class Calibration(Resumable):
     def on_train_epoch_end(self) -> None:
         """Harden the target, measure it, and move on to the next."""
         self.calibrator.harden_()
-        errors = {name: v for name, v in self.records[-1].items() if name != "target"}
+        errors = {name: v for name, v in self.calibrator.records[-1].items() if name != "target"}
         self.log_dict(errors, sync_dist=True)
         self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
         self.calibrator.propagate()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class TargetProgress(ProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the target's name, and the error of the previous one."""
         if self._progress is not None and isinstance(pl_module, Calibration):
-            self._progress.enter(pl_module.target_name, pl_module.records)
+            self._progress.enter(pl_module.target_name, pl_module.calibrator.records)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -54,7 +55,7 @@ class TargetProgress(ProgressBar):
         """Advance by one learning step."""
         if self._progress is not None:
             part = (batch_idx + 1) / trainer.num_training_batches
-            self._progress.update(trainer.current_epoch + part)
+            self._progress.show_finished(trainer.current_epoch + part)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -101,22 +102,23 @@ class RunFolder(Checkpoint):
         if not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
         self._write_log(pl_module)
-        if pl_module.complete:
+        if pl_module.calibrator.complete:
             save_quantized(pl_module.unet, self.folder / FOLDER, pl_module.manifest())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what was made and what to do next."""
         if not isinstance(pl_module, Calibration) or not trainer.is_global_zero:
             return
-        if pl_module.complete:
+        if pl_module.calibrator.complete:
             print_line(self._summary(pl_module))
 
     def _summary(self, module: Calibration) -> str:
-        seconds = ", ".join(f"{phase} {s:.0f}" for phase, s in module.seconds.items())
+        seconds = ", ".join(f"{phase} {s:.0f}" for phase, s in module.calibrator.seconds.items())
+        sqnr_db = module.calibrator.sqnr_db
         return (
             f"{self.folder / FOLDER}: SQNR of the UNet's output on held-out samples "
-            f"{module.sqnr_db['weights']:.1f} dB with quantized weights, "
-            f"{module.sqnr_db['all']:.1f} dB with everything quantized\n"
+            f"{sqnr_db['weights']:.1f} dB with quantized weights, "
+            f"{sqnr_db['all']:.1f} dB with everything quantized\n"
             f"seconds: {seconds}; peak memory {peak_bytes(module.device) / 2**30:.2f} GiB\n"
             f"measure it with: python evaluate.py --ckpt {self.folder}"
         )
@@ -140,7 +142,7 @@ class RunFolder(Checkpoint):
         except DGQError:
             return False
         log = self.folder / LOG
-        return log.is_file() and log.read_bytes() == log_of(module).encode()
+        return log.is_file() and log.read_bytes() == log_of(module.calibrator.records).encode()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -157,18 +159,18 @@ class RunFolder(Checkpoint):
     def _write_log(self, module: Calibration) -> None:
         self._check_claim()
         with written_beside(self.folder / LOG) as beside:
-            beside.write_bytes(log_of(module).encode())
+            beside.write_bytes(log_of(module.calibrator.records).encode())
 
     def _check_claim(self) -> None:
         if self.claim is not None:
             self.claim.check()
 
 
-def log_of(module: Calibration) -> str:
+def log_of(records: Sequence[Mapping[str, Any]]) -> str:
     """The errors of the finished targets as CSV."""
     text = io.StringIO(newline="")
-    columns = dict.fromkeys(name for record in module.records for name in record)
+    columns = dict.fromkeys(name for record in records for name in record)
     writer = csv.DictWriter(text, list(columns))
     writer.writeheader()
-    writer.writerows(record for record in module.records if "error" in record)
+    writer.writerows(record for record in records if "error" in record)
     return text.getvalue()

@@ -1,13 +1,15 @@
 """The command line: configs by name, signals, and one-line errors."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from dgq.command_line.console import check_arguments, print_error, print_stop, quieten_libraries
-from dgq.command_line.ending import end_unread, expected, is_unread
+from dgq.command_line.console import check_arguments, quieten_libraries
+from dgq.command_line.ending import end_unread, ended, is_unread
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from lit.calibration_cli import CalibrationCLI
 from lit.configs import resolve_configs
@@ -33,24 +35,20 @@ def main(args: Sequence[str], data: type[Samples]) -> int:
     """
     quieten_libraries()
     quieten_lightning()
+    return ended(lambda: fit(args, data), HOW_TO_RESUME, AFTER_FAILURE, HOW_TO_TAKE_LESS)
+
+
+def fit(args: Sequence[str], data: type[Samples]) -> None:
+    """Run the command line, whose errors are put in terms of what the user wrote."""
     try:
         with stopping_on_signals(is_first_process()) as stopper, ExitStack() as held:
             check_arguments(args)
             resolved, name = resolve_configs(args)
             CalibrationCLI(resolved, data, Path("outputs") / name, stopper, held)
-    except Stopped as stop:
-        if not stop.said and is_first_process():
-            print_stop(f"{stop.reason}: {HOW_TO_RESUME}")
-        return stop.status
-    except MisconfigurationException as error:
-        print_error(error)
-        return 2
+            sys.stdout.flush()
+    except (MisconfigurationException, ArgumentError) as error:
+        raise explained(error) from error
     except (BrokenPipeError, SystemExit) as error:
         if not is_unread(error):
             raise
-        print_stop(f"stopped by SIGPIPE, nobody reads the output: {HOW_TO_RESUME}")
-        return end_unread()
-    except Exception as error:
-        print_error(explained(expected(error, AFTER_FAILURE, HOW_TO_TAKE_LESS)))
-        return 2
-    return 0
+        raise Stopped("stopped by SIGPIPE, nobody reads the output", end_unread()) from error

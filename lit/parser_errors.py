@@ -2,8 +2,6 @@
 
 import re
 
-from jsonargparse import ArgumentError
-
 from dgq import recipes
 from dgq.errors import DGQError
 from dgq.recipes import Recipe
@@ -17,11 +15,9 @@ UNKNOWN_RECIPE = re.compile(
 """jsonargparse's messages about a class that it cannot find."""
 
 
-def explained(error: Exception) -> Exception:
-    """An error in terms of what the user wrote."""
+def explained(error: Exception) -> DGQError:
+    """An error of Lightning or its parser in terms of what the user wrote."""
     text = str(error)
-    if not isinstance(error, ArgumentError):
-        return error
     if "--> trainer." in text:
         name = text.partition("--> trainer.")[2].partition(":")[0]
         reason = LINKED if name == "max_epochs" else DERIVED
@@ -30,7 +26,7 @@ def explained(error: Exception) -> Exception:
         found = re.search(r"Expected a path but (\S+)|path string: (\S+)", text)
         name = next(filter(None, found.groups())) if found else "model.recipe"
         return DGQError(f"{name} is not a recipe: expected one of {', '.join(recipe_names())}")
-    return error
+    return DGQError(text)
 
 
 def recipe_names() -> list[str]:

@@ -47,7 +47,7 @@ class Resumable(LightningModule):
         Raises:
             DGQError: within a target.
         """
-        if not self.complete:
+        if not self.calibrator.complete:
             check_whole(self.calibrator.records, self.current_epoch)
         log = {"records": self.calibrator.records, "seconds": self.calibrator.seconds}
         checkpoint["calibration"] = self.compared_content() | log

@@ -1,4 +1,4 @@
-"""Calibrations in forked processes, which may be killed or limited, and import nothing again."""
+"""Forked processes, which may be killed or limited, and import nothing again."""
 
 import multiprocessing
 import os
@@ -15,6 +15,7 @@ from lit.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Children are forked by a process that has only imported: autograd's threads survive no fork."""
+CONTEXT.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ def calibrate_in_child(
         folder: for what the child says.
     """
     output = folder / "said.txt"
-    CONTEXT.set_forkserver_preload([__name__])
     given = (arguments, prepare, output, Path.cwd(), torch.get_num_threads())
     child = CONTEXT.Process(target=_calibrate, args=given)
     child.start()

@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import GenerationSettings
+from evaluation.command_line import main
 from evaluation.images.files import read_image, to_tensor
 from evaluation.images.sampling import sample
 
@@ -42,7 +44,10 @@ def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_killed_and_called_again_it_goes_on_with_two_processes(
-    micro_folder: Path, tmp_path: Path
+    micro_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     command = (
@@ -57,15 +62,14 @@ def test_killed_and_called_again_it_goes_on_with_two_processes(
     assert len(before) < len(PROMPTS)
     assert not (tmp_path / "out").exists()
 
-    again = start(tmp_path, *command)
-    printed, error = again.communicate()
-    assert again.returncode == 0, error
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["protocol"]["num_images"] == len(PROMPTS)
     images = sorted((tmp_path / "outputs" / "images").glob("*/*.png"))
     assert len(images) == len(PROMPTS)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert "full precision" in printed
+    assert "full precision" in capsys.readouterr().out
     # The same images as in one process and one batch.
     generation = GenerationSettings(25, 3.0)
     pipeline = load_pipeline(str(micro_folder))

@@ -29,7 +29,7 @@ def learn_(calibrator: Calibrator, sampling: Sampling, bar: CalibrationProgress)
         calibrator.harden_()
         optimizer.state.clear()
         calibrator.propagate()
-        bar.update(index + 1)
+        bar.show_finished(index + 1)
 
 
 def learn_target_(
@@ -53,4 +53,4 @@ def learn_target_(
                 loss.backward()
                 optimizer.step()
             schedule.step()
-        bar.update(index + (iteration + 1) / n_iterations)
+        bar.show_finished(index + (iteration + 1) / n_iterations)

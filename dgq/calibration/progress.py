@@ -1,16 +1,15 @@
 """The progress bar over all targets, with the current target and the error reached so far."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from dgq.bars import make_bar
+from dgq.bars import Bar
 
 
-class CalibrationProgress:
-    """A progress bar on stderr, from ``start`` to ``stop``; also a context manager.
+class CalibrationProgress(Bar):
+    """A progress bar on stderr, as a context manager or from ``start`` to ``stop``.
 
     Args:
         n_targets: targets of the calibration.
@@ -19,7 +18,7 @@ class CalibrationProgress:
     """
 
     def __init__(self, n_targets: int, n_finished: int = 0, show: bool = True) -> None:
-        self.bar = make_bar(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -27,17 +26,7 @@ class CalibrationProgress:
             TextColumn("{task.fields[error]}"),
             show=show,
         )
-        self._task = self.bar.add_task(
-            "calibrating", total=n_targets, completed=n_finished, error=""
-        )
-
-    def start(self) -> None:
-        """Show the bar."""
-        self.bar.start()
-
-    def stop(self) -> None:
-        """Stop the bar and leave it on the screen."""
-        self.bar.stop()
+        self._task = self.add_task("calibrating", total=n_targets, completed=n_finished, error="")
 
     def enter(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Show the target's name, and the error of the previous one.
@@ -50,20 +39,8 @@ class CalibrationProgress:
         if records:
             record = records[-1]
             change = f"previous error {record['error_nearest']:#.4g} -> {record['error']:#.4g}"
-        self.bar.update(self._task, description=name, error=change)
+        self.update(self._task, description=name, error=change)
 
-    def update(self, n_finished: float) -> None:
+    def show_finished(self, n: float) -> None:
         """Show how many targets are finished, including the fraction of the current one."""
-        self.bar.update(self._task, completed=n_finished)
-
-    def __enter__(self) -> "CalibrationProgress":
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self.update(self._task, completed=n)

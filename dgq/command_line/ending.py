@@ -26,36 +26,52 @@ def exit_code(
     after_stop: str = "what was finished is kept",
     after_failure: str = "fix that, then repeat the command",
 ) -> int:
+    """Run a command, which signals stop, and return its exit code; arguments as for ``ended``."""
+
+    def listening() -> int | None:
+        with stopping_on_signals():
+            code = work()
+            sys.stdout.flush()
+            return code
+
+    quieten_libraries()
+    return ended(listening, after_stop, after_failure)
+
+
+def ended(
+    work: Callable[[], int | None],
+    after_stop: str,
+    after_failure: str,
+    to_take_less: str = "free some, or make batches or images smaller",
+) -> int:
     """Run a command and return its exit code.
 
     Args:
         work: the command; the exit code that it returns, if any, is passed on.
         after_stop: what remains after a signal, in words.
         after_failure: what to do if a file cannot be read or written.
+        to_take_less: what to do if memory runs out.
 
     Returns:
         0; 2 after one line about bad input; 128 plus the signal's number if one ended it, also
             SIGPIPE's if nobody reads the output any more.
     """
-    quieten_libraries()
     try:
-        with stopping_on_signals():
-            code = work()
-            sys.stdout.flush()
+        return work() or 0
     except (BrokenPipeError, SystemExit) as error:
         if not is_unread(error):
             raise
         return end_unread()
     except Exception as error:
-        print_error(expected(error, after_failure, "free some, or make batches or images smaller"))
+        print_error(expected(error, after_failure, to_take_less))
         return 2
     except Stopped as stop:
-        print_stop(f"{stop.reason}: {after_stop}")
+        if not stop.said:
+            print_stop(f"{stop.reason}: {after_stop}")
         return stop.status
     except KeyboardInterrupt:
         print_stop(f"interrupted: {after_stop}")
         return 128 + signal.SIGINT
-    return code or 0
 
 
 def expected(error: Exception, after_failure: str, to_take_less: str) -> Exception:

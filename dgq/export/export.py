@@ -5,10 +5,11 @@ from pathlib import Path
 
 from dgq.errors import DGQError
 from dgq.export.engines import ENGINES
-from dgq.export.folder import check_free, describe, folder_beside, recover
+from dgq.export.folder import DESCRIPTION, check_free, folder_beside, recover
 from dgq.export.openvino_pipeline import write_rest_of_pipeline
 from dgq.export.phases import Phase, silent
 from dgq.storage.checkpoint import read_manifest
+from dgq.storage.files import write_json
 from dgq.torch_defaults import torch_defaults
 
 
@@ -73,6 +74,6 @@ def export(
             "weights_sha256": manifest.sha256,
             "versions": target.versions(),
         }
-        describe(folder, content)
+        write_json(folder / DESCRIPTION, content)
         n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Exported(out, layers, n_bytes, target.caution)

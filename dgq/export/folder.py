@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dgq.errors import DGQError
 from dgq.storage.files import (
@@ -17,7 +16,6 @@ from dgq.storage.files import (
     is_abandoned,
     partial_name,
     remove_leftovers,
-    write_json,
 )
 
 DESCRIPTION = "export.json"
@@ -72,8 +70,3 @@ def recover(out: Path) -> None:
         if is_abandoned(old.name) and not exists(out):
             old.rename(out)
     remove_leftovers(out.parent, name)
-
-
-def describe(folder: Path, content: dict[str, Any]) -> None:
-    """Write the description of an export."""
-    write_json(folder / DESCRIPTION, content)

@@ -106,12 +106,11 @@ def traced(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.jit.ScriptM
         module: takes tensors in the order of the inputs.
         inputs: example inputs by name.
     """
-    module.eval()
     with torch.no_grad(), warnings.catch_warnings():
         # Which a program may have made errors; torch reads all properties, also deprecated ones.
         traces = torch.jit.TracerWarning  # type: ignore[attr-defined]
         for known in (traces, DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", known)
         # Not checked: a second trace would number its modules differently.
-        script = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
+        script = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
     return cast(torch.jit.ScriptModule, script)

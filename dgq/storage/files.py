@@ -70,7 +70,7 @@ def written_together(*paths: Path) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def folder_written_beside(folder: Path) -> Iterator[Path]:
+def files_written_into(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files move into ``folder`` when the block ends.
 
     JSON files move last, so that descriptions follow what they describe. None moves before all are
@@ -82,17 +82,17 @@ def folder_written_beside(folder: Path) -> Iterator[Path]:
     folder = folder.absolute().resolve()  # "." has no name
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     remove_leftovers(folder, f"{glob.escape(folder.name)}.*")
-    beside = folder / partial_name(folder.name)
+    inside = folder / partial_name(folder.name)
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        open_as_usual_(beside, list(beside.iterdir()))
-        flush_all(beside)
-        for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".json"):
+        inside.mkdir(parents=True)
+        yield inside
+        open_as_usual_(inside, list(inside.iterdir()))
+        flush_all(inside)
+        for file in sorted(inside.iterdir(), key=lambda file: file.suffix == ".json"):
             os.replace(file, folder / file.name)
         flush(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(inside, ignore_errors=True)
         with suppress(OSError):  # after an error nothing is in them
             for place in made:
                 place.rmdir()

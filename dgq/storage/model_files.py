@@ -13,7 +13,7 @@ from torch import Tensor
 from dgq.errors import DGQError, SettingsError
 from dgq.storage.files import (
     dump_json,
-    folder_written_beside,
+    files_written_into,
     read_json,
     remove_leftovers,
     written_together,
@@ -212,7 +212,7 @@ def write_model(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor])
 @contextmanager
 def written_as_whole(folder: Path) -> Iterator[Path]:
     """A folder to write a model into, which then replaces the content of ``folder``."""
-    with folder_written_beside(folder) as beside:
+    with files_written_into(folder) as beside:
         yield beside
         made = {file.name for file in beside.iterdir()}
     remove_other_weights(folder, made)

@@ -1,12 +1,10 @@
 """The first stage: drawing the missing images, on one or several devices."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from rich.markup import escape
 from rich.progress import Progress, TaskID
-from torch import nn
 
 from evaluation.comparison import Comparison
 from evaluation.images.image_generator import Batch, ImageGenerator, plan_batches
@@ -48,11 +46,9 @@ def generate(
         draw_in_processes(setup, devices, batches, advance)
         return
 
-    @lru_cache(maxsize=1)  # batches come model after model
-    def unet_of(model: int) -> nn.Module:
-        return comparison.unet(model)
-
-    with ImageGenerator(comparison.pipeline, unet_of, sets, comparison.generation) as generator:
+    # Batches come model after model, so that each is loaded once.
+    pipeline, generation = comparison.pipeline, comparison.generation
+    with ImageGenerator(pipeline, comparison.unet, sets, generation) as generator:
         for batch in batches:
             generator.draw(batch)
             advance(batch)

@@ -35,7 +35,7 @@ def train(
         # Attention over few tokens: plain matrix products beat the fused kernel on a CPU.
         unet.set_attn_processor(AttnProcessor())
     draw = NoisyDraw(settings, pictures, texts)
-    fit(DiffusionTraining(unet, settings), draw, folder, device, resume, processes)
+    fit(DiffusionTraining(unet, settings.fit), draw, folder, device, resume, processes)
 
 
 def build(arguments: dict[str, Any], sample_size: int, text_width: int) -> UNet2DConditionModel:
@@ -101,9 +101,6 @@ class NoisyDraw:
 
 class DiffusionTraining(Training[UNet2DConditionModel]):
     """The weighted squared error of a UNet's prediction."""
-
-    def __init__(self, unet: UNet2DConditionModel, settings: Diffusion) -> None:
-        super().__init__(unet, settings.fit)
 
     def loss(self, batch: Noisy) -> tuple[Tensor, dict[str, float]]:
         """The loss for noisy latents, which is logged without weights."""

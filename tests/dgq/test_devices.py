@@ -148,7 +148,7 @@ def test_files_are_written_where_folders_cannot_be_opened(
     monkeypatch.setattr(files.os, "open", opened)
     with files.written_beside(tmp_path / "a.txt") as beside:
         beside.write_text("content")
-    with files.folder_written_beside(tmp_path / "folder") as folder:
+    with files.files_written_into(tmp_path / "folder") as folder:
         (folder / "b.json").write_text("{}")
     names = sorted(path.name for path in tmp_path.rglob("*"))
     assert names == ["a.txt", "b.json", "folder"]

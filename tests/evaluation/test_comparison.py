@@ -1,10 +1,13 @@
 """What readers are told about a comparison's models."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from diffusers import DDIMScheduler
+from torch import nn
 
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
 from dgq.storage.checkpoint import GenerationSettings, Manifest
@@ -48,3 +51,25 @@ def test_nothing_is_noted_where_no_scale_depends_on_the_step(
 def test_another_size_than_the_calibrations_is_noted(activations: ActivationSettings) -> None:
     (note,) = notes(activations, 5, (6, 12))
     assert note == "ours was calibrated on latents of 8 x 8, these images have 6 x 12"
+
+
+def test_a_model_is_loaded_once_until_another_one_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[str] = []
+    alive: WeakSet[nn.Module] = WeakSet()
+
+    def load(folder: Path, *_: Any, **__: Any) -> nn.Module:
+        assert not alive  # never two at once
+        loaded.append(folder.name)
+        alive.add(unet := nn.Identity())
+        return unet
+
+    monkeypatch.setattr("evaluation.comparison.checkpoint.load_quantized_unet", load)
+    models = [Model(FULL_PRECISION), *(Model(name, Path(name)) for name in ("one", "two"))]
+    pipeline: Any = SimpleNamespace(unet=nn.Identity())
+    made = Comparison(models, "", pipeline, "", GenerationSettings(4), "auto", "cpu", (8, 8))
+    for number in (1, 0, 1, 2, 2, 1):
+        assert made.unet(number) is made.unet(number)
+    assert made.unet(0) is pipeline.unet
+    assert loaded == ["one", "two", "one"]

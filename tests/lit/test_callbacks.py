@@ -47,7 +47,7 @@ def test_the_bar_names_the_target_and_the_error_reached(
     trainer = SimpleNamespace(
         current_epoch=1, max_epochs=3, num_training_batches=4, is_global_zero=True
     )
-    module.records.pop()
+    module.calibrator.records.pop()
     bar.on_train_start(trainer, module)  # type: ignore[arg-type]
     bar.on_train_epoch_start(trainer, module)  # type: ignore[arg-type]
     bar.on_train_batch_end(trainer, module, None, None, 3)  # type: ignore[arg-type]
@@ -69,8 +69,8 @@ def test_the_bar_is_closed_by_an_exception(
     progress = bar._progress
     assert progress is not None
     bar.on_exception(trainer, module, ValueError())  # type: ignore[arg-type]
-    assert progress.bar.finished is False
-    assert not progress.bar.live.is_started
+    assert progress.finished is False
+    assert not progress.live.is_started
     assert bar._progress is None
 
 

@@ -36,7 +36,7 @@ def sent_in(method: str, number: int, epoch: int) -> Callable[[pytest.MonkeyPatc
 
     def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = self.current_epoch if owner is Calibration else len(self.records) - 1
-        if current == epoch and self.targets:
+        if current == epoch:
             os.kill(os.getpid(), number)
         return original(self, *args, **kwargs)
 

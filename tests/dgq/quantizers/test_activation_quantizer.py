@@ -17,11 +17,12 @@ from dgq.quantizers.activation_quantizer import (
 from dgq.settings import ActivationSettings
 from dgq.unet.calls import FIRST_STEP, SamplerCall
 from dgq.unet.context import QuantizationContext
+from tests.observed import fitted_, randn
 
 
 def fitted(
     x: Tensor,
-    step: Tensor | None = None,
+    step: Tensor = FIRST_STEP,
     n_bits: int = 8,
     n_groups: int = 4,
     per_step: bool = True,
@@ -31,18 +32,7 @@ def fitted(
     """A quantizer calibrated on ``x``, whose context stands at its steps."""
     context = QuantizationContext(range(n_steps), (4, 4))
     settings = ActivationSettings(n_bits, n_groups=n_groups, per_step=per_step)
-    quantizer = ActivationQuantizer(settings, context, of_text=of_text)
-    context.current = SamplerCall(FIRST_STEP if step is None else step, (4, 4))
-    context.observing, context.activations = True, False
-    quantizer.start_observing_()
-    quantizer(x)
-    quantizer.fit_()
-    context.observing, context.activations = False, True
-    return quantizer
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return fitted_(ActivationQuantizer(settings, context, of_text=of_text), x, step)
 
 
 def outlier_channels(*shape: int) -> Tensor:

@@ -10,23 +10,17 @@ from dgq.quantizers.learnable_range import LearnableRange
 from dgq.settings import ActivationSettings
 from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
+from tests.observed import fitted_, learn_ranges_, randn
 
 
 def channels(seed: int = 0) -> Tensor:
-    x = torch.randn(64, 6, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return x * torch.tensor([0.1, 0.1, 0.1, 1, 1, 1]).view(-1, 1, 1)
+    return randn(64, 6, 4, 4, seed=seed) * torch.tensor([0.1, 0.1, 0.1, 1, 1, 1]).view(-1, 1, 1)
 
 
 def fitted(x: Tensor, step: Tensor, n_bits: int, n_steps: int = 1) -> ActivationQuantizer:
     context = QuantizationContext(range(n_steps), (4, 4))
     quantizer = ActivationQuantizer(ActivationSettings(n_bits, n_groups=2), context)
-    context.current = SamplerCall(step, (4, 4))
-    context.observing, context.activations = True, False
-    quantizer.start_observing_()
-    quantizer(x)
-    quantizer.fit_()
-    context.observing, context.activations = False, True
-    return quantizer
+    return fitted_(quantizer, x, step)
 
 
 def test_nothing_changes_before_the_first_step() -> None:
@@ -64,18 +58,14 @@ def test_learning_lowers_the_error_of_few_bits_and_leaves_other_steps_alone() ->
     before = (quantizer(held_out) - held_out).square().mean()
     untouched = quantizer.scale[0].clone()
     quantizer.start_learning_()
-    assert quantizer.learnable is not None
-    optimizer = torch.optim.Adam(quantizer.learnable.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        (quantizer(x) - x).square().mean().backward()
-        optimizer.step()
+    learn_ranges_(quantizer, x)
     learned = quantizer(held_out)
     quantizer.harden_()
     assert (quantizer(held_out) - held_out).square().mean() < 0.7 * before
     torch.testing.assert_close(quantizer(held_out), learned)
     assert torch.equal(quantizer.scale[0], untouched)
     assert quantizer.zero_point.dtype == torch.int32
+    assert quantizer.learnable is not None
     assert not quantizer.learnable.active
 
 

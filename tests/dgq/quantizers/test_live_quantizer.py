@@ -12,6 +12,7 @@ from dgq.quantizers.live_quantizer import LiveQuantizer
 from dgq.settings import ActivationSettings
 from dgq.unet.calls import SamplerCall
 from dgq.unet.context import QuantizationContext
+from tests.observed import uneven
 
 
 def fitted(x: Tensor, n_bits: int = 6, max_exponent: int = 4) -> LiveQuantizer:
@@ -27,13 +28,6 @@ def fitted(x: Tensor, n_bits: int = 6, max_exponent: int = 4) -> LiveQuantizer:
     quantizer.fit_()
     context.observing, context.activations = False, True
     return quantizer
-
-
-def uneven(*shape: int, seed: int = 0) -> Tensor:
-    """Channels (dimension 1) of very different sizes and offsets."""
-    size = torch.logspace(-1.5, 1, shape[1]).view(-1, *[1] * (len(shape) - 2))
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return x * size + size.flip(0)
 
 
 def by_loops(

@@ -23,7 +23,7 @@ from dgq.pipelines.weight_files import tensor_names
 from dgq.storage import files
 from dgq.storage.files import (
     check_writable,
-    folder_written_beside,
+    files_written_into,
     read_json,
     remove_leftovers,
     sha256_of,
@@ -76,7 +76,7 @@ def test_a_folders_descriptions_follow_what_they_describe(
         stock(source, target)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    with folder_written_beside(tmp_path / "folder") as beside:
+    with files_written_into(tmp_path / "folder") as beside:
         for name in names:
             (beside / name).write_text("x")
     assert set(moved) == names
@@ -103,7 +103,7 @@ def test_a_folder_may_be_the_only_place_on_its_file_system(
 
     monkeypatch.setattr(files.os, "replace", replace)
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    with folder_written_beside(volume) as beside:
+    with files_written_into(volume) as beside:
         (beside / "a.json").write_text("{}")
     assert [path.name for path in volume.iterdir()] == ["a.json"]
 
@@ -128,7 +128,7 @@ def test_a_file_system_may_flush_no_folders(
     outcome = nullcontext() if written else pytest.raises(OSError, match=os.strerror(number))
     with outcome:
         write_json(tmp_path / "a.json", {})
-    with outcome, folder_written_beside(tmp_path / "folder") as beside:
+    with outcome, files_written_into(tmp_path / "folder") as beside:
         (beside / "b.json").write_text("{}")
     assert (tmp_path / "folder" / "b.json").exists() == written
 
@@ -140,7 +140,7 @@ def test_written_files_have_the_permissions_of_any_other(tmp_path: Path, mask: i
     try:
         write_tensors(tmp_path / "a", {"x": torch.ones(3)}, {})
         write_json(tmp_path / "b", {})
-        with folder_written_beside(tmp_path / "folder") as beside:
+        with files_written_into(tmp_path / "folder") as beside:
             save_tensors(beside / "c", {"x": torch.ones(3)}, {})
     finally:
         os.umask(before)

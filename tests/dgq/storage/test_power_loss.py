@@ -10,7 +10,7 @@ import torch
 
 from dgq.export.folder import folder_beside
 from dgq.storage import files
-from dgq.storage.files import folder_written_beside, write_json, written_together
+from dgq.storage.files import files_written_into, write_json, written_together
 from dgq.storage.sealed_archive import write_sealed
 from dgq.storage.tensor_files import write_tensors
 
@@ -65,7 +65,7 @@ def two(folder: Path) -> None:
 
 
 def a_folder(folder: Path) -> None:
-    with folder_written_beside(folder) as beside:
+    with files_written_into(folder) as beside:
         for name in ("a.json", "b"):
             (beside / name).write_text("new")
 

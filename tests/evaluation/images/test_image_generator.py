@@ -20,6 +20,7 @@ from evaluation.images.image_generator import Batch, ImageGenerator, plan_batche
 from evaluation.images.image_set import ImageSet
 from evaluation.images.processes import WorkerSetup, draw_in_processes
 from evaluation.images.store import ImageStore
+from tests.children import CONTEXT
 
 PROMPTS = ["a red circle", "a large blue square", "two stars", "a bar", "a green cross"]
 
@@ -133,8 +134,11 @@ def test_a_full_disk_is_an_error_at_once(
 
 
 @pytest.fixture
-def setup(pipeline_folder: Path, generation: GenerationSettings) -> Callable[..., WorkerSetup]:
-    """What processes need."""
+def setup(
+    pipeline_folder: Path, generation: GenerationSettings, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., WorkerSetup]:
+    """What processes need; they are forked here, since to spawn one takes ten seconds."""
+    monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: CONTEXT)
 
     def make(
         sets: list[ImageSet], ckpt: Path | None = None, source: Path = pipeline_folder
