@@ -45,7 +45,7 @@ class Comparison:
     execution: Mode
     device: str
     latent_size: tuple[int, int]
-    _loaded: dict[int, nn.Module] = field(default_factory=dict, repr=False)
+    _loaded: dict[int, nn.Module] = field(default_factory=dict, init=False, repr=False)
 
     def unet(self, model: int) -> nn.Module:
         """The UNet of a model, on its device; the quantized one that was loaded last stays."""
