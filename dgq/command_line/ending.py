@@ -15,7 +15,7 @@ from dgq.command_line.console import (
 )
 from dgq.command_line.stopping import Stopped, stopping_on_signals
 from dgq.errors import DGQError
-from dgq.memory import in_words, is_out_of_memory
+from dgq.out_of_memory import in_words, is_out_of_memory
 
 BROKEN_PIPE = 128 + 13
 """Status for SIGPIPE, which not every system has."""

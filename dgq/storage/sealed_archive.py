@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from dgq.errors import DGQError
-from dgq.memory import is_out_of_memory
+from dgq.out_of_memory import is_out_of_memory
 from dgq.storage.files import check_regular, written_beside
 
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")

@@ -76,7 +76,7 @@ def test_one_process_records_and_another_waits_for_it(
     data.cache.mkdir()
     said = Event()
     monkeypatch.setattr("data.calibration.say", lambda _: said.set())
-    monkeypatch.setattr("data.calibration.record_calls", lambda *_: pytest.fail("recorded again"))
+    monkeypatch.setattr("data.calibration.record_into", lambda *_: pytest.fail("recorded again"))
     with ThreadPoolExecutor(1) as pool:
         with locked(data.recording, wait=False):
             waiting = pool.submit(data.prepare_data)
@@ -92,8 +92,9 @@ def test_what_was_left_half_recorded_is_recorded_anew(
     data = module(micro_folder, captions, tmp_path / "cache")
     data.cache.mkdir()
     (data.cache / f".{data.recording.name}.elsewhere-1-abcd.partial").write_text("half")
-    calls = SimpleNamespace(save=lambda file: file.write_text("recorded"))
-    monkeypatch.setattr("data.calibration.record_calls", lambda *_: calls)
+    monkeypatch.setattr(
+        "data.calibration.record_into", lambda file, *_: file.write_text("recorded")
+    )
     data.prepare_data()
     assert list(data.cache.iterdir()) == [data.recording]
 
