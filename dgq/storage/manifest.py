@@ -142,7 +142,10 @@ def parsed(content: Mapping[str, Any]) -> Manifest:
     except SettingsError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DGQError(f"its description of the quantization is damaged ({error!r})") from error
+        newer = "; a newer dgq may read it" if "unexpected keyword" in str(error) else ""
+        raise DGQError(
+            f"its description of the quantization is damaged ({error!r}){newer}"
+        ) from error
     problem = problem_of(manifest)
     if problem is not None:
         raise DGQError(problem)

@@ -79,6 +79,14 @@ def test_an_earlier_description_notes_no_prompts() -> None:
     assert manifest_of(config) == manifest
 
 
+def test_what_a_later_version_describes_is_for_that_version_to_read() -> None:
+    manifest = Manifest("", {}, QuantizationSettings(FAST), GenerationSettings(), TIMESTEPS, (8, 8))
+    config = manifest.config()
+    config["quantization_config"]["news"] = 1
+    with pytest.raises(DGQError, match=r"'news'.*a newer dgq may read it"):
+        manifest_of(config)
+
+
 SETTINGS = {
     "w4a8": QuantizationSettings(FAST),
     "w3a4": QuantizationSettings(WeightSettings(3, "minmax"), ActivationSettings(4, n_groups=2)),
