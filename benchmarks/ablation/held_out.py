@@ -40,7 +40,7 @@ class HeldOut:
     @property
     def n_prompts(self) -> int:
         """Number of prompts that were drawn."""
-        return int(self.calls.latents.shape[1])
+        return self.calls.n_prompts
 
     def batches(self, n_prompts: int) -> Iterator[tuple[int, slice, dict[str, Any]]]:
         """Call, prompts and keyword arguments of each batch, for the first prompts."""

@@ -155,7 +155,7 @@ def _shared(manifests: dict[str, Manifest]) -> tuple[str, GenerationSettings]:
 
 def _pairs(calls: UNetCalls, step: int) -> Tensor:
     """Pairs of one step with all prompts."""
-    prompts = torch.arange(calls.latents.shape[1])
+    prompts = torch.arange(calls.n_prompts)
     return torch.stack([torch.full_like(prompts, step), prompts], 1)
 
 

@@ -110,7 +110,7 @@ def samples_of_prompts(calls: UNetCalls, n_held_out_prompts: int, sampling: Samp
     Raises:
         DGQError: for fewer samples than UNet calls per prompt, or more than were recorded.
     """
-    n_prompts = calls.latents.shape[1] - n_held_out_prompts
+    n_prompts = calls.n_prompts - n_held_out_prompts
     pairs = calls.sample_pairs(sampling.n_samples, sampling.seed, n_prompts)
     held_out = calls.held_out_pairs(sampling.n_held_out, n_held_out_prompts)
     size = sampling.at_once(calls.n_halves, calls.latent_size)
@@ -133,4 +133,4 @@ def samples_of_prompts(calls: UNetCalls, n_held_out_prompts: int, sampling: Samp
 def pairs_at(calls: UNetCalls, timestep: float, first: int) -> Tensor:
     """Pairs ``[n, 2]`` of each call at a timestep with each prompt from ``first`` on."""
     index = (calls.timesteps == timestep).nonzero().flatten()
-    return torch.cartesian_prod(index, torch.arange(first, calls.latents.shape[1])).view(-1, 2)
+    return torch.cartesian_prod(index, torch.arange(first, calls.n_prompts)).view(-1, 2)
