@@ -12,7 +12,7 @@ import torch
 
 HERE = Path(__file__).parent
 SOURCES = tuple(HERE / name for name in ("attention.cpp", "products.cpp", "quantization.cpp"))
-HEADERS = (HERE / "panels.hpp",)
+HEADERS = tuple(sorted(HERE.glob("*.hpp")))
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),

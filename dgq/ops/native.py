@@ -31,6 +31,7 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self.has_attention = bool(library.dgq_has_attention())
+        self.has_tiles = bool(library.dgq_has_tiles())
         self.has_products = bool(library.dgq_has_products())
 
     def can_attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
@@ -119,7 +120,7 @@ class Kernels:
         no_memory = self._library.dgq_attention(
             *(_address(query), _address(key), _address(value)),
             *_sizes(batch, heads, n_queries, key.shape[1], width // heads),
-            *(ctypes.c_float(scale), _address(out)),
+            *(ctypes.c_float(scale), ctypes.c_int(self.has_tiles), _address(out)),
         )
         if no_memory:
             raise MemoryError("no memory for the keys and values of attention")

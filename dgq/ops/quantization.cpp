@@ -54,7 +54,7 @@ inline void note(uint32_t nan, float* spoilt) {
 
 // e^x for x <= 0, with a relative error of 4e-6 and without a call, so that loops vectorize.
 inline float exp_of_negative(float x) {
-  x = (x > -87.0f ? x : -87.0f) * 1.44269504f;
+  x = (x > -70.0f ? x : -70.0f) * 1.44269504f;
   const float whole = std::rint(x), rest = x - whole;
   float y = 1.3333558e-3f;
   y = y * rest + 9.6181291e-3f;

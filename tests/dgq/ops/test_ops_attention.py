@@ -147,4 +147,4 @@ def test_attention_without_memory_says_so() -> None:
     sizes = map(ctypes.c_int64, (1, 2, 5, 2**45, 8))
     pointers = [ctypes.c_void_p(query.data_ptr())] * 4
     attend = kernels._library.dgq_attention
-    assert attend(*pointers[:3], *sizes, ctypes.c_float(1), pointers[3]) == 1
+    assert attend(*pointers[:3], *sizes, ctypes.c_float(1), ctypes.c_int(0), pointers[3]) == 1
