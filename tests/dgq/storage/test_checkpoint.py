@@ -370,7 +370,7 @@ def test_a_variant_is_loaded_by_its_name(
     model = calibrated_as("multiples")
     unet: Any = load_quantized_unet(model.folder, "float", torch.float32)
     unet.save_pretrained(tmp_path / "model", variant="fp16", max_shard_size=size)
-    loaded = load_quantized_unet(tmp_path / "model", variant="fp16")
+    loaded = load_quantized_unet(tmp_path / "model", "float", torch.float32, variant="fp16")
     expected = unet.state_dict()
     assert all(torch.equal(t, expected[name]) for name, t in loaded.state_dict().items())
     for other in (None, "bf16"):
