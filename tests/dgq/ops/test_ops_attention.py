@@ -30,6 +30,20 @@ SIZES = [  # queries, keys, heads, head_dim
 ]
 
 
+KERNELS = ("tiles", "vectors")
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel of ours in turn; without them the operator uses torch's."""
+    kernels = native.kernels()
+    if request.param == "tiles":
+        if kernels is None or not kernels.has_tiles:
+            pytest.skip("this CPU multiplies no tiles of bfloat16")
+    elif kernels is not None:
+        monkeypatch.setattr(kernels, "has_tiles", False)
+
+
 def inputs(sizes: tuple[int, int, int, int], size: float = 1.0, batch: int = 2) -> list[Tensor]:
     queries, keys, heads, dim = sizes
     generator = torch.Generator().manual_seed(0)
@@ -42,6 +56,7 @@ def by_hand(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float)
     return ((q @ k.transpose(-1, -2) * scale).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("size", [1.0, 4.0])
 def test_attention_in_bfloat16_is_as_exact_as_its_type(
@@ -59,6 +74,7 @@ def test_attention_in_bfloat16_is_as_exact_as_its_type(
     assert (found.double() - expected).norm() < 2**-8 * expected.norm()
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("keys", [1, 64, 65, 300])
 def test_large_logits_neither_overflow_nor_vanish(sign: int, keys: int) -> None:
@@ -71,6 +87,7 @@ def test_large_logits_neither_overflow_nor_vanish(sign: int, keys: int) -> None:
     torch.testing.assert_close(found, picked, rtol=2**-7, atol=1e-6)
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("place", [0, 63, 64, 76])
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_meets_a_nan_becomes_one(which: int, place: int) -> None:
@@ -81,6 +98,48 @@ def test_what_meets_a_nan_becomes_one(which: int, place: int) -> None:
     assert found.any()
 
 
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_meets_an_infinity_is_not_finite(which: int) -> None:
+    operands = inputs((80, 300, 2, 40), batch=1)
+    operands[which][0, 70, 1] = torch.inf
+    found, expected = ops.attention(*operands, 2, 0.2), by_hand(*operands, 2, 0.2)
+    assert not bool((found.isfinite() & ~expected.isfinite()).any())
+    assert found[..., 40:].isfinite().all()  # the other head
+    if which == 0:
+        assert torch.equal(found.isfinite(), expected.isfinite())
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("keys", [31, 32, 33, 255, 256, 257, 288])
+def test_keys_that_are_not_there_take_no_part(keys: int) -> None:
+    q, k, v = inputs((5, keys, 1, 16))
+    # The logits of absent keys would be 0, and these are all far below.
+    found = ops.attention(q.abs() + 1, -k.abs() - 1, v, 1, 4.0)
+    expected = by_hand(q.abs() + 1, -k.abs() - 1, v, 1, 4.0)
+    torch.testing.assert_close(found.double(), expected, rtol=2**-6, atol=2**-7 * 4)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_scores_of_equal_logits_are_equal() -> None:
+    ones = torch.eye(64, dtype=torch.bfloat16)[None]
+    scores = ops.attention(torch.zeros(1, 3, 64).bfloat16(), ones, ones, 1, 1.0)
+    assert torch.equal(scores, torch.full_like(scores, 1 / 64))
+
+
+@pytest.mark.usefixtures("kernel")
+def test_scores_follow_the_exponential_of_their_logits() -> None:
+    # One key has the logit 0, each other one a logit of its own; values pick out the scores.
+    logits = torch.linspace(-8, 0, 64).bfloat16()
+    query, keys = torch.ones(1, 1, 64).bfloat16(), torch.diag(logits)[None]
+    scores = ops.attention(query, keys, torch.eye(64).bfloat16()[None], 1, 1.0)[0, 0]
+    error = scores.double() / logits.double().softmax(-1) - 1
+    # Twice half a bit: as scores are made, and as the output is rounded.
+    assert error.abs().max() < 2 * 2**-8
+    assert error.mean().abs() < 2**-10
+
+
+@pytest.mark.usefixtures("kernel")
 def test_a_row_whose_maximum_comes_last_is_rescaled() -> None:
     q, k, v = inputs((7, 600, 1, 8))
     k *= torch.linspace(0.01, 20, 600)[:, None].to(torch.bfloat16)
