@@ -99,7 +99,7 @@ template <typename Products>
 void attend(const Sizes& sizes, const uint16_t* keys, const uint16_t* values, float factor,
             int64_t rows, Scratch& at) {
   std::fill_n((float*)at.mixed, rows * sizes.width, 0.0f);
-  std::fill(at.rows.begin(), at.rows.end(), Row{FAR_BELOW, 0.0f});
+  std::fill(at.rows.begin(), at.rows.end(), Row{LOWEST, 0.0f});
   const int64_t padded = up(sizes.n_keys, GROUP);
   const Present all(GROUP), last(sizes.n_keys - (padded - GROUP));
   for (int64_t first = 0; first < padded; first += KEYS) {
@@ -156,8 +156,8 @@ void attention(const uint16_t* query, const uint16_t* key, const uint16_t* value
 
 }  // namespace
 
-// query, out [batch, queries, heads, dim]; key, value [batch, keys, heads, dim]; bfloat16. By tiles
-// only where dgq_has_tiles. Returns 0, or 1 without memory.
+// query, out [batch, queries, heads, dim]; key, value [batch, keys > 0, heads, dim]; bfloat16. The
+// scale is not negative. By tiles only where dgq_has_tiles. Returns 0, or 1 without memory.
 extern "C" int dgq_attention(const uint16_t* query, const uint16_t* key, const uint16_t* value,
                              int64_t batch, int64_t heads, int64_t n_queries, int64_t n_keys,
                              int64_t dim, float scale, int by_tiles, uint16_t* out) try {

@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "attention_layout.hpp"
 
 namespace dgq {
 
-constexpr float FAR_BELOW = -1e30f;
+constexpr float LOWEST = std::numeric_limits<float>::lowest();
 
 // A power of two in bfloat16 is written from its logarithm in fixed point. Whole numbers are the
 // exponent; a fraction of x stands for 1 + x, which is too much by at most 0.09. FRACTIONS has that
@@ -33,11 +34,12 @@ struct alignas(64) Fractions {
 
 inline const Fractions FRACTIONS;
 
-// Powers of two of GROUP logarithms, in the order of key_of. What is below 2^-127, or NaN, is 0.
+// Powers of two of GROUP logarithms, in the order of key_of. What is below 2^-126, or NaN, is 0, or
+// too small a number for products, which read it as 0.
 inline __m512i powers(__m512i low, __m512i high) {
   const __m512i logarithm = _mm512_packus_epi32(low, high);
   const __m512i index = _mm512_srli_epi16(logarithm, FRACTION - 6);
-  // The low byte of each pair; the index of the other one has other bits.
+  // The low six bits of each byte are an index; only those of low bytes are of a fraction.
   const __mmask64 low_bytes = 0x5555555555555555;
   const __m512i table = _mm512_load_si512(FRACTIONS.excess);
   const __m512i excess = _mm512_maskz_permutexvar_epi8(low_bytes, index, table);
@@ -60,10 +62,10 @@ struct Present {
 
 // The largest logit of a row.
 inline float largest(const float* logits, int64_t keys, const Present& present) {
-  const __m512 far = _mm512_set1_ps(FAR_BELOW);
+  const __m512 lowest = _mm512_set1_ps(LOWEST);
   const float* last = logits + keys - GROUP;
-  __m512 low = _mm512_mask_loadu_ps(far, present.low, last);
-  __m512 high = _mm512_mask_loadu_ps(far, present.high, last + LANES);
+  __m512 low = _mm512_mask_loadu_ps(lowest, present.low, last);
+  __m512 high = _mm512_mask_loadu_ps(lowest, present.high, last + LANES);
   for (; logits < last; logits += GROUP) {
     low = _mm512_max_ps(low, _mm512_loadu_ps(logits));
     high = _mm512_max_ps(high, _mm512_loadu_ps(logits + LANES));
@@ -76,16 +78,19 @@ struct Row {
   float top, sum;  // of the logits, and of the scores
 
   // Scores of some keys, a multiple of GROUP, under the largest logit so far; values that were mixed
-  // before shrink when it rises. A row of NaN has the sum 0, as one of an infinite logit.
+  // before shrink when it rises. A logit of NaN counts as absent. If all are, or one is infinite, the
+  // sum is 0.
   void soften(const float* logits, int64_t keys, const Present& present, float factor,
               float* mixed, int64_t width, uint16_t* scores) {
     const float new_top = std::max(top, largest(logits, keys, present));
-    if (new_top > top) shrink(std::exp2((top - new_top) * factor), mixed, width);
+    if (sum > 0 && new_top > top) shrink(std::exp2((top - new_top) * factor), mixed, width);
     top = new_top;
-    const __m512 by = _mm512_set1_ps(UNIT * factor);
-    const __m512 plus = _mm512_set1_ps(ONE + ROUNDED - UNIT * factor * top);
+    // The top is subtracted first: of a sum with a large number, the rounding would be seen.
+    const __m512 most = _mm512_set1_ps(top), by = _mm512_set1_ps(UNIT * factor);
+    const __m512 plus = _mm512_set1_ps(ONE + ROUNDED);
     const auto logarithms = [&](const float* from, __mmask16 which) {
-      return _mm512_maskz_cvtps_epi32(which, _mm512_fmadd_ps(_mm512_loadu_ps(from), by, plus));
+      const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(from), most);
+      return _mm512_maskz_cvtps_epi32(which, _mm512_fmadd_ps(below, by, plus));
     };
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();

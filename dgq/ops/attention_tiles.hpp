@@ -33,8 +33,9 @@ struct Tiles {
   }
 
   Tiles() {
-    const TileShapes shapes;
-    _tile_loadconfig(&shapes);
+    // In static memory: before GCC 12.4 the compiler believes that only 8 bytes are read.
+    static constexpr TileShapes SHAPES;
+    _tile_loadconfig(&SHAPES);
   }
 
   ~Tiles() { _tile_release(); }
@@ -44,6 +45,7 @@ struct Tiles {
   // logits[rows][keys] = query[rows][depth] keys, which start at the first of a tile.
   static void score(const uint16_t* query, const uint16_t* tiles, int64_t rows, int64_t keys,
                     int64_t depth, float* logits) {
+    finish_stores();
     for (int64_t k = 0; k < keys; k += GROUP)
       for (int64_t r = 0; r < rows; r += UNIT)
         score_group(query + r * depth, tiles + k / TILE * TILE * depth + k % TILE * 2, depth,
@@ -53,6 +55,7 @@ struct Tiles {
   // mixed[rows][width] += scores[rows][keys] values
   static void mix(const uint16_t* scores, const uint16_t* values, int64_t rows, int64_t keys,
                   int64_t width, float* mixed) {
+    finish_stores();
     for (int64_t r = 0; r < rows; r += UNIT)
       for (int64_t c = 0; c < width; c += 2 * LANES) {
         const auto add = c + LANES < width ? add_values<true> : add_values<false>;
@@ -61,6 +64,9 @@ struct Tiles {
   }
 
  private:
+  // Compilers do not know what memory loads of tiles read, and might store to it later.
+  static void finish_stores() { asm volatile("" ::: "memory"); }
+
   // logits[UNIT][GROUP] = query[UNIT][depth] keys
   static void score_group(const uint16_t* query, const uint16_t* keys, int64_t depth,
                           float* logits) {

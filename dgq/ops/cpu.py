@@ -200,6 +200,6 @@ def _convolved(
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """As ``reference.attention``; in bfloat16 by a kernel that keeps scores in the cache."""
     kernels = native.kernels()
-    if kernels is None or not kernels.can_attend(query, key, value, heads):
+    if kernels is None or not kernels.can_attend(query, key, value, heads, scale):
         return reference.attention(query, key, value, heads, scale)
     return kernels.attention(query, key, value, heads, scale)

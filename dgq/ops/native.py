@@ -34,15 +34,18 @@ class Kernels:
         self.has_tiles = bool(library.dgq_has_tiles())
         self.has_products = bool(library.dgq_has_products())
 
-    def can_attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
-        """Whether ``attention`` accepts these tensors: bfloat16, on a CPU that multiplies it.
+    def can_attend(
+        self, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
+    ) -> bool:
+        """Whether ``attention`` accepts this input: bfloat16, on a CPU that multiplies it.
 
         False where sizes do not agree, so that torch raises the error.
         """
         batch, _, width = query.shape
-        sizes_agree = key.shape == value.shape and key.shape[::2] == (batch, width)
+        of_same_size = key.shape == value.shape and key.shape[::2] == (batch, width)
+        sizes_agree = of_same_size and width % heads == 0 and key.shape[1] > 0
         in_bfloat16 = all(x.dtype == torch.bfloat16 for x in (query, key, value))
-        return self.has_attention and in_bfloat16 and sizes_agree and width % heads == 0
+        return self.has_attention and in_bfloat16 and sizes_agree and scale >= 0
 
     def quantize(
         self,
@@ -113,7 +116,10 @@ class Kernels:
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
     ) -> Tensor:
-        """As ``reference.attention``, for bfloat16."""
+        """As ``reference.attention``, for bfloat16, where ``can_attend``.
+
+        A key that is not finite spoils all queries of its head.
+        """
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         out = torch.empty_like(query)
         batch, n_queries, width = query.shape

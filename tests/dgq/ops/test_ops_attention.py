@@ -88,6 +88,28 @@ def test_large_logits_neither_overflow_nor_vanish(sign: int, keys: int) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("scale", [-0.2, 0.0, 1e-30, 1e8, 1e10, 1e30])
+def test_the_scale_may_be_anything(scale: float) -> None:
+    q, k, v = inputs((9, 300, 2, 40))
+    found, expected = ops.attention(q, k, v, 2, scale), by_hand(q, k, v, 2, scale)
+    torch.testing.assert_close(found.double(), expected, rtol=2**-6, atol=2**-7 * 4)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(("size", "scale"), [(1e15, 1e-27), (1e18, 1e-10)])
+def test_logits_may_all_lie_far_below_zero(size: float, scale: float) -> None:
+    q, k, v = inputs((9, 300, 1, 40))
+    q, k = (q.abs() + 0.5) * size, -(k.abs() + 0.5) * size
+    found, expected = ops.attention(q, k, v, 1, scale), by_hand(q, k, v, 1, scale)
+    torch.testing.assert_close(found.double(), expected, rtol=2**-6, atol=2**-7 * 4)
+
+
+def test_without_keys_the_output_is_torchs() -> None:
+    q, k, v = inputs((2, 0, 1, 8))
+    assert torch.equal(ops.attention(q, k, v, 1, 1.0), torch.zeros_like(q))
+
+
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("place", [0, 63, 64, 76])
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_meets_a_nan_becomes_one(which: int, place: int) -> None:
