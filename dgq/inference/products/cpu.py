@@ -63,8 +63,9 @@ class CpuProducts(Products):
         if dtype == torch.float32:
             return "torch", reference_attention
         kernels = native.kernels() if dtype == torch.bfloat16 else None
-        own = kernels is not None and kernels.has_attention
-        return "our kernel" if own else "torch", fused_attention
+        if kernels is None or not kernels.has_attention:
+            return "torch", fused_attention
+        return "our kernel, on AMX" if kernels.has_tiles else "our kernel", fused_attention
 
     def offset(self, largest: int) -> int | None:
         """None: oneDNN multiplies unsigned codes."""

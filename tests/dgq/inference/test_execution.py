@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -13,7 +14,7 @@ from dgq.errors import DGQError, SettingsError
 from dgq.inference.execution import prepare_
 from dgq.inference.integer_layer import IntegerLayer
 from dgq.inference.layers import FrozenLayer
-from dgq.inference.products.cpu import OBSTACLE
+from dgq.inference.products.cpu import OBSTACLE, CpuProducts
 from dgq.inference.stored_tensors import StoredTensors
 from dgq.ops import cpu, native
 from dgq.settings import ActivationSettings, QuantizationSettings, ScoreSettings, WeightSettings
@@ -188,15 +189,25 @@ def test_norms_stay_in_float32_and_the_rest_is_bfloat16(name: str, calibrated_as
     assert unet.execution.dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("has_attention", "has_tiles", "name"),
+    [(False, False, "torch"), (True, False, "our kernel"), (True, True, "our kernel, on AMX")],
+)
+def test_attention_kernels_have_names(
+    has_attention: bool, has_tiles: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = SimpleNamespace(has_attention=has_attention, has_tiles=has_tiles)
+    monkeypatch.setattr(native, "kernels", lambda: kernels)
+    assert CpuProducts().attention(torch.bfloat16)[0] == name
+
+
 @exact
 def test_our_attention_kernel_is_told_where_it_runs(
     calibrated_as: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = calibrated_as("exponents").folder
-    kernels = native.kernels()
-    has = kernels is not None and kernels.has_attention
     unet = load_quantized_unet(folder, "integer", torch.bfloat16)
-    assert unet.execution.attention == ("our kernel" if has else "torch")
+    assert unet.execution.attention == CpuProducts().attention(torch.bfloat16)[0]
     assert load_quantized_unet(folder, "integer", torch.float32).execution.attention == "torch"
     monkeypatch.setattr(native, "kernels", lambda: None)
     unet = load_quantized_unet(folder, "auto", torch.bfloat16)
