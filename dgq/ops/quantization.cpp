@@ -57,7 +57,7 @@ inline void note(uint32_t nan, float* spoilt) {
 }
 
 // e^x for x <= 0, with a relative error of 4e-6 and without a call, so that loops vectorize. It stays
-// far from the least float: with smaller numbers Intel's CPUs compute a hundred times as slowly.
+// far from the least float: Intel's CPUs take many times as long for smaller numbers.
 inline float exp_of_negative(float x) {
   x = (x > -70.0f ? x : -70.0f) * 1.44269504f;
   const float whole = std::rint(x), rest = x - whole;
