@@ -49,7 +49,7 @@ struct Sizes {
   int64_t depth, width;  // of queries and keys, and of values, padded
 
   int64_t all_heads() const { return batch * heads; }
-  int64_t keys() const { return up(n_keys, TILE); }
+  int64_t keys() const { return up(n_keys, PANEL); }
   int64_t stride() const { return heads * dim; }  // of a token
   // Where a token of a head is.
   int64_t at(int64_t head, int64_t token, int64_t tokens) const {
@@ -83,13 +83,13 @@ struct Memory {
 };
 
 void pack(const Sizes& sizes, const uint16_t* key, const uint16_t* value, int64_t head,
-          int64_t tile, Memory& memory) {
-  const int64_t from = sizes.at(head, 0, sizes.n_keys), to = head * sizes.keys() + tile;
+          int64_t panel, Memory& memory) {
+  const int64_t from = sizes.at(head, 0, sizes.n_keys), to = head * sizes.keys() + panel;
   const auto tokens = [&](const uint16_t* all) {
     return Tokens{all + from, sizes.stride(), sizes.n_keys, sizes.dim};
   };
-  pack_values(tokens(value), tile, sizes.width, memory.values + to * sizes.width);
-  if (pack_keys(tokens(key), tile, sizes.depth, memory.keys + to * sizes.depth)) return;
+  pack_values(tokens(value), panel, sizes.width, memory.values + to * sizes.width);
+  if (pack_keys(tokens(key), panel, sizes.depth, memory.keys + to * sizes.depth)) return;
 #pragma omp atomic write
   memory.spoilt[head] = std::numeric_limits<float>::quiet_NaN();
 }
@@ -131,8 +131,8 @@ void attention(const uint16_t* query, const uint16_t* key, const uint16_t* value
   {
 #pragma omp for collapse(2) schedule(static)
     for (int64_t head = 0; head < sizes.all_heads(); head++)
-      for (int64_t tile = 0; tile < sizes.keys(); tile += TILE)
-        pack(sizes, key, value, head, tile, memory);
+      for (int64_t panel = 0; panel < sizes.keys(); panel += PANEL)
+        pack(sizes, key, value, head, panel, memory);
     [[maybe_unused]] const Products products;
     Scratch& at = memory.scratch[omp_get_thread_num()];
     const int64_t blocks = (sizes.n_queries + Products::ROWS - 1) / Products::ROWS;

@@ -11,7 +11,7 @@ namespace dgq {
 
 constexpr int64_t LANES = 16;              // floats of a vector
 constexpr int64_t GROUP = 32;              // keys that are softened at once
-constexpr int64_t TILE = 64;               // keys that are laid out together
+constexpr int64_t PANEL = 64;               // keys that are laid out together
 constexpr int64_t KEYS = 256;              // keys at a time, whose scores stay in the cache
 constexpr int64_t LOGITS = KEYS + LANES;   // stride of logits; rows would else share cache sets
 constexpr int64_t SCORES = KEYS + GROUP;   // stride of scores
@@ -74,21 +74,21 @@ inline void transpose(__m512i (&rows)[16]) {
   std::copy(t, t + 16, rows);
 }
 
-// A tile of keys as [pair of dims][key][2], zero padded; keys in the order of key_of. Returns whether
+// A panel of keys as [pair of dims][key][2], zero padded; keys in the order of key_of. Returns whether
 // all are finite.
-inline bool pack_keys(const Tokens& tokens, int64_t tile, int64_t depth, uint16_t* to) {
+inline bool pack_keys(const Tokens& tokens, int64_t panel, int64_t depth, uint16_t* to) {
   const __m512i exponent = _mm512_set1_epi16(EXPONENT);
   __mmask32 infinite = 0;
-  for (int64_t c = 0; c < TILE; c += LANES)
+  for (int64_t c = 0; c < PANEL; c += LANES)
     for (int64_t d = 0; d < depth; d += 2 * LANES) {
       __m512i rows[LANES];
       for (int64_t i = 0; i < LANES; i++) {
-        rows[i] = tokens.loaded(tile + c / GROUP * GROUP + key_of(c % GROUP / LANES, i), d);
+        rows[i] = tokens.loaded(panel + c / GROUP * GROUP + key_of(c % GROUP / LANES, i), d);
         infinite |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(rows[i], exponent), exponent);
       }
       transpose(rows);
       for (int64_t i = 0; i < LANES && d + 2 * i < depth; i++)
-        _mm512_storeu_si512(to + (d + 2 * i) * TILE + 2 * c, rows[i]);
+        _mm512_storeu_si512(to + (d + 2 * i) * PANEL + 2 * c, rows[i]);
     }
   return !infinite;
 }
@@ -100,12 +100,12 @@ inline __m512i in_turn(const Tokens& tokens, int64_t token, int64_t from) {
   return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
 }
 
-// A tile of values as [pair of keys][dim][2], zero padded.
-inline void pack_values(const Tokens& tokens, int64_t tile, int64_t width, uint16_t* to) {
-  for (int64_t k = 0; k < TILE; k += 2)
+// A panel of values as [pair of keys][dim][2], zero padded.
+inline void pack_values(const Tokens& tokens, int64_t panel, int64_t width, uint16_t* to) {
+  for (int64_t k = 0; k < PANEL; k += 2)
     for (int64_t d = 0; d < width; d += LANES)
       _mm512_mask_storeu_epi32(to + k * width + 2 * d, low_bits(width - d),
-                               in_turn(tokens, tile + k, d));
+                               in_turn(tokens, panel + k, d));
 }
 
 }  // namespace dgq

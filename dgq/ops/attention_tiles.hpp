@@ -17,8 +17,7 @@ struct alignas(64) TileShapes {
 };
 
 // Tiles 0 to 3 hold sums, of two times 16 rows and two times 16 columns; 4 and 5 rows of the left
-// operand; 6 and 7 columns of the right one. Their intrinsics are
-// statements, and take literals.
+// operand; 6 and 7 columns of the right one. Intrinsics are statements, and take literals.
 struct Tiles {
   static constexpr int64_t ROWS = 64;   // queries at a time
   static constexpr int64_t UNIT = 32;   // queries whose products are made together
@@ -42,13 +41,13 @@ struct Tiles {
 
   Tiles(const Tiles&) = delete;
 
-  // logits[rows][keys] = query[rows][depth] keys, which start at the first of a tile.
-  static void score(const uint16_t* query, const uint16_t* tiles, int64_t rows, int64_t keys,
+  // logits[rows][keys] = query[rows][depth] keys, which start at the first of a panel.
+  static void score(const uint16_t* query, const uint16_t* panels, int64_t rows, int64_t keys,
                     int64_t depth, float* logits) {
     finish_stores();
     for (int64_t k = 0; k < keys; k += GROUP)
       for (int64_t r = 0; r < rows; r += UNIT)
-        score_group(query + r * depth, tiles + k / TILE * TILE * depth + k % TILE * 2, depth,
+        score_group(query + r * depth, panels + k / PANEL * PANEL * depth + k % PANEL * 2, depth,
                     logits + r * LOGITS + k);
   }
 
@@ -70,12 +69,12 @@ struct Tiles {
   // logits[UNIT][GROUP] = query[UNIT][depth] keys
   static void score_group(const uint16_t* query, const uint16_t* keys, int64_t depth,
                           float* logits) {
-    const int64_t left = depth * 2, right = TILE * 4, out = LOGITS * 4;
+    const int64_t left = depth * 2, right = PANEL * 4, out = LOGITS * 4;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t d = 0; d < depth; d += DEPTH, query += DEPTH, keys += DEPTH * TILE) {
+    for (int64_t d = 0; d < depth; d += DEPTH, query += DEPTH, keys += DEPTH * PANEL) {
       _tile_loadd(4, query, left);
       _tile_loadd(6, keys, right);
       _tile_dpbf16ps(0, 4, 6);

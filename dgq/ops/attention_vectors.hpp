@@ -91,21 +91,21 @@ struct Vectors {
   static constexpr int64_t DEPTH = 2;     // dims, to a multiple of which queries and keys are padded
   static constexpr int64_t WIDTH = 8;     // the same for values
 
-  // logits[rows][keys] = query[rows][depth] keys, which start at the first of a tile.
-  static void score(const uint16_t* query, const uint16_t* tiles, int64_t rows, int64_t keys,
+  // logits[rows][keys] = query[rows][depth] keys, which start at the first of a panel.
+  static void score(const uint16_t* query, const uint16_t* panels, int64_t rows, int64_t keys,
                     int64_t depth, float* logits) {
-    for (int64_t k = 0; k < keys; k += TILE)
+    for (int64_t k = 0; k < keys; k += PANEL)
       for (int64_t r = 0; r < rows; r += MICRO)
-        multiply_columns<false>(std::min(TILE, keys - k), query + r * depth, depth,
-                                tiles + k * depth, TILE, depth / 2, logits + r * LOGITS + k, LOGITS);
+        multiply_columns<false>(std::min(PANEL, keys - k), query + r * depth, depth,
+                                panels + k * depth, PANEL, depth / 2, logits + r * LOGITS + k, LOGITS);
   }
 
   // mixed[rows][width] += scores[rows][keys] values
   static void mix(const uint16_t* scores, const uint16_t* values, int64_t rows, int64_t keys,
                   int64_t width, float* mixed) {
-    for (int64_t c = 0; c < width; c += TILE)
+    for (int64_t c = 0; c < width; c += PANEL)
       for (int64_t r = 0; r < rows; r += MICRO)
-        multiply_columns<true>(std::min(TILE, width - c), scores + r * SCORES, SCORES,
+        multiply_columns<true>(std::min(PANEL, width - c), scores + r * SCORES, SCORES,
                                values + 2 * c, width, keys / 2, mixed + r * width + c, width);
   }
 };
