@@ -76,12 +76,32 @@ def conv2d(
 ) -> Tensor:
     """The same for padded codes ``[batch, height, width, in]`` and a weight of ``pack_conv2d``."""
     zeros = _zeros(weight_scale.shape[0])
+    codes, stride = _one_pixel_wide(codes, weight.shape[-1], stride, dilation)
     planes = codes.permute(0, 3, 1, 2)
     output: Tensor = torch.ops.onednn.qconv2d_pointwise(
         *(planes, scale, 0, weight, weight_scale, zeros, bias, stride, [0, 0], dilation),
         *(groups, 1.0, 0, dtype, "none", [], ""),
     )
     return output.permute(0, 2, 3, 1)
+
+
+def _one_pixel_wide(
+    codes: Tensor, width: int, stride: list[int], dilation: list[int]
+) -> tuple[Tensor, list[int]]:
+    """Codes and strides of the same convolution; its width does not move if one window fits.
+
+    oneDNN 3.12 would convolve wrongly on AMX if that stride were not 1.
+
+    Args:
+        codes: ``[batch, height, width, in]``.
+        width: of the kernel.
+        stride: of height and width.
+        dilation: of height and width.
+    """
+    span = dilation[1] * (width - 1) + 1
+    if stride[1] == 1 or codes.shape[2] >= span + stride[1]:
+        return codes, stride
+    return codes[:, :, :span].contiguous(), [stride[0], 1]
 
 
 @cache

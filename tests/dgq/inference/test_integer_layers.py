@@ -56,7 +56,9 @@ def test_an_integer_layer_equals_the_packed_one_and_holds_its_codes(
     assert found.dtype == torch.float32
     # The bias takes back what zero points add, which may be much larger than the output.
     size = max(float(expected.norm()), float(layer.folded_bias.abs().max()))
-    assert float((found - expected).norm()) < 1e-4 * max(size, 1e-6)
+    # In floating point, products that cancel leave a remainder.
+    products = float(x.abs().max()) * float(packed.operands()[0].abs().flatten(1).sum(1).max())
+    assert float((found - expected).norm()) < 1e-4 * max(size, 1e-6) + 1e-6 * products
     again = layer.state_dict()
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)

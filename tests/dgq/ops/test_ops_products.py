@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -111,8 +111,16 @@ def case(conv: Conv, packed: bool) -> tuple[Tensor, Tensor, list[list[int]]]:
     return *codes_and_weight(shape, weight, conv["seed"], packed), geometry
 
 
+# An output one pixel wide, with a stride, and columns behind the window or not.
+NARROW: Conv = {"groups": 1, "inputs": 8, "outputs": 4, "batch": 2, "seed": 0, "stride": (1, 2)}
+
+
 @layouts
 @given(conv=convolutions)
+@example(conv={**NARROW, "kernel": (1, 3), "dilation": (1, 2), "size": (5, 5)})
+@example(conv={**NARROW, "kernel": (3, 3), "dilation": (1, 1), "size": (8, 4)})
+@example(conv={**NARROW, "kernel": (3, 3), "dilation": (1, 1), "size": (8, 3)})
+@example(conv={**NARROW, "kernel": (2, 2), "dilation": (2, 2), "size": (9, 4), "groups": 3})
 @settings(max_examples=80, deadline=None)
 def test_accumulators_of_convolutions_equal_64_bit_sums(packed: bool, conv: Conv) -> None:
     codes, weight, (kernel, stride, dilation) = case(conv, packed)
