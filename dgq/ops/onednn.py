@@ -1,6 +1,6 @@
 """Products of bytes by oneDNN: its weight layout, and calls of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -8,6 +8,9 @@ from torch import Tensor
 
 WRITTEN = (torch.float32, torch.bfloat16)
 """Output dtypes of oneDNN's products; the second is fast on some CPUs only (``written_as``)."""
+
+LARGEST_STRIDE = 2
+"""oneDNN 3.12 makes a few convolutions with the stride 4 wrongly on AMX; UNets have at most 2."""
 
 OWN_PRODUCT = 2**16
 """Codes per sample from which on a separate product costs less than scaling all samples' sums."""
@@ -31,6 +34,11 @@ def pack_conv2d(weight: Tensor, stride: list[int], dilation: list[int], groups: 
         weight.contiguous(), ones, 1.0, 0, stride, [0, 0], dilation, groups
     )
     return packed
+
+
+def convolves(strides: Sequence[int]) -> bool:
+    """Whether convolutions with these strides are left to oneDNN."""
+    return all(stride <= LARGEST_STRIDE for stride in strides)
 
 
 def is_linear(kernel: list[int], stride: list[int], groups: int) -> bool:

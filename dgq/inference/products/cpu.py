@@ -104,9 +104,10 @@ class CpuProducts(Products):
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """The folded weight, in oneDNN's layout if oneDNN multiplies values of its size exactly."""
-        largest = max(int(folded.max()), -int(folded.min()))
-        exact = largest <= cpu.largest_weight_of_onednn()
-        return (OneDNNWeight if exact else PlainWeight)(folded, factor, layer.geometry)
+        largest, geometry = max(int(folded.max()), -int(folded.min())), layer.geometry
+        strides = geometry.stride if isinstance(geometry, ConvGeometry) else ()
+        exact = largest <= cpu.largest_weight_of_onednn() and onednn.convolves(strides)
+        return (OneDNNWeight if exact else PlainWeight)(folded, factor, geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

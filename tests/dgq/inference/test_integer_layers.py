@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits
 from dgq.inference.products.cpu import CpuProducts, OneDNNWeight
 from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
+from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import cpu
 from dgq.settings import WeightSettings
 from dgq.unet.calls import SamplerCall
@@ -126,6 +128,26 @@ def test_weights_larger_than_onednn_adds_up_are_our_kernels(
     weight = CpuProducts().weight(layer, folded, torch.ones(4))
     assert type(weight) is kind
     assert torch.equal(weight.whole_numbers(), folded)
+
+
+@pytest.mark.parametrize(("stride", "kind"), [(2, OneDNNWeight), (4, PlainWeight)])
+def test_convolutions_with_long_strides_are_our_kernels(
+    stride: int, kind: type[WholeWeight], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "largest_weight_of_onednn", lambda: 128)
+    # oneDNN 3.12 makes this convolution wrongly on AMX, if its stride is 4.
+    geometry = ConvGeometry(32, 3, (6, 4), (stride, stride), (0, 0), (3, 1), 1)
+    generator = torch.Generator().manual_seed(0)
+    folded = torch.randint(-64, 65, (3, 32 * 6 * 4), generator=generator).to(torch.int8)
+    layer: Any = SimpleNamespace(geometry=geometry)
+    weight = CpuProducts().weight(layer, folded, torch.ones(32))
+    assert type(weight) is kind
+    codes = torch.randint(0, 256, (1, 23, 16, 32), generator=generator).byte()
+    tables = (torch.ones(1), torch.tensor([0]), torch.float32)
+    found = weight.multiply(QuantizedTensor(codes, *tables), torch.ones(3), torch.zeros(1, 3))
+    planes, kernels = codes.permute(0, 3, 1, 2).double(), folded.view(geometry.weight_shape)
+    expected = F.conv2d(planes, kernels.double(), None, (stride, stride), 0, (3, 1))
+    assert torch.equal(found.double(), expected.permute(0, 2, 3, 1))
 
 
 def test_a_gradient_is_refused_rather_than_lost() -> None:
