@@ -37,12 +37,6 @@ struct Tokens {
     if (token >= n) return _mm512_setzero_si512();
     return _mm512_maskz_loadu_epi16(low_bits(dim - from), first + token * stride + from);
   }
-
-  // The same for 16 numbers.
-  __m256i half_loaded(int64_t token, int64_t from) const {
-    if (token >= n) return _mm256_setzero_si256();
-    return _mm256_maskz_loadu_epi16(low_bits(dim - from), first + token * stride + from);
-  }
 };
 
 // A matrix of 16 x 16 numbers of 32 bits.
@@ -93,11 +87,12 @@ inline bool pack_keys(const Tokens& tokens, int64_t panel, int64_t depth, uint16
   return !infinite;
 }
 
-// Up to 16 numbers of two tokens in turn, zeros for what is not there.
+// 16 numbers of two tokens in turn, zeros for what is not there.
 inline __m512i in_turn(const Tokens& tokens, int64_t token, int64_t from) {
-  const __m512i even = _mm512_cvtepu16_epi32(tokens.half_loaded(token, from));
-  const __m512i odd = _mm512_cvtepu16_epi32(tokens.half_loaded(token + 1, from));
-  return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+  const auto widened = [&](int64_t token) {
+    return _mm512_cvtepu16_epi32(_mm512_castsi512_si256(tokens.loaded(token, from)));
+  };
+  return _mm512_or_si512(widened(token), _mm512_slli_epi32(widened(token + 1), 16));
 }
 
 // A panel of values as [pair of keys][dim][2], zero padded.
