@@ -2,44 +2,18 @@
 
 #pragma once
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include "attention_layout.hpp"
+#include "tiles.hpp"
 
 namespace dgq {
 
-// All tiles have 16 rows of 64 bytes.
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 // Tiles 0 to 3 hold sums, of two times 16 rows and two times 16 columns; 4 and 5 rows of the left
 // operand; 6 and 7 columns of the right one. Intrinsics are statements, and take literals.
-struct Tiles {
+struct Tiles : TilesOfThread {
   static constexpr int64_t ROWS = 64;   // queries at a time
   static constexpr int64_t UNIT = 32;   // queries whose products are made together
   static constexpr int64_t DEPTH = 32;  // dims, to a multiple of which queries and keys are padded
   static constexpr int64_t WIDTH = 16;  // the same for values
-
-  // Linux lets a process use tiles when it has asked for them.
-  static bool allowed() {
-    constexpr int REQUEST = 0x1023, TILE_DATA = 18;
-    static const bool is = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-    return is;
-  }
-
-  Tiles() {
-    // In static memory: before GCC 12.4 the compiler believes that only 8 bytes are read.
-    static constexpr TileShapes SHAPES;
-    _tile_loadconfig(&SHAPES);
-  }
-
-  ~Tiles() { _tile_release(); }
-
-  Tiles(const Tiles&) = delete;
 
   // logits[rows][keys] = query[rows][depth] keys, which start at the first of a panel.
   static void score(const uint16_t* query, const uint16_t* panels, int64_t rows, int64_t keys,
@@ -63,9 +37,6 @@ struct Tiles {
   }
 
  private:
-  // Compilers do not know what memory loads of tiles read, and might store to it later.
-  static void finish_stores() { asm volatile("" ::: "memory"); }
-
   // logits[UNIT][GROUP] = query[UNIT][depth] keys
   static void score_group(const uint16_t* query, const uint16_t* keys, int64_t depth,
                           float* logits) {

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / name for name in ("attention.cpp", "products.cpp", "quantization.cpp"))
+NAMES = ("attention.cpp", "products.cpp", "quantization.cpp", "tile_products.cpp")
+SOURCES = tuple(HERE / name for name in NAMES)
 HEADERS = tuple(sorted(HERE.glob("*.hpp")))
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (

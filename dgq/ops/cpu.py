@@ -1,11 +1,12 @@
 """The operators on a CPU, by oneDNN and by our own kernels."""
 
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
 
-from dgq.ops import native, onednn, reference
+from dgq.ops import native, onednn, reference, tile_layout
 from dgq.ops.library import LIBRARY
 
 LARGEST_BYTE = 128
@@ -17,8 +18,10 @@ LARGEST_IN_PAIRS = 64
 
 def register() -> None:
     """Register this file's functions with ``torch.ops.dgq``, for tensors on a CPU."""
-    operators = (quantize, quantize_gated, channel_ranges, int_linear, int_conv2d, attention)
-    for function in operators:
+    for function in (
+        *(quantize, quantize_gated, channel_ranges, attention),
+        *(int_linear, int_linear_gated, int_conv2d),
+    ):
         LIBRARY.impl(function.__name__, function, "CPU")
     for function in (int_linear, int_conv2d):
         # A weight in oneDNN's layout makes the dispatcher choose this key.
@@ -52,6 +55,12 @@ def _is_exact(largest: int) -> bool:
 def products_are_exact() -> bool:
     """Whether products of unsigned bytes with all signed ones are exact and fast here."""
     return largest_weight_of_onednn() == LARGEST_BYTE or has_own_products()
+
+
+def has_tile_products() -> bool:
+    """Whether our own kernels multiply tiles of bytes here (AMX)."""
+    kernels = native.kernels()
+    return kernels is not None and kernels.has_tile_products
 
 
 def has_own_products() -> bool:
@@ -131,10 +140,12 @@ def int_linear(
     if residual is not None:
         output = int_linear(codes, weight, *tables, torch.float32)
         return reference.with_residual(output, residual, dtype)
+    if tile_layout.is_in_tiles(weight):
+        output = _by_tiles(_as_images(codes), weight, *tables, [1, 1], [1, 1], [1, 1], dtype)
+        return output.view(*codes.shape[:-1], output.shape[-1])
     if not weight.is_mkldnn:
         shape = codes.shape
-        images = codes.reshape(shape[0], 1, shape[1:-1].numel(), shape[-1])
-        ours = _convolved(images, weight[:, :, None, None], *tables, [1, 1], [1, 1])
+        ours = _convolved(_as_images(codes), weight[:, :, None, None], *tables, [1, 1], [1, 1])
         if ours is None:
             return reference.int_linear(codes, weight, *tables, dtype)
         return ours.view(*shape[:-1], ours.shape[-1]).to(dtype)
@@ -143,6 +154,31 @@ def int_linear(
         return onednn.linear(codes, weight, weight_scale, factor, row, output)
 
     return onednn.at_steps(product, codes, scale, bias, step, dtype)
+
+
+def int_linear_gated(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    next_scale: Tensor,
+    multiple: Tensor,
+    zero_point: Tensor,
+    factor: Tensor,
+    largest: int,
+    offset: int | None = None,
+) -> Tensor:
+    """As ``reference.int_linear_gated``; for weights in tiles in one pass."""
+    tables, kernels = (next_scale, multiple, zero_point, factor), native.kernels()
+    operands = (_as_images(codes), weight, weight_scale, scale, bias, step)
+    fits = offset is None and native.can_multiply_tiles_gated(operands, tables)
+    if kernels is not None and fits:
+        gated = kernels.multiply_tiles_gated(*operands, *tables, largest)
+        return gated.view(*codes.shape[:-1], gated.shape[-1])
+    output = int_linear(codes, *operands[1:], torch.float32)
+    return quantize_gated(output, *tables, step, largest, offset)
 
 
 def int_conv2d(
@@ -164,6 +200,8 @@ def int_conv2d(
     if residual is not None:
         output = int_conv2d(*operands, *window, groups, torch.float32)
         return reference.with_residual(output, residual, dtype)
+    if tile_layout.is_in_tiles(weight):
+        return _by_tiles(*operands, *window, dtype)
     if not weight.is_mkldnn:
         ours = _convolved(*operands, stride, dilation)
         if ours is None:
@@ -177,6 +215,34 @@ def int_conv2d(
         return onednn.conv2d(codes, weight, weight_scale, factor, row, *strides, output)
 
     return onednn.at_steps(product, codes, scale, bias, step, dtype).contiguous()
+
+
+def _as_images(codes: Tensor) -> Tensor:
+    """The input ``[batch, ..., in]`` of a linear layer as images ``[batch, 1, tokens, in]``."""
+    return codes.reshape(codes.shape[0], 1, codes.shape[1:-1].numel(), codes.shape[-1])
+
+
+def _by_tiles(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """As ``reference.int_conv2d``, for a weight in tiles."""
+    operands, kernels = (codes, weight, weight_scale, scale, bias, step), native.kernels()
+    if kernels is not None and native.can_multiply_tiles(*operands, kernel, dilation):
+        written = dtype if dtype in native.READ else torch.float32
+        return kernels.multiply_tiles(*operands, kernel, stride, dilation, written).to(dtype)
+    plain = tile_layout.from_tiles(weight, weight_scale.shape[0], prod(kernel) * codes.shape[-1])
+    plain = plain.view(-1, *kernel, codes.shape[-1]).permute(0, 3, 1, 2)
+    tables = operands[2:]
+    return reference.int_conv2d(codes, plain, *tables, kernel, stride, dilation, 1, dtype)
 
 
 def _convolved(

@@ -6,17 +6,24 @@ Without a working compiler, the operators use torch alone: slower, with the same
 import ctypes
 import logging
 import subprocess
+from collections.abc import Sequence
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
 
 from dgq.errors import DGQError
-from dgq.ops import compiling
+from dgq.ops import compiling, tile_layout
 from dgq.ops.shapes import convolved
 
 READ = (torch.float32, torch.bfloat16)
 """Dtypes that the kernels quantize and find ranges of."""
+
+NO_MEMORY = "no memory for the sums of an integer product"
+
+POINT = (1, 1, 1, 1, 1, 1)
+"""Kernel, stride and dilation of a linear layer."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +40,7 @@ class Kernels:
         self.has_attention = bool(library.dgq_has_attention())
         self.has_tiles = bool(library.dgq_has_tiles())
         self.has_products = bool(library.dgq_has_products())
+        self.has_tile_products = bool(library.dgq_has_tile_products())
 
     def can_attend(
         self, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float
@@ -147,16 +155,81 @@ class Kernels:
         out_channels, _, *kernel = weight.shape
         out_size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
         out = codes.new_empty((*out_size, out_channels), dtype=torch.float32)
-        sizes = (*codes.shape, *out.shape[1:], *kernel, *stride, *dilation)
         codes, weight = codes.contiguous(), weight.contiguous(memory_format=torch.channels_last)
         tables = [table.contiguous() for table in (weight_scale, scale, bias, step)]
         no_memory = self._library.dgq_convolve(
             *map(_address, (codes, weight, *tables)),
             *_sizes(scale.shape[0], bias.shape[0], step.shape[0]),
-            *((ctypes.c_int64 * len(sizes))(*sizes), _address(out)),
+            *(_array(*codes.shape, *out.shape[1:], *kernel, *stride, *dilation), _address(out)),
         )
         if no_memory:
-            raise MemoryError("no memory for the sums of an integer product")
+            raise MemoryError(NO_MEMORY)
+        return out
+
+    def multiply_tiles(
+        self,
+        codes: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        step: Tensor,
+        kernel: list[int],
+        stride: list[int],
+        dilation: list[int],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """As ``reference.int_conv2d``, for a weight in tiles, where ``can_multiply_tiles``.
+
+        Args:
+            dtype: of the output, one of ``READ``.
+        """
+        out_size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
+        out = codes.new_empty((*out_size, weight_scale.shape[0]), dtype=dtype)
+        given = (codes, weight, weight_scale, scale, bias, step)
+        operands = [operand.contiguous() for operand in given]
+        no_memory = self._library.dgq_multiply_tiles(
+            *map(_address, operands),
+            *_sizes(scale.shape[0], bias.shape[0], step.shape[0]),
+            _array(*codes.shape, *out.shape[1:], *kernel, *stride, *dilation),
+            *(ctypes.c_int(dtype == torch.bfloat16), _address(out)),
+        )
+        if no_memory:
+            raise MemoryError(NO_MEMORY)
+        return out
+
+    def multiply_tiles_gated(
+        self,
+        codes: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        step: Tensor,
+        next_scale: Tensor,
+        multiple: Tensor,
+        zero_point: Tensor,
+        factor: Tensor,
+        largest: int,
+    ) -> Tensor:
+        """As ``reference.int_linear_gated``, for a weight in tiles, up to values midway.
+
+        Args:
+            codes: ``[batch, 1, tokens, in]``; those returned have this shape, too.
+        """
+        out = codes.new_empty((*codes.shape[:-1], multiple.shape[0]))
+        given = (codes, weight, weight_scale, scale, bias, step)
+        operands = [operand.contiguous() for operand in given]
+        tables = [t.contiguous() for t in (next_scale, multiple, zero_point, factor)]
+        no_memory = self._library.dgq_multiply_tiles_gated(
+            *map(_address, operands),
+            *_sizes(scale.shape[0], bias.shape[0], step.shape[0]),
+            _array(*codes.shape, *codes.shape[1:3], weight_scale.shape[0], *POINT),
+            *(*map(_address, tables), *_sizes(next_scale.shape[0])),
+            *(ctypes.c_float(largest), _address(out)),
+        )
+        if no_memory:
+            raise MemoryError(NO_MEMORY)
         return out
 
 
@@ -173,20 +246,66 @@ def can_convolve(
 
     The kernels check nothing. False where sizes do not agree, so that torch raises the error.
     """
-    n_out, windows = weight.shape[0], zip(codes.shape[1:3], weight.shape[2:], dilation, strict=True)
+    return (
+        _are_operands(codes, weight, weight_scale, scale, bias, step)
+        and weight.shape[:2] == (weight_scale.shape[0], codes.shape[3])
+        and sums_fit(weight[0].numel())
+        and _has_windows(codes, weight.shape[2:], dilation)
+    )
+
+
+def can_multiply_tiles(
+    codes: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    step: Tensor,
+    kernel: list[int],
+    dilation: list[int],
+) -> bool:
+    """The same for a weight in tiles, of ``kernel``."""
+    n_out, n_in = weight_scale.shape[0], prod(kernel) * codes.shape[3]
+    return (
+        _are_operands(codes, weight, weight_scale, scale, bias, step)
+        and weight.shape == tile_layout.shape(n_out, n_in)
+        and sums_fit(n_in)
+        and _has_windows(codes, kernel, dilation)
+    )
+
+
+def can_multiply_tiles_gated(
+    operands: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    tables: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> bool:
+    """The same for a linear layer with a gate, and the tables of its output's quantizer."""
+    n_out, step = operands[2].shape[0], operands[5]
+    return (
+        can_multiply_tiles(*operands, [1, 1], [1, 1])
+        and n_out % (2 * tile_layout.LANES) == 0
+        and _make_codes(n_out // 2, *tables, step)
+    )
+
+
+def _are_operands(
+    codes: Tensor, weight: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, step: Tensor
+) -> bool:
+    """Whether dtypes are right, nothing is empty, and tables have a row for each step."""
     return (
         (codes.dtype, weight.dtype, step.dtype) == (torch.uint8, torch.int8, torch.int64)
         and all(table.dtype == torch.float32 for table in (weight_scale, scale, bias))
         and codes.numel() > 0
         and weight.numel() > 0
-        and codes.shape[3] == weight.shape[1]
-        and sums_fit(weight[0].numel())
-        and all(n > d * (k - 1) for n, k, d in windows)
-        and weight_scale.shape == bias.shape[1:] == (n_out,)
+        and bias.shape[1:] == weight_scale.shape
         and step.shape in ((1,), codes.shape[:1])
         and scale.ndim == 1
         and all(_has_rows(table, step) for table in (scale, bias))
     )
+
+
+def _has_windows(codes: Tensor, kernel: Sequence[int], dilation: list[int]) -> bool:
+    windows = zip(codes.shape[1:3], kernel, dilation, strict=True)
+    return all(n > d * (k - 1) for n, k, d in windows)
 
 
 def sums_fit(inputs: int) -> bool:
@@ -214,15 +333,23 @@ def can_quantize(
     The kernels check nothing. False where sizes or steps do not agree, so that torch raises the
     error.
     """
-    by_channel = (channels,)
     return (
         x.dtype in READ
         and x.numel() > 0
-        and (zero_point.dtype, step.dtype) == (torch.int16, torch.int64)
-        and scale.dtype == multiple.dtype == factor.dtype == torch.float32
-        and multiple.shape == factor.shape == by_channel
-        and zero_point.shape == scale.shape + by_channel
         and step.shape in ((1,), x.shape[:1])
+        and _make_codes(channels, scale, multiple, zero_point, factor, step)
+    )
+
+
+def _make_codes(
+    channels: int, scale: Tensor, multiple: Tensor, zero_point: Tensor, factor: Tensor, step: Tensor
+) -> bool:
+    """Whether tables are those of a quantizer of this number of channels, at all steps."""
+    return (
+        (zero_point.dtype, step.dtype) == (torch.int16, torch.int64)
+        and scale.dtype == multiple.dtype == factor.dtype == torch.float32
+        and multiple.shape == factor.shape == (channels,)
+        and zero_point.shape == (*scale.shape, channels)
         and _has_rows(scale, step)
     )
 
@@ -250,6 +377,10 @@ def _address(tensor: Tensor | None) -> ctypes.c_void_p:
             "integer products take part in no transform of torch.func (vmap, jvp, grad): load the "
             "model with execution='float'"
         ) from error
+
+
+def _array(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 def _sizes(*values: int) -> tuple[ctypes.c_int64, ...]:

@@ -12,6 +12,7 @@
 #include <new>
 #include <vector>
 
+#include "convolution.hpp"
 #include "panels.hpp"
 
 namespace {
@@ -24,42 +25,6 @@ constexpr int64_t WORD_STRIDE = DEPTH + 16;
 constexpr int64_t MOST_TILES = 20;           // of COLUMNS, so that sums stay in the second cache
 constexpr int64_t LEAST_TILES = 4;           // below, codes are copied too often
 constexpr int64_t JOBS = 4;                  // for each thread: none waits long for the last
-
-struct Convolution {
-  int64_t batch, height, width, channels;  // of the codes, padding included
-  int64_t out_height, out_width, out_channels;
-  int64_t kernel_height, kernel_width, stride_height, stride_width, dilation_height, dilation_width;
-
-  int64_t depth() const { return kernel_height * kernel_width * channels; }
-  int64_t pixels() const { return out_height * out_width; }
-  int64_t rows() const { return batch * pixels(); }
-};
-
-// The codes from first to first + n of the window of an output pixel, ordered by kernel pixel, then
-// by channel.
-void copy_window(const uint8_t* codes, const Convolution& c, int64_t row, int64_t first, int64_t n,
-                 uint8_t* to) {
-  const int64_t sample = row / c.pixels(), pixel = row % c.pixels();
-  const int64_t h = pixel / c.out_width * c.stride_height, w = pixel % c.out_width * c.stride_width;
-  for (int64_t k = first; k < first + n;) {
-    const int64_t tap = k / c.channels, channel = k % c.channels;
-    const int64_t y = h + tap / c.kernel_width * c.dilation_height;
-    const int64_t x = w + tap % c.kernel_width * c.dilation_width;
-    const int64_t some = std::min(c.channels - channel, first + n - k);
-    std::memcpy(to, codes + ((sample * c.height + y) * c.width + x) * c.channels + channel, some);
-    k += some, to += some;
-  }
-}
-
-struct Tables {
-  const float *weight_scale, *scale, *bias;
-  const int64_t* step;
-  int64_t n_steps, n_scales, n_biases;
-
-  int64_t row_of(int64_t sample, int64_t n) const {
-    return n > 1 ? step[n_steps > 1 ? sample : 0] : 0;
-  }
-};
 
 struct alignas(64) Tile {
   int32_t sums[ROWS][COLUMNS];
@@ -139,8 +104,7 @@ extern "C" int dgq_convolve(const uint8_t* codes, const int8_t* weight, const fl
                             const float* scale, const float* bias, const int64_t* step,
                             int64_t n_scales, int64_t n_biases, int64_t n_steps,
                             const int64_t* sizes, float* out) {
-  const Convolution c{sizes[0], sizes[1], sizes[2], sizes[3],  sizes[4],  sizes[5], sizes[6],
-                      sizes[7], sizes[8], sizes[9], sizes[10], sizes[11], sizes[12]};
+  const Convolution c = convolution_of(sizes);
   const Tables tables{weight_scale, scale, bias, step, n_steps, n_scales, n_biases};
   const int64_t row_blocks = (c.rows() + ROWS - 1) / ROWS;
   const int64_t n_tiles = (c.out_channels + COLUMNS - 1) / COLUMNS;

@@ -1,15 +1,18 @@
 """Integer products on a CPU: u8 codes, weights folded to s8."""
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
 
+from dgq.inference.channel_input import ChannelInput
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import Products, ProductWeight
-from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
+from dgq.inference.products.whole_weight import PlainWeight, WholeWeight, gated
+from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import attention as fused_attention
-from dgq.ops import cpu, native, onednn, quantize, quantize_gated
+from dgq.ops import cpu, native, onednn, quantize, quantize_gated, tile_layout
 from dgq.ops.reference import attention as reference_attention
 from dgq.ops.reference import dense
 from dgq.unet.geometry import ConvGeometry, Geometry
@@ -38,6 +41,34 @@ class OneDNNWeight(WholeWeight):
     def whole_numbers(self) -> Tensor:
         """The weight converted back from oneDNN's layout."""
         return dense(self.tensor).reshape(self.geometry.out_channels, -1)
+
+
+class TiledWeight(WholeWeight):
+    """A byte for each weight, in tiles as our kernel multiplies them (AMX).
+
+    Args:
+        folded: int8 ``[out, n]``.
+        factor: factor of the weights that meet each input channel, ``[in]``.
+        geometry: of the layer, which has one group.
+    """
+
+    def __init__(self, folded: Tensor, factor: Tensor, geometry: Geometry) -> None:
+        if isinstance(geometry, ConvGeometry):
+            folded = folded.view(geometry.weight_shape).permute(0, 2, 3, 1).flatten(1)
+        super().__init__(tile_layout.in_tiles(folded), factor, geometry)
+
+    def multiply_gated(
+        self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
+    ) -> QuantizedTensor:
+        """Compute in one kernel."""
+        return gated(x, self.tensor, weight_scale, bias, reader)
+
+    def whole_numbers(self) -> Tensor:
+        """The weight taken from the tiles, in the order of the stored codes."""
+        n_out, channels, *kernel = self.geometry.weight_shape
+        rows = tile_layout.from_tiles(self.tensor, n_out, channels * prod(kernel))
+        windows = rows.view(n_out, prod(kernel), channels)
+        return windows.transpose(1, 2).reshape(n_out, -1)
 
 
 class CpuProducts(Products):
@@ -103,11 +134,20 @@ class CpuProducts(Products):
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
-        """The folded weight, in oneDNN's layout if oneDNN multiplies values of its size exactly."""
-        largest, geometry = max(int(folded.max()), -int(folded.min())), layer.geometry
-        strides = geometry.stride if isinstance(geometry, ConvGeometry) else ()
-        exact = largest <= cpu.largest_weight_of_onednn() and onednn.convolves(strides)
-        return (OneDNNWeight if exact else PlainWeight)(folded, factor, geometry)
+        """The folded weight in tiles, in oneDNN's layout if that is exact, or as it is."""
+        return self._kind(folded, layer.geometry)(folded, factor, layer.geometry)
+
+    def _kind(
+        self, folded: Tensor, geometry: Geometry
+    ) -> Callable[[Tensor, Tensor, Geometry], WholeWeight]:
+        conv = geometry if isinstance(geometry, ConvGeometry) else None
+        if cpu.has_tile_products() and (conv is None or conv.groups == 1):
+            return TiledWeight
+        largest = max(int(folded.max()), -int(folded.min()))
+        exact = largest <= cpu.largest_weight_of_onednn()
+        if exact and (conv is None or onednn.convolves(conv.stride)):
+            return OneDNNWeight
+        return PlainWeight
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -11,9 +11,9 @@ from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import largest_exponent
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight, ProductWeight
-from dgq.inference.products.whole_weight import PlainWeight, multiply_whole
+from dgq.inference.products.whole_weight import PlainWeight, gated, multiply_whole
 from dgq.inference.quantized_tensor import QuantizedTensor
-from dgq.ops import conv2d_packed, int_conv2d_packed, int_linear_gated, unpack
+from dgq.ops import conv2d_packed, int_conv2d_packed, unpack
 from dgq.ops.packed_weight import PackedWeight, multiplied, packed_for_kernels, stacked
 from dgq.unet.geometry import ConvGeometry, Geometry, LinearGeometry
 
@@ -198,12 +198,3 @@ def nibbles_of(layer: PackedLayer, factor: Tensor | None) -> PackedWeight:
 def is_at_one_step(x: QuantizedTensor) -> bool:
     """Whether all samples are at the same step of the sampler."""
     return x.step.shape[0] == 1
-
-
-def gated(
-    x: QuantizedTensor, weight: Tensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
-) -> QuantizedTensor:
-    """``ProductWeight.multiply_gated`` in one kernel, with an int8 weight ``[2 out, in]``."""
-    operands = (x.codes, weight, weight_scale, x.scale, bias, x.step)
-    codes = int_linear_gated(*operands, *reader.tables, reader.largest, reader.offset)
-    return QuantizedTensor(codes, reader.scale, x.step, x.dtype)

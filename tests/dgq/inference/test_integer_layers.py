@@ -1,5 +1,6 @@
 """Layers that multiply integers against the same layers in floating point."""
 
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from dgq.errors import DGQError
 from dgq.inference.channel_input import ChannelInput
 from dgq.inference.folding import fits
-from dgq.inference.products.cpu import CpuProducts, OneDNNWeight
+from dgq.inference.products.cpu import CpuProducts, OneDNNWeight, TiledWeight
 from dgq.inference.products.whole_weight import PlainWeight, WholeWeight
 from dgq.inference.quantized_tensor import QuantizedTensor
 from dgq.ops import cpu
@@ -118,6 +119,13 @@ def test_sums_that_do_not_fit_into_32_bits_are_not_made() -> None:
     assert fits(weight * -128, 4)
 
 
+@pytest.fixture
+def without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU without AMX."""
+    monkeypatch.setattr(cpu, "has_tile_products", lambda: False)
+
+
+@pytest.mark.usefixtures("without_tiles")
 @pytest.mark.parametrize(("largest", "kind"), [(63, PlainWeight), (64, OneDNNWeight)])
 def test_weights_larger_than_onednn_adds_up_are_our_kernels(
     largest: int, kind: type[WholeWeight], monkeypatch: pytest.MonkeyPatch
@@ -130,6 +138,7 @@ def test_weights_larger_than_onednn_adds_up_are_our_kernels(
     assert torch.equal(weight.whole_numbers(), folded)
 
 
+@pytest.mark.usefixtures("without_tiles")
 @pytest.mark.parametrize(("stride", "kind"), [(2, OneDNNWeight), (4, PlainWeight)])
 def test_convolutions_with_long_strides_are_our_kernels(
     stride: int, kind: type[WholeWeight], monkeypatch: pytest.MonkeyPatch
@@ -161,3 +170,37 @@ def test_a_gradient_is_refused_rather_than_lost() -> None:
     layer = integer_layer(packed_layer(LinearGeometry(6, 5), formats, torch.tensor([0]), 0))
     with pytest.raises(DGQError, match="execution='float'"):
         layer(torch.randn(1, 2, 6, requires_grad=True))
+
+
+@pytest.mark.parametrize("has_tiles", [False, True])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        LinearGeometry(70, 18),
+        ConvGeometry(70, 18, (3, 2), (1, 2), (0, 0), (1, 1), 1),
+        ConvGeometry(70, 18, (3, 2), (1, 2), (0, 0), (1, 1), 2),
+    ],
+)
+def test_cpus_with_amx_multiply_tiles_of_all_layers_without_groups(
+    geometry: LinearGeometry | ConvGeometry, has_tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "has_tile_products", lambda: has_tiles)
+    generator = torch.Generator().manual_seed(0)
+    n = prod(geometry.weight_shape[1:])
+    folded = torch.randint(-63, 64, (18, n), generator=generator).to(torch.int8)
+    layer: Any = SimpleNamespace(geometry=geometry)
+    weight = CpuProducts().weight(layer, folded, torch.ones(70))
+    in_groups = isinstance(geometry, ConvGeometry) and geometry.groups > 1
+    assert (type(weight) is TiledWeight) == (has_tiles and not in_groups)
+    assert torch.equal(weight.whole_numbers(), folded)
+    codes = torch.randint(0, 256, (2, 5, 6, 70), generator=generator).byte()
+    tables = (torch.ones(1), torch.tensor([0]), torch.float32)
+    found = weight.multiply(QuantizedTensor(codes, *tables), torch.ones(18), torch.zeros(1, 18))
+    matrix = folded.double()
+    if isinstance(geometry, ConvGeometry):
+        planes, kernels = codes.permute(0, 3, 1, 2).double(), matrix.view(geometry.weight_shape)
+        expected = F.conv2d(planes, kernels, None, geometry.stride, groups=geometry.groups)
+        expected = expected.permute(0, 2, 3, 1)
+    else:
+        expected = codes.double() @ matrix.t()
+    assert torch.equal(found.double(), expected)

@@ -9,25 +9,34 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, native, onednn, reference
+from dgq.ops import cpu, native, onednn, reference, tile_layout
 
 LARGEST = cpu.largest_weight_of_onednn()
 fast = pytest.mark.skipif(LARGEST == 0, reason="oneDNN has no exact products of bytes here")
-layouts = pytest.mark.parametrize("packed", [False, pytest.param(True, marks=fast)])
-"""Of the weight: plain, for our own kernel or the reference, or for oneDNN."""
+layouts = pytest.mark.parametrize("layout", ["plain", "tiles", pytest.param("onednn", marks=fast)])
+"""Of the weight. Without AMX, weights in tiles are multiplied by the reference."""
+
+
+def laid_out(weight: Tensor, layout: str, *window: Any) -> Tensor:
+    """A weight ``[out, in]``, or that of a convolution with stride, dilation and groups."""
+    if layout == "onednn":
+        return onednn.pack_conv2d(weight, *window) if window else onednn.pack_linear(weight)
+    if layout == "tiles":
+        return tile_layout.in_tiles(weight.movedim(1, -1).flatten(1))
+    return weight
 
 
 def codes_and_weight(
-    codes: tuple[int, ...], weight: tuple[int, ...], seed: int, packed: bool = False
+    codes: tuple[int, ...], weight: tuple[int, ...], seed: int, layout: str = "plain"
 ) -> tuple[Tensor, Tensor]:
     """Random u8 codes and s8 weights over their whole ranges, or all that oneDNN multiplies."""
     generator = torch.Generator().manual_seed(seed)
-    largest = LARGEST if packed else 128
+    largest = LARGEST if layout == "onednn" else 128
     return (
         torch.randint(0, 256, codes, generator=generator).to(torch.uint8),
         torch.randint(-largest, min(largest + 1, 128), weight, generator=generator).to(torch.int8),
@@ -64,23 +73,23 @@ def expected(
 )
 @settings(max_examples=60, deadline=None)
 def test_accumulators_of_linear_layers_equal_64_bit_sums(
-    packed: bool, batch: int, tokens: int, channels: int, out: int, seed: int
+    layout: str, batch: int, tokens: int, channels: int, out: int, seed: int
 ) -> None:
-    codes, weight = codes_and_weight((batch, tokens, channels), (out, channels), seed, packed)
+    codes, weight = codes_and_weight((batch, tokens, channels), (out, channels), seed, layout)
     sums = codes.long() @ weight.long().t()
     ones = torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1, dtype=torch.long)
-    right = onednn.pack_linear(weight) if packed else weight
+    right = laid_out(weight, layout)
     found = ops.int_linear(codes, right, *ones, torch.float32)
     assert torch.equal(found.double(), sums.double())  # below 2^24, which float32 holds
 
 
 @layouts
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_products_do_not_saturate(packed: bool, sign: int) -> None:
-    extreme = max(-128, min(127, sign * (LARGEST if packed else 128)))
+def test_the_largest_products_do_not_saturate(layout: str, sign: int) -> None:
+    extreme = max(-128, min(127, sign * (LARGEST if layout == "onednn" else 128)))
     codes = torch.full((1, 2, 4000), 255, dtype=torch.uint8)
     plain = torch.full((16, 4000), extreme, dtype=torch.int8)
-    weight = onednn.pack_linear(plain) if packed else plain
+    weight = laid_out(plain, layout)
     ones = torch.ones(16), torch.ones(1), torch.zeros(1, 16), torch.zeros(1, dtype=torch.long)
     found = ops.int_linear(codes, weight, *ones, torch.float32)
     assert (found == 255 * extreme * 4000).all()
@@ -102,13 +111,13 @@ convolutions = st.fixed_dictionaries(
 )
 
 
-def case(conv: Conv, packed: bool) -> tuple[Tensor, Tensor, list[list[int]]]:
+def case(conv: Conv, layout: str) -> tuple[Tensor, Tensor, list[list[int]]]:
     """Codes, weight and geometry of a drawn convolution."""
     groups = conv["groups"]
     shape = (conv["batch"], *conv["size"], groups * conv["inputs"])
     weight = (groups * conv["outputs"], conv["inputs"], *conv["kernel"])
     geometry = [list(conv[name]) for name in ("kernel", "stride", "dilation")]
-    return *codes_and_weight(shape, weight, conv["seed"], packed), geometry
+    return *codes_and_weight(shape, weight, conv["seed"], layout), geometry
 
 
 # An output one pixel wide, with a stride, and columns behind the window or not.
@@ -122,36 +131,38 @@ NARROW: Conv = {"groups": 1, "inputs": 8, "outputs": 4, "batch": 2, "seed": 0, "
 @example(conv={**NARROW, "kernel": (3, 3), "dilation": (1, 1), "size": (8, 3)})
 @example(conv={**NARROW, "kernel": (2, 2), "dilation": (2, 2), "size": (9, 4), "groups": 3})
 @settings(max_examples=80, deadline=None)
-def test_accumulators_of_convolutions_equal_64_bit_sums(packed: bool, conv: Conv) -> None:
-    codes, weight, (kernel, stride, dilation) = case(conv, packed)
+def test_accumulators_of_convolutions_equal_64_bit_sums(layout: str, conv: Conv) -> None:
+    assume(conv["groups"] == 1 or layout != "tiles")
+    codes, weight, (kernel, stride, dilation) = case(conv, layout)
     groups, out = conv["groups"], weight.shape[0]
     planes = codes.permute(0, 3, 1, 2)
     sums = F.conv2d(planes.long(), weight.long(), None, stride, 0, dilation, groups)
     ones = torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.zeros(1, dtype=torch.long)
-    right = onednn.pack_conv2d(weight, stride, dilation, groups) if packed else weight
+    right = laid_out(weight, layout, stride, dilation, groups)
     shape = (kernel, stride, dilation, groups, torch.float32)
     found = ops.int_conv2d(codes, right, *ones, *shape)
     assert torch.equal(found.double(), sums.permute(0, 2, 3, 1).double())
     assert found.is_contiguous()
-    assert torch.equal(reference.int_conv2d(codes, right, *ones, *shape), found)
+    if layout != "tiles":
+        assert torch.equal(reference.int_conv2d(codes, right, *ones, *shape), found)
 
 
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @layouts
 def test_each_sample_is_scaled_at_its_own_step(
-    per_row: bool, dtype: torch.dtype, packed: bool
+    per_row: bool, dtype: torch.dtype, layout: str
 ) -> None:
-    codes, weight = codes_and_weight((3, 6, 7, 5), (4, 5, 3, 3), 0, packed)
+    codes, weight = codes_and_weight((3, 6, 7, 5), (4, 5, 3, 3), 0, layout)
     others = scales(4, 5, 3, per_row, 1)
     sums = F.conv2d(codes.permute(0, 3, 1, 2).long(), weight.long()).permute(0, 2, 3, 1)
-    right = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1) if packed else weight
+    right = laid_out(weight, layout, [1, 1], [1, 1], 1)
     found = ops.int_conv2d(codes, right, *others, [3, 3], [1, 1], [1, 1], 1, dtype)
     close = {"rtol": 1e-5, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 1.0}
     torch.testing.assert_close(found.double(), expected(sums, *others), **close)
 
-    codes, weight = codes_and_weight((3, 5), (4, 5), 2, packed)  # 2-D, as of the time embedding
-    right = onednn.pack_linear(weight) if packed else weight
+    codes, weight = codes_and_weight((3, 5), (4, 5), 2, layout)  # 2-D, as of the time embedding
+    right = laid_out(weight, layout)
     found = ops.int_linear(codes, right, *others, dtype)
     torch.testing.assert_close(
         found.double(), expected(codes.long() @ weight.long().t(), *others), **close
@@ -183,13 +194,13 @@ def test_the_operators_are_good_citizens() -> None:
 @layouts
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_large_samples_of_different_steps_equal_64_bit_sums(
-    kernel: tuple[int, int], packed: bool
+    kernel: tuple[int, int], layout: str
 ) -> None:
-    codes, weight = codes_and_weight((3, 34, 34, 64), (16, 64, *kernel), 0, packed)
+    codes, weight = codes_and_weight((3, 34, 34, 64), (16, 64, *kernel), 0, layout)
     assert codes[0].numel() >= onednn.OWN_PRODUCT
     weight_scale, scale, bias, step = scales(16, 3, 3, True, 1)
     assert len(set(step.tolist())) > 1
-    right = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1) if packed else weight
+    right = laid_out(weight, layout, [1, 1], [1, 1], 1)
     geometry = (list(kernel), [1, 1], [1, 1], 1)
     tables = (weight_scale, scale, bias, step)
     found = ops.int_conv2d(codes, right, *tables, *geometry, torch.float32)
@@ -235,7 +246,7 @@ def by_our_kernel(*operands: Any) -> Tensor:
 def test_our_kernel_computes_the_reference(
     conv: Conv, rows: tuple[int, int], per_row: bool
 ) -> None:
-    codes, weight, (kernel, stride, dilation) = case(conv | {"groups": 1}, packed=False)
+    codes, weight, (kernel, stride, dilation) = case(conv | {"groups": 1}, "plain")
     weight_scale, scale, bias, step = scales(
         weight.shape[0], 3, conv["batch"], per_row, conv["seed"]
     )

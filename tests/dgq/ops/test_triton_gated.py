@@ -130,7 +130,7 @@ def test_layers_use_it_where_all_samples_are_at_one_step(
     used: list[str] = []
     right = torch.ops.dgq.int_linear_gated
     monkeypatch.setattr(
-        "dgq.inference.products.gpu_weights.int_linear_gated",
+        "dgq.inference.products.whole_weight.int_linear_gated",
         lambda *operands: used.append("gated") or right(*operands),
     )
     products = GatesHere()

@@ -1,0 +1,258 @@
+"""Products by tiles (AMX): the layout of weights, and our kernel against whole numbers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dgq import ops
+from dgq.ops import cpu, native, reference, tile_layout
+
+amx = pytest.mark.skipif(not cpu.has_tile_products(), reason="no AMX, or no compiler")
+Tables = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def codes_of(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+
+
+def weight_of(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 1)
+    return torch.randint(-128, 128, shape, generator=generator).to(torch.int8)
+
+
+def tables_of(out: int, steps: tuple[int, ...], rows: tuple[int, int] = (3, 3)) -> Tables:
+    """Scales of the weight and of ``rows`` steps, biases of ``rows`` steps, and steps."""
+    generator = torch.Generator().manual_seed(out)
+    scales = [torch.rand(n, generator=generator) + 0.01 for n in (out, rows[0])]
+    return *scales, torch.randn(rows[1], out, generator=generator), torch.tensor(steps)
+
+
+def convolution_in_tiles(weight: Tensor) -> Tensor:
+    return tile_layout.in_tiles(weight.permute(0, 2, 3, 1).flatten(1))
+
+
+@given(n_out=st.integers(1, 50), n_in=st.integers(1, 200))
+@settings(max_examples=40, deadline=None)
+def test_the_layout_holds_each_weight_where_tiles_multiply_it(n_out: int, n_in: int) -> None:
+    weight = weight_of(n_out, n_in)
+    tiles = tile_layout.in_tiles(weight)
+    assert tiles.shape == tile_layout.shape(n_out, n_in)
+    assert tile_layout.is_in_tiles(tiles)
+    assert not tile_layout.is_in_tiles(weight)
+    for out, k in ((0, 0), (n_out - 1, n_in - 1), (n_out // 2, n_in // 3)):
+        # Four inputs of one output channel, then of the next; a row of a tile is 64 bytes.
+        place = k % 64 // 4 * 64 + out % 16 * 4 + k % 4
+        assert tiles[out // 16, k // 64, place] == weight[out, k]
+    assert tiles.long().sum() == weight.long().sum()  # what pads it is 0
+    assert torch.equal(tile_layout.from_tiles(tiles, n_out, n_in), weight)
+
+
+windows = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 3),
+        "size": st.tuples(st.integers(5, 9), st.sampled_from([5, 16, 18, 20, 34, 37])),
+        "channels": st.sampled_from([1, 5, 60, 64, 65, 128, 200]),
+        "out": st.sampled_from([1, 15, 16, 17, 31, 32, 33, 50]),
+        "kernel": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        "stride": st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        "dilation": st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    }
+)
+PLAIN = {"batch": 2, "kernel": (3, 3), "dilation": (1, 1), "stride": (1, 1)}
+
+
+@amx
+@given(window=windows)
+@example(window={**PLAIN, "size": (6, 18), "channels": 64, "out": 32})
+@example(window={**PLAIN, "size": (7, 34), "channels": 128, "out": 17})
+@example(window={**PLAIN, "size": (9, 34), "channels": 64, "out": 33, "stride": (2, 2)})
+@example(window={**PLAIN, "size": (7, 18), "channels": 128, "out": 16, "batch": 3})
+@settings(max_examples=150, deadline=None)
+def test_sums_of_convolutions_equal_64_bit_sums(window: dict[str, Any]) -> None:
+    kernel, stride, dilation = (list(window[name]) for name in ("kernel", "stride", "dilation"))
+    codes = codes_of(window["batch"], *window["size"], window["channels"])
+    weight = weight_of(window["out"], window["channels"], *kernel)
+    sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double(), None, stride, 0, dilation)
+    ones = (torch.ones(window["out"]), torch.ones(1), torch.zeros(1, window["out"]))
+    operands = (codes, convolution_in_tiles(weight), *ones, torch.tensor([0]))
+    assert native.can_multiply_tiles(*operands, kernel, dilation)
+    found = ops.int_conv2d(*operands, kernel, stride, dilation, 1, torch.float32)
+    assert torch.equal(found.double(), sums.permute(0, 2, 3, 1))
+    assert found.is_contiguous()
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+# Rows of windows read in place and copied; more rows, inputs and outputs than one job has.
+LARGE = [
+    ((2, 66, 34, 64), (48, 64, 3, 3)),
+    ((2, 21, 19, 192), (112, 192, 3, 3)),
+    ((1, 10, 10, 1300), (80, 1300, 3, 3)),
+    ((1, 1, 2080, 64), (272, 64, 1, 1)),
+    ((3, 1, 77, 768), (320, 768, 1, 1)),
+    ((1, 1, 40, 5000), (500, 5000, 1, 1)),
+]
+
+
+@amx
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("shape", "weight_shape"), LARGE)
+def test_large_products_equal_64_bit_sums(
+    shape: tuple[int, ...], weight_shape: tuple[int, ...]
+) -> None:
+    codes, weight = codes_of(*shape), weight_of(*weight_shape)
+    out, kernel = weight_shape[0], list(weight_shape[2:])
+    ones = (torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.tensor([0]))
+    window = (kernel, [1, 1], [1, 1], 1, torch.float32)
+    found = ops.int_conv2d(codes, convolution_in_tiles(weight), *ones, *window)
+    sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double()).permute(0, 2, 3, 1)
+    assert torch.equal(found, sums.float())
+
+
+@amx
+@pytest.mark.parametrize("rows", [(1, 1), (3, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize("steps", [(2,), (0, 2, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_each_sample_is_scaled_at_its_own_step(
+    dtype: torch.dtype, steps: tuple[int, ...], rows: tuple[int, int]
+) -> None:
+    codes, weight = codes_of(3, 5, 130), weight_of(40, 130)  # samples share units of 32 rows
+    tables = tables_of(40, steps, rows)
+    found = ops.int_linear(codes, tile_layout.in_tiles(weight), *tables, dtype)
+    expected = reference.int_linear(codes, weight, *tables, torch.float32)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype), rtol=1e-2, atol=1e-3)
+    if dtype == torch.float32:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+
+
+@amx
+def test_extreme_products_do_not_saturate() -> None:
+    inputs = 60_000
+    codes = torch.full((1, 2, inputs), 255, dtype=torch.uint8)
+    ones = (torch.ones(16), torch.ones(1), torch.zeros(1, 16), torch.tensor([0]))
+    for extreme in (-128, 127):
+        weight = tile_layout.in_tiles(torch.full((16, inputs), extreme, dtype=torch.int8))
+        found = ops.int_linear(codes, weight, *ones, torch.float32)
+        assert (found == float(255 * extreme * inputs)).all()
+
+
+def test_sums_beyond_32_bits_are_left_to_torch() -> None:
+    inputs = 70_000
+    codes = torch.full((1, 1, inputs), 255, dtype=torch.uint8)
+    weight = tile_layout.in_tiles(torch.full((1, inputs), 127, dtype=torch.int8))
+    ones = (torch.ones(1), torch.ones(1), torch.zeros(1, 1), torch.tensor([0]))
+    assert not native.can_multiply_tiles(codes[:, None], weight, *ones, [1, 1], [1, 1])
+    found = ops.int_linear(codes, weight, *ones, torch.float32)
+    assert found.item() == pytest.approx(255 * 127 * inputs)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 64])
+@pytest.mark.parametrize("steps", [(1,), (0, 2, 1)])
+@pytest.mark.parametrize("channels", [16, 48, 20])
+def test_gated_codes_are_those_of_the_reference(
+    channels: int, steps: tuple[int, ...], tokens: int
+) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    codes, weight = codes_of(3, tokens, 70), weight_of(2 * channels, 70)
+    weight_scale, scale, bias, step = tables_of(2 * channels, steps)
+    operands = (weight_scale / 10_000, scale, bias, step)
+    quantizer = (
+        torch.tensor([0.01, 0.02, 0.05]),
+        torch.randint(1, 4, (channels,), generator=generator).float(),
+        torch.randint(0, 200, (3, channels), generator=generator).to(torch.int16),
+        torch.ones(channels),
+    )
+    found = ops.int_linear_gated(codes, tile_layout.in_tiles(weight), *operands, *quantizer, 255)
+    expected = reference.int_linear_gated(codes, weight, *operands, *quantizer, 255)
+    assert found.shape == (3, tokens, channels)
+    assert found.dtype == torch.uint8
+    assert ((expected > 0) & (expected < 255)).float().mean() > 0.3
+    difference = (found.int() - expected.int()).abs()  # GELU is approximate: by 2e-6
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.01
+
+
+@amx
+def test_only_gates_of_whole_panels_are_fused() -> None:
+    quantizer = (torch.ones(3), torch.ones(16), torch.zeros(3, 16, dtype=torch.int16))
+    tables = tables_of(32, (0,))
+    operands = (codes_of(2, 1, 3, 64), tile_layout.in_tiles(weight_of(32, 64)), *tables)
+    fused = native.can_multiply_tiles_gated
+    assert fused(operands, (*quantizer, torch.ones(16)))
+    assert not fused(operands, (*quantizer, torch.ones(15)))
+    assert not fused(operands, (*quantizer, torch.ones(16).double()))
+    assert not fused(operands, (quantizer[0][:2], *quantizer[1:], torch.ones(16)))
+    narrow = (operands[0], tile_layout.in_tiles(weight_of(40, 64)), *tables_of(40, (0,)))
+    of_narrow = (torch.ones(3), torch.ones(20), torch.zeros(3, 20, dtype=torch.int16))
+    assert not fused(narrow, (*of_narrow, torch.ones(20)))
+
+
+@amx
+def test_tensors_are_read_however_they_lie() -> None:
+    codes, weight = codes_of(2, 6, 18, 64), convolution_in_tiles(weight_of(20, 64, 3, 3))
+    tables = tables_of(20, (2, 1))
+    window = ([3, 3], [1, 1], [1, 1], 1, torch.float32)
+    apart = [torch.stack([x, x + 1], -1)[..., 0] for x in (codes, weight, *tables)]
+    assert not any(x.is_contiguous() for x in apart)
+    expected = ops.int_conv2d(codes, weight, *tables, *window)
+    assert torch.equal(ops.int_conv2d(*apart, *window), expected)
+
+
+@amx
+def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
+    codes, weight = codes_of(2, 6, 7, 70), convolution_in_tiles(weight_of(20, 70, 3, 3))
+    weight_scale, scale, bias, step = tables = tables_of(20, (2, 1))
+    can = native.can_multiply_tiles
+    assert can(codes, weight, *tables, [3, 3], [1, 1])
+    assert can(codes, weight, *tables, [3, 3], [2, 3])
+    for operands in (
+        (codes.to(torch.int8), weight, *tables),
+        (codes[..., :5], weight, *tables),
+        (codes[:, :2], weight, *tables),
+        (codes[:0], weight, weight_scale, scale, bias, step[:0]),
+        (codes, weight[:1], *tables),
+        (codes, weight[:, :-1], *tables),
+        (codes, weight, weight_scale.double(), scale, bias, step),
+        (codes, weight, weight_scale[:16], scale, bias, step),
+        (codes, weight, weight_scale, scale, bias[:, :16], step),
+        (codes, weight, weight_scale, scale, bias, torch.tensor([0, 3])),
+    ):
+        assert not can(*operands, [3, 3], [1, 1])
+    assert not can(codes, weight, *tables, [3, 3], [3, 1])
+    assert not can(codes, weight, *tables, [1, 1], [1, 1])
+
+
+def test_without_the_kernel_the_reference_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    codes, weight = codes_of(2, 6, 7, 5), weight_of(20, 5, 3, 3)
+    tables = tables_of(20, (2, 1))
+    window = ([3, 3], [2, 1], [1, 2], 1, torch.bfloat16)
+    found = ops.int_conv2d(codes, convolution_in_tiles(weight), *tables, *window)
+    assert torch.equal(found, reference.int_conv2d(codes, weight, *tables, *window))
+    plain = weight_of(20, 5)
+    found = ops.int_linear(codes, tile_layout.in_tiles(plain), *tables, torch.float32)
+    assert torch.equal(found, reference.int_linear(codes, plain, *tables, torch.float32))
+
+
+def test_the_operators_are_good_citizens() -> None:
+    codes, weight, tables = codes_of(2, 6, 7, 5), weight_of(20, 5, 3, 3), tables_of(20, (2, 1))
+    window = ([3, 3], [2, 1], [1, 1], 1, torch.float32)
+    tiles = convolution_in_tiles(weight)
+    torch.library.opcheck(torch.ops.dgq.int_conv2d.default, (codes, tiles, *tables, *window))
+    tiles = tile_layout.in_tiles(weight_of(20, 5))
+    operands = (codes, tiles, *tables, torch.bfloat16)
+    torch.library.opcheck(torch.ops.dgq.int_linear.default, operands)
