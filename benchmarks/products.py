@@ -1,10 +1,11 @@
-"""Int8 products of SD 1.4's UNet on a CPU: oneDNN's and our kernel against float32.
+"""Int8 products of SD 1.4's UNet on a CPU: oneDNN's and our kernels against float32.
 
     python benchmarks/products.py
 
 All take turns in one process. Prints CPU milliseconds of the fastest call at batch 2. For oneDNN
-weights are at most 64, which it multiplies exactly on every CPU with AVX2. For our kernel they use
-the whole byte, and activations have fewer and fewer bits.
+weights are at most 64, which it multiplies exactly on every CPU with AVX2. For our kernels they use
+the whole byte. The kernel for AMX takes as long for all codes; on other CPUs activations have fewer
+and fewer bits. Outputs are bfloat16 on CPUs that compute in it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.kernel_times import command, least_milliseconds
 from dgq import ops
-from dgq.ops import cpu, onednn
+from dgq.inference.products.cpu import CpuProducts
+from dgq.ops import cpu, onednn, tile_layout
 
 BATCH = 2
 BITS = (8, 7, 6, 5, 4)
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(calls: int) -> None:
     """Print the table."""
-    ours = ("W7A8", *(f"W8A{bits}" for bits in BITS))
+    ours = ("on AMX",) if cpu.has_tile_products() else ("W7A8", *(f"W8A{bits}" for bits in BITS))
     table = Table(
         Column("layer", no_wrap=True),
         "float32",
@@ -56,7 +58,7 @@ def run(calls: int) -> None:
 
 
 def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> list[float]:
-    """Milliseconds in float32, by oneDNN and by our kernel, then by ours for each of ``BITS``.
+    """Milliseconds in float32, by oneDNN and by our kernel; without AMX also for each of ``BITS``.
 
     Raises:
         RuntimeError: if the sums of oneDNN and our kernel differ.
@@ -65,30 +67,38 @@ def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> l
     shape = (BATCH, size + 2 * pad, size + 2 * pad, inputs)
     codes = torch.randint(0, 256, shape).byte()
     weight = torch.randint(-64, 65, (outputs, inputs, kernel, kernel)).to(torch.int8)
+    on_amx = cpu.has_tile_products()
+    ordered = in_tiles if on_amx else plain_order
     whole = torch.randint_like(plain_order(weight), -127, 128)
-    plain = plain_order(weight)
     packed = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1)
-    image, filters = codes.permute(0, 3, 1, 2).float(), plain.float()
+    image, filters = codes.permute(0, 3, 1, 2).float(), plain_order(weight).float()
     tables = torch.ones(outputs), torch.ones(1), torch.zeros(1, outputs), torch.tensor([0])
-    window = ([kernel, kernel], [1, 1], [1, 1], 1, torch.float32)
+    window = ([kernel, kernel], [1, 1], [1, 1], 1)
 
     def by_torch() -> Tensor:
         return F.conv2d(image, filters)
 
-    def by_onednn() -> Tensor:
-        return ops.int_conv2d(codes, packed, *tables, *window)  # type: ignore[no-any-return]
+    def product(codes: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return ops.int_conv2d(codes, weight, *tables, *window, dtype)  # type: ignore[no-any-return]
 
-    def ours(codes: Tensor, weight: Tensor) -> Tensor:
-        return ops.int_conv2d(codes, weight, *tables, *window)  # type: ignore[no-any-return]
-
-    if not torch.equal(by_onednn(), ours(codes, plain)):
+    operands = [(codes, packed), (codes, ordered(weight))]
+    if not torch.equal(*(product(*both, torch.float32) for both in operands)):
         raise RuntimeError("the kernels do not compute the same")
-    of_bits = [partial(ours, torch.randint(0, 2**bits, shape).byte(), whole) for bits in BITS]
-    return least_milliseconds((by_torch, by_onednn, partial(ours, codes, plain), *of_bits), calls)
+    if not on_amx:
+        of_bits = (torch.randint(0, 2**bits, shape).byte() for bits in BITS)
+        operands += [(codes, ordered(whole)) for codes in of_bits]
+    dtype = CpuProducts().best_dtype()
+    products = [partial(product, *both, dtype) for both in operands]
+    return least_milliseconds((by_torch, *products), calls)
+
+
+def in_tiles(weight: Tensor) -> Tensor:
+    """A weight as our kernel for AMX reads it."""
+    return tile_layout.in_tiles(weight.permute(0, 2, 3, 1).flatten(1))
 
 
 def plain_order(weight: Tensor) -> Tensor:
-    """A weight as our kernel reads it."""
+    """A weight as our kernel for other CPUs reads it."""
     return weight.contiguous(memory_format=torch.channels_last)
 
 

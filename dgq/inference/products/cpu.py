@@ -46,6 +46,8 @@ class OneDNNWeight(WholeWeight):
 class TiledWeight(WholeWeight):
     """A byte for each weight, in tiles as our kernel multiplies them (AMX).
 
+    Weights are not stacked: one product of three layers takes as long as three.
+
     Args:
         folded: int8 ``[out, n]``.
         factor: factor of the weights that meet each input channel, ``[in]``.
