@@ -93,7 +93,8 @@ class Windows {
   int64_t at_once() const {
     const int64_t row = sizes_.stride_width * sizes_.stride_height * sizes_.channels;
     const int64_t n = CODES / (copied_ ? stride_ : row);
-    return std::clamp(n / UNIT * UNIT, UNIT, MOST_ROWS);
+    const int64_t most = std::min(MOST_ROWS, (sizes_.rows() + UNIT - 1) / UNIT * UNIT);
+    return std::clamp(n / UNIT * UNIT, UNIT, most);
   }
 
   int64_t bytes_to_copy() const { return copied_ ? at_once() * stride_ : 0; }
