@@ -13,7 +13,7 @@ leave free in s8.
 import torch
 from torch import Tensor
 
-from dgq.ops.native import sums_fit
+from dgq.ops.operand_checks import sums_fit
 from dgq.unet.geometry import Geometry
 
 FOLDED_AT_ONCE = 2**18

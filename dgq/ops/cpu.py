@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from dgq.ops import native, onednn, reference, tile_layout
+from dgq.ops import native, onednn, operand_checks, reference, tile_layout
 from dgq.ops.library import LIBRARY
 
 LARGEST_BYTE = 128
@@ -91,7 +91,7 @@ def quantize(
     """As ``reference.quantize``; unsigned codes, as oneDNN reads them, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
-    fits = offset is None and native.can_quantize(x, x.shape[-1], *tables)
+    fits = offset is None and operand_checks.can_quantize(x, x.shape[-1], *tables)
     if kernels is None or not fits:
         return reference.quantize(x, *tables, largest, padding, offset, spoilt)
     return kernels.quantize(x, *tables, largest, padding, spoilt)
@@ -111,7 +111,7 @@ def quantize_gated(
     """As ``reference.quantize_gated``, in one pass."""
     tables = (scale, multiple, zero_point, factor, step)
     kernels = native.kernels()
-    fits = offset is None and native.can_quantize(x, x.shape[-1] // 2, *tables)
+    fits = offset is None and operand_checks.can_quantize(x, x.shape[-1] // 2, *tables)
     if kernels is None or not fits:
         return reference.quantize_gated(x, *tables, largest, offset, spoilt)
     return kernels.quantize_gated(x, *tables, largest, spoilt)
@@ -120,7 +120,7 @@ def quantize_gated(
 def channel_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
     """As ``reference.channel_ranges``, in one pass."""
     kernels = native.kernels()
-    if kernels is None or x.dtype not in native.READ or x.numel() == 0:
+    if kernels is None or x.dtype not in operand_checks.READ or x.numel() == 0:
         return reference.channel_ranges(x)
     return kernels.channel_ranges(x)
 
@@ -173,7 +173,7 @@ def int_linear_gated(
     """As ``reference.int_linear_gated``; for weights in tiles in one pass."""
     tables, kernels = (next_scale, multiple, zero_point, factor), native.kernels()
     operands = (_as_images(codes), weight, weight_scale, scale, bias, step)
-    fits = offset is None and native.can_multiply_tiles_gated(operands, tables)
+    fits = offset is None and operand_checks.can_multiply_tiles_gated(operands, tables)
     if kernels is not None and fits:
         gated = kernels.multiply_tiles_gated(*operands, *tables, largest)
         return gated.view(*codes.shape[:-1], gated.shape[-1])
@@ -236,8 +236,8 @@ def _by_tiles(
 ) -> Tensor:
     """As ``reference.int_conv2d``, for a weight in tiles."""
     operands, kernels = (codes, weight, weight_scale, scale, bias, step), native.kernels()
-    if kernels is not None and native.can_multiply_tiles(*operands, kernel, dilation):
-        written = dtype if dtype in native.READ else torch.float32
+    if kernels is not None and operand_checks.can_multiply_tiles(*operands, kernel, dilation):
+        written = dtype if dtype in operand_checks.READ else torch.float32
         return kernels.multiply_tiles(*operands, kernel, stride, dilation, written).to(dtype)
     plain = tile_layout.from_tiles(weight, weight_scale.shape[0], prod(kernel) * codes.shape[-1])
     plain = plain.view(-1, *kernel, codes.shape[-1]).permute(0, 3, 1, 2)
@@ -258,14 +258,18 @@ def _convolved(
     """As ``reference.int_conv2d``, in float32, by our own kernel; None where it does not apply."""
     operands = (codes, weight, weight_scale, scale, bias, step)
     kernels = native.kernels()
-    if kernels is None or not kernels.has_products or not native.can_convolve(*operands, dilation):
+    if (
+        kernels is None
+        or not kernels.has_products
+        or not operand_checks.can_convolve(*operands, dilation)
+    ):
         return None
     return kernels.convolve(*operands, stride, dilation)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """As ``reference.attention``; in bfloat16 by a kernel that keeps scores in the cache."""
-    kernels = native.kernels()
-    if kernels is None or not kernels.can_attend(query, key, value, heads, scale):
-        return reference.attention(query, key, value, heads, scale)
-    return kernels.attention(query, key, value, heads, scale)
+    operands, kernels = (query, key, value, heads, scale), native.kernels()
+    if kernels is None or not kernels.has_attention or not operand_checks.can_attend(*operands):
+        return reference.attention(*operands)
+    return kernels.attention(*operands)

@@ -118,10 +118,10 @@ extern "C" void dgq_channel_ranges(const void* x, int is_bfloat16, int64_t batch
 // x [batch, height, width, channels]; scale [steps]; multiple, factor [channels]; zero_point
 // [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels]; spoilt
 // [batch], which is set to NaN for samples with a NaN, or null.
-extern "C" void dgq_quantize(const void* x, int is_bfloat16, const float* scale, const float* multiple,
+extern "C" void dgq_quantize(const void* x, const float* scale, const float* multiple,
                              const int16_t* zero_point, const float* factor, const int64_t* step,
-                             int64_t samples_with_own_step, int64_t batch, int64_t height,
-                             int64_t width, int64_t channels, int64_t pad_height,
+                             int is_bfloat16, int64_t samples_with_own_step, int64_t batch,
+                             int64_t height, int64_t width, int64_t channels, int64_t pad_height,
                              int64_t pad_width, float largest, uint8_t* codes, float* spoilt) {
   if (is_bfloat16)
     quantize_all((const uint16_t*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
@@ -132,9 +132,9 @@ extern "C" void dgq_quantize(const void* x, int is_bfloat16, const float* scale,
 }
 
 // x [batch, tokens, 2 channels], values and then gates; codes [batch, tokens, channels].
-extern "C" void dgq_quantize_gated(const void* x, int is_bfloat16, const float* scale,
-                                   const float* multiple, const int16_t* zero_point,
-                                   const float* factor, const int64_t* step,
+extern "C" void dgq_quantize_gated(const void* x, const float* scale, const float* multiple,
+                                   const int16_t* zero_point, const float* factor,
+                                   const int64_t* step, int is_bfloat16,
                                    int64_t samples_with_own_step, int64_t batch, int64_t tokens,
                                    int64_t channels, float largest, uint8_t* codes,
                                    float* spoilt) {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, native, onednn, reference, tile_layout
+from dgq.ops import cpu, native, onednn, operand_checks, reference, tile_layout
 
 LARGEST = cpu.largest_weight_of_onednn()
 fast = pytest.mark.skipif(LARGEST == 0, reason="oneDNN has no exact products of bytes here")
@@ -232,7 +232,7 @@ def by_our_kernel(*operands: Any) -> Tensor:
     """Of what it can read: codes, a weight, tables, stride, dilation."""
     kernels = native.kernels()
     assert kernels is not None
-    assert native.can_convolve(*operands[:6], operands[7])
+    assert operand_checks.can_convolve(*operands[:6], operands[7])
     return kernels.convolve(*operands)
 
 
@@ -335,9 +335,9 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
     codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
     weight_scale, scale, bias, step = scales(4, 3, 2, True, 1)
     tables = (weight_scale, scale, bias, step)
-    assert native.can_convolve(codes, weight, *tables, [1, 1])
-    assert native.can_convolve(codes, weight, *tables, [2, 2])
-    assert not native.can_convolve(codes, weight, *tables, [3, 1])
+    assert operand_checks.can_convolve(codes, weight, *tables, [1, 1])
+    assert operand_checks.can_convolve(codes, weight, *tables, [2, 2])
+    assert not operand_checks.can_convolve(codes, weight, *tables, [3, 1])
     for operands in (
         (codes.to(torch.int8), weight, *tables),
         (codes[..., :4], weight, *tables),
@@ -354,7 +354,7 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
         (codes, weight, weight_scale, scale, bias, torch.tensor([0, 3])),
         (codes, weight, weight_scale, scale, bias, torch.tensor([-1, 0])),
     ):
-        assert not native.can_convolve(*operands, [1, 1])
+        assert not operand_checks.can_convolve(*operands, [1, 1])
 
 
 @own

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, native, reference, tile_layout
+from dgq.ops import cpu, native, operand_checks, reference, tile_layout
 
 amx = pytest.mark.skipif(not cpu.has_tile_products(), reason="no AMX, or no compiler")
 Tables = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -82,7 +82,7 @@ def test_sums_of_convolutions_equal_64_bit_sums(window: dict[str, Any]) -> None:
     sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double(), None, stride, 0, dilation)
     ones = (torch.ones(window["out"]), torch.ones(1), torch.zeros(1, window["out"]))
     operands = (codes, convolution_in_tiles(weight), *ones, torch.tensor([0]))
-    assert native.can_multiply_tiles(*operands, kernel, dilation)
+    assert operand_checks.can_multiply_tiles(*operands, kernel, dilation)
     found = ops.int_conv2d(*operands, kernel, stride, dilation, 1, torch.float32)
     assert torch.equal(found.double(), sums.permute(0, 2, 3, 1))
     assert found.is_contiguous()
@@ -155,7 +155,7 @@ def test_sums_beyond_32_bits_are_left_to_torch() -> None:
     codes = torch.full((1, 1, inputs), 255, dtype=torch.uint8)
     weight = tile_layout.in_tiles(torch.full((1, inputs), 127, dtype=torch.int8))
     ones = (torch.ones(1), torch.ones(1), torch.zeros(1, 1), torch.tensor([0]))
-    assert not native.can_multiply_tiles(codes[:, None], weight, *ones, [1, 1], [1, 1])
+    assert not operand_checks.can_multiply_tiles(codes[:, None], weight, *ones, [1, 1], [1, 1])
     found = ops.int_linear(codes, weight, *ones, torch.float32)
     assert found.item() == pytest.approx(255 * 127 * inputs)
 
@@ -191,7 +191,7 @@ def test_only_gates_of_whole_panels_are_fused() -> None:
     quantizer = (torch.ones(3), torch.ones(16), torch.zeros(3, 16, dtype=torch.int16))
     tables = tables_of(32, (0,))
     operands = (codes_of(2, 1, 3, 64), tile_layout.in_tiles(weight_of(32, 64)), *tables)
-    fused = native.can_multiply_tiles_gated
+    fused = operand_checks.can_multiply_tiles_gated
     assert fused(operands, (*quantizer, torch.ones(16)))
     assert not fused(operands, (*quantizer, torch.ones(15)))
     assert not fused(operands, (*quantizer, torch.ones(16).double()))
@@ -216,7 +216,7 @@ def test_tensors_are_read_however_they_lie() -> None:
 def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
     codes, weight = codes_of(2, 6, 7, 70), convolution_in_tiles(weight_of(20, 70, 3, 3))
     weight_scale, scale, bias, step = tables = tables_of(20, (2, 1))
-    can = native.can_multiply_tiles
+    can = operand_checks.can_multiply_tiles
     assert can(codes, weight, *tables, [3, 3], [1, 1])
     assert can(codes, weight, *tables, [3, 3], [2, 3])
     for operands in (
