@@ -59,8 +59,13 @@ def products_are_exact() -> bool:
 
 def has_tile_products() -> bool:
     """Whether our own kernels multiply tiles of bytes here (AMX)."""
+    return _tile_kernels() is not None
+
+
+def _tile_kernels() -> native.Kernels | None:
+    """The compiled kernels if they multiply tiles here: those for other CPUs write nothing."""
     kernels = native.kernels()
-    return kernels is not None and kernels.has_tile_products
+    return kernels if kernels is not None and kernels.has_tile_products else None
 
 
 def has_own_products() -> bool:
@@ -171,7 +176,7 @@ def int_linear_gated(
     offset: int | None = None,
 ) -> Tensor:
     """As ``reference.int_linear_gated``; for weights in tiles in one pass."""
-    tables, kernels = (next_scale, multiple, zero_point, factor), native.kernels()
+    tables, kernels = (next_scale, multiple, zero_point, factor), _tile_kernels()
     operands = (_as_images(codes), weight, weight_scale, scale, bias, step)
     fits = offset is None and operand_checks.can_multiply_tiles_gated(operands, tables)
     if kernels is not None and fits:
@@ -235,7 +240,7 @@ def _by_tiles(
     dtype: torch.dtype,
 ) -> Tensor:
     """As ``reference.int_conv2d``, for a weight in tiles."""
-    operands, kernels = (codes, weight, weight_scale, scale, bias, step), native.kernels()
+    operands, kernels = (codes, weight, weight_scale, scale, bias, step), _tile_kernels()
     if kernels is not None and operand_checks.can_multiply_tiles(*operands, kernel, dilation):
         written = dtype if dtype in operand_checks.READ else torch.float32
         return kernels.multiply_tiles(*operands, kernel, stride, dilation, written).to(dtype)

@@ -1,6 +1,6 @@
 """Products by tiles (AMX): the layout of weights, and our kernel against whole numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -236,8 +236,24 @@ def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
     assert not can(codes, weight, *tables, [1, 1], [1, 1])
 
 
-def test_without_the_kernel_the_reference_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "kernels", lambda: None)
+
+
+def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in tiles are those of an exported program from another machine."""
+    if (kernels := native.kernels()) is None:
+        pytest.skip("no compiler")
+    monkeypatch.setattr(kernels, "has_tile_products", False)
+    monkeypatch.delattr(native.Kernels, "multiply_tiles")
+    monkeypatch.delattr(native.Kernels, "multiply_tiles_gated")
+
+
+@pytest.mark.parametrize("without", [without_a_compiler, without_amx])
+def test_without_the_kernel_the_reference_multiplies(
+    without: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch)
     codes, weight = codes_of(2, 6, 7, 5), weight_of(20, 5, 3, 3)
     tables = tables_of(20, (2, 1))
     window = ([3, 3], [2, 1], [1, 2], 1, torch.bfloat16)
@@ -246,6 +262,12 @@ def test_without_the_kernel_the_reference_multiplies(monkeypatch: pytest.MonkeyP
     plain = weight_of(20, 5)
     found = ops.int_linear(codes, tile_layout.in_tiles(plain), *tables, torch.float32)
     assert torch.equal(found, reference.int_linear(codes, plain, *tables, torch.float32))
+    wide = weight_of(32, 5)
+    tables = (*tables_of(32, (2, 1)), torch.ones(3), torch.ones(16))
+    operands = (*tables, torch.full((3, 16), 99, dtype=torch.int16), torch.ones(16), 255)
+    found = ops.int_linear_gated(codes, tile_layout.in_tiles(wide), *operands)
+    expected = reference.int_linear_gated(codes, wide, *operands)
+    assert (found.int() - expected.int()).abs().max() <= 1
 
 
 def test_the_operators_are_good_citizens() -> None:
