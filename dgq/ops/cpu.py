@@ -146,8 +146,11 @@ def int_linear(
         output = int_linear(codes, weight, *tables, torch.float32)
         return reference.with_residual(output, residual, dtype)
     if tile_layout.is_in_tiles(weight):
-        output = _by_tiles(_as_images(codes), weight, *tables, [1, 1], [1, 1], [1, 1], dtype)
-        return output.view(*codes.shape[:-1], output.shape[-1])
+        tiled = _by_tiles(_as_images(codes), weight, *tables, [1, 1], [1, 1], [1, 1], dtype)
+        if tiled is None:
+            plain = tile_layout.from_tiles(weight, weight_scale.shape[0], codes.shape[-1])
+            return reference.int_linear(codes, plain, *tables, dtype)
+        return tiled.view(*codes.shape[:-1], tiled.shape[-1])
     if not weight.is_mkldnn:
         shape = codes.shape
         ours = _convolved(_as_images(codes), weight[:, :, None, None], *tables, [1, 1], [1, 1])
@@ -206,7 +209,13 @@ def int_conv2d(
         output = int_conv2d(*operands, *window, groups, torch.float32)
         return reference.with_residual(output, residual, dtype)
     if tile_layout.is_in_tiles(weight):
-        return _by_tiles(*operands, *window, dtype)
+        tiled = _by_tiles(*operands, *window, dtype)
+        if tiled is not None:
+            return tiled
+        n_out, channels = weight_scale.shape[0], codes.shape[-1]
+        rows = tile_layout.from_tiles(weight, n_out, prod(kernel) * channels)
+        plain = rows.view(n_out, *kernel, channels).permute(0, 3, 1, 2)
+        return reference.int_conv2d(codes, plain, *operands[2:], *window, groups, dtype)
     if not weight.is_mkldnn:
         ours = _convolved(*operands, stride, dilation)
         if ours is None:
@@ -238,16 +247,14 @@ def _by_tiles(
     stride: list[int],
     dilation: list[int],
     dtype: torch.dtype,
-) -> Tensor:
-    """As ``reference.int_conv2d``, for a weight in tiles."""
+) -> Tensor | None:
+    """As ``reference.int_conv2d``, for a weight in tiles; None where our kernel does not apply."""
     operands, kernels = (codes, weight, weight_scale, scale, bias, step), _tile_kernels()
-    if kernels is not None and operand_checks.can_multiply_tiles(*operands, kernel, dilation):
-        written = dtype if dtype in operand_checks.READ else torch.float32
-        return kernels.multiply_tiles(*operands, kernel, stride, dilation, written).to(dtype)
-    plain = tile_layout.from_tiles(weight, weight_scale.shape[0], prod(kernel) * codes.shape[-1])
-    plain = plain.view(-1, *kernel, codes.shape[-1]).permute(0, 3, 1, 2)
-    tables = operands[2:]
-    return reference.int_conv2d(codes, plain, *tables, kernel, stride, dilation, 1, dtype)
+    window = (kernel, stride, dilation)
+    if kernels is None or not operand_checks.can_multiply_tiles(*operands, *window):
+        return None
+    written = dtype if dtype in operand_checks.READ else torch.float32
+    return kernels.multiply_tiles(*operands, *window, written).to(dtype)
 
 
 def _convolved(
@@ -261,15 +268,11 @@ def _convolved(
     dilation: list[int],
 ) -> Tensor | None:
     """As ``reference.int_conv2d``, in float32, by our own kernel; None where it does not apply."""
-    operands = (codes, weight, weight_scale, scale, bias, step)
+    operands = (codes, weight, weight_scale, scale, bias, step, stride, dilation)
     kernels = native.kernels()
-    if (
-        kernels is None
-        or not kernels.has_products
-        or not operand_checks.can_convolve(*operands, dilation)
-    ):
+    if kernels is None or not kernels.has_products or not operand_checks.can_convolve(*operands):
         return None
-    return kernels.convolve(*operands, stride, dilation)
+    return kernels.convolve(*operands)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:

@@ -53,6 +53,7 @@ def can_convolve(
     scale: Tensor,
     bias: Tensor,
     step: Tensor,
+    stride: list[int],
     dilation: list[int],
 ) -> bool:
     """Whether the kernel without tiles multiplies codes with a weight ``[out, in, *kernel]``."""
@@ -60,7 +61,7 @@ def can_convolve(
         _are_operands(codes, weight, weight_scale, scale, bias, step)
         and weight.shape[:2] == (weight_scale.shape[0], codes.shape[3])
         and sums_fit(weight[0].numel())
-        and _has_windows(codes, weight.shape[2:], dilation)
+        and _has_windows(codes, weight.shape[2:], stride, dilation)
     )
 
 
@@ -72,6 +73,7 @@ def can_multiply_tiles(
     bias: Tensor,
     step: Tensor,
     kernel: list[int],
+    stride: list[int],
     dilation: list[int],
 ) -> bool:
     """Whether the kernel with tiles multiplies codes with a weight in tiles."""
@@ -80,7 +82,7 @@ def can_multiply_tiles(
         _are_operands(codes, weight, weight_scale, scale, bias, step)
         and weight.shape == tile_layout.shape(n_out, n_in)
         and sums_fit(n_in)
-        and _has_windows(codes, kernel, dilation)
+        and _has_windows(codes, kernel, stride, dilation)
     )
 
 
@@ -91,7 +93,7 @@ def can_multiply_tiles_gated(
     """The same for a linear layer with a gate, and the tables of its output's quantizer."""
     n_out, step = operands[2].shape[0], operands[5]
     return (
-        can_multiply_tiles(*operands, [1, 1], [1, 1])
+        can_multiply_tiles(*operands, [1, 1], [1, 1], [1, 1])
         and n_out % (2 * tile_layout.LANES) == 0
         and _make_codes(n_out // 2, *tables, step)
     )
@@ -138,7 +140,9 @@ def _have_rows(step: Tensor, *n_rows: int) -> bool:
     return all(n == 1 or 0 <= first <= last < n for n in n_rows)
 
 
-def _has_windows(codes: Tensor, kernel: Sequence[int], dilation: list[int]) -> bool:
-    """Whether a dilated kernel fits into an image."""
+def _has_windows(
+    codes: Tensor, kernel: Sequence[int], stride: list[int], dilation: list[int]
+) -> bool:
+    """Whether windows are inside of images, and there are any."""
     windows = zip(codes.shape[1:3], kernel, dilation, strict=True)
-    return all(n > d * (k - 1) for n, k, d in windows)
+    return min(*kernel, *stride, *dilation) > 0 and all(n > d * (k - 1) for n, k, d in windows)

@@ -38,9 +38,9 @@ def in_tiles(weight: Tensor) -> Tensor:
 def from_tiles(tiles: Tensor, n_out: int, n_in: int) -> Tensor:
     """The weight ``[out, n]`` that ``in_tiles`` was given."""
     panels, blocks = tiles.shape[:2]
-    words = tiles.view(torch.int32).view(panels, blocks, DEPTH // WORD, LANES)
-    rows = words.permute(0, 3, 1, 2).contiguous().view(torch.int8)
-    return rows.view(panels * LANES, blocks * DEPTH)[:n_out, :n_in].contiguous()
+    words = tiles.reshape(panels, blocks, DEPTH // WORD, LANES, WORD)
+    rows = words.permute(0, 3, 1, 2, 4).reshape(panels * LANES, blocks * DEPTH)
+    return rows[:n_out, :n_in].contiguous()
 
 
 def is_in_tiles(weight: Tensor) -> bool:

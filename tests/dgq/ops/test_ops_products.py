@@ -232,7 +232,7 @@ def by_our_kernel(*operands: Any) -> Tensor:
     """Of what it can read: codes, a weight, tables, stride, dilation."""
     kernels = native.kernels()
     assert kernels is not None
-    assert operand_checks.can_convolve(*operands[:6], operands[7])
+    assert operand_checks.can_convolve(*operands)
     return kernels.convolve(*operands)
 
 
@@ -335,9 +335,10 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
     codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
     weight_scale, scale, bias, step = scales(4, 3, 2, True, 1)
     tables = (weight_scale, scale, bias, step)
-    assert operand_checks.can_convolve(codes, weight, *tables, [1, 1])
-    assert operand_checks.can_convolve(codes, weight, *tables, [2, 2])
-    assert not operand_checks.can_convolve(codes, weight, *tables, [3, 1])
+    assert operand_checks.can_convolve(codes, weight, *tables, [1, 1], [1, 1])
+    assert operand_checks.can_convolve(codes, weight, *tables, [3, 4], [2, 2])
+    for window in (([1, 1], [3, 1]), ([1, 1], [-9, 1]), ([0, 1], [1, 1]), ([1, -1], [1, 1])):
+        assert not operand_checks.can_convolve(codes, weight, *tables, *window)
     for operands in (
         (codes.to(torch.int8), weight, *tables),
         (codes[..., :4], weight, *tables),
@@ -354,7 +355,7 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
         (codes, weight, weight_scale, scale, bias, torch.tensor([0, 3])),
         (codes, weight, weight_scale, scale, bias, torch.tensor([-1, 0])),
     ):
-        assert not operand_checks.can_convolve(*operands, [1, 1])
+        assert not operand_checks.can_convolve(*operands, [1, 1], [1, 1])
 
 
 @own
