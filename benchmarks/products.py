@@ -68,7 +68,7 @@ def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> l
     codes = torch.randint(0, 256, shape).byte()
     weight = torch.randint(-64, 65, (outputs, inputs, kernel, kernel)).to(torch.int8)
     on_amx = cpu.has_tile_products()
-    ordered = in_tiles if on_amx else plain_order
+    ordered = tile_layout.in_tiles if on_amx else plain_order
     whole = torch.randint_like(plain_order(weight), -127, 128)
     packed = onednn.pack_conv2d(weight, [1, 1], [1, 1], 1)
     image, filters = codes.permute(0, 3, 1, 2).float(), plain_order(weight).float()
@@ -90,11 +90,6 @@ def compared(inputs: int, outputs: int, size: int, kernel: int, calls: int) -> l
     dtype = CpuProducts().best_dtype()
     products = [partial(product, *both, dtype) for both in operands]
     return least_milliseconds((by_torch, *products), calls)
-
-
-def in_tiles(weight: Tensor) -> Tensor:
-    """A weight as our kernel for AMX reads it."""
-    return tile_layout.in_tiles(weight.permute(0, 2, 3, 1).flatten(1))
 
 
 def plain_order(weight: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The operators on a CPU, by oneDNN and by our own kernels."""
 
 from functools import cache
-from math import prod
 
 import torch
 from torch import Tensor
@@ -148,7 +147,7 @@ def int_linear(
     if tile_layout.is_in_tiles(weight):
         tiled = _by_tiles(_as_images(codes), weight, *tables, [1, 1], [1, 1], [1, 1], dtype)
         if tiled is None:
-            plain = tile_layout.from_tiles(weight, weight_scale.shape[0], codes.shape[-1])
+            plain = tile_layout.from_tiles(weight, (weight_scale.shape[0], codes.shape[-1]))
             return reference.int_linear(codes, plain, *tables, dtype)
         return tiled.view(*codes.shape[:-1], tiled.shape[-1])
     if not weight.is_mkldnn:
@@ -212,9 +211,8 @@ def int_conv2d(
         tiled = _by_tiles(*operands, *window, dtype)
         if tiled is not None:
             return tiled
-        n_out, channels = weight_scale.shape[0], codes.shape[-1]
-        rows = tile_layout.from_tiles(weight, n_out, prod(kernel) * channels)
-        plain = rows.view(n_out, *kernel, channels).permute(0, 3, 1, 2)
+        shape = (weight_scale.shape[0], codes.shape[-1], *kernel)
+        plain = tile_layout.from_tiles(weight, shape)
         return reference.int_conv2d(codes, plain, *operands[2:], *window, groups, dtype)
     if not weight.is_mkldnn:
         ours = _convolved(*operands, stride, dilation)

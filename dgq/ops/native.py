@@ -67,7 +67,7 @@ class Kernels:
     ) -> Tensor:
         """As ``reference.quantize``, where ``can_quantize``."""
         step = step if scale.shape[0] > 1 else step.new_zeros(1)
-        inputs = [t.contiguous() for t in (x, scale, multiple, zero_point, factor, step)]
+        inputs = _contiguous(x, scale, multiple, zero_point, factor, step)
         batch, channels = x.shape[0], x.shape[-1]
         height, width = x.shape[1:3] if x.ndim == 4 else (1, x[0].numel() // channels)
         pads = padding or [0, 0]
@@ -94,7 +94,7 @@ class Kernels:
     ) -> Tensor:
         """As ``reference.quantize_gated``, up to a code at values midway between two."""
         step = step if scale.shape[0] > 1 else step.new_zeros(1)
-        inputs = [t.contiguous() for t in (x, scale, multiple, zero_point, factor, step)]
+        inputs = _contiguous(x, scale, multiple, zero_point, factor, step)
         batch, channels = x.shape[0], multiple.shape[0]
         codes = x.new_empty((*x.shape[:-1], channels), dtype=torch.uint8)
         self._library.dgq_quantize_gated(
@@ -121,7 +121,7 @@ class Kernels:
 
         A key that is not finite spoils all queries of its head.
         """
-        inputs = [t.contiguous() for t in (query, key, value)]
+        inputs = _contiguous(query, key, value)
         out = torch.empty_like(inputs[0])
         batch, n_queries, width = query.shape
         no_memory = self._library.dgq_attention(
@@ -149,7 +149,7 @@ class Kernels:
         out = codes.new_empty((*out_size, out_channels), dtype=torch.float32)
         window = (*out.shape[1:], *kernel, *stride, *dilation)
         weight = weight.permute(0, 2, 3, 1)
-        operands = _operands(codes, weight, weight_scale, scale, bias, step)
+        operands = _contiguous(codes, weight, weight_scale, scale, bias, step)
         sizes = _sizes(*codes.shape, *window)
         _check(self._library.dgq_convolve(*_arguments(operands), sizes, out.data_ptr()))
         return out
@@ -174,7 +174,7 @@ class Kernels:
         """
         out_size = convolved(codes.shape, kernel, stride, [0, 0], dilation)
         out = codes.new_empty((*out_size, weight_scale.shape[0]), dtype=dtype)
-        operands = _operands(codes, weight, weight_scale, scale, bias, step)
+        operands = _contiguous(codes, weight, weight_scale, scale, bias, step)
         sizes = _sizes(*codes.shape, *out.shape[1:], *kernel, *stride, *dilation)
         in_bfloat16 = dtype == torch.bfloat16
         multiply = self._library.dgq_multiply_tiles
@@ -201,9 +201,9 @@ class Kernels:
             codes: ``[batch, 1, tokens, in]``; those returned have this shape, too.
         """
         out = codes.new_empty((*codes.shape[:-1], multiple.shape[0]))
-        operands = _operands(codes, weight, weight_scale, scale, bias, step)
+        operands = _contiguous(codes, weight, weight_scale, scale, bias, step)
         sizes = _sizes(*codes.shape, *codes.shape[1:3], weight_scale.shape[0], *POINT)
-        tables = [t.contiguous() for t in (next_scale, multiple, zero_point, factor)]
+        tables = _contiguous(next_scale, multiple, zero_point, factor)
         _check(
             self._library.dgq_multiply_tiles_gated(
                 *(*_arguments(operands), sizes, *_addresses(*tables)),
@@ -228,13 +228,13 @@ def kernels() -> Kernels | None:
         return None
 
 
-def _operands(*tensors: Tensor) -> list[Tensor]:
-    """Operands of a product, contiguous; they have to outlive the call."""
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    """Tensors as kernels read them. They have to outlive the call."""
     return [tensor.contiguous() for tensor in tensors]
 
 
 def _arguments(operands: Sequence[Tensor]) -> list[int | None]:
-    """Their addresses, and the numbers of rows of the scale, the bias and the step."""
+    """Addresses of a product's operands, and the rows of its scale, bias and step."""
     return [*_addresses(*operands), *(operand.shape[0] for operand in operands[3:])]
 
 

@@ -4,6 +4,9 @@ A tile holds the weights of 16 output channels and 64 inputs, four inputs of eve
 another: ``[panel, block, 1024]``, panels of 16 channels, blocks of 64 inputs.
 """
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,20 +30,26 @@ def shape(n_out: int, n_in: int) -> tuple[int, int, int]:
 
 
 def in_tiles(weight: Tensor) -> Tensor:
-    """An int8 weight ``[out, n]`` in tiles, zero padded; ``n`` as codes are ordered in windows."""
-    n_out, n_in = weight.shape
+    """An int8 weight ``[out, in, ...]`` in tiles, zero padded; its inputs in the order of windows.
+
+    Windows are ordered by pixel, then by channel.
+    """
+    rows = weight.movedim(1, -1).flatten(1)
+    n_out, n_in = rows.shape
     panels, blocks, _ = shape(n_out, n_in)
-    padded = F.pad(weight, (0, blocks * DEPTH - n_in, 0, panels * LANES - n_out))
+    padded = F.pad(rows, (0, blocks * DEPTH - n_in, 0, panels * LANES - n_out))
     words = padded.contiguous().view(torch.int32).view(panels, LANES, blocks, DEPTH // WORD)
     return words.permute(0, 2, 3, 1).contiguous().view(torch.int8).flatten(2)
 
 
-def from_tiles(tiles: Tensor, n_out: int, n_in: int) -> Tensor:
-    """The weight ``[out, n]`` that ``in_tiles`` was given."""
+def from_tiles(tiles: Tensor, weight_shape: Sequence[int]) -> Tensor:
+    """The weight of this shape ``[out, in, ...]`` that ``in_tiles`` was given."""
+    n_out, channels, *kernel = weight_shape
     panels, blocks = tiles.shape[:2]
     words = tiles.reshape(panels, blocks, DEPTH // WORD, LANES, WORD)
     rows = words.permute(0, 3, 1, 2, 4).reshape(panels * LANES, blocks * DEPTH)
-    return rows[:n_out, :n_in].contiguous()
+    windows = rows[:n_out, : channels * prod(kernel)].reshape(n_out, *kernel, channels)
+    return windows.movedim(-1, 1).contiguous()
 
 
 def is_in_tiles(weight: Tensor) -> bool:

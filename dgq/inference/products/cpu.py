@@ -1,7 +1,6 @@
 """Integer products on a CPU: u8 codes, weights folded to s8."""
 
 from collections.abc import Callable
-from math import prod
 
 import torch
 from torch import Tensor
@@ -55,9 +54,8 @@ class TiledWeight(WholeWeight):
     """
 
     def __init__(self, folded: Tensor, factor: Tensor, geometry: Geometry) -> None:
-        if isinstance(geometry, ConvGeometry):
-            folded = folded.view(geometry.weight_shape).permute(0, 2, 3, 1).flatten(1)
-        super().__init__(tile_layout.in_tiles(folded), factor, geometry)
+        weight = folded.view(geometry.weight_shape)
+        super().__init__(tile_layout.in_tiles(weight), factor, geometry)
 
     def multiply_gated(
         self, x: QuantizedTensor, weight_scale: Tensor, bias: Tensor, reader: ChannelInput
@@ -67,10 +65,7 @@ class TiledWeight(WholeWeight):
 
     def whole_numbers(self) -> Tensor:
         """The weight taken from the tiles, in the order of the stored codes."""
-        n_out, channels, *kernel = self.geometry.weight_shape
-        rows = tile_layout.from_tiles(self.tensor, n_out, channels * prod(kernel))
-        windows = rows.view(n_out, prod(kernel), channels)
-        return windows.transpose(1, 2).reshape(n_out, -1)
+        return tile_layout.from_tiles(self.tensor, self.geometry.weight_shape).flatten(1)
 
 
 class CpuProducts(Products):
@@ -137,19 +132,15 @@ class CpuProducts(Products):
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:
         """The folded weight in tiles, in oneDNN's layout if that is exact, or as it is."""
-        return self._kind(folded, layer.geometry)(folded, factor, layer.geometry)
-
-    def _kind(
-        self, folded: Tensor, geometry: Geometry
-    ) -> Callable[[Tensor, Tensor, Geometry], WholeWeight]:
+        geometry = layer.geometry
         conv = geometry if isinstance(geometry, ConvGeometry) else None
         if cpu.has_tile_products() and (conv is None or conv.groups == 1):
-            return TiledWeight
+            return TiledWeight(folded, factor, geometry)
         largest = max(int(folded.max()), -int(folded.min()))
         exact = largest <= cpu.largest_weight_of_onednn()
         if exact and (conv is None or onednn.convolves(conv.stride)):
-            return OneDNNWeight
-        return PlainWeight
+            return OneDNNWeight(folded, factor, geometry)
+        return PlainWeight(folded, factor, geometry)
 
 
 def laid_out(folded: Tensor, geometry: Geometry) -> Tensor:

@@ -27,7 +27,7 @@ def laid_out(weight: Tensor, layout: str, *window: Any) -> Tensor:
     if layout == "onednn":
         return onednn.pack_conv2d(weight, *window) if window else onednn.pack_linear(weight)
     if layout == "tiles":
-        return tile_layout.in_tiles(weight.movedim(1, -1).flatten(1))
+        return tile_layout.in_tiles(weight)
     return weight
 
 

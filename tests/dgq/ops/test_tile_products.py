@@ -34,10 +34,6 @@ def tables_of(out: int, steps: tuple[int, ...], rows: tuple[int, int] = (3, 3)) 
     return *scales, torch.randn(rows[1], out, generator=generator), torch.tensor(steps)
 
 
-def convolution_in_tiles(weight: Tensor) -> Tensor:
-    return tile_layout.in_tiles(weight.permute(0, 2, 3, 1).flatten(1))
-
-
 @given(n_out=st.integers(1, 50), n_in=st.integers(1, 200))
 @settings(max_examples=40, deadline=None)
 def test_the_layout_holds_each_weight_where_tiles_multiply_it(n_out: int, n_in: int) -> None:
@@ -51,11 +47,11 @@ def test_the_layout_holds_each_weight_where_tiles_multiply_it(n_out: int, n_in: 
         place = k % 64 // 4 * 64 + out % 16 * 4 + k % 4
         assert tiles[out // 16, k // 64, place] == weight[out, k]
     assert tiles.long().sum() == weight.long().sum()  # what pads it is 0
-    assert torch.equal(tile_layout.from_tiles(tiles, n_out, n_in), weight)
+    assert torch.equal(tile_layout.from_tiles(tiles, (n_out, n_in)), weight)
     apart = torch.stack([tiles, tiles + 1], -1)[..., 0]
     unaligned = torch.cat([tiles.new_zeros(1), tiles.flatten()])[1:].view(tiles.shape)
     for lying in (apart, unaligned):
-        assert torch.equal(tile_layout.from_tiles(lying, n_out, n_in), weight)
+        assert torch.equal(tile_layout.from_tiles(lying, (n_out, n_in)), weight)
 
 
 windows = st.fixed_dictionaries(
@@ -87,7 +83,7 @@ def test_sums_of_convolutions_equal_64_bit_sums(window: dict[str, Any]) -> None:
     weight = weight_of(window["out"], window["channels"], *kernel)
     sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double(), None, stride, 0, dilation)
     ones = (torch.ones(window["out"]), torch.ones(1), torch.zeros(1, window["out"]))
-    operands = (codes, convolution_in_tiles(weight), *ones, torch.tensor([0]))
+    operands = (codes, tile_layout.in_tiles(weight), *ones, torch.tensor([0]))
     assert operand_checks.can_multiply_tiles(*operands, kernel, stride, dilation)
     found = ops.int_conv2d(*operands, kernel, stride, dilation, 1, torch.float32)
     assert torch.equal(found.double(), sums.permute(0, 2, 3, 1))
@@ -125,7 +121,7 @@ def test_large_products_equal_64_bit_sums(
     ones = (torch.ones(out), torch.ones(1), torch.zeros(1, out), torch.tensor([0]))
     window = (kernel, [1, 1], [1, 1], 1, torch.float32)
     sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double()).permute(0, 2, 3, 1)
-    tiles = convolution_in_tiles(weight)
+    tiles = tile_layout.in_tiles(weight)
     for _ in range(10):  # threads that share memory do not spoil it each time
         assert torch.equal(ops.int_conv2d(codes, tiles, *ones, *window), sums.float())
 
@@ -222,7 +218,7 @@ def test_only_gates_of_whole_panels_are_fused() -> None:
 
 @amx
 def test_tensors_are_read_however_they_lie() -> None:
-    codes, weight = codes_of(2, 6, 18, 64), convolution_in_tiles(weight_of(20, 64, 3, 3))
+    codes, weight = codes_of(2, 6, 18, 64), tile_layout.in_tiles(weight_of(20, 64, 3, 3))
     tables = tables_of(20, (2, 1))
     window = ([3, 3], [1, 1], [1, 1], 1, torch.float32)
     apart = [torch.stack([x, x + 1], -1)[..., 0] for x in (codes, weight, *tables)]
@@ -233,7 +229,7 @@ def test_tensors_are_read_however_they_lie() -> None:
 
 @amx
 def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
-    codes, weight = codes_of(2, 6, 7, 70), convolution_in_tiles(weight_of(20, 70, 3, 3))
+    codes, weight = codes_of(2, 6, 7, 70), tile_layout.in_tiles(weight_of(20, 70, 3, 3))
     weight_scale, scale, bias, step = tables = tables_of(20, (2, 1))
     can = operand_checks.can_multiply_tiles
     assert can(codes, weight, *tables, [3, 3], [1, 1], [1, 1])
@@ -283,7 +279,7 @@ def test_without_the_kernel_the_reference_multiplies(
     codes, weight = codes_of(2, 6, 7, 5), weight_of(20, 5, 3, 3)
     tables = tables_of(20, (2, 1))
     window = ([3, 3], [2, 1], [1, 2], 1, torch.bfloat16)
-    found = ops.int_conv2d(codes, convolution_in_tiles(weight), *tables, *window)
+    found = ops.int_conv2d(codes, tile_layout.in_tiles(weight), *tables, *window)
     assert torch.equal(found, reference.int_conv2d(codes, weight, *tables, *window))
     plain = weight_of(20, 5)
     found = ops.int_linear(codes, tile_layout.in_tiles(plain), *tables, torch.float32)
@@ -299,7 +295,7 @@ def test_without_the_kernel_the_reference_multiplies(
 def test_the_operators_are_good_citizens() -> None:
     codes, weight, tables = codes_of(2, 6, 7, 5), weight_of(20, 5, 3, 3), tables_of(20, (2, 1))
     window = ([3, 3], [2, 1], [1, 1], 1, torch.float32)
-    tiles = convolution_in_tiles(weight)
+    tiles = tile_layout.in_tiles(weight)
     torch.library.opcheck(torch.ops.dgq.int_conv2d.default, (codes, tiles, *tables, *window))
     tiles = tile_layout.in_tiles(weight_of(20, 5))
     operands = (codes, tiles, *tables, torch.bfloat16)
