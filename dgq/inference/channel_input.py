@@ -13,6 +13,7 @@ from dgq.math.multiples import possible_multiples, shared_multiple
 from dgq.quantizers.channel_lookup import channel_parameters
 from dgq.unet.calls import SamplerCalls
 from dgq.unet.compiling import LaidOut
+from dgq.unet.derivatives import may_need_derivative
 
 PREPARED = ("channel_multiple", "channel_zero", "code_factor")
 """Tables of a ``ChannelInput`` that makes codes, derived from the stored tensors."""
@@ -146,9 +147,10 @@ class ChannelInput(InputQuantizer, LaidOut):
 
     def check_no_gradient(self, x: Tensor) -> None:
         """Raise DGQError where a gradient is wanted, which integers do not have."""
-        if torch.is_grad_enabled() and x.requires_grad:
+        if may_need_derivative(x):
             raise DGQError(
-                "integer products have no gradients: load the model with execution='float'"
+                "integer products have no gradients, and take part in no transform of torch.func: "
+                "load the model with execution='float'"
             )
 
     def factors(self, channels: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from dgq.inference.kernel_layer import KernelLayer
 from dgq.inference.layers import PackedLayer
 from dgq.inference.products.products import AloneWeight
+from dgq.unet.derivatives import may_need_derivative
 from dgq.unet.geometry import ConvGeometry
 
 MULTIPLIED = (torch.bfloat16, torch.float16)
@@ -36,7 +37,7 @@ class WeightOnlyLayer(KernelLayer[AloneWeight]):
         if quantized is None and self.projection is not None:
             return self.projection.alone(partial(WeightOnlyLayer.forward, self), x)
         x = self.given(x, quantized, of)
-        if x.dtype not in MULTIPLIED or (torch.is_grad_enabled() and x.requires_grad):
+        if x.dtype not in MULTIPLIED or may_need_derivative(x):
             weight, bias = self.operands()
             bias = None if bias is None else bias.to(x.dtype)
             return self.geometry.apply(x, weight.to(x.dtype), bias)

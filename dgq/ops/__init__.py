@@ -1,6 +1,6 @@
 """Integer operators of a quantized UNet, ``torch.ops.dgq``: a reference, and a file per device."""
 
-from dgq.ops import cpu, flops, gpu, shapes
+from dgq.ops import cpu, flops, gpu, native, shapes
 from dgq.ops.library import (
     attention,
     channel_ranges,
@@ -16,6 +16,7 @@ from dgq.ops.library import (
     unpack_all,
 )
 
+native.register()
 shapes.register()
 flops.register()
 cpu.register()

@@ -1,7 +1,6 @@
-// Attention in bfloat16 on a CPU, whose scores stay in the cache. Plain C interface; compiled when
-// first used (compiling.py), for CPUs that multiply bfloat16.
+// Attention in bfloat16 on a CPU that multiplies it; scores stay in the cache.
 
-#include <cstdint>
+#include "kernels.hpp"
 
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
 #include <omp.h>
@@ -44,8 +43,7 @@ class Buffer {
   std::unique_ptr<T, Free> memory_;
 };
 
-struct Sizes {
-  int64_t batch, heads, n_queries, n_keys, dim;
+struct Sizes : Heads {
   int64_t depth, width;  // of queries and keys, and of values, padded
 
   int64_t all_heads() const { return batch * heads; }
@@ -156,37 +154,36 @@ void attention(const uint16_t* query, const uint16_t* key, const uint16_t* value
 
 }  // namespace
 
-// query, out [batch, queries, heads, dim]; key, value [batch, keys > 0, heads, dim]; bfloat16. The
-// scale is not negative. By tiles only where dgq_has_tiles. Returns 0, or 1 without memory.
-extern "C" int dgq_attention(const uint16_t* query, const uint16_t* key, const uint16_t* value,
-                             int64_t batch, int64_t heads, int64_t n_queries, int64_t n_keys,
-                             int64_t dim, float scale, int by_tiles, uint16_t* out) try {
-  const Sizes sizes{batch, heads, n_queries, n_keys, dim, 0, 0};
-#ifdef DGQ_TILES
-  if (by_tiles) {
-    attention<Tiles>(query, key, value, sizes, scale, out);
-    return 0;
-  }
-#endif
-  attention<Vectors>(query, key, value, sizes, scale, out);
-  return 0;
-} catch (const std::bad_alloc&) {
-  return 1;
-}
+namespace dgq {
 
-extern "C" int dgq_has_attention() { return 1; }
-#else
-extern "C" int dgq_attention(const uint16_t*, const uint16_t*, const uint16_t*, int64_t, int64_t,
-                             int64_t, int64_t, int64_t, float, int, uint16_t*) {
-  return 0;
-}
-extern "C" int dgq_has_attention() { return 0; }
-#endif
+bool has_attention() { return true; }
 
-extern "C" int dgq_has_tiles() {
+bool has_tile_attention() {
 #ifdef DGQ_TILES
   return Tiles::allowed();
 #else
-  return 0;
+  return false;
 #endif
 }
+
+void attend(const uint16_t* query, const uint16_t* key, const uint16_t* value, const Heads& sizes,
+            float scale, [[maybe_unused]] bool by_tiles, uint16_t* out) {
+  const Sizes all{sizes, 0, 0};
+#ifdef DGQ_TILES
+  if (by_tiles) return attention<Tiles>(query, key, value, all, scale, out);
+#endif
+  attention<Vectors>(query, key, value, all, scale, out);
+}
+
+}  // namespace dgq
+#else
+namespace dgq {
+
+bool has_attention() { return false; }
+
+bool has_tile_attention() { return false; }
+
+void attend(const uint16_t*, const uint16_t*, const uint16_t*, const Heads&, float, bool, uint16_t*) {}
+
+}  // namespace dgq
+#endif

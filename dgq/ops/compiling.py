@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-NAMES = ("attention.cpp", "products.cpp", "quantization.cpp", "tile_products.cpp")
-SOURCES = tuple(HERE / name for name in NAMES)
+SOURCES = tuple(sorted(HERE.glob("*.cpp")))
 HEADERS = tuple(sorted(HERE.glob("*.hpp")))
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fvisibility=hidden"),
     # Neither changes a value: rounding instructions are used instead of calls.
     *("-fno-math-errno", "-fno-trapping-math"),
 )
@@ -53,7 +52,8 @@ def compiled(compiler: str, folder: Path) -> Path:
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     sources = (source.read_bytes() for source in (*SOURCES, *HEADERS))
-    parts = (*sources, version, " ".join(FLAGS).encode(), _processor().encode())
+    settings = (*FLAGS, torch.__version__, _processor())
+    parts = (*sources, version, " ".join(settings).encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     name = f"kernels-{digest}-"
     for library in folder.glob(f"{name}*.so"):
@@ -62,9 +62,15 @@ def compiled(compiler: str, folder: Path) -> Path:
         library.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / "kernels.so"
-        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
+        command = [compiler, *FLAGS, *map(str, SOURCES), *_torch(), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
         return made.replace(folder / f"{name}{_sha256(made)}.so")
+
+
+def _torch() -> list[str]:
+    """Where the compiler finds torch's headers and library, whose ABI is stable."""
+    folder = Path(torch.__file__).parent
+    return [f"-I{folder / 'include'}", f"-L{folder / 'lib'}", "-ltorch_cpu"]
 
 
 def _sha256(file: Path) -> str:

@@ -18,10 +18,6 @@ struct Convolution {
   int64_t rows() const { return batch * pixels(); }
 };
 
-inline Convolution convolution_of(const int64_t* n) {
-  return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12]};
-}
-
 // The codes from first to first + n of the window of an output pixel, ordered by kernel pixel, then
 // by channel.
 inline void copy_window(const uint8_t* codes, const Convolution& c, int64_t row, int64_t first,
@@ -38,14 +34,22 @@ inline void copy_window(const uint8_t* codes, const Convolution& c, int64_t row,
   }
 }
 
+// The sampler step of each sample, or one of all samples.
+struct SampleSteps {
+  const int64_t* step;
+  int64_t n;
+
+  // Of a table with a row for each step, or with one row for all.
+  int64_t row_of(int64_t sample, int64_t rows) const {
+    return rows > 1 ? step[n > 1 ? sample : 0] : 0;
+  }
+};
+
+// weight_scale [out]; scale [n_scales]; bias [n_biases, out].
 struct Tables {
   const float *weight_scale, *scale, *bias;
-  const int64_t* step;
-  int64_t n_steps, n_scales, n_biases;
-
-  int64_t row_of(int64_t sample, int64_t n) const {
-    return n > 1 ? step[n_steps > 1 ? sample : 0] : 0;
-  }
+  int64_t n_scales, n_biases;
+  SampleSteps steps;
 };
 
 }  // namespace dgq

@@ -1,4 +1,4 @@
-"""The schemas of the operators, and their reference for any device.
+"""The schemas of the operators.
 
 Compiled and exported graphs contain them unchanged. Each has a meta kernel (``shapes.py``), a
 reference that runs on any device, and fast implementations in a file per device, which
@@ -13,59 +13,40 @@ Zero points do not appear: their contribution is known beforehand and part of ``
 
 import torch
 
-from dgq.ops import reference
-
 LIBRARY = torch.library.Library("dgq", "DEF")
 
-LIBRARY.define(
-    "quantize(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
-    "Tensor step, int largest, int[] padding, int? offset=None) -> Tensor"
-)
-LIBRARY.define(
-    "quantize_gated(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
-    "Tensor step, int largest, int? offset=None) -> Tensor"
-)
-LIBRARY.define(
-    "pad(Tensor codes, Tensor zero_point, Tensor factor, Tensor step, int largest, "
-    "int[] padding, int? offset=None) -> Tensor"
-)
-LIBRARY.define("channel_ranges(Tensor x) -> (Tensor, Tensor)")
-LIBRARY.define(
-    "int_linear(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
-    "Tensor step, ScalarType dtype, Tensor? residual=None) -> Tensor"
-)
-LIBRARY.define(
-    "int_linear_gated(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
-    "Tensor step, Tensor next_scale, Tensor multiple, Tensor zero_point, Tensor factor, "
-    "int largest, int? offset=None) -> Tensor"
-)
-LIBRARY.define(
-    "unpack(Tensor packed, Tensor zero_point, Tensor? factor, Tensor? shift, int group_size, "
-    "int channels) -> Tensor"
-)
-LIBRARY.define(
-    "unpack_all(Tensor codes, Tensor zero_point, Tensor? factor, Tensor? shift, Tensor layers, "
-    "Tensor programs, int group_size, int n_bytes) -> Tensor"
-)
-LIBRARY.define(
-    "int_conv2d(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
+SCHEMAS = {
+    "quantize": "(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
+    "Tensor step, int largest, int[] padding, int? offset=None) -> Tensor",
+    "quantize_gated": "(Tensor x, Tensor scale, Tensor multiple, Tensor zero_point, Tensor factor, "
+    "Tensor step, int largest, int? offset=None) -> Tensor",
+    "pad": "(Tensor codes, Tensor zero_point, Tensor factor, Tensor step, int largest, int[] "
+    "padding, int? offset=None) -> Tensor",
+    "channel_ranges": "(Tensor x) -> (Tensor, Tensor)",
+    "int_linear": "(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
+    "Tensor step, ScalarType dtype, Tensor? residual=None) -> Tensor",
+    "int_linear_gated": "(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor "
+    "bias, Tensor step, Tensor next_scale, Tensor multiple, Tensor zero_point, Tensor factor, int "
+    "largest, int? offset=None) -> Tensor",
+    "unpack": "(Tensor packed, Tensor zero_point, Tensor? factor, Tensor? shift, int group_size, "
+    "int channels) -> Tensor",
+    "unpack_all": "(Tensor codes, Tensor zero_point, Tensor? factor, Tensor? shift, Tensor layers, "
+    "Tensor programs, int group_size, int n_bytes) -> Tensor",
+    "int_conv2d": "(Tensor codes, Tensor weight, Tensor weight_scale, Tensor scale, Tensor bias, "
     "Tensor step, int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype, "
-    "Tensor? residual=None) -> Tensor"
-)
-LIBRARY.define(
-    "int_conv2d_packed(Tensor codes, Tensor packed, Tensor zero_point, Tensor? factor, "
-    "Tensor? shift, int group_size, Tensor weight_scale, Tensor scale, Tensor bias, Tensor step, "
-    "int[] kernel, int[] stride, int[] dilation, int groups, ScalarType dtype, "
-    "Tensor? residual=None) -> Tensor"
-)
-LIBRARY.define(
-    "conv2d_packed(Tensor x, Tensor packed, Tensor zero_point, Tensor? shift, int group_size, "
-    "Tensor weight_scale, Tensor bias, int[] kernel, int[] stride, int[] padding, "
-    "int[] dilation, int groups) -> Tensor"
-)
-LIBRARY.define(
-    "attention(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor"
-)
+    "Tensor? residual=None) -> Tensor",
+    "int_conv2d_packed": "(Tensor codes, Tensor packed, Tensor zero_point, Tensor? factor, Tensor? "
+    "shift, int group_size, Tensor weight_scale, Tensor scale, Tensor bias, Tensor step, int[] "
+    "kernel, int[] stride, int[] dilation, int groups, ScalarType dtype, Tensor? residual=None) -> "
+    "Tensor",
+    "conv2d_packed": "(Tensor x, Tensor packed, Tensor zero_point, Tensor? shift, int group_size, "
+    "Tensor weight_scale, Tensor bias, int[] kernel, int[] stride, int[] padding, int[] dilation, "
+    "int groups) -> Tensor",
+    "attention": "(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor",
+}
+
+for _name, _schema in SCHEMAS.items():
+    LIBRARY.define(_name + _schema)
 
 quantize = torch.ops.dgq.quantize
 quantize_gated = torch.ops.dgq.quantize_gated
@@ -79,11 +60,3 @@ int_conv2d = torch.ops.dgq.int_conv2d
 int_conv2d_packed = torch.ops.dgq.int_conv2d_packed
 conv2d_packed = torch.ops.dgq.conv2d_packed
 attention = torch.ops.dgq.attention
-
-NAMES = (
-    *("quantize", "quantize_gated", "pad", "channel_ranges", "int_linear", "int_linear_gated"),
-    *("unpack", "unpack_all", "int_conv2d", "int_conv2d_packed", "conv2d_packed", "attention"),
-)
-
-for _name in NAMES:
-    LIBRARY.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")

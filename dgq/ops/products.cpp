@@ -1,7 +1,6 @@
 // Products of bytes on a CPU without VNNI instructions, exact for all codes and weights (panels.hpp).
-// Plain C interface; compiled when first used (compiling.py).
 
-#include <cstdint>
+#include "kernels.hpp"
 
 #ifdef __AVX2__
 #include <omp.h>
@@ -9,10 +8,8 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <vector>
 
-#include "convolution.hpp"
 #include "panels.hpp"
 
 namespace {
@@ -76,8 +73,9 @@ void write(const Convolution& c, const Tables& tables, int64_t first_row, int64_
            int64_t first_tile, int64_t n_tiles, const Scratch& at, float* out) {
   for (int64_t r = 0; r < n_rows; r++) {
     const int64_t sample = (first_row + r) / c.pixels();
-    const float scale = tables.scale[tables.row_of(sample, tables.n_scales)];
-    const float* bias = tables.bias + tables.row_of(sample, tables.n_biases) * c.out_channels;
+    const float scale = tables.scale[tables.steps.row_of(sample, tables.n_scales)];
+    const int64_t bias_row = tables.steps.row_of(sample, tables.n_biases);
+    const float* bias = tables.bias + bias_row * c.out_channels;
     for (int64_t t = 0; t < n_tiles; t++) {
       const int64_t column = (first_tile + t) * COLUMNS;
       const int32_t* sums = at.tiles[t].sums[r];
@@ -97,44 +95,38 @@ int64_t tiles_at_once(int64_t row_blocks, int64_t n_tiles) {
 
 }  // namespace
 
-// codes [batch, height, width, channels], padding included; weight [out, kernel height, kernel width,
-// channels]; weight_scale [out]; scale [n_scales]; bias [n_biases, out]; step [n_steps], 1 or batch;
-// sizes of a Convolution; out [batch, out height, out width, out]. Returns 0, or 1 without memory.
-extern "C" int dgq_convolve(const uint8_t* codes, const int8_t* weight, const float* weight_scale,
-                            const float* scale, const float* bias, const int64_t* step,
-                            int64_t n_scales, int64_t n_biases, int64_t n_steps,
-                            const int64_t* sizes, float* out) {
-  const Convolution c = convolution_of(sizes);
-  const Tables tables{weight_scale, scale, bias, step, n_steps, n_scales, n_biases};
-  const int64_t row_blocks = (c.rows() + ROWS - 1) / ROWS;
-  const int64_t n_tiles = (c.out_channels + COLUMNS - 1) / COLUMNS;
+namespace dgq {
+
+bool has_products() { return true; }
+
+void convolve(const uint8_t* codes, const int8_t* weight, const Tables& tables,
+              const Convolution& sizes, float* out) {
+  const int64_t row_blocks = (sizes.rows() + ROWS - 1) / ROWS;
+  const int64_t n_tiles = (sizes.out_channels + COLUMNS - 1) / COLUMNS;
   const int64_t tiles = tiles_at_once(row_blocks, n_tiles);
   const int64_t tile_blocks = (n_tiles + tiles - 1) / tiles;
   std::vector<Scratch> scratch;
-  try {
-    scratch.reserve(omp_get_max_threads());
-    while (int64_t(scratch.size()) < omp_get_max_threads()) scratch.emplace_back(tiles);
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
+  scratch.reserve(omp_get_max_threads());
+  while (int64_t(scratch.size()) < omp_get_max_threads()) scratch.emplace_back(tiles);
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int64_t row_block = 0; row_block < row_blocks; row_block++)
     for (int64_t tile_block = 0; tile_block < tile_blocks; tile_block++) {
       Scratch& at = scratch[omp_get_thread_num()];
       const int64_t row = row_block * ROWS, tile = tile_block * tiles;
-      const int64_t n_rows = std::min(ROWS, c.rows() - row);
+      const int64_t n_rows = std::min(ROWS, sizes.rows() - row);
       const int64_t n = std::min(tiles, n_tiles - tile);
-      add_up(codes, weight, c, row, n_rows, tile, n, at);
-      write(c, tables, row, n_rows, tile, n, at, out);
+      add_up(codes, weight, sizes, row, n_rows, tile, n, at);
+      write(sizes, tables, row, n_rows, tile, n, at, out);
     }
-  return 0;
 }
 
-extern "C" int dgq_has_products() { return 1; }
+}  // namespace dgq
 #else
-extern "C" int dgq_convolve(const uint8_t*, const int8_t*, const float*, const float*, const float*,
-                            const int64_t*, int64_t, int64_t, int64_t, const int64_t*, float*) {
-  return 0;
-}
-extern "C" int dgq_has_products() { return 0; }
+namespace dgq {
+
+bool has_products() { return false; }
+
+void convolve(const uint8_t*, const int8_t*, const Tables&, const Convolution&, float*) {}
+
+}  // namespace dgq
 #endif

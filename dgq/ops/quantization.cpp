@@ -1,5 +1,4 @@
-// Quantization of an input on a CPU, in one pass. Plain C interface; compiled when first used
-// (compiling.py).
+// Quantization of an input on a CPU, in one pass.
 
 #ifdef __AVX512F__
 #pragma GCC target("prefer-vector-width=512")  // half of it is the compilers' choice
@@ -10,6 +9,7 @@
 #include <cstdint>
 
 #include "codes.hpp"
+#include "kernels.hpp"
 
 namespace {
 
@@ -40,41 +40,38 @@ inline void note(uint32_t nan, float* spoilt) {
 }
 
 template <typename T>
-void quantize_gated_all(const T* x, const float* scale, const float* multiple,
-                        const int16_t* zero_point, const float* factor, const int64_t* step,
-                        int64_t samples_with_own_step, int64_t batch, int64_t tokens,
-                        int64_t channels, float largest, uint8_t* codes, float* spoilt) {
-#pragma omp parallel for schedule(static) if (batch * tokens * channels >= PARALLEL_FROM)
-  for (int64_t row = 0; row < batch * tokens; row++) {
-    const int64_t t = step[samples_with_own_step > 1 ? row / tokens : 0];
+void quantize_gated_all(const T* x, const Quantizer& q, const SampleSteps& steps, const Image& sizes,
+                        uint8_t* codes, float* spoilt) {
+  const int64_t tokens = sizes.height * sizes.width, channels = sizes.channels;
+#pragma omp parallel for schedule(static) if (sizes.batch * tokens * channels >= PARALLEL_FROM)
+  for (int64_t row = 0; row < sizes.batch * tokens; row++) {
+    const int64_t sample = row / tokens, t = steps.row_of(sample, q.n_scales);
     const T* value = x + row * 2 * channels;
-    const uint32_t nan =
-        quantize_gated_row(value, value + channels, scale[t], multiple, zero_point + t * channels,
-                           factor, largest, channels, codes + row * channels);
-    note(nan, spoilt ? spoilt + row / tokens : nullptr);
+    const uint32_t nan = quantize_gated_row(value, value + channels, q.scale[t], q.multiple,
+                                            q.zero_point + t * channels, q.factor, q.largest,
+                                            channels, codes + row * channels);
+    note(nan, spoilt ? spoilt + sample : nullptr);
   }
 }
 
 template <typename T>
-void quantize_all(const T* x, const float* scale, const float* multiple, const int16_t* zero_point,
-                  const float* factor, const int64_t* step, int64_t samples_with_own_step,
-                  int64_t batch, int64_t height, int64_t width, int64_t channels,
-                  int64_t pad_height, int64_t pad_width, float largest, uint8_t* codes,
-                  float* spoilt) {
+void quantize_all(const T* x, const Quantizer& q, const SampleSteps& steps, const Image& sizes,
+                  uint8_t* codes, float* spoilt) {
+  const auto [batch, height, width, channels, pad_height, pad_width] = sizes;
   const int64_t out_height = height + 2 * pad_height, out_width = width + 2 * pad_width;
   const int64_t rows = batch * out_height;
 #pragma omp parallel for schedule(static) if (rows * out_width * channels >= PARALLEL_FROM)
   for (int64_t row = 0; row < rows; row++) {
     const int64_t sample = row / out_height, h = row % out_height - pad_height;
-    const int64_t t = step[samples_with_own_step > 1 ? sample : 0];
+    const int64_t t = steps.row_of(sample, q.n_scales);
     const bool inside = h >= 0 && h < height;
     uint32_t nan = 0;
     for (int64_t w = -pad_width; w < width + pad_width; w++) {
       const bool in = inside && w >= 0 && w < width;
       const T* pixel = in ? x + ((sample * height + h) * width + w) * channels : nullptr;
       uint8_t* out = codes + (row * out_width + w + pad_width) * channels;
-      nan |= quantize_pixel(pixel, scale[t], multiple, zero_point + t * channels, factor, largest,
-                            channels, out);
+      nan |= quantize_pixel(pixel, q.scale[t], q.multiple, q.zero_point + t * channels, q.factor,
+                            q.largest, channels, out);
     }
     note(nan, spoilt ? spoilt + sample : nullptr);
   }
@@ -83,8 +80,8 @@ void quantize_all(const T* x, const float* scale, const float* multiple, const i
 constexpr int64_t SLICE = 64;  // channels whose ranges stay in registers and in the first cache
 
 template <typename T>
-void ranges_all(const T* x, int64_t batch, int64_t pixels, int64_t channels, float* low,
-                float* high) {
+void ranges_all(const T* x, const Image& sizes, float* low, float* high) {
+  const int64_t batch = sizes.batch, pixels = sizes.height * sizes.width, channels = sizes.channels;
   const int64_t slices = (channels + SLICE - 1) / SLICE;
 #pragma omp parallel for collapse(2) schedule(static) if (batch * pixels * channels >= PARALLEL_FROM)
   for (int64_t sample = 0; sample < batch; sample++)
@@ -106,42 +103,29 @@ void ranges_all(const T* x, int64_t batch, int64_t pixels, int64_t channels, flo
 
 }  // namespace
 
-// x [batch, pixels, channels]; low and high [batch, channels].
-extern "C" void dgq_channel_ranges(const void* x, int is_bfloat16, int64_t batch, int64_t pixels,
-                                   int64_t channels, float* low, float* high) {
+namespace dgq {
+
+void quantize(const void* x, bool is_bfloat16, const Quantizer& quantizer, const SampleSteps& steps,
+              const Image& sizes, uint8_t* codes, float* spoilt) {
   if (is_bfloat16)
-    ranges_all((const uint16_t*)x, batch, pixels, channels, low, high);
+    quantize_all((const uint16_t*)x, quantizer, steps, sizes, codes, spoilt);
   else
-    ranges_all((const float*)x, batch, pixels, channels, low, high);
+    quantize_all((const float*)x, quantizer, steps, sizes, codes, spoilt);
 }
 
-// x [batch, height, width, channels]; scale [steps]; multiple, factor [channels]; zero_point
-// [steps, channels]; step [1 or batch]; codes [batch, height + 2 pad, width + 2 pad, channels]; spoilt
-// [batch], which is set to NaN for samples with a NaN, or null.
-extern "C" void dgq_quantize(const void* x, const float* scale, const float* multiple,
-                             const int16_t* zero_point, const float* factor, const int64_t* step,
-                             int is_bfloat16, int64_t samples_with_own_step, int64_t batch,
-                             int64_t height, int64_t width, int64_t channels, int64_t pad_height,
-                             int64_t pad_width, float largest, uint8_t* codes, float* spoilt) {
+void quantize_gated(const void* x, bool is_bfloat16, const Quantizer& quantizer,
+                    const SampleSteps& steps, const Image& sizes, uint8_t* codes, float* spoilt) {
   if (is_bfloat16)
-    quantize_all((const uint16_t*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
-                 batch, height, width, channels, pad_height, pad_width, largest, codes, spoilt);
+    quantize_gated_all((const uint16_t*)x, quantizer, steps, sizes, codes, spoilt);
   else
-    quantize_all((const float*)x, scale, multiple, zero_point, factor, step, samples_with_own_step,
-                 batch, height, width, channels, pad_height, pad_width, largest, codes, spoilt);
+    quantize_gated_all((const float*)x, quantizer, steps, sizes, codes, spoilt);
 }
 
-// x [batch, tokens, 2 channels], values and then gates; codes [batch, tokens, channels].
-extern "C" void dgq_quantize_gated(const void* x, const float* scale, const float* multiple,
-                                   const int16_t* zero_point, const float* factor,
-                                   const int64_t* step, int is_bfloat16,
-                                   int64_t samples_with_own_step, int64_t batch, int64_t tokens,
-                                   int64_t channels, float largest, uint8_t* codes,
-                                   float* spoilt) {
+void channel_ranges(const void* x, bool is_bfloat16, const Image& sizes, float* low, float* high) {
   if (is_bfloat16)
-    quantize_gated_all((const uint16_t*)x, scale, multiple, zero_point, factor, step,
-                       samples_with_own_step, batch, tokens, channels, largest, codes, spoilt);
+    ranges_all((const uint16_t*)x, sizes, low, high);
   else
-    quantize_gated_all((const float*)x, scale, multiple, zero_point, factor, step,
-                       samples_with_own_step, batch, tokens, channels, largest, codes, spoilt);
+    ranges_all((const float*)x, sizes, low, high);
 }
+
+}  // namespace dgq

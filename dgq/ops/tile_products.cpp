@@ -1,12 +1,11 @@
-// Products of bytes by tiles (AMX), which multiply eight times as fast as vectors. Plain C interface;
-// compiled when first used (compiling.py).
+// Products of bytes by tiles (AMX), which multiply eight times as fast as vectors.
 //
 // The weight is laid out in tiles (tile_layout.py): [panel][block][LANES][LANES][4], panels of LANES
 // output channels, blocks of DEPTH inputs. Tiles of codes are read from the image itself where the
 // windows of LANES neighbouring pixels are equally far apart; otherwise windows are copied. All sums
 // of a unit stay in tiles until they are complete.
 
-#include <cstdint>
+#include "kernels.hpp"
 
 #if defined(__AMX_INT8__) && defined(__AVX512BF16__) && defined(__linux__)
 #pragma GCC target("prefer-vector-width=512")  // half of it is the compilers' choice
@@ -14,11 +13,9 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "codes.hpp"
-#include "convolution.hpp"
 #include "tiles.hpp"
 
 namespace {
@@ -147,7 +144,7 @@ class Steps {
   Steps(const Convolution& sizes, const Tables& tables, int64_t row)
       : tables_(tables), pixels_(sizes.pixels()), sample_(row / pixels_), pixel_(row % pixels_) {}
 
-  int64_t row_of(int64_t n) const { return tables_.row_of(sample_, n); }
+  int64_t row_of(int64_t n) const { return tables_.steps.row_of(sample_, n); }
 
   void advance() {
     if (++pixel_ < pixels_) return;
@@ -221,14 +218,6 @@ struct Outputs {
   }
 };
 
-// Tables of the quantizer that reads a gate's output.
-struct Quantizer {
-  const float *scale, *multiple, *factor;
-  const int16_t* zero_point;
-  int64_t n_scales;
-  float largest;
-};
-
 // Writes the codes of value * gelu(gate); units are a panel of values and one of gates.
 struct GatedCodes {
   const Convolution& sizes;
@@ -295,76 +284,57 @@ void multiply_block(const Windows& windows, const int8_t* weight, const Writer& 
 }
 
 template <typename Writer>
-int multiply_all(const uint8_t* codes, const int8_t* weight, const Convolution& sizes,
-                 const Writer& writer) {
+void multiply_all(const uint8_t* codes, const int8_t* weight, const Convolution& sizes,
+                  const Writer& writer) {
   const bool small = sizes.rows() * sizes.out_channels * sizes.depth() < PARALLEL_FROM;
   const int threads = small ? 1 : omp_get_max_threads();
-  try {
-    const Windows windows(codes, sizes);
-    const int64_t at_once = windows.at_once(), rows = sizes.rows(), units = writer.units();
-    const int64_t row_blocks = (rows + at_once - 1) / at_once;
-    const int64_t per_job = units_per_job(row_blocks, units, threads);
-    std::vector<std::unique_ptr<uint8_t[]>> copies(threads);
-    for (auto& of_thread : copies) of_thread.reset(new uint8_t[windows.bytes_to_copy()]);
+  const Windows windows(codes, sizes);
+  const int64_t at_once = windows.at_once(), rows = sizes.rows(), units = writer.units();
+  const int64_t row_blocks = (rows + at_once - 1) / at_once;
+  const int64_t per_job = units_per_job(row_blocks, units, threads);
+  std::vector<std::unique_ptr<uint8_t[]>> copies(threads);
+  for (auto& of_thread : copies) of_thread.reset(new uint8_t[windows.bytes_to_copy()]);
 #pragma omp parallel num_threads(threads)
-    {
-      const TilesOfThread tiles;
-      uint8_t* const copy = copies[omp_get_thread_num()].get();
+  {
+    const TilesOfThread tiles;
+    uint8_t* const copy = copies[omp_get_thread_num()].get();
 #pragma omp for collapse(2) schedule(dynamic)
-      for (int64_t row = 0; row < rows; row += at_once)
-        for (int64_t unit = 0; unit < units; unit += per_job)
-          multiply_block(windows, weight, writer, row, std::min(row + at_once, rows), unit,
-                         std::min(unit + per_job, units), copy);
-    }
-  } catch (const std::bad_alloc&) {
-    return 1;
+    for (int64_t row = 0; row < rows; row += at_once)
+      for (int64_t unit = 0; unit < units; unit += per_job)
+        multiply_block(windows, weight, writer, row, std::min(row + at_once, rows), unit,
+                       std::min(unit + per_job, units), copy);
   }
-  return 0;
 }
 
 }  // namespace
 
-// codes [batch, height, width, channels], padding included; weight as above; weight_scale [out]; scale
-// [n_scales]; bias [n_biases, out]; step [n_steps], 1 or batch; sizes of a Convolution; out [batch, out
-// height, out width, out], bfloat16 or float32. Returns 0, or 1 without memory.
-extern "C" int dgq_multiply_tiles(const uint8_t* codes, const int8_t* weight,
-                                  const float* weight_scale, const float* scale, const float* bias,
-                                  const int64_t* step, int64_t n_scales, int64_t n_biases,
-                                  int64_t n_steps, const int64_t* sizes, int is_bfloat16,
-                                  void* out) {
-  const Convolution c = convolution_of(sizes);
-  const Tables tables{weight_scale, scale, bias, step, n_steps, n_scales, n_biases};
-  if (is_bfloat16) return multiply_all(codes, weight, c, Outputs<uint16_t>{c, tables, (uint16_t*)out});
-  return multiply_all(codes, weight, c, Outputs<float>{c, tables, (float*)out});
+namespace dgq {
+
+bool has_tile_products() { return TilesOfThread::allowed(); }
+
+void convolve_tiles(const uint8_t* codes, const int8_t* weight, const Tables& tables,
+                    const Convolution& sizes, bool is_bfloat16, void* out) {
+  if (is_bfloat16)
+    multiply_all(codes, weight, sizes, Outputs<uint16_t>{sizes, tables, (uint16_t*)out});
+  else
+    multiply_all(codes, weight, sizes, Outputs<float>{sizes, tables, (float*)out});
 }
 
-// The same for a linear layer whose output is quantized value * gelu(gate): next_scale [n_next];
-// multiple, factor [out / 2]; zero_point [n_next, out / 2]; out [..., out / 2].
-extern "C" int dgq_multiply_tiles_gated(const uint8_t* codes, const int8_t* weight,
-                                        const float* weight_scale, const float* scale,
-                                        const float* bias, const int64_t* step, int64_t n_scales,
-                                        int64_t n_biases, int64_t n_steps, const int64_t* sizes,
-                                        const float* next_scale, const float* multiple,
-                                        const int16_t* zero_point, const float* factor,
-                                        int64_t n_next, float largest, uint8_t* out) {
-  const Convolution c = convolution_of(sizes);
-  const Tables tables{weight_scale, scale, bias, step, n_steps, n_scales, n_biases};
-  const Quantizer next{next_scale, multiple, factor, zero_point, n_next, largest};
-  return multiply_all(codes, weight, c, GatedCodes{c, tables, next, out});
+void convolve_tiles_gated(const uint8_t* codes, const int8_t* weight, const Tables& tables,
+                          const Convolution& sizes, const Quantizer& next, uint8_t* out) {
+  multiply_all(codes, weight, sizes, GatedCodes{sizes, tables, next, out});
 }
 
-extern "C" int dgq_has_tile_products() { return TilesOfThread::allowed(); }
+}  // namespace dgq
 #else
-extern "C" int dgq_multiply_tiles(const uint8_t*, const int8_t*, const float*, const float*,
-                                  const float*, const int64_t*, int64_t, int64_t, int64_t,
-                                  const int64_t*, int, void*) {
-  return 0;
-}
-extern "C" int dgq_multiply_tiles_gated(const uint8_t*, const int8_t*, const float*, const float*,
-                                        const float*, const int64_t*, int64_t, int64_t, int64_t,
-                                        const int64_t*, const float*, const float*, const int16_t*,
-                                        const float*, int64_t, float, uint8_t*) {
-  return 0;
-}
-extern "C" int dgq_has_tile_products() { return 0; }
+namespace dgq {
+
+bool has_tile_products() { return false; }
+
+void convolve_tiles(const uint8_t*, const int8_t*, const Tables&, const Convolution&, bool, void*) {}
+
+void convolve_tiles_gated(const uint8_t*, const int8_t*, const Tables&, const Convolution&,
+                          const Quantizer&, uint8_t*) {}
+
+}  // namespace dgq
 #endif

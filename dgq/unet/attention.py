@@ -12,6 +12,7 @@ from dgq.errors import DGQError
 from dgq.ops.reference import attention as differentiable_attention
 from dgq.settings import FLOAT_BITS
 from dgq.unet.calls import SamplerCalls
+from dgq.unet.derivatives import may_need_derivative
 from dgq.unet.processors import TakesProcessors, check_arguments, run
 from dgq.unet.projections import describe_projections_, projection_of
 from dgq.unet.readers import read, read_all
@@ -115,10 +116,8 @@ class QuantizedAttention(TakesProcessors, Attention):
         needs_scores = self.score_quantizer is not None and self.score_quantizer.active
         if mask is None and not needs_scores:
             # Fused kernels never hold the scores, which at 64x64 latents take gigabytes.
-            has_gradient = torch.is_grad_enabled() and any(
-                x.requires_grad for x in (query, key, value)
-            )
-            attend = differentiable_attention if has_gradient else self.attend
+            differentiable = may_need_derivative(query, key, value)
+            attend = differentiable_attention if differentiable else self.attend
             return attend(query, key, value, self.heads, self.scale)
         if mask is not None:
             mask = self.prepare_attention_mask(mask, key.shape[1], query.shape[0])

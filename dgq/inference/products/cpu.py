@@ -39,7 +39,7 @@ class OneDNNWeight(WholeWeight):
 
     def whole_numbers(self) -> Tensor:
         """The weight converted back from oneDNN's layout."""
-        return dense(self.tensor).reshape(self.geometry.out_channels, -1)
+        return dense(self.tensor, self.geometry.weight_shape).flatten(1)
 
 
 class TiledWeight(WholeWeight):
@@ -91,9 +91,9 @@ class CpuProducts(Products):
         if dtype == torch.float32:
             return "torch", reference_attention
         kernels = native.kernels() if dtype == torch.bfloat16 else None
-        if kernels is None or not kernels.has_attention:
+        if kernels is None or not kernels.attention:
             return "torch", fused_attention
-        return "our kernel, on AMX" if kernels.has_tiles else "our kernel", fused_attention
+        return "our kernel, on AMX" if kernels.tile_attention else "our kernel", fused_attention
 
     def offset(self, largest: int) -> int | None:
         """None: oneDNN multiplies unsigned codes."""
@@ -109,10 +109,12 @@ class CpuProducts(Products):
         offset: int | None,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """Quantize in one pass; without ``spoilt`` by an operator, which can be traced."""
-        if spoilt is not None:
-            return cpu.quantize(x, *tables, step, largest, padding, offset, spoilt)
-        codes: Tensor = quantize(x, *tables, step, largest, padding, offset)
+        """Quantize in one pass; without ``spoilt`` by an operator that can be traced."""
+        codes: Tensor
+        if spoilt is None:
+            codes = quantize(x, *tables, step, largest, padding, offset)
+        else:
+            codes = quantize.marking(x, *tables, step, largest, padding, offset, spoilt)
         return codes
 
     def quantize_gated(
@@ -124,10 +126,12 @@ class CpuProducts(Products):
         offset: int | None,
         spoilt: Tensor | None = None,
     ) -> Tensor:
-        """Quantize in one pass; without ``spoilt`` by an operator, which can be traced."""
-        if spoilt is not None:
-            return cpu.quantize_gated(x, *tables, step, largest, offset, spoilt)
-        codes: Tensor = quantize_gated(x, *tables, step, largest, offset)
+        """Quantize in one pass; without ``spoilt`` by an operator that can be traced."""
+        codes: Tensor
+        if spoilt is None:
+            codes = quantize_gated(x, *tables, step, largest, offset)
+        else:
+            codes = quantize_gated.marking(x, *tables, step, largest, offset, spoilt)
         return codes
 
     def weight(self, layer: PackedLayer, folded: Tensor, factor: Tensor) -> ProductWeight:

@@ -3,10 +3,13 @@
 Integer products are computed in float64, which represents each of their sums exactly.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgq.ops import tile_layout
 from dgq.ops.packed_weight import PackedWeight, multiplied
 from dgq.ops.reference.quantization import quantize_gated
 
@@ -39,7 +42,8 @@ def int_linear(
     Returns:
         ``[batch, ..., out]``.
     """
-    sums = F.linear(codes.double(), dense(weight).double())
+    plain = dense(weight, (weight_scale.shape[0], codes.shape[-1]))
+    sums = F.linear(codes.double(), plain.double())
     return with_residual(scaled(sums, weight_scale, scale, bias, step), residual, dtype)
 
 
@@ -103,9 +107,8 @@ def int_conv2d(
         ``[batch, height, width, out]``.
     """
     planes = codes.permute(0, 3, 1, 2).double()
-    # oneDNN's layout may be that of a linear layer, or have a dimension for the groups.
-    kernels = dense(weight).reshape(weight_scale.shape[0], -1, *kernel).double()
-    sums = F.conv2d(planes, kernels, None, stride, 0, dilation, groups)
+    kernels = dense(weight, (weight_scale.shape[0], codes.shape[-1] // groups, *kernel))
+    sums = F.conv2d(planes, kernels.double(), None, stride, 0, dilation, groups)
     output = scaled(sums.permute(0, 2, 3, 1), weight_scale, scale, bias, step)
     return with_residual(output, residual, dtype).contiguous()
 
@@ -205,9 +208,17 @@ def with_residual(output: Tensor, residual: Tensor | None, dtype: torch.dtype) -
     return (output if residual is None else output + residual).to(dtype)
 
 
-def dense(weight: Tensor) -> Tensor:
-    """A weight that may be laid out for oneDNN, as an ordinary tensor ``[out, ...]``."""
+def dense(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """A weight that may be in tiles or in oneDNN's layout, as an ordinary tensor.
+
+    Args:
+        weight: as an operator reads it.
+        shape: of the ordinary tensor, ``[out, in / groups, ...]``.
+    """
+    if tile_layout.is_in_tiles(weight):
+        return tile_layout.from_tiles(weight, shape)
     if not weight.is_mkldnn:
         return weight
+    # The layout may be that of a linear layer, or have a dimension for the groups.
     plain = weight.to_dense()
-    return plain.t() if plain.ndim == 2 else plain
+    return (plain.t() if plain.ndim == 2 else plain).reshape(*shape)

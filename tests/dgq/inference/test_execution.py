@@ -190,13 +190,13 @@ def test_norms_stay_in_float32_and_the_rest_is_bfloat16(name: str, calibrated_as
 
 
 @pytest.mark.parametrize(
-    ("has_attention", "has_tiles", "name"),
+    ("attention", "tile_attention", "name"),
     [(False, False, "torch"), (True, False, "our kernel"), (True, True, "our kernel, on AMX")],
 )
 def test_attention_kernels_have_names(
-    has_attention: bool, has_tiles: bool, name: str, monkeypatch: pytest.MonkeyPatch
+    attention: bool, tile_attention: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernels = SimpleNamespace(has_attention=has_attention, has_tiles=has_tiles)
+    kernels = SimpleNamespace(attention=attention, tile_attention=tile_attention)
     monkeypatch.setattr(native, "kernels", lambda: kernels)
     assert CpuProducts().attention(torch.bfloat16)[0] == name
 
@@ -307,6 +307,23 @@ def test_gradients_through_integers_are_refused(wanted: str, calibrated_as: Mode
     call = model.call | {wanted: model.call[wanted].clone().requires_grad_()}
     with pytest.raises(DGQError, match="execution='float'"):
         unet(**call)
+
+
+TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "vmap": lambda layer, x: torch.func.vmap(layer)(x[None]),
+    "jvp": lambda layer, x: torch.func.jvp(layer, (x,), (x,)),
+    "grad": lambda layer, x: torch.func.grad(lambda x: layer(x).sum())(x),
+}
+
+
+@exact
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_of_integers_are_refused(name: str, calibrated_as: Models) -> None:
+    """They would take zeros from operators without a derivative."""
+    unet = load_quantized_unet(calibrated_as("exponents").folder, "integer")
+    layer = unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    with pytest.raises(DGQError, match=r"torch\.func: load .* execution='float'"):
+        TRANSFORMS[name](layer, torch.randn(1, 16, 16))
 
 
 # Devices

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, native, onednn, operand_checks, reference, tile_layout
+from dgq.ops import cpu, onednn, reference, tile_layout
+from tests.left_to_torch import is_left_to_torch
 
 LARGEST = cpu.largest_weight_of_onednn()
 fast = pytest.mark.skipif(LARGEST == 0, reason="oneDNN has no exact products of bytes here")
@@ -228,12 +229,13 @@ def test_onednn_is_trusted_as_far_as_its_instructions_go() -> None:
 own = pytest.mark.skipif(not cpu.has_own_products(), reason="no compiler, or no AVX2")
 
 
-def by_our_kernel(*operands: Any) -> Tensor:
-    """Of what it can read: codes, a weight, tables, stride, dilation."""
-    kernels = native.kernels()
-    assert kernels is not None
-    assert operand_checks.can_convolve(*operands)
-    return kernels.convolve(*operands)
+def by_our_kernel(codes: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    """The kernel without tiles, of what it can read: codes, a weight, tables, stride, dilation."""
+    *tables, stride, dilation = others
+    window = (list(weight.shape[2:]), stride, dilation, 1, torch.float32)
+    assert not is_left_to_torch(ops.int_conv2d, codes, weight, *tables, *window)
+    output: Tensor = ops.int_conv2d(codes, weight, *tables, *window)
+    return output
 
 
 @own
@@ -335,10 +337,16 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
     codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
     weight_scale, scale, bias, step = scales(4, 3, 2, True, 1)
     tables = (weight_scale, scale, bias, step)
-    assert operand_checks.can_convolve(codes, weight, *tables, [1, 1], [1, 1])
-    assert operand_checks.can_convolve(codes, weight, *tables, [3, 4], [2, 2])
+
+    def can(codes: Tensor, weight: Tensor, *others: Any) -> bool:
+        *tables, stride, dilation = others
+        window = ([3, 3], stride, dilation, 1, torch.float32)
+        return not is_left_to_torch(ops.int_conv2d, codes, weight, *tables, *window)
+
+    assert can(codes, weight, *tables, [1, 1], [1, 1])
+    assert can(codes, weight, *tables, [3, 4], [2, 2])
     for window in (([1, 1], [3, 1]), ([1, 1], [-9, 1]), ([0, 1], [1, 1]), ([1, -1], [1, 1])):
-        assert not operand_checks.can_convolve(codes, weight, *tables, *window)
+        assert not can(codes, weight, *tables, *window)
     for operands in (
         (codes.to(torch.int8), weight, *tables),
         (codes[..., :4], weight, *tables),
@@ -355,7 +363,7 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
         (codes, weight, weight_scale, scale, bias, torch.tensor([0, 3])),
         (codes, weight, weight_scale, scale, bias, torch.tensor([-1, 0])),
     ):
-        assert not operand_checks.can_convolve(*operands, [1, 1], [1, 1])
+        assert not can(*operands, [1, 1], [1, 1])
 
 
 @own

@@ -79,7 +79,8 @@ def of_two(x: Tensor, residual: Tensor) -> Tensor:
 def test_the_product_adds_it(function: Any) -> None:
     residual = torch.randn(2, 6, 16)
     found, code = compiled(function, CODES, residual)
-    assert torch.equal(found, function(CODES, residual))
+    # Rounded once, not twice.
+    torch.testing.assert_close(found, function(CODES, residual), rtol=1e-6, atol=0.01)
     assert adds(code)
 
 

@@ -1,6 +1,6 @@
 """Products by tiles (AMX): the layout of weights, and our kernel against whole numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import cpu, native, operand_checks, reference, tile_layout
+from dgq.ops import cpu, reference, tile_layout
+from tests.left_to_torch import is_left_to_torch
 
 amx = pytest.mark.skipif(not cpu.has_tile_products(), reason="no AMX, or no compiler")
 Tables = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -84,8 +85,9 @@ def test_sums_of_convolutions_equal_64_bit_sums(window: dict[str, Any]) -> None:
     sums = F.conv2d(codes.permute(0, 3, 1, 2).double(), weight.double(), None, stride, 0, dilation)
     ones = (torch.ones(window["out"]), torch.ones(1), torch.zeros(1, window["out"]))
     operands = (codes, tile_layout.in_tiles(weight), *ones, torch.tensor([0]))
-    assert operand_checks.can_multiply_tiles(*operands, kernel, stride, dilation)
-    found = ops.int_conv2d(*operands, kernel, stride, dilation, 1, torch.float32)
+    call = (*operands, kernel, stride, dilation, 1, torch.float32)
+    assert not is_left_to_torch(ops.int_conv2d, *call)
+    found = ops.int_conv2d(*call)
     assert torch.equal(found.double(), sums.permute(0, 2, 3, 1))
     assert found.is_contiguous()
 
@@ -159,7 +161,7 @@ def test_sums_beyond_32_bits_are_left_to_torch() -> None:
     codes = torch.full((1, 1, inputs), 255, dtype=torch.uint8)
     weight = tile_layout.in_tiles(torch.full((1, inputs), 127, dtype=torch.int8))
     ones = (torch.ones(1), torch.ones(1), torch.zeros(1, 1), torch.tensor([0]))
-    assert not operand_checks.can_multiply_tiles(codes[:, None], weight, *ones, *[[1, 1]] * 3)
+    assert is_left_to_torch(ops.int_linear, codes, weight, *ones, torch.float32)
     found = ops.int_linear(codes, weight, *ones, torch.float32)
     assert found.item() == pytest.approx(255 * 127 * inputs)
 
@@ -202,18 +204,18 @@ def test_layers_without_tokens_have_empty_outputs() -> None:
 
 
 @amx
-def test_only_gates_of_whole_panels_are_fused() -> None:
+def test_gates_are_fused_if_the_quantizers_tables_agree() -> None:
     quantizer = (torch.ones(3), torch.ones(16), torch.zeros(3, 16, dtype=torch.int16))
     tables = tables_of(32, (0,))
-    operands = (codes_of(2, 1, 3, 64), tile_layout.in_tiles(weight_of(32, 64)), *tables)
-    fused = operand_checks.can_multiply_tiles_gated
-    assert fused(operands, (*quantizer, torch.ones(16)))
-    assert not fused(operands, (*quantizer, torch.ones(15)))
-    assert not fused(operands, (*quantizer, torch.ones(16).double()))
-    assert not fused(operands, (quantizer[0][:2], *quantizer[1:], torch.ones(16)))
-    narrow = (operands[0], tile_layout.in_tiles(weight_of(40, 64)), *tables_of(40, (0,)))
-    of_narrow = (torch.ones(3), torch.ones(20), torch.zeros(3, 20, dtype=torch.int16))
-    assert not fused(narrow, (*of_narrow, torch.ones(20)))
+    operands = (codes_of(2, 3, 64), tile_layout.in_tiles(weight_of(32, 64)), *tables)
+
+    def is_fused(operands: tuple[Tensor, ...], *quantizer: Tensor) -> bool:
+        return not is_left_to_torch(ops.int_linear_gated, *operands, *quantizer, 255)
+
+    assert is_fused(operands, *quantizer, torch.ones(16))
+    assert not is_fused(operands, *quantizer, torch.ones(15))
+    assert not is_fused(operands, *quantizer, torch.ones(16).double())
+    assert not is_fused(operands, quantizer[0][:2], *quantizer[1:], torch.ones(16))
 
 
 @amx
@@ -231,8 +233,12 @@ def test_tensors_are_read_however_they_lie() -> None:
 def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
     codes, weight = codes_of(2, 6, 7, 70), tile_layout.in_tiles(weight_of(20, 70, 3, 3))
     weight_scale, scale, bias, step = tables = tables_of(20, (2, 1))
-    can = operand_checks.can_multiply_tiles
-    assert can(codes, weight, *tables, [3, 3], [1, 1], [1, 1])
+    plain = ([3, 3], [1, 1], [1, 1])
+
+    def can(*operands: Any) -> bool:
+        return not is_left_to_torch(ops.int_conv2d, *operands, 1, torch.float32)
+
+    assert can(codes, weight, *tables, *plain)
     assert can(codes, weight, *tables, [3, 3], [3, 4], [2, 3])
     for operands in (
         (codes.to(torch.int8), weight, *tables),
@@ -245,8 +251,9 @@ def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
         (codes, weight, weight_scale[:16], scale, bias, step),
         (codes, weight, weight_scale, scale, bias[:, :16], step),
         (codes, weight, weight_scale, scale, bias, torch.tensor([0, 3])),
+        (codes, weight, weight_scale, scale, bias, torch.tensor([-1, 0])),
     ):
-        assert not can(*operands, [3, 3], [1, 1], [1, 1])
+        assert not can(*operands, *plain)
     for window in (
         ([3, 3], [1, 1], [3, 1]),
         ([3, 3], [1, 1], [-9, 1]),
@@ -254,42 +261,26 @@ def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
         ([3, 3], [1, -1], [1, 1]),
         ([-3, -3], [1, 1], [1, 1]),
         ([1, 1], [1, 1], [1, 1]),
+        ([3], [1, 1], [1, 1]),
     ):
         assert not can(codes, weight, *tables, *window)
 
 
-def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: None)
-
-
-def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights in tiles are those of an exported program from another machine."""
-    if (kernels := native.kernels()) is None:
-        pytest.skip("no compiler")
-    monkeypatch.setattr(kernels, "has_tile_products", False)
-    monkeypatch.delattr(native.Kernels, "multiply_tiles")
-    monkeypatch.delattr(native.Kernels, "multiply_tiles_gated")
-
-
-@pytest.mark.parametrize("without", [without_a_compiler, without_amx])
-def test_without_the_kernel_the_reference_multiplies(
-    without: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without(monkeypatch)
+def test_the_reference_reads_weights_in_tiles() -> None:
+    """As CPUs without AMX do, for an exported program from another machine."""
     codes, weight = codes_of(2, 6, 7, 5), weight_of(20, 5, 3, 3)
     tables = tables_of(20, (2, 1))
     window = ([3, 3], [2, 1], [1, 2], 1, torch.bfloat16)
-    found = ops.int_conv2d(codes, tile_layout.in_tiles(weight), *tables, *window)
+    found = reference.int_conv2d(codes, tile_layout.in_tiles(weight), *tables, *window)
     assert torch.equal(found, reference.int_conv2d(codes, weight, *tables, *window))
     plain = weight_of(20, 5)
-    found = ops.int_linear(codes, tile_layout.in_tiles(plain), *tables, torch.float32)
+    found = reference.int_linear(codes, tile_layout.in_tiles(plain), *tables, torch.float32)
     assert torch.equal(found, reference.int_linear(codes, plain, *tables, torch.float32))
     wide = weight_of(32, 5)
     tables = (*tables_of(32, (2, 1)), torch.ones(3), torch.ones(16))
     operands = (*tables, torch.full((3, 16), 99, dtype=torch.int16), torch.ones(16), 255)
-    found = ops.int_linear_gated(codes, tile_layout.in_tiles(wide), *operands)
-    expected = reference.int_linear_gated(codes, wide, *operands)
-    assert (found.int() - expected.int()).abs().max() <= 1
+    found = reference.int_linear_gated(codes, tile_layout.in_tiles(wide), *operands)
+    assert torch.equal(found, reference.int_linear_gated(codes, wide, *operands))
 
 
 def test_the_operators_are_good_citizens() -> None:

@@ -1,0 +1,281 @@
+// The operators torch.ops.dgq on a CPU (library.py): checks, memory for outputs, and the kernels.
+//
+// What kernels do not accept is left to the reference, whose errors have words.
+
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <stdexcept>
+#include <tuple>
+
+#include "kernels.hpp"
+#include "operands.hpp"
+
+namespace {
+
+using namespace dgq;
+using Codes = uint8_t;
+
+// The outputs of an operator's reference.
+template <typename... Arguments>
+auto outputs_of_reference(const char* name, const Arguments&... arguments) {
+  constexpr size_t MOST_OUTPUTS = 2;
+  std::array<StableIValue, std::max(MOST_OUTPUTS, sizeof...(Arguments))> stack{
+      torch::stable::detail::from(arguments)...};
+  if (torch_call_dispatcher(name, "reference", stack.data(), TORCH_ABI_VERSION) != TORCH_SUCCESS)
+    throw std::runtime_error(torch_exception_get_what_without_backtrace());
+  return stack;
+}
+
+template <typename... Arguments>
+Tensor by_reference(const char* name, const Arguments&... arguments) {
+  return torch::stable::detail::to<Tensor>(outputs_of_reference(name, arguments...)[0]);
+}
+
+Tensor new_tensor(const Numbers& shape, ScalarType type) {
+  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+  return torch::stable::empty(shape, type, std::nullopt, cpu);
+}
+
+template <typename T>
+T* written(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+bool is_bfloat16(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
+
+// The shape of a linear layer's output, or of part of it.
+Numbers with_channels(const Tensor& x, int64_t channels) {
+  Numbers shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = channels;
+  return shape;
+}
+
+// The sizes of an activation; if it is no image, that of one which is a pixel high.
+Image image_of(const Tensor& x, int64_t channels, const Numbers& padding) {
+  const bool is_image = x.dim() == 4;
+  const int64_t batch = x.size(0), height = is_image ? x.size(1) : 1;
+  const int64_t width = x.numel() / (batch * height * x.size(-1));
+  if (padding.empty()) return {batch, height, width, channels, 0, 0};
+  return {batch, height, width, channels, padding[0], padding[1]};
+}
+
+// A quantizer's tables, laid out. They are read as long as this lives.
+struct QuantizerInMemory {
+  Tensor scale, multiple, zero_point, factor;
+
+  explicit QuantizerInMemory(const QuantizerTensors& x)
+      : scale(laid_out(x.scale)),
+        multiple(laid_out(x.multiple)),
+        zero_point(laid_out(x.zero_point)),
+        factor(laid_out(x.factor)) {}
+
+  Quantizer read_with(int64_t largest) const {
+    return {read<float>(scale),  read<float>(multiple), read<int16_t>(zero_point),
+            read<float>(factor), scale.numel(),         float(largest)};
+  }
+};
+
+// What a product reads, laid out. It is read as long as this lives.
+struct OperandsInMemory {
+  Tensor codes, weight, weight_scale, scale, bias, step;
+
+  explicit OperandsInMemory(const Operands& x)
+      : codes(laid_out(x.codes)),
+        weight(laid_out(x.weight)),
+        weight_scale(laid_out(x.weight_scale)),
+        scale(laid_out(x.scale)),
+        bias(laid_out(x.bias)),
+        step(laid_out(x.step)) {}
+
+  Tables tables() const {
+    return {read<float>(weight_scale), read<float>(scale), read<float>(bias), scale.numel(),
+            bias.size(0),              {read<int64_t>(step), step.numel()}};
+  }
+};
+
+Tensor quantize_marking(const Tensor& x, const Tensor& scale, const Tensor& multiple,
+                        const Tensor& zero_point, const Tensor& factor, const Tensor& step,
+                        int64_t largest, const Numbers& padding, std::optional<int64_t> offset,
+                        std::optional<Tensor> spoilt) {
+  const QuantizerTensors tables{scale, multiple, zero_point, factor};
+  if (offset || !can_quantize(x, 1, tables, step) || !can_pad(x, padding) ||
+      !can_mark(spoilt, x))
+    return by_reference("dgq::quantize", x, scale, multiple, zero_point, factor, step, largest,
+                        padding, offset, spoilt);
+  const Image sizes = image_of(x, x.size(-1), padding);
+  Numbers shape = with_channels(x, sizes.channels);
+  if (x.dim() == 4) shape[1] += 2 * sizes.pad_height, shape[2] += 2 * sizes.pad_width;
+  const Tensor codes = new_tensor(shape, ScalarType::Byte);
+  const Tensor activation = laid_out(x), steps = laid_out(step);
+  const QuantizerInMemory quantizer(tables);
+  quantize(activation.const_data_ptr(), is_bfloat16(x), quantizer.read_with(largest),
+           {read<int64_t>(steps), steps.numel()}, sizes, written<Codes>(codes),
+           spoilt ? written<float>(*spoilt) : nullptr);
+  return codes;
+}
+
+Tensor quantize_only(const Tensor& x, const Tensor& scale, const Tensor& multiple,
+                     const Tensor& zero_point, const Tensor& factor, const Tensor& step,
+                     int64_t largest, const Numbers& padding, std::optional<int64_t> offset) {
+  return quantize_marking(x, scale, multiple, zero_point, factor, step, largest, padding, offset,
+                          std::nullopt);
+}
+
+Tensor quantize_gated_marking(const Tensor& x, const Tensor& scale, const Tensor& multiple,
+                              const Tensor& zero_point, const Tensor& factor, const Tensor& step,
+                              int64_t largest, std::optional<int64_t> offset,
+                              std::optional<Tensor> spoilt) {
+  const QuantizerTensors tables{scale, multiple, zero_point, factor};
+  if (offset || !can_quantize(x, 2, tables, step) || !can_mark(spoilt, x))
+    return by_reference("dgq::quantize_gated", x, scale, multiple, zero_point, factor, step,
+                        largest, offset, spoilt);
+  const Image sizes = image_of(x, x.size(-1) / 2, {});
+  const Tensor codes = new_tensor(with_channels(x, sizes.channels), ScalarType::Byte);
+  const Tensor activation = laid_out(x), steps = laid_out(step);
+  const QuantizerInMemory quantizer(tables);
+  quantize_gated(activation.const_data_ptr(), is_bfloat16(x), quantizer.read_with(largest),
+                 {read<int64_t>(steps), steps.numel()}, sizes, written<Codes>(codes),
+                 spoilt ? written<float>(*spoilt) : nullptr);
+  return codes;
+}
+
+Tensor quantize_gated_only(const Tensor& x, const Tensor& scale, const Tensor& multiple,
+                           const Tensor& zero_point, const Tensor& factor, const Tensor& step,
+                           int64_t largest, std::optional<int64_t> offset) {
+  return quantize_gated_marking(x, scale, multiple, zero_point, factor, step, largest, offset,
+                                std::nullopt);
+}
+
+std::tuple<Tensor, Tensor> ranges_of_channels(const Tensor& x) {
+  if (!is_float_or_bfloat16(x.scalar_type()) || x.dim() < 2 || x.numel() == 0) {
+    const auto outputs = outputs_of_reference("dgq::channel_ranges", x);
+    return {torch::stable::detail::to<Tensor>(outputs[0]),
+            torch::stable::detail::to<Tensor>(outputs[1])};
+  }
+  const Image sizes = image_of(x, x.size(-1), {});
+  const Numbers shape{sizes.batch, sizes.channels};
+  const Tensor low = new_tensor(shape, ScalarType::Float);
+  const Tensor high = new_tensor(shape, ScalarType::Float);
+  const Tensor activation = laid_out(x);
+  channel_ranges(activation.const_data_ptr(), is_bfloat16(x), sizes, written<float>(low),
+                 written<float>(high));
+  return {low, high};
+}
+
+Tensor attention_by(bool by_tiles, const Tensor& query, const Tensor& key, const Tensor& value,
+                    int64_t heads, double scale) {
+  if (!has_attention() || !can_attend(query, key, value, heads, scale))
+    return by_reference("dgq::attention", query, key, value, heads, scale);
+  const Tensor q = laid_out(query), k = laid_out(key), v = laid_out(value);
+  const Tensor out = new_tensor(with_channels(q, q.size(2)), ScalarType::BFloat16);
+  attend(read<uint16_t>(q), read<uint16_t>(k), read<uint16_t>(v),
+         {q.size(0), heads, q.size(1), k.size(1), q.size(2) / heads}, float(scale), by_tiles,
+         written<uint16_t>(out));
+  return out;
+}
+
+Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, int64_t heads,
+                 double scale) {
+  return attention_by(has_tile_attention(), query, key, value, heads, scale);
+}
+
+Tensor attention_without_tiles(const Tensor& query, const Tensor& key, const Tensor& value,
+                               int64_t heads, double scale) {
+  return attention_by(false, query, key, value, heads, scale);
+}
+
+// A weight [out, in, height, width] as the kernel reads it: [out, height, width, in].
+Tensor channels_last(const Tensor& weight) {
+  if (weight.dim() != 4) return weight;
+  return torch::stable::transpose(torch::stable::transpose(weight, 1, 2), 2, 3);
+}
+
+// A product into an output of this shape; nothing where no kernel accepts the operands.
+std::optional<Tensor> multiplied(const Operands& x, const Convolution& sizes, const Numbers& shape,
+                                 ScalarType type) {
+  const bool by_tiles = is_in_tiles(x.weight);
+  const bool can = by_tiles ? has_tile_products() && can_multiply_tiles(x, sizes)
+                            : has_products() && can_convolve(x, sizes);
+  if (!can) return std::nullopt;
+  const bool in_type = by_tiles && is_float_or_bfloat16(type);
+  const Tensor out = new_tensor(shape, in_type ? type : ScalarType::Float);
+  const Tensor weight = by_tiles ? x.weight : channels_last(x.weight);
+  const OperandsInMemory in({x.codes, weight, x.weight_scale, x.scale, x.bias, x.step});
+  const Codes* codes = read<Codes>(in.codes);
+  const int8_t* weights = read<int8_t>(in.weight);
+  if (by_tiles)
+    convolve_tiles(codes, weights, in.tables(), sizes, is_bfloat16(out), out.mutable_data_ptr());
+  else
+    convolve(codes, weights, in.tables(), sizes, written<float>(out));
+  return out.scalar_type() == type ? out : torch::stable::to(out, type);
+}
+
+Tensor int_linear(const Tensor& codes, const Tensor& weight, const Tensor& weight_scale,
+                  const Tensor& scale, const Tensor& bias, const Tensor& step, ScalarType type,
+                  std::optional<Tensor> residual) {
+  const Operands operands{codes, weight, weight_scale, scale, bias, step};
+  const auto sizes = linear_layer(codes, weight_scale.numel());
+  if (sizes && !residual)
+    if (auto out = multiplied(operands, *sizes, with_channels(codes, sizes->out_channels), type))
+      return *out;
+  return by_reference("dgq::int_linear", codes, weight, weight_scale, scale, bias, step, type,
+                      residual);
+}
+
+Tensor int_conv2d(const Tensor& codes, const Tensor& weight, const Tensor& weight_scale,
+                  const Tensor& scale, const Tensor& bias, const Tensor& step,
+                  const Numbers& kernel, const Numbers& stride, const Numbers& dilation,
+                  int64_t groups, ScalarType type, std::optional<Tensor> residual) {
+  const Operands operands{codes, weight, weight_scale, scale, bias, step};
+  const auto sizes = convolution(codes, weight_scale.numel(), kernel, stride, dilation);
+  if (sizes && !residual) {
+    const Numbers shape{sizes->batch, sizes->out_height, sizes->out_width, sizes->out_channels};
+    if (auto out = multiplied(operands, *sizes, shape, type)) return *out;
+  }
+  return by_reference("dgq::int_conv2d", codes, weight, weight_scale, scale, bias, step, kernel,
+                      stride, dilation, groups, type, residual);
+}
+
+Tensor int_linear_gated(const Tensor& codes, const Tensor& weight, const Tensor& weight_scale,
+                        const Tensor& scale, const Tensor& bias, const Tensor& step,
+                        const Tensor& next_scale, const Tensor& multiple, const Tensor& zero_point,
+                        const Tensor& factor, int64_t largest, std::optional<int64_t> offset) {
+  const Operands operands{codes, weight, weight_scale, scale, bias, step};
+  const QuantizerTensors next{next_scale, multiple, zero_point, factor};
+  const auto sizes = linear_layer(codes, weight_scale.numel());
+  if (offset || !sizes || !has_tile_products() || !can_multiply_tiles_gated(operands, *sizes, next)) {
+    const Tensor both =
+        int_linear(codes, weight, weight_scale, scale, bias, step, ScalarType::Float, std::nullopt);
+    return quantize_gated_only(both, next_scale, multiple, zero_point, factor, step, largest,
+                               offset);
+  }
+  const Tensor out = new_tensor(with_channels(codes, sizes->out_channels / 2), ScalarType::Byte);
+  const OperandsInMemory in(operands);
+  const QuantizerInMemory quantizer(next);
+  convolve_tiles_gated(read<Codes>(in.codes), read<int8_t>(in.weight), in.tables(), *sizes,
+                       quantizer.read_with(largest), written<Codes>(out));
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dgq, CPU, library) {
+  library.impl("quantize", TORCH_BOX(&quantize_only));
+  library.impl("quantize.marking", TORCH_BOX(&quantize_marking));
+  library.impl("quantize_gated", TORCH_BOX(&quantize_gated_only));
+  library.impl("quantize_gated.marking", TORCH_BOX(&quantize_gated_marking));
+  library.impl("channel_ranges", TORCH_BOX(&ranges_of_channels));
+  library.impl("attention", TORCH_BOX(&attention));
+  library.impl("attention.without_tiles", TORCH_BOX(&attention_without_tiles));
+  library.impl("int_linear", TORCH_BOX(&int_linear));
+  library.impl("int_linear_gated", TORCH_BOX(&int_linear_gated));
+  library.impl("int_conv2d", TORCH_BOX(&int_conv2d));
+}
+
+// What this CPU has kernels for.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+EXPORTED bool dgq_has_attention() { return has_attention(); }
+EXPORTED bool dgq_has_tile_attention() { return has_tile_attention(); }
+EXPORTED bool dgq_has_products() { return has_products(); }
+EXPORTED bool dgq_has_tile_products() { return has_tile_products(); }
