@@ -99,13 +99,14 @@ inline bool can_mark(const std::optional<Tensor>& spoilt, const Tensor& x) {
 
 // Whether a kernel pads an activation like this: images only.
 inline bool can_pad(const Tensor& x, const Numbers& padding) {
-  const bool none = std::all_of(padding.begin(), padding.end(), [](int64_t n) { return n == 0; });
-  return none || (x.dim() == 4 && padding.size() == 2 && padding[0] >= 0 && padding[1] >= 0);
+  if (padding.empty()) return true;
+  if (padding.size() != 2 || std::min(padding[0], padding[1]) < 0) return false;
+  return x.dim() == 4 || std::max(padding[0], padding[1]) == 0;
 }
 
 inline bool can_attend(const Tensor& query, const Tensor& key, const Tensor& value, int64_t heads,
                        double scale) {
-  if (query.dim() != 3 || key.dim() != 3 || heads < 1) return false;
+  if (query.dim() != 3 || key.dim() != 3 || heads < 1 || query.numel() == 0) return false;
   const int64_t batch = query.size(0), keys = key.size(1), width = query.size(2);
   return all_are(ScalarType::BFloat16, query, key, value) && has_shape(key, {batch, keys, width}) &&
          has_shape(value, {batch, keys, width}) && width % heads == 0 && keys > 0 && scale >= 0;
