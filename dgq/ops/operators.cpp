@@ -148,7 +148,7 @@ Tensor quantize_gated_only(const Tensor& x, const Tensor& scale, const Tensor& m
 }
 
 std::tuple<Tensor, Tensor> ranges_of_channels(const Tensor& x) {
-  if (!is_float_or_bfloat16(x.scalar_type()) || x.dim() < 2 || x.numel() == 0) {
+  if (!is_float_or_bfloat16(x.scalar_type()) || x.dim() < 3 || x.numel() == 0) {
     const auto outputs = outputs_of_reference("dgq::channel_ranges", x);
     return {torch::stable::detail::to<Tensor>(outputs[0]),
             torch::stable::detail::to<Tensor>(outputs[1])};

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import reference
+from dgq.ops import native, reference
+from tests.left_to_torch import is_left_to_torch
+
+compiled = pytest.mark.skipif(native.kernels() is None, reason="no compiler")
 
 
 def arguments(
@@ -38,6 +41,18 @@ shapes = st.one_of(
     st.tuples(*(st.integers(1, n) for n in (3, 9, 37))),
     st.tuples(*(st.integers(1, n) for n in (3, 37))),
 )
+
+
+@compiled
+def test_our_kernels_quantize() -> None:
+    image = arguments((2, 4, 5, 8), 3, True, 8, 0)
+    for padding in ([], [0, 0], [1, 2]):
+        assert not is_left_to_torch(ops.quantize, *image, padding)
+    assert not is_left_to_torch(ops.quantize.marking, *image, [], None, torch.zeros(2))
+    x, *rest = arguments((2, 6, 8), 1, False, 8, 0)
+    assert not is_left_to_torch(ops.quantize, x, *rest, [0, 0])
+    assert not is_left_to_torch(ops.quantize_gated, torch.cat([x, x], -1), *rest)
+    assert not is_left_to_torch(ops.channel_ranges, x)
 
 
 @given(
@@ -225,6 +240,25 @@ def test_samples_with_a_nan_are_noted(
         spoilt = torch.zeros(3)
         function(x, *tables, largest, **padding, spoilt=spoilt)
         assert spoilt.isnan().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("kernel", ["quantize", "quantize_gated"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [1, 2])
+def test_samples_are_noted_in_any_tensor(distance: int, dtype: torch.dtype, kernel: str) -> None:
+    spoilt = torch.zeros(3 * distance, dtype=dtype)[::distance]
+    x, *tables, largest = arguments((3, 2, 8), 1, False, 8, 0)
+    x[1] = torch.nan
+    padding = [[]] if kernel == "quantize" else []
+    x = x if kernel == "quantize" else torch.cat([x, x], -1)
+    getattr(ops, kernel).marking(x, *tables, largest, *padding, None, spoilt)
+    assert spoilt.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("padding", [[0], [0, 0, 0], [1], [-1, 0], [0, -1]])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 8), (2, 6, 8)], ids=["image", "tokens"])
+def test_other_padding_is_left_to_torch(shape: tuple[int, ...], padding: list[int]) -> None:
+    assert is_left_to_torch(ops.quantize, *arguments(shape, 1, False, 8, 0), padding)
 
 
 def test_padding_with_zero_points_that_all_steps_share() -> None:
