@@ -22,7 +22,7 @@ from dgq.calibration.memory import check_waiting_memory
 from dgq.calibration.progress import CalibrationProgress
 from dgq.calibration.report import CalibrationReport, TargetError
 from dgq.calibration.result import CalibrationResult
-from dgq.calibration.runtime import Runtime
+from dgq.calibration.runtime import Precision, Runtime
 from dgq.calibration.samples import Amount, Samples, Sampling
 from dgq.errors import DGQError
 from dgq.recipes import Recipe, find_recipe
@@ -55,6 +55,7 @@ def calibrate(
     record_batch_size: int | None = None,
     seed: int = 0,
     waiting: WaitingSettings | None = None,
+    precision: Precision = "32-true",
     progress: bool = True,
 ) -> CalibrationResult:
     """Quantize a UNet, target by target. The UNet is changed in place.
@@ -83,6 +84,8 @@ def calibrate(
         record_batch_size: prompts drawn at once; by default chosen likewise, at most 16.
         seed: seed of noise, samples and batches.
         waiting: where suspended samples are kept; on the device by default.
+        precision: ``"bf16-mixed"`` computes in bfloat16 where ``torch.autocast`` does, which is
+            faster on GPUs and on CPUs with AMX. Weights, ranges and scales stay in float32.
         progress: show a progress bar.
 
     Returns:
@@ -100,7 +103,7 @@ def calibrate(
     if prompts is not None:
         check_prompts(model, prompts, n_held_out_prompts, held_out)
     check_calibratable(unet, chosen)
-    calibrator = Calibrator(unet, chosen, batch_size, Runtime(unet.device))
+    calibrator = Calibrator(unet, chosen, batch_size, Runtime(unet.device, precision))
     if prompts is not None:
         drawing = Drawing(
             model, prompts, generation, n_held_out_prompts, record_batch_size, sampling

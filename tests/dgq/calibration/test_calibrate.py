@@ -19,9 +19,11 @@ from dgq.storage.model_files import REPORT_FILE
 from dgq.storage.prompt_hashes import prompt_hashes
 from dgq.unet.context import quantization
 from dgq.unet.quantized_unet import QuantizedUNet
+from tests.calibration_runs import command
 from tests.model_zoo import micro
 from tests.quantized_models import decibels
-from tests.tiny_pipelines import micro_unet, unet_call
+from tests.tiny_pipelines import LEARNING as OPTIONS
+from tests.tiny_pipelines import fit_arguments, micro_unet, unet_call
 from tests.unet_zoo import IMAGE_WIDTH
 
 LEARNING = dgq.LearningSettings(iterations=3, polish_iterations=2)
@@ -78,27 +80,41 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != REPORT_FILE}
 
 
-def test_it_writes_the_bytes_that_the_command_line_writes(
-    finished_work: Path, micro_folder: Path, tmp_path: Path
-) -> None:
-    prompts = choose_prompts(finished_work / "captions.txt", 3 + 4, 0)
-    recipe = replace(dgq.RECIPES["w4a8"], learning=LEARNING)
+def assert_same_bytes(run: Path, pipeline: Path, folder: Path, **options: Any) -> None:
+    """``dgq.calibrate`` writes the files of a run of ``fit_arguments`` with ``LEARNING``."""
     result = dgq.calibrate(
-        dgq.load_pipeline(str(micro_folder)),
-        prompts,
-        recipe,
+        dgq.load_pipeline(str(pipeline)),
+        choose_prompts(run.parent / "captions.txt", 3 + 4, 0),
+        replace(dgq.RECIPES["w4a8"], learning=LEARNING),
         num_inference_steps=2,
         guidance_scale=3,
         batch_size=4,
         progress=False,
+        **options,
     )
-    dgq.save(result, tmp_path)
-    expected = folder_bytes(finished_work / "run" / "quantized")
-    assert folder_bytes(tmp_path) == expected
+    dgq.save(result, folder)
+    expected = folder_bytes(run / "quantized")
+    assert folder_bytes(folder) == expected
     assert len(expected) == 2
-    log = (finished_work / "run" / "log.csv").read_text().splitlines()[1:]
+    log = (run / "log.csv").read_text().splitlines()[1:]
     found = [f"{t.name},{t.error_nearest},{t.error}" for t in result.report.targets]
     assert found == log
+
+
+def test_it_writes_the_bytes_that_the_command_line_writes(
+    finished_work: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    assert_same_bytes(finished_work / "run", micro_folder, tmp_path)
+
+
+def test_in_bfloat16_it_writes_the_bytes_that_the_command_line_writes(
+    finished_work: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    arguments = fit_arguments(micro_folder, tmp_path)
+    assert command([*arguments, *OPTIONS, "--trainer.precision", "bf16-mixed"]) == 0
+    run = tmp_path / "run"
+    assert_same_bytes(run, micro_folder, tmp_path / "saved", precision="bf16-mixed")
+    assert folder_bytes(run / "quantized") != folder_bytes(finished_work / "run" / "quantized")
 
 
 def test_the_report_tells_of_every_target_step_and_phase(result: dgq.CalibrationResult) -> None:
@@ -555,6 +571,7 @@ BAD_PROMPTS: list[tuple[list[Any], dict[str, Any], str]] = [
     (PROMPTS, {"batch_size": 0}, "batch_size must be"),
     (PROMPTS, {"record_batch_size": 0}, "record_batch_size must be"),
     (PROMPTS, {"seed": -1}, "seed must be 0 to"),
+    (PROMPTS, {"precision": "bf16"}, "precision must be one of 32-true, bf16-mixed, got 'bf16'"),
 ]
 
 
