@@ -17,6 +17,8 @@ def is_left_to_torch(operator: Callable[..., Any], *operands: Any) -> bool:
     with profile(use_kineto=False) as calls:
         try:
             operator(*operands)
-        except RuntimeError:
+        except RuntimeError as error:
+            if "API call failed" in str(error):  # in our C++, after the checks
+                raise
             return True
     return any(event.name in OF_REFERENCE for event in calls.function_events)

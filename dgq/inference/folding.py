@@ -18,6 +18,9 @@ from dgq.unet.geometry import Geometry
 FOLDED_AT_ONCE = 2**18
 """Number of weights that are folded at a time, so that intermediate results stay in the cache."""
 
+LARGEST_PRODUCT = 255 * 128
+"""Of a code and a weight."""
+
 
 def largest_exponent(exponent: Tensor | None) -> int:
     """The largest of a weight's exponents, 0 without any."""
@@ -27,7 +30,8 @@ def largest_exponent(exponent: Tensor | None) -> int:
 def fits(weight: Tensor, inputs: int) -> bool:
     """Whether multiplied weights fit into s8, and their products with u8 into 32 bits."""
     least, most = weight.aminmax()
-    return int(least) >= -128 and int(most) <= 127 and 255 * 128 * inputs < 2**31
+    sums_fit = LARGEST_PRODUCT * inputs < 2**31
+    return int(least) >= -128 and int(most) <= 127 and sums_fit
 
 
 def zero_point_sums(weight: Tensor, zero_point: Tensor, geometry: Geometry) -> Tensor:

@@ -18,8 +18,8 @@ LARGEST_IN_PAIRS = 64
 def register() -> None:
     """Register this file's products with ``torch.ops.dgq``.
 
-    A weight in oneDNN's layout makes the dispatcher choose them; others are multiplied by
-    ``operators.cpp``.
+    The dispatcher chooses them if any operand is in oneDNN's layout, which weights may be. Other
+    weights are multiplied by ``operators.cpp``.
     """
     for function in (int_linear, int_conv2d):
         LIBRARY.impl(function.__name__, function, "MkldnnCPU")
@@ -84,8 +84,11 @@ def int_linear(
     residual: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.int_linear``, by oneDNN."""
+    operands = (codes, weight, weight_scale, scale, bias, step)
+    if not onednn.multiplies(*operands[:5], groups=1):
+        return reference.int_linear(*operands, dtype, residual)
     if residual is not None:
-        output = int_linear(codes, weight, weight_scale, scale, bias, step, torch.float32)
+        output = int_linear(*operands, torch.float32)
         return reference.with_residual(output, residual, dtype)
 
     def product(codes: Tensor, factor: float, row: Tensor | None, output: torch.dtype) -> Tensor:
@@ -110,6 +113,8 @@ def int_conv2d(
 ) -> Tensor:
     """As ``reference.int_conv2d``, by oneDNN."""
     operands, window = (codes, weight, weight_scale, scale, bias, step), (kernel, stride, dilation)
+    if not onednn.multiplies(*operands[:5], groups=groups):
+        return reference.int_conv2d(*operands, *window, groups, dtype, residual)
     if residual is not None:
         output = int_conv2d(*operands, *window, groups, torch.float32)
         return reference.with_residual(output, residual, dtype)

@@ -53,6 +53,9 @@ bool has_products();
 void convolve(const uint8_t* codes, const int8_t* weight, const Tables& tables,
               const Convolution& sizes, float* out);
 
+constexpr int64_t TILE_LANES = 16;  // output channels of a tile of weights
+constexpr int64_t TILE_DEPTH = 64;  // inputs
+
 // The same for a weight in tiles (tile_layout.py); out is bfloat16 or float32.
 bool has_tile_products();
 void convolve_tiles(const uint8_t* codes, const int8_t* weight, const Tables& tables,

@@ -52,41 +52,40 @@ def register() -> None:
     """Register the references of all operators, for any device, and overloads of some.
 
     The overload ``reference`` is what our kernels leave to torch: an operator cannot call one of
-    its own implementations. ``marking`` marks samples with a NaN. ``without_tiles`` computes as on
-    CPUs without AMX.
+    its own implementations. ``marking`` marks samples with a NaN, which ``reference`` then does
+    too. ``without_tiles`` computes as on CPUs without AMX.
     """
     for name, schema in SCHEMAS.items():
         plain = getattr(reference, name)
         if name not in COMPILED:
             LIBRARY.impl(name, plain, ANY_DEVICE)
             continue
-        LIBRARY.impl(name, _compiling_first(name, plain), ANY_DEVICE)
+        marking = schema.replace(") ->", ", Tensor(a!)? spoilt=None) ->")
+        of_reference = marking if name in MARKING else schema
+        LIBRARY.define(f"{name}.reference{of_reference}")
+        LIBRARY.impl(f"{name}.reference", plain, ANY_DEVICE)
+        _compile_first(name, "default", plain)
         if name in MARKING:
-            schema = schema.replace(") ->", ", Tensor(a!)? spoilt=None) ->")
-            _overload(f"{name}.marking", schema, plain)
-        _overload(f"{name}.reference", schema, plain)
-    _overload("attention.without_tiles", SCHEMAS["attention"], reference.attention)
+            LIBRARY.define(f"{name}.marking{marking}")
+            _compile_first(name, "marking", plain)
+    LIBRARY.define(f"attention.without_tiles{SCHEMAS['attention']}")
+    _compile_first("attention", "without_tiles", reference.attention)
 
 
-def _overload(name: str, schema: str, plain: Callable[..., Any]) -> None:
-    LIBRARY.define(name + schema)
-    LIBRARY.impl(name, plain, ANY_DEVICE)
-
-
-def _compiling_first(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The reference of an operator; the first call on a CPU compiles our kernels and calls them."""
-    operator = getattr(torch.ops.dgq, name).default
+def _compile_first(name: str, overload: str, plain: Callable[..., Any]) -> None:
+    """Register a reference; the first call on a CPU compiles our kernels and calls them."""
+    operator = getattr(getattr(torch.ops.dgq, name), overload)
 
     def run(*arguments: Any) -> Any:
         if arguments[0].device.type == "cpu" and _loads_now():
             return operator(*arguments)
         return plain(*arguments)
 
-    return run
+    LIBRARY.impl(name if overload == "default" else f"{name}.{overload}", run, ANY_DEVICE)
 
 
 def _loads_now() -> bool:
-    """Load the kernels, unless that was tried; returns whether there are any that were not."""
+    """Load the kernels, unless that was tried before; returns whether this call has loaded them."""
     tried = _loaded.cache_info().currsize > 0
     return not tried and kernels() is not None
 

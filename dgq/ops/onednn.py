@@ -46,6 +46,30 @@ def is_linear(kernel: list[int], stride: list[int], groups: int) -> bool:
     return groups == 1 and all(n == 1 for n in (*kernel, *stride))
 
 
+def multiplies(
+    codes: Tensor, weight: Tensor, weight_scale: Tensor, scale: Tensor, bias: Tensor, groups: int
+) -> bool:
+    """Whether operands agree: oneDNN checks little, and would read beyond the tables.
+
+    Args:
+        codes: uint8 ``[batch, ..., in]``.
+        weight: as ``pack_linear`` or ``pack_conv2d`` returns it.
+        weight_scale: ``[out]``.
+        scale: scales of the codes, one per step.
+        bias: ``[steps, out]``.
+        groups: of a convolution.
+    """
+    tables = (weight_scale, scale, bias)
+    if not weight.is_mkldnn or any(t.is_mkldnn or t.dtype != torch.float32 for t in tables):
+        return False
+    n_in, n_out = weight.shape if weight.ndim == 2 else (weight.shape[1], weight.shape[0])
+    return (
+        codes.dtype == torch.uint8
+        and codes.shape[-1] == n_in * groups
+        and weight_scale.shape == bias.shape[1:] == (n_out,)
+    )
+
+
 def linear(
     codes: Tensor,
     weight: Tensor,
@@ -65,8 +89,9 @@ def linear(
         dtype: of the output, one of ``WRITTEN``.
     """
     zeros = _zeros(weight_scale.shape[0])
+    tables = (weight_scale.contiguous(), zeros, None if bias is None else bias.contiguous())
     output: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, scale, 0, weight, weight_scale, zeros, bias, 1.0, 0, dtype, "none", [], ""
+        codes, scale, 0, weight, *tables, 1.0, 0, dtype, "none", [], ""
     )
     return output
 
@@ -86,8 +111,9 @@ def conv2d(
     zeros = _zeros(weight_scale.shape[0])
     codes, stride = _one_pixel_wide(codes, weight.shape[-1], stride, dilation)
     planes = codes.permute(0, 3, 1, 2)
+    tables = (weight_scale.contiguous(), zeros, None if bias is None else bias.contiguous())
     output: Tensor = torch.ops.onednn.qconv2d_pointwise(
-        *(planes, scale, 0, weight, weight_scale, zeros, bias, stride, [0, 0], dilation),
+        *(planes, scale, 0, weight, *tables, stride, [0, 0], dilation),
         *(groups, 1.0, 0, dtype, "none", [], ""),
     )
     return output.permute(0, 2, 3, 1)

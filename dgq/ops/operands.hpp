@@ -1,6 +1,6 @@
-// Which tensors the kernels accept: they check nothing.
+// Which operands the kernels accept: they check nothing.
 //
-// Each check is false where sizes or steps do not agree, so that torch raises the error.
+// Each check is false where operands do not agree, so that the reference raises the error.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 #include <optional>
 #include <vector>
 
-#include "convolution.hpp"
+#include "kernels.hpp"
 
 namespace dgq {
 
@@ -20,8 +20,7 @@ using torch::stable::Tensor;
 using Numbers = std::vector<int64_t>;
 
 constexpr int64_t LARGEST_PRODUCT = 255 * 128;  // of a code and a weight
-constexpr int64_t LANES_OF_TILE = 16;           // output channels (tile_layout.py)
-constexpr int64_t DEPTH_OF_TILE = 64;           // inputs
+constexpr int64_t LARGEST_SIDE = 1 << 15;       // of kernels, strides, ...: products do not overflow
 constexpr int64_t TILE_DIMENSIONS = 3;          // of a weight in tiles, which no other weight has
 
 // Tables of a quantizer.
@@ -54,6 +53,7 @@ inline bool has_shape(const Tensor& x, std::initializer_list<int64_t> shape) {
   return std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end());
 }
 
+// Whether kernels read activations, and write products, of this type.
 inline bool is_float_or_bfloat16(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::BFloat16;
 }
@@ -97,11 +97,16 @@ inline bool can_mark(const std::optional<Tensor>& spoilt, const Tensor& x) {
                      has_shape(*spoilt, {x.size(0)}));
 }
 
+// Whether these are two numbers, for height and width, from a least one on.
+inline bool are_sides(const Numbers& numbers, int64_t least) {
+  return numbers.size() == 2 && std::min(numbers[0], numbers[1]) >= least &&
+         std::max(numbers[0], numbers[1]) <= LARGEST_SIDE;
+}
+
 // Whether a kernel pads an activation like this: images only.
 inline bool can_pad(const Tensor& x, const Numbers& padding) {
   if (padding.empty()) return true;
-  if (padding.size() != 2 || std::min(padding[0], padding[1]) < 0) return false;
-  return x.dim() == 4 || std::max(padding[0], padding[1]) == 0;
+  return are_sides(padding, 0) && (x.dim() == 4 || padding[0] + padding[1] == 0);
 }
 
 inline bool can_attend(const Tensor& query, const Tensor& key, const Tensor& value, int64_t heads,
@@ -122,26 +127,16 @@ inline bool can_multiply(const Operands& x, const Convolution& sizes) {
          have_rows(x.step, {x.scale.numel(), x.bias.size(0)});
 }
 
-// Without tiles, with a weight [out, in] or [out, in, height, width].
-inline bool can_convolve(const Operands& x, const Convolution& sizes) {
-  const int64_t out = sizes.out_channels, in = sizes.channels;
-  const bool is_linear = x.weight.dim() == 2 && sizes.depth() == in;
-  return can_multiply(x, sizes) &&
-         (is_linear ? has_shape(x.weight, {out, in})
-                    : has_shape(x.weight, {out, in, sizes.kernel_height, sizes.kernel_width}));
-}
-
 inline bool can_multiply_tiles(const Operands& x, const Convolution& sizes) {
-  const int64_t panels = (sizes.out_channels + LANES_OF_TILE - 1) / LANES_OF_TILE;
-  const int64_t blocks = (sizes.depth() + DEPTH_OF_TILE - 1) / DEPTH_OF_TILE;
-  return can_multiply(x, sizes) &&
-         has_shape(x.weight, {panels, blocks, LANES_OF_TILE * DEPTH_OF_TILE});
+  const int64_t panels = (sizes.out_channels + TILE_LANES - 1) / TILE_LANES;
+  const int64_t blocks = (sizes.depth() + TILE_DEPTH - 1) / TILE_DEPTH;
+  return can_multiply(x, sizes) && has_shape(x.weight, {panels, blocks, TILE_LANES * TILE_DEPTH});
 }
 
 // The same for a linear layer with a gate, whose output is quantized by these tables.
 inline bool can_multiply_tiles_gated(const Operands& x, const Convolution& sizes,
                                      const QuantizerTensors& next) {
-  return can_multiply_tiles(x, sizes) && sizes.out_channels % (2 * LANES_OF_TILE) == 0 &&
+  return can_multiply_tiles(x, sizes) && sizes.out_channels % (2 * TILE_LANES) == 0 &&
          make_codes(next, sizes.out_channels / 2, x.step);
 }
 
@@ -153,15 +148,14 @@ inline std::optional<Convolution> linear_layer(const Tensor& codes, int64_t out_
   return Convolution{batch, 1, tokens, channels, 1, tokens, out_channels, 1, 1, 1, 1, 1, 1};
 }
 
-// The sizes of a convolution, if windows are inside of images and there are any.
+// The sizes of a convolution without groups; nothing if no window fits into an image.
 inline std::optional<Convolution> convolution(const Tensor& codes, int64_t out_channels,
                                               const Numbers& kernel, const Numbers& stride,
-                                              const Numbers& dilation) {
-  if (codes.dim() != 4) return std::nullopt;
-  if (std::min({kernel.size(), stride.size(), dilation.size()}) < 2) return std::nullopt;
+                                              const Numbers& dilation, int64_t groups) {
+  if (codes.dim() != 4 || groups != 1) return std::nullopt;
+  if (!are_sides(kernel, 1) || !are_sides(stride, 1) || !are_sides(dilation, 1)) return std::nullopt;
   int64_t out[2];
   for (int i = 0; i < 2; i++) {
-    if (std::min({kernel[i], stride[i], dilation[i]}) < 1) return std::nullopt;
     const int64_t rest = codes.size(i + 1) - dilation[i] * (kernel[i] - 1) - 1;
     if (rest < 0) return std::nullopt;
     out[i] = rest / stride[i] + 1;

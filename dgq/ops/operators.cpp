@@ -6,6 +6,7 @@
 
 #include <array>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "kernels.hpp"
@@ -22,8 +23,10 @@ auto outputs_of_reference(const char* name, const Arguments&... arguments) {
   constexpr size_t MOST_OUTPUTS = 2;
   std::array<StableIValue, std::max(MOST_OUTPUTS, sizeof...(Arguments))> stack{
       torch::stable::detail::from(arguments)...};
-  if (torch_call_dispatcher(name, "reference", stack.data(), TORCH_ABI_VERSION) != TORCH_SUCCESS)
-    throw std::runtime_error(torch_exception_get_what_without_backtrace());
+  if (torch_call_dispatcher(name, "reference", stack.data(), TORCH_ABI_VERSION) != TORCH_SUCCESS) {
+    const std::string message = torch_exception_get_what_without_backtrace();
+    throw std::runtime_error(message.substr(0, message.find("\n\nAt:\n")));  // Python's stack
+  }
   return stack;
 }
 
@@ -44,11 +47,20 @@ T* written(const Tensor& x) {
 
 bool is_bfloat16(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
 
-// The shape of a linear layer's output, or of part of it.
+Numbers shape_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
+
+// The same with another number of channels.
 Numbers with_channels(const Tensor& x, int64_t channels) {
-  Numbers shape(x.sizes().begin(), x.sizes().end());
+  Numbers shape = shape_of(x);
   shape.back() = channels;
   return shape;
+}
+
+// An activation in a type that kernels read.
+Tensor as_read(const Tensor& x) {
+  const ScalarType type = x.scalar_type();
+  const bool converted = type == ScalarType::Half || type == ScalarType::Double;
+  return converted ? torch::stable::to(x, ScalarType::Float) : x;
 }
 
 // The sizes of an activation; if it is no image, that of one which is a pixel high.
@@ -99,17 +111,18 @@ Tensor quantize_marking(const Tensor& x, const Tensor& scale, const Tensor& mult
                         int64_t largest, const Numbers& padding, std::optional<int64_t> offset,
                         std::optional<Tensor> spoilt) {
   const QuantizerTensors tables{scale, multiple, zero_point, factor};
-  if (offset || !can_quantize(x, 1, tables, step) || !can_pad(x, padding) ||
+  const Tensor numbers = as_read(x);
+  if (offset || !can_quantize(numbers, 1, tables, step) || !can_pad(x, padding) ||
       !can_mark(spoilt, x))
     return by_reference("dgq::quantize", x, scale, multiple, zero_point, factor, step, largest,
                         padding, offset, spoilt);
   const Image sizes = image_of(x, x.size(-1), padding);
-  Numbers shape = with_channels(x, sizes.channels);
+  Numbers shape = shape_of(x);
   if (x.dim() == 4) shape[1] += 2 * sizes.pad_height, shape[2] += 2 * sizes.pad_width;
   const Tensor codes = new_tensor(shape, ScalarType::Byte);
-  const Tensor activation = laid_out(x), steps = laid_out(step);
+  const Tensor in = laid_out(numbers), steps = laid_out(step);
   const QuantizerInMemory quantizer(tables);
-  quantize(activation.const_data_ptr(), is_bfloat16(x), quantizer.read_with(largest),
+  quantize(in.const_data_ptr(), is_bfloat16(in), quantizer.read_with(largest),
            {read<int64_t>(steps), steps.numel()}, sizes, written<Codes>(codes),
            spoilt ? written<float>(*spoilt) : nullptr);
   return codes;
@@ -127,14 +140,15 @@ Tensor quantize_gated_marking(const Tensor& x, const Tensor& scale, const Tensor
                               int64_t largest, std::optional<int64_t> offset,
                               std::optional<Tensor> spoilt) {
   const QuantizerTensors tables{scale, multiple, zero_point, factor};
-  if (offset || !can_quantize(x, 2, tables, step) || !can_mark(spoilt, x))
+  const Tensor numbers = as_read(x);
+  if (offset || !can_quantize(numbers, 2, tables, step) || !can_mark(spoilt, x))
     return by_reference("dgq::quantize_gated", x, scale, multiple, zero_point, factor, step,
                         largest, offset, spoilt);
   const Image sizes = image_of(x, x.size(-1) / 2, {});
   const Tensor codes = new_tensor(with_channels(x, sizes.channels), ScalarType::Byte);
-  const Tensor activation = laid_out(x), steps = laid_out(step);
+  const Tensor in = laid_out(numbers), steps = laid_out(step);
   const QuantizerInMemory quantizer(tables);
-  quantize_gated(activation.const_data_ptr(), is_bfloat16(x), quantizer.read_with(largest),
+  quantize_gated(in.const_data_ptr(), is_bfloat16(in), quantizer.read_with(largest),
                  {read<int64_t>(steps), steps.numel()}, sizes, written<Codes>(codes),
                  spoilt ? written<float>(*spoilt) : nullptr);
   return codes;
@@ -148,7 +162,8 @@ Tensor quantize_gated_only(const Tensor& x, const Tensor& scale, const Tensor& m
 }
 
 std::tuple<Tensor, Tensor> ranges_of_channels(const Tensor& x) {
-  if (!is_float_or_bfloat16(x.scalar_type()) || x.dim() < 3 || x.numel() == 0) {
+  const Tensor numbers = as_read(x);
+  if (!is_float_or_bfloat16(numbers.scalar_type()) || x.dim() < 3 || x.numel() == 0) {
     const auto outputs = outputs_of_reference("dgq::channel_ranges", x);
     return {torch::stable::detail::to<Tensor>(outputs[0]),
             torch::stable::detail::to<Tensor>(outputs[1])};
@@ -157,8 +172,8 @@ std::tuple<Tensor, Tensor> ranges_of_channels(const Tensor& x) {
   const Numbers shape{sizes.batch, sizes.channels};
   const Tensor low = new_tensor(shape, ScalarType::Float);
   const Tensor high = new_tensor(shape, ScalarType::Float);
-  const Tensor activation = laid_out(x);
-  channel_ranges(activation.const_data_ptr(), is_bfloat16(x), sizes, written<float>(low),
+  const Tensor in = laid_out(numbers);
+  channel_ranges(in.const_data_ptr(), is_bfloat16(in), sizes, written<float>(low),
                  written<float>(high));
   return {low, high};
 }
@@ -168,7 +183,7 @@ Tensor attention_by(bool by_tiles, const Tensor& query, const Tensor& key, const
   if (!has_attention() || !can_attend(query, key, value, heads, scale))
     return by_reference("dgq::attention", query, key, value, heads, scale);
   const Tensor q = laid_out(query), k = laid_out(key), v = laid_out(value);
-  const Tensor out = new_tensor(with_channels(q, q.size(2)), ScalarType::BFloat16);
+  const Tensor out = new_tensor(shape_of(q), ScalarType::BFloat16);
   attend(read<uint16_t>(q), read<uint16_t>(k), read<uint16_t>(v),
          {q.size(0), heads, q.size(1), k.size(1), q.size(2) / heads}, float(scale), by_tiles,
          written<uint16_t>(out));
@@ -191,24 +206,38 @@ Tensor channels_last(const Tensor& weight) {
   return torch::stable::transpose(torch::stable::transpose(weight, 1, 2), 2, 3);
 }
 
-// A product into an output of this shape; nothing where no kernel accepts the operands.
-std::optional<Tensor> multiplied(const Operands& x, const Convolution& sizes, const Numbers& shape,
-                                 ScalarType type) {
-  const bool by_tiles = is_in_tiles(x.weight);
-  const bool can = by_tiles ? has_tile_products() && can_multiply_tiles(x, sizes)
-                            : has_products() && can_convolve(x, sizes);
-  if (!can) return std::nullopt;
-  const bool in_type = by_tiles && is_float_or_bfloat16(type);
-  const Tensor out = new_tensor(shape, in_type ? type : ScalarType::Float);
-  const Tensor weight = by_tiles ? x.weight : channels_last(x.weight);
+Tensor in_type(const Tensor& x, ScalarType type) {
+  return x.scalar_type() == type ? x : torch::stable::to(x, type);
+}
+
+Tensor by_tiles(const Operands& x, const Convolution& sizes, const Numbers& shape,
+                ScalarType type) {
+  const Tensor out = new_tensor(shape, is_float_or_bfloat16(type) ? type : ScalarType::Float);
+  const OperandsInMemory in(x);
+  convolve_tiles(read<Codes>(in.codes), read<int8_t>(in.weight), in.tables(), sizes,
+                 is_bfloat16(out), out.mutable_data_ptr());
+  return in_type(out, type);
+}
+
+Tensor without_tiles(const Operands& x, const Convolution& sizes, const Numbers& shape,
+                     ScalarType type) {
+  const Tensor out = new_tensor(shape, ScalarType::Float), weight = channels_last(x.weight);
   const OperandsInMemory in({x.codes, weight, x.weight_scale, x.scale, x.bias, x.step});
-  const Codes* codes = read<Codes>(in.codes);
-  const int8_t* weights = read<int8_t>(in.weight);
-  if (by_tiles)
-    convolve_tiles(codes, weights, in.tables(), sizes, is_bfloat16(out), out.mutable_data_ptr());
-  else
-    convolve(codes, weights, in.tables(), sizes, written<float>(out));
-  return out.scalar_type() == type ? out : torch::stable::to(out, type);
+  convolve(read<Codes>(in.codes), read<int8_t>(in.weight), in.tables(), sizes, written<float>(out));
+  return in_type(out, type);
+}
+
+// A product; nothing where no kernel accepts the operands. A weight that is not in tiles has to have
+// the shape of the layer's.
+std::optional<Tensor> multiplied(const Operands& x, const Convolution& sizes,
+                                 std::initializer_list<int64_t> weight_shape, const Numbers& shape,
+                                 ScalarType type) {
+  if (is_in_tiles(x.weight)) {
+    if (has_tile_products() && can_multiply_tiles(x, sizes)) return by_tiles(x, sizes, shape, type);
+  } else if (has_products() && can_multiply(x, sizes) && has_shape(x.weight, weight_shape)) {
+    return without_tiles(x, sizes, shape, type);
+  }
+  return std::nullopt;
 }
 
 Tensor int_linear(const Tensor& codes, const Tensor& weight, const Tensor& weight_scale,
@@ -216,9 +245,11 @@ Tensor int_linear(const Tensor& codes, const Tensor& weight, const Tensor& weigh
                   std::optional<Tensor> residual) {
   const Operands operands{codes, weight, weight_scale, scale, bias, step};
   const auto sizes = linear_layer(codes, weight_scale.numel());
-  if (sizes && !residual)
-    if (auto out = multiplied(operands, *sizes, with_channels(codes, sizes->out_channels), type))
+  if (sizes && !residual) {
+    const Numbers shape = with_channels(codes, sizes->out_channels);
+    if (auto out = multiplied(operands, *sizes, {shape.back(), sizes->channels}, shape, type))
       return *out;
+  }
   return by_reference("dgq::int_linear", codes, weight, weight_scale, scale, bias, step, type,
                       residual);
 }
@@ -228,10 +259,12 @@ Tensor int_conv2d(const Tensor& codes, const Tensor& weight, const Tensor& weigh
                   const Numbers& kernel, const Numbers& stride, const Numbers& dilation,
                   int64_t groups, ScalarType type, std::optional<Tensor> residual) {
   const Operands operands{codes, weight, weight_scale, scale, bias, step};
-  const auto sizes = convolution(codes, weight_scale.numel(), kernel, stride, dilation);
+  const auto sizes = convolution(codes, weight_scale.numel(), kernel, stride, dilation, groups);
   if (sizes && !residual) {
-    const Numbers shape{sizes->batch, sizes->out_height, sizes->out_width, sizes->out_channels};
-    if (auto out = multiplied(operands, *sizes, shape, type)) return *out;
+    const int64_t out_channels = sizes->out_channels;
+    const Numbers shape{sizes->batch, sizes->out_height, sizes->out_width, out_channels};
+    const auto of_layer = {out_channels, sizes->channels, kernel[0], kernel[1]};
+    if (auto out = multiplied(operands, *sizes, of_layer, shape, type)) return *out;
   }
   return by_reference("dgq::int_conv2d", codes, weight, weight_scale, scale, bias, step, kernel,
                       stride, dilation, groups, type, residual);

@@ -94,8 +94,9 @@ void ranges_all(const T* x, const Image& sizes, float* low, float* high) {
         pixel += channels;
         for (int64_t c = 0; c < n; c++) {
           const float value = as_float(pixel[c]);
-          least[c] = value < least[c] ? value : least[c];
-          most[c] = value > most[c] ? value : most[c];
+          // Of a channel with a NaN, both are NaN.
+          least[c] = value < least[c] || value != value ? value : least[c];
+          most[c] = value > most[c] || value != value ? value : most[c];
         }
       }
     }

@@ -22,8 +22,8 @@ namespace {
 
 using namespace dgq;
 
-constexpr int64_t LANES = 16;               // rows of a tile of codes, columns of one of weights
-constexpr int64_t DEPTH = 64;               // inputs of a tile
+constexpr int64_t LANES = TILE_LANES;       // rows of a tile of codes, columns of one of weights
+constexpr int64_t DEPTH = TILE_DEPTH;       // inputs of a tile
 constexpr int64_t UNIT = 2 * LANES;         // rows and columns whose sums are made together
 constexpr int64_t CODES = 1 << 20;          // bytes of codes at a time: half of a second cache
 constexpr int64_t WEIGHTS = 1 << 19;        // bytes of weights at a time: a quarter of it
@@ -98,8 +98,12 @@ class Windows {
 
   void copy(int64_t first, int64_t n, uint8_t* to) const {
     if (!copied_) return;
-    for (int64_t r = 0; r < n; r++)
-      copy_window(codes_, sizes_, first + r, 0, sizes_.depth(), to + r * stride_);
+    const int64_t depth = sizes_.depth();
+    for (int64_t r = 0; r < n; r++, to += stride_) {
+      copy_window(codes_, sizes_, first + r, 0, depth, to);
+      // The weights that meet these are 0 if the layout is that of these inputs.
+      std::memset(to + depth, 0, blocks_ * DEPTH - depth);
+    }
   }
 
   // n rows from one on, of those that were copied from the first.

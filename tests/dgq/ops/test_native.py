@@ -66,8 +66,10 @@ def printed(program: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @compiled
-def test_the_first_call_compiles_the_kernels() -> None:
-    assert printed(QUANTIZED).stdout.split() == ["False"]
+@pytest.mark.parametrize("overload", ["default", "marking"])
+def test_the_first_call_compiles_the_kernels(overload: str) -> None:
+    program = QUANTIZED.replace("ops.quantize(*call)", f"ops.quantize.{overload}(*call)")
+    assert printed(program).stdout.split() == ["False"]
 
 
 @compiled

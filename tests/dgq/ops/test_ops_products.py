@@ -321,12 +321,12 @@ def test_our_kernel_reads_tensors_however_they_lie() -> None:
 def test_our_kernels_write_float32_whatever_the_default_is() -> None:
     codes, weight = codes_and_weight((2, 6, 7, 5), (4, 5, 3, 3), 0)
     operands = (codes, weight, *scales(4, 3, 2, True, 1), [1, 1], [1, 1])
-    expected, ranges = by_our_kernel(*operands), ops.channel_ranges(operands[3].view(1, -1))
+    expected, ranges = by_our_kernel(*operands), ops.channel_ranges(operands[3].view(1, 1, -1))
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)
         assert torch.equal(by_our_kernel(*operands), expected)
-        again = ops.channel_ranges(operands[3].view(1, -1))
+        again = ops.channel_ranges(operands[3].view(1, 1, -1))
     finally:
         torch.set_default_dtype(default)
     assert all(map(torch.equal, again, ranges))
@@ -345,8 +345,21 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
 
     assert can(codes, weight, *tables, [1, 1], [1, 1])
     assert can(codes, weight, *tables, [3, 4], [2, 2])
-    for window in (([1, 1], [3, 1]), ([1, 1], [-9, 1]), ([0, 1], [1, 1]), ([1, -1], [1, 1])):
+    for window in (
+        ([1, 1], [3, 1]),
+        ([1, 1], [-9, 1]),
+        ([0, 1], [1, 1]),
+        ([1, -1], [1, 1]),
+        ([1, 1, 5], [1, 1]),
+        ([2**58, 1], [1, 1]),
+        ([1, 1], [1, 2**62 + 1]),
+    ):
         assert not can(codes, weight, *tables, *window)
+    for groups in (2, 0, -1):
+        window = ([3, 3], [1, 1], [1, 1], groups, torch.float32)
+        assert is_left_to_torch(ops.int_conv2d, codes, weight, *tables, *window)
+    points = (codes, weight[..., :1, :1], *tables)
+    assert is_left_to_torch(ops.int_linear, *points, torch.float32)
     for operands in (
         (codes.to(torch.int8), weight, *tables),
         (codes[..., :4], weight, *tables),
@@ -364,6 +377,36 @@ def test_what_our_kernel_cannot_read_is_left_to_torch() -> None:
         (codes, weight, weight_scale, scale, bias, torch.tensor([-1, 0])),
     ):
         assert not can(*operands, [1, 1], [1, 1])
+
+
+@fast
+@pytest.mark.parametrize("shape", [(5, 8), (5, 8, 3, 3)], ids=["linear", "convolution"])
+def test_onednn_is_given_only_operands_that_agree(shape: tuple[int, ...]) -> None:
+    codes, weight = codes_and_weight((2, 6, 7, 8), shape, 0, "onednn")
+    weight_scale, scale, bias, step = scales(5, 3, 2, True, 1)
+    is_linear = len(shape) == 2
+    operator = ops.int_linear if is_linear else ops.int_conv2d
+    window = () if is_linear else ([3, 3], [1, 1], [1, 1], 1)
+    packed = laid_out(weight, "onednn", *window[1:])
+
+    def product(codes: Tensor, *tables: Tensor) -> Tensor:
+        output: Tensor = operator(codes, packed, *tables, *window, torch.float32)
+        return output
+
+    expected = product(codes, weight_scale, scale, bias, step)
+    apart = [torch.stack([x, x + 1], -1)[..., 0] for x in (weight_scale, scale, bias)]
+    torch.testing.assert_close(product(codes, *apart, step), expected)
+    wide = product(codes, weight_scale.double(), scale, bias, step)
+    torch.testing.assert_close(wide, expected)
+    for operands in (
+        (codes, weight_scale[:0], scale, bias, step),
+        (codes, weight_scale[:4], scale, bias[:, :4], step),
+        (codes, weight_scale.to_mkldnn(), scale, bias, step),
+        (codes, weight_scale, scale, bias[:, :3], step),
+        (codes[..., :7], weight_scale, scale, bias, step),
+    ):
+        with pytest.raises(RuntimeError):
+            product(*operands)
 
 
 @own

@@ -53,6 +53,9 @@ def test_our_kernels_quantize() -> None:
     assert not is_left_to_torch(ops.quantize, x, *rest, [0, 0])
     assert not is_left_to_torch(ops.quantize_gated, torch.cat([x, x], -1), *rest)
     assert not is_left_to_torch(ops.channel_ranges, x)
+    assert not is_left_to_torch(ops.quantize, x.half(), *rest, [])
+    assert not is_left_to_torch(ops.quantize_gated, torch.cat([x, x], -1).half(), *rest)
+    assert not is_left_to_torch(ops.channel_ranges, x.half())
 
 
 @given(
@@ -221,6 +224,16 @@ def test_compiled_ranges_equal_the_reference_bit_for_bit(
     assert found[0].shape == (shape[0], shape[-1])
 
 
+@pytest.mark.parametrize("place", [(0, 0), (1, 3), (1, 8)])
+def test_the_range_of_a_channel_with_a_nan_is_nan(place: tuple[int, int]) -> None:
+    x = torch.randn(2, 9, 70)
+    x[place][:3] = torch.nan
+    x[1, 5, 20] = torch.inf
+    found, expected = ops.channel_ranges(x), reference.channel_ranges(x)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("kernel", ["quantize", "quantize_gated"])
 @given(shape=shapes, place=st.integers(0, 2**16), seed=st.integers(0, 2**16))
@@ -255,7 +268,7 @@ def test_samples_are_noted_in_any_tensor(distance: int, dtype: torch.dtype, kern
     assert spoilt.isnan().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("padding", [[0], [0, 0, 0], [1], [-1, 0], [0, -1]])
+@pytest.mark.parametrize("padding", [[0], [0, 0, 0], [1], [-1, 0], [0, -1], [2**62, 0]])
 @pytest.mark.parametrize("shape", [(2, 4, 5, 8), (2, 6, 8)], ids=["image", "tokens"])
 def test_other_padding_is_left_to_torch(shape: tuple[int, ...], padding: list[int]) -> None:
     assert is_left_to_torch(ops.quantize, *arguments(shape, 1, False, 8, 0), padding)

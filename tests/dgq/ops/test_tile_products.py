@@ -218,6 +218,14 @@ def test_gates_are_fused_if_the_quantizers_tables_agree() -> None:
     assert not is_fused(operands, quantizer[0][:2], *quantizer[1:], torch.ones(16))
 
 
+def test_a_weight_of_other_inputs_is_read_as_by_the_reference() -> None:
+    """Padding hides how many inputs a weight has."""
+    codes, weight = codes_of(2, 3, 40), tile_layout.in_tiles(weight_of(16, 64))
+    tables = tables_of(16, (2, 1))
+    found = ops.int_linear(codes, weight, *tables, torch.float32)
+    torch.testing.assert_close(found, reference.int_linear(codes, weight, *tables, torch.float32))
+
+
 @amx
 def test_tensors_are_read_however_they_lie() -> None:
     codes, weight = codes_of(2, 6, 18, 64), tile_layout.in_tiles(weight_of(20, 64, 3, 3))
@@ -262,8 +270,14 @@ def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
         ([-3, -3], [1, 1], [1, 1]),
         ([1, 1], [1, 1], [1, 1]),
         ([3], [1, 1], [1, 1]),
+        ([3, 3, 3], [1, 1], [1, 1]),
+        ([3, 3], [1, 1, 5], [1, 1]),
+        ([3, 3], [2**58, 1], [1, 1]),
+        ([3, 3], [1, 1], [1, 2**62 + 1]),
     ):
         assert not can(codes, weight, *tables, *window)
+    groups = (*plain, 2, torch.float32)
+    assert is_left_to_torch(ops.int_conv2d, codes, weight, *tables, *groups)
 
 
 def test_the_reference_reads_weights_in_tiles() -> None:
