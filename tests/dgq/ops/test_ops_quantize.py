@@ -268,6 +268,7 @@ def test_samples_are_noted_in_any_tensor(distance: int, dtype: torch.dtype, kern
     assert spoilt.isnan().tolist() == [False, True, False]
 
 
+@compiled
 @pytest.mark.parametrize("padding", [[0], [0, 0, 0], [1], [-1, 0], [0, -1], [2**62, 0]])
 @pytest.mark.parametrize("shape", [(2, 4, 5, 8), (2, 6, 8)], ids=["image", "tokens"])
 def test_other_padding_is_left_to_torch(shape: tuple[int, ...], padding: list[int]) -> None:
