@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dgq import ops
 from dgq.ops import native, reference
+from tests.left_to_torch import is_left_to_torch
 
 SIZES = [  # queries, keys, heads, head_dim
     (1, 1, 1, 2),
@@ -170,6 +171,27 @@ def test_without_a_compiler_values_are_the_same(dtype: torch.dtype) -> None:
     found, expected = ops.attention(q, k, v, 2, 0.2), reference.attention(q, k, v, 2, 0.2)
     close = {"rtol": 2**-6, "atol": 2**-7} if dtype == torch.bfloat16 else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(found, expected, **close)
+
+
+def test_our_kernels_attend_in_bfloat16_alone() -> None:
+    kernels = native.kernels()
+    if kernels is None or not kernels.attention:
+        pytest.skip("our attention is not compiled here")
+    q, k, v = inputs((5, 7, 2, 8))
+    assert not is_left_to_torch(ops.attention, q, k, v, 2, 0.3)
+    assert not is_left_to_torch(ops.attention.without_tiles, q, k, v, 2, 0.3)
+    for operands in (
+        (q.float(), k.float(), v.float(), 2, 0.3),
+        (q, k.float(), v, 2, 0.3),
+        (q, k, v[:, :6], 2, 0.3),
+        (q, k[:1], v[:1], 2, 0.3),
+        (q, k, v, 3, 0.3),
+        (q, k, v, 0, 0.3),
+        (q, k, v, 2, -0.3),
+        (q[:, 0], k[:, 0], v[:, 0], 2, 0.3),
+        (q, k[:, :0], v[:, :0], 2, 0.3),
+    ):
+        assert is_left_to_torch(ops.attention, *operands)
 
 
 def test_tensors_of_other_sizes_are_an_error_and_never_read_beyond() -> None:
