@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from torch.autograd.profiler import profile
+
+from dgq.ops import native
+
+compiled = pytest.mark.skipif(native.kernels() is None, reason="no compiler")
+"""For tests of our kernels."""
+
+attending = pytest.mark.skipif(
+    not getattr(native.kernels(), "attention", False), reason="our attention is not compiled here"
+)
+"""For tests of our kernel of attention."""
 
 OF_REFERENCE = {
     *("aten::round", "aten::amin", "aten::scaled_dot_product_attention"),

@@ -72,6 +72,8 @@ Image image_of(const Tensor& x, int64_t channels, const Numbers& padding) {
   return {batch, height, width, channels, padding[0], padding[1]};
 }
 
+SampleSteps read_steps(const Tensor& step) { return {read<int64_t>(step), step.numel()}; }
+
 // A quantizer's tables, laid out. They are read as long as this lives.
 struct QuantizerInMemory {
   Tensor scale, multiple, zero_point, factor;
@@ -102,7 +104,7 @@ struct OperandsInMemory {
 
   Tables tables() const {
     return {read<float>(weight_scale), read<float>(scale), read<float>(bias), scale.numel(),
-            bias.size(0),              {read<int64_t>(step), step.numel()}};
+            bias.size(0),              read_steps(step)};
   }
 };
 
@@ -123,7 +125,7 @@ Tensor quantize_marking(const Tensor& x, const Tensor& scale, const Tensor& mult
   const Tensor in = laid_out(numbers), steps = laid_out(step);
   const QuantizerInMemory quantizer(tables);
   quantize(in.const_data_ptr(), is_bfloat16(in), quantizer.read_with(largest),
-           {read<int64_t>(steps), steps.numel()}, sizes, written<Codes>(codes),
+           read_steps(steps), sizes, written<Codes>(codes),
            spoilt ? written<float>(*spoilt) : nullptr);
   return codes;
 }
@@ -149,7 +151,7 @@ Tensor quantize_gated_marking(const Tensor& x, const Tensor& scale, const Tensor
   const Tensor in = laid_out(numbers), steps = laid_out(step);
   const QuantizerInMemory quantizer(tables);
   quantize_gated(in.const_data_ptr(), is_bfloat16(in), quantizer.read_with(largest),
-                 {read<int64_t>(steps), steps.numel()}, sizes, written<Codes>(codes),
+                 read_steps(steps), sizes, written<Codes>(codes),
                  spoilt ? written<float>(*spoilt) : nullptr);
   return codes;
 }

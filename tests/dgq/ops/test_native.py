@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgq.ops import compiling, native
-
-compiled = pytest.mark.skipif(native.kernels() is None, reason="no compiler")
+from tests.left_to_torch import attending, compiled
 
 QUANTIZED = """
 import torch
@@ -86,12 +85,9 @@ def test_without_a_compiler_torch_computes(tmp_path: Path) -> None:
     assert run.stderr.count("no C++ compiler") == 1
 
 
-@compiled
+@attending
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_attention_without_memory_says_so() -> None:
-    kernels = native.kernels()
-    if kernels is None or not kernels.attention:
-        pytest.skip("our attention is not compiled here")
     assert printed(WITHOUT_MEMORY).stdout.split() == ["MemoryError"]
 
 

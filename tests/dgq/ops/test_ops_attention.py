@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgq import ops
 from dgq.ops import native, reference
-from tests.left_to_torch import is_left_to_torch
+from tests.left_to_torch import attending, is_left_to_torch
 
 SIZES = [  # queries, keys, heads, head_dim
     (1, 1, 1, 2),
@@ -173,10 +173,8 @@ def test_without_a_compiler_values_are_the_same(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, expected, **close)
 
 
+@attending
 def test_our_kernels_attend_in_bfloat16_alone() -> None:
-    kernels = native.kernels()
-    if kernels is None or not kernels.attention:
-        pytest.skip("our attention is not compiled here")
     q, k, v = inputs((5, 7, 2, 8))
     assert not is_left_to_torch(ops.attention, q, k, v, 2, 0.3)
     assert not is_left_to_torch(ops.attention.without_tiles, q, k, v, 2, 0.3)

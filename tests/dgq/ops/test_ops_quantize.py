@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgq import ops
-from dgq.ops import native, reference
-from tests.left_to_torch import is_left_to_torch
-
-compiled = pytest.mark.skipif(native.kernels() is None, reason="no compiler")
+from dgq.ops import reference
+from tests.left_to_torch import compiled, is_left_to_torch
 
 
 def arguments(
