@@ -1,5 +1,6 @@
 """One thread for everything, and tiny pipelines."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.tiny_pipelines import LEARNING, fit_arguments, save_micro, save_sd, s
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
+gc.set_threshold(100_000, 50, 100)  # a tenth of all tests is spent looking for cycles otherwise
 
 
 @pytest.fixture

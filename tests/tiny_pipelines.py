@@ -35,7 +35,7 @@ def learning_options(iterations: int, polish_iterations: int) -> tuple[str, ...]
     )
 
 
-LEARNING = learning_options(3, 2)
+LEARNING = (*learning_options(3, 2), "--model.recipe.range_method", "minmax")
 """Options of a calibration that takes seconds."""
 
 

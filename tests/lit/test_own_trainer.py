@@ -15,7 +15,7 @@ from dgq.storage.checkpoint import save_quantized
 from dgq.storage.manifest import GenerationSettings
 from lit.calibration import Calibration
 
-OURS = Ours(learning=LearningSettings(iterations=3, polish_iterations=2))
+OURS = Ours(learning=LearningSettings(iterations=3, polish_iterations=2), range_method="minmax")
 MODEL = "diffusion_pytorch_model.safetensors"
 
 

@@ -85,7 +85,7 @@ def assert_same_bytes(run: Path, pipeline: Path, folder: Path, **options: Any) -
     result = dgq.calibrate(
         dgq.load_pipeline(str(pipeline)),
         choose_prompts(run.parent / "captions.txt", 3 + 4, 0),
-        replace(dgq.RECIPES["w4a8"], learning=LEARNING),
+        replace(dgq.RECIPES["w4a8"], learning=LEARNING, range_method="minmax"),
         num_inference_steps=2,
         guidance_scale=3,
         batch_size=4,
