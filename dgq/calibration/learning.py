@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from dgq.math.rounding import rounding_penalty, soft_rounding, temperature_at
+from dgq.math.rounding import temperature_at
 from dgq.quantizers.learnable_codes import LearnableCodes
 from dgq.quantizers.learnable_output import LearnableOutput
 from dgq.quantizers.learnable_range import LearnableRange
 from dgq.quantizers.range_quantizer import RangeQuantizer
+from dgq.quantizers.soft_weight import rounding_penalty
 from dgq.quantizers.weight_quantizer import LearnableRounding
 from dgq.settings import FLOAT_BITS, Decay, LearningSettings, NetworkSettings
 from dgq.targets.target import Target
@@ -81,7 +82,7 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
     if temperature is None:
         return 0.0
     parts = learnables(target.parts())
-    terms = [rounding_penalty(soft_rounding(m.logits), temperature) for m in parts]
+    terms = [rounding_penalty(m.logits, temperature) for m in parts]
     return settings.penalty * torch.stack(terms).sum() if terms else 0.0
 
 
@@ -94,7 +95,8 @@ def make_optimizer(
     """One Adam optimizer over everything learnable in some modules, and its learning rates.
 
     Adam creates its state when a parameter first gets a gradient. Cleared after each target, the
-    state never exceeds that of the current target. The rates start over at each target.
+    state never exceeds that of the current target. The rates start over at each target. Fused, a
+    step passes over the parameters once.
 
     Args:
         modules: modules of the UNet.
@@ -113,7 +115,7 @@ def make_optimizer(
         {"params": [p for m in outputs for p in m.parameters()]},
         {"params": [m.offset for m in found if isinstance(m, LearnableCodes)]},
     ]
-    optimizer = torch.optim.Adam(groups, lr=1.0)
+    optimizer = torch.optim.Adam(groups, lr=1.0, fused=True)
     total = max(1, settings.total_iterations)
 
     def activations(step: int) -> float:

@@ -39,11 +39,6 @@ def rounding_logits(ratio: Tensor) -> Tensor:
     return torch.where(goes_up, logits.clamp(min=UNDECIDED), logits.clamp(max=-UNDECIDED))
 
 
-def rounding_penalty(h: Tensor, temperature: float) -> Tensor:
-    """``sum(1 - |2h - 1|^temperature)``, zero when every ``h`` is 0 or 1 (AdaRound, eq. 24)."""
-    return (1 - (2 * h - 1).abs().pow(temperature)).sum()
-
-
 def temperature_at(progress: float, warmup: float) -> float | None:
     """Exponent of the penalty at a point of the learning; ``None`` while there is no penalty.
 

@@ -1,4 +1,4 @@
-"""Integer operators of a quantized UNet, ``torch.ops.dgq``: a reference, and a file per device."""
+"""Operators of a quantized UNet, ``torch.ops.dgq``: a reference, and a file per device."""
 
 from dgq.ops import cpu, flops, gpu, native, shapes
 from dgq.ops.library import (
@@ -12,6 +12,9 @@ from dgq.ops.library import (
     pad,
     quantize,
     quantize_gated,
+    rounding_penalty,
+    soft_weight,
+    soft_weight_gradients,
     unpack,
     unpack_all,
 )
@@ -33,6 +36,9 @@ __all__ = [
     "pad",
     "quantize",
     "quantize_gated",
+    "rounding_penalty",
+    "soft_weight",
+    "soft_weight_gradients",
     "unpack",
     "unpack_all",
 ]

@@ -41,6 +41,25 @@ void quantize_gated(const void* x, bool is_bfloat16, const Quantizer& quantizer,
 // low and high [batch, channels].
 void channel_ranges(const void* x, bool is_bfloat16, const Image& sizes, float* low, float* high);
 
+// A weight whose rounding is learned: logits, floor [rows, columns]; zero_point, scale [rows]; factor
+// [rows, columns], or one row for all with a stride of 0, or null.
+struct SoftWeight {
+  const float *logits, *floor, *zero_point, *scale, *factor;
+  int64_t rows, columns, factor_stride;
+  float largest;
+};
+
+// weight [rows, columns].
+void soft_weight(const SoftWeight& x, float* weight);
+
+// gradient, of_logits [rows, columns]; of_scale [rows].
+void soft_weight_gradients(const SoftWeight& x, const float* gradient, float* of_logits,
+                           float* of_scale);
+
+// logits, gradient [rows, columns].
+float rounding_penalty(const float* logits, int64_t rows, int64_t columns, float temperature,
+                       float* gradient);
+
 // Softmax attention in bfloat16. The scale is not negative. By tiles only where has_tile_attention.
 bool has_attention();
 bool has_tile_attention();

@@ -42,6 +42,11 @@ SCHEMAS = {
     "conv2d_packed": "(Tensor x, Tensor packed, Tensor zero_point, Tensor? shift, int group_size, "
     "Tensor weight_scale, Tensor bias, int[] kernel, int[] stride, int[] padding, int[] dilation, "
     "int groups) -> Tensor",
+    "soft_weight": "(Tensor logits, Tensor floor, Tensor zero_point, Tensor scale, Tensor? factor, "
+    "int largest) -> Tensor",
+    "soft_weight_gradients": "(Tensor gradient, Tensor logits, Tensor floor, Tensor zero_point, "
+    "Tensor scale, Tensor? factor, int largest) -> (Tensor, Tensor)",
+    "rounding_penalty": "(Tensor logits, float temperature) -> (Tensor, Tensor)",
     "attention": "(Tensor query, Tensor key, Tensor value, int heads, float scale) -> Tensor",
 }
 
@@ -60,3 +65,6 @@ int_conv2d = torch.ops.dgq.int_conv2d
 int_conv2d_packed = torch.ops.dgq.int_conv2d_packed
 conv2d_packed = torch.ops.dgq.conv2d_packed
 attention = torch.ops.dgq.attention
+soft_weight = torch.ops.dgq.soft_weight
+soft_weight_gradients = torch.ops.dgq.soft_weight_gradients
+rounding_penalty = torch.ops.dgq.rounding_penalty

@@ -20,6 +20,7 @@ from dgq.ops.library import LIBRARY, SCHEMAS
 COMPILED = (
     *("quantize", "quantize_gated", "channel_ranges", "attention"),
     *("int_linear", "int_linear_gated", "int_conv2d"),
+    *("soft_weight", "soft_weight_gradients", "rounding_penalty"),
 )
 """Operators that ``operators.cpp`` implements."""
 

@@ -97,6 +97,23 @@ inline bool can_mark(const std::optional<Tensor>& spoilt, const Tensor& x) {
                      has_shape(*spoilt, {x.size(0)}));
 }
 
+// What the rounding of a weight is learned from.
+struct SoftWeightTensors {
+  const Tensor &logits, &floor, &zero_point, &scale;
+  const std::optional<Tensor>& factor;
+};
+
+// Whether a kernel learns the rounding of a weight [out, n].
+inline bool can_round(const SoftWeightTensors& x) {
+  if (x.logits.dim() != 2) return false;
+  const int64_t rows = x.logits.size(0), columns = x.logits.size(1);
+  return all_are(ScalarType::Float, x.logits, x.floor, x.zero_point, x.scale) &&
+         has_shape(x.floor, {rows, columns}) && has_shape(x.zero_point, {rows}) &&
+         has_shape(x.scale, {rows}) &&
+         (!x.factor || (all_are(ScalarType::Float, *x.factor) &&
+                        (has_shape(*x.factor, {rows, columns}) || has_shape(*x.factor, {1, columns}))));
+}
+
 // Whether these are two numbers, for height and width, from a least one on.
 inline bool are_sides(const Numbers& numbers, int64_t least) {
   return numbers.size() == 2 && std::min(numbers[0], numbers[1]) >= least &&

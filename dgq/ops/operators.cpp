@@ -35,6 +35,13 @@ Tensor by_reference(const char* name, const Arguments&... arguments) {
   return torch::stable::detail::to<Tensor>(outputs_of_reference(name, arguments...)[0]);
 }
 
+template <typename... Arguments>
+std::tuple<Tensor, Tensor> both_by_reference(const char* name, const Arguments&... arguments) {
+  const auto outputs = outputs_of_reference(name, arguments...);
+  return {torch::stable::detail::to<Tensor>(outputs[0]),
+          torch::stable::detail::to<Tensor>(outputs[1])};
+}
+
 Tensor new_tensor(const Numbers& shape, ScalarType type) {
   const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
   return torch::stable::empty(shape, type, std::nullopt, cpu);
@@ -165,11 +172,8 @@ Tensor quantize_gated_only(const Tensor& x, const Tensor& scale, const Tensor& m
 
 std::tuple<Tensor, Tensor> ranges_of_channels(const Tensor& x) {
   const Tensor numbers = as_read(x);
-  if (!is_float_or_bfloat16(numbers.scalar_type()) || x.dim() < 3 || x.numel() == 0) {
-    const auto outputs = outputs_of_reference("dgq::channel_ranges", x);
-    return {torch::stable::detail::to<Tensor>(outputs[0]),
-            torch::stable::detail::to<Tensor>(outputs[1])};
-  }
+  if (!is_float_or_bfloat16(numbers.scalar_type()) || x.dim() < 3 || x.numel() == 0)
+    return both_by_reference("dgq::channel_ranges", x);
   const Image sizes = image_of(x, x.size(-1), {});
   const Numbers shape{sizes.batch, sizes.channels};
   const Tensor low = new_tensor(shape, ScalarType::Float);
@@ -293,6 +297,71 @@ Tensor int_linear_gated(const Tensor& codes, const Tensor& weight, const Tensor&
   return out;
 }
 
+// What the rounding of a weight is learned from, laid out. It is read as long as this lives.
+struct SoftWeightInMemory {
+  Tensor logits, floor, zero_point, scale;
+  std::optional<Tensor> factor;
+
+  explicit SoftWeightInMemory(const SoftWeightTensors& x)
+      : logits(laid_out(x.logits)),
+        floor(laid_out(x.floor)),
+        zero_point(laid_out(x.zero_point)),
+        scale(laid_out(x.scale)) {
+    if (x.factor) factor = laid_out(*x.factor);
+  }
+
+  SoftWeight read_with(int64_t largest) const {
+    const int64_t rows = logits.size(0), columns = logits.size(1);
+    return {read<float>(logits),     read<float>(floor),
+            read<float>(zero_point), read<float>(scale),
+            factor ? read<float>(*factor) : nullptr,
+            rows,                    columns,
+            factor && factor->size(0) > 1 ? columns : 0,
+            float(largest)};
+  }
+};
+
+Tensor weight_softly_rounded(const Tensor& logits, const Tensor& floor, const Tensor& zero_point,
+                             const Tensor& scale, std::optional<Tensor> factor, int64_t largest) {
+  const SoftWeightTensors operands{logits, floor, zero_point, scale, factor};
+  if (!can_round(operands))
+    return by_reference("dgq::soft_weight", logits, floor, zero_point, scale, factor, largest);
+  const Tensor weight = new_tensor(shape_of(logits), ScalarType::Float);
+  const SoftWeightInMemory in(operands);
+  soft_weight(in.read_with(largest), written<float>(weight));
+  return weight;
+}
+
+std::tuple<Tensor, Tensor> gradients_of_soft_weight(const Tensor& gradient, const Tensor& logits,
+                                                    const Tensor& floor, const Tensor& zero_point,
+                                                    const Tensor& scale,
+                                                    std::optional<Tensor> factor,
+                                                    int64_t largest) {
+  const SoftWeightTensors operands{logits, floor, zero_point, scale, factor};
+  if (!can_round(operands) || !all_are(ScalarType::Float, gradient) ||
+      !has_shape(gradient, {logits.size(0), logits.size(1)}))
+    return both_by_reference("dgq::soft_weight_gradients", gradient, logits, floor, zero_point,
+                             scale, factor, largest);
+  const Tensor of_logits = new_tensor(shape_of(logits), ScalarType::Float);
+  const Tensor of_scale = new_tensor(shape_of(scale), ScalarType::Float);
+  const Tensor of_weight = laid_out(gradient);
+  const SoftWeightInMemory in(operands);
+  soft_weight_gradients(in.read_with(largest), read<float>(of_weight), written<float>(of_logits),
+                        written<float>(of_scale));
+  return {of_logits, of_scale};
+}
+
+std::tuple<Tensor, Tensor> penalty_of_rounding(const Tensor& logits, double temperature) {
+  if (logits.dim() != 2 || !all_are(ScalarType::Float, logits) || temperature < 1)
+    return both_by_reference("dgq::rounding_penalty", logits, temperature);
+  const Tensor gradient = new_tensor(shape_of(logits), ScalarType::Float);
+  const Tensor penalty = new_tensor({}, ScalarType::Float);
+  const Tensor in = laid_out(logits);
+  *written<float>(penalty) = rounding_penalty(read<float>(in), in.size(0), in.size(1),
+                                              float(temperature), written<float>(gradient));
+  return {penalty, gradient};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dgq, CPU, library) {
@@ -306,6 +375,9 @@ STABLE_TORCH_LIBRARY_IMPL(dgq, CPU, library) {
   library.impl("int_linear", TORCH_BOX(&int_linear));
   library.impl("int_linear_gated", TORCH_BOX(&int_linear_gated));
   library.impl("int_conv2d", TORCH_BOX(&int_conv2d));
+  library.impl("soft_weight", TORCH_BOX(&weight_softly_rounded));
+  library.impl("soft_weight_gradients", TORCH_BOX(&gradients_of_soft_weight));
+  library.impl("rounding_penalty", TORCH_BOX(&penalty_of_rounding));
 }
 
 // What this CPU has kernels for.

@@ -14,6 +14,7 @@ def register() -> None:
     for function in (
         *(quantize, quantize_gated, pad, channel_ranges, int_linear, int_linear_gated),
         *(unpack, unpack_all, int_conv2d, int_conv2d_packed, conv2d_packed, attention),
+        *(soft_weight, soft_weight_gradients, rounding_penalty),
     ):
         torch.library.register_fake(f"dgq::{function.__name__}", function, lib=LIBRARY)
 
@@ -207,3 +208,33 @@ def convolved(
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """Meta kernel of ``reference.attention``."""
     return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+def soft_weight(
+    logits: Tensor,
+    floor: Tensor,
+    zero_point: Tensor,
+    scale: Tensor,
+    factor: Tensor | None,
+    largest: int,
+) -> Tensor:
+    """Meta kernel of ``reference.soft_weight``."""
+    return torch.empty_like(logits)
+
+
+def soft_weight_gradients(
+    gradient: Tensor,
+    logits: Tensor,
+    floor: Tensor,
+    zero_point: Tensor,
+    scale: Tensor,
+    factor: Tensor | None,
+    largest: int,
+) -> tuple[Tensor, Tensor]:
+    """Meta kernel of ``reference.soft_weight_gradients``."""
+    return torch.empty_like(logits), torch.empty_like(scale)
+
+
+def rounding_penalty(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Meta kernel of ``reference.rounding_penalty``."""
+    return logits.new_empty(()), torch.empty_like(logits)

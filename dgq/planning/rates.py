@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from dgq.devices import wait
 from dgq.inspection.layer_costs import LayerCost
 from dgq.math.range_search import weight_range
-from dgq.math.rounding import START_TEMPERATURE, rounding_penalty, soft_rounding
+from dgq.math.rounding import START_TEMPERATURE
+from dgq.quantizers.soft_weight import rounding_penalty
 from dgq.quantizers.weight_quantizer import WeightQuantizer
 from dgq.settings import WeightSettings
 
@@ -91,13 +92,13 @@ def rounding_step(rows: Tensor, weights: WeightSettings) -> Callable[[], None]:
     ).to(rows.device)
     quantizer.start_learning_(rows)
     logits = quantizer.learnable.logits
-    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.01, fused=True)
 
     def step() -> None:
         with torch.enable_grad():
             optimizer.zero_grad()
             weight, _ = quantizer(None)
-            (weight.sum() + rounding_penalty(soft_rounding(logits), START_TEMPERATURE)).backward()
+            (weight.sum() + rounding_penalty(logits, START_TEMPERATURE)).backward()
         optimizer.step()
 
     return step

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from dgq.errors import DGQError
-from dgq.math.affine import clamp_within
 from dgq.math.dequantization import dequantize, input_factors
 from dgq.math.exponent_search import group_exponents
 from dgq.math.multiples import of_weights
 from dgq.math.packing import pack_codes, unpack_codes
 from dgq.math.range_search import weight_parameters, weight_range
-from dgq.math.rounding import hard_rounding, rounding_logits, soft_rounding
+from dgq.math.rounding import hard_rounding, rounding_logits
 from dgq.quantizers.buffers import SizedByCheckpoint
 from dgq.quantizers.learnable import Learnable
 from dgq.quantizers.learnable_codes import LearnableCodes
 from dgq.quantizers.learnable_output import LearnableOutput
+from dgq.quantizers.soft_weight import soft_weight
 from dgq.settings import WeightSettings
 
 
@@ -37,11 +37,10 @@ class LearnableRounding(Learnable):
         self.bias_shift.data = ratio.new_zeros(ratio.shape[0])
         self.logits.requires_grad_(True)
 
-    def rounding(self) -> Tensor:
-        """``h``, ``[out, n]``: soft while it is learned, hard once it is fixed."""
-        return (
-            soft_rounding(self.logits) if self.logits.requires_grad else hard_rounding(self.logits)
-        )
+    @property
+    def is_soft(self) -> bool:
+        """Whether the rounding is being learned; else it is hard."""
+        return self.logits.requires_grad
 
 
 class WeightQuantizer(SizedByCheckpoint):
@@ -71,6 +70,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.learnable = LearnableRounding()
         self.learnable_codes = LearnableCodes()
         self._floor: Tensor | None = None
+        self._soft_factor: Tensor | None = None
         self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
         for name in ("scale", "zero_point", "bias"):
             self.register_buffer(name, torch.empty(0))
@@ -93,7 +93,8 @@ class WeightQuantizer(SizedByCheckpoint):
         if self.codes.numel() == 0:
             raise DGQError("this layer has no quantized weight yet: calibrate or load first")
         if self.learnable_codes.active:
-            return self._weight_of(self._moved_codes()), self.bias if self.bias.numel() else None
+            weight = self._weight_of(self._moved_codes(), self.scale)
+            return weight, self.bias if self.bias.numel() else None
         bits, exponent = self.settings.n_bits, getattr(self, "exponent", None)
         weight = dequantize(
             self.codes,
@@ -125,6 +126,7 @@ class WeightQuantizer(SizedByCheckpoint):
             rows = rows / self._factor
         ratio = self._search_range_(rows)
         self._floor = ratio.floor() + self.zero_point[:, None]
+        self._soft_factor = self._factors()
         self.learnable.start_(ratio)
 
     def _search_range_(self, rows: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ class WeightQuantizer(SizedByCheckpoint):
         if self.codes.numel() == 0:
             return
         ratio = self._search_range_(weight.flatten(1) * of_weights(multiple, self.shape))
-        codes = (ratio.round() + self.zero_point[:, None]).clamp(0, 2**self.settings.n_bits - 1)
+        codes = (ratio.round() + self.zero_point[:, None]).clamp(0, self._largest)
         self.codes = pack_codes(codes, self.settings.n_bits)
         # The bias stays as learned: it is better than the stock one (docs/experiments.md, 19).
 
@@ -163,7 +165,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.scale = self.scale * learnable.log_gain.exp()
         self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
         learnable.stop_()
-        self._floor = None
+        self._floor = self._soft_factor = None
 
     @torch.no_grad()
     def start_moving_codes_(self, weight: Tensor) -> None:
@@ -185,10 +187,9 @@ class WeightQuantizer(SizedByCheckpoint):
     def _moved_codes(self) -> Tensor:
         return self.learnable_codes.moved(self._unpacked_codes(), self.settings.n_bits)
 
-    def _weight_of(self, codes: Tensor) -> Tensor:
-        """The weight ``[out, ...]`` for codes ``[out, n]``."""
-        weight = (codes - self.zero_point[:, None]) * self._scales(self.scale)
-        return weight.view(self.shape)
+    def _weight_of(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """The weight ``[out, ...]`` for codes ``[out, n]`` and scales ``[out]``."""
+        return ((codes - self.zero_point[:, None]) * self._scales(scale)).view(self.shape)
 
     @torch.no_grad()
     def correct_(self, output: LearnableOutput) -> None:
@@ -202,10 +203,15 @@ class WeightQuantizer(SizedByCheckpoint):
     def _learning(self, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight ``[out, ...]`` and bias as learned so far."""
         learnable = self.learnable
-        scale = self._scales(self.scale * learnable.log_gain.exp())
-        weight = (self._clamped(learnable.rounding()) - self.zero_point[:, None]) * scale
-        shifted = None if bias is None else bias + learnable.bias_shift
-        return weight.view(self.shape), shifted
+        scale = self.scale * learnable.log_gain.exp()
+        if learnable.is_soft:
+            assert self._floor is not None
+            given = (scale, self._floor, self.zero_point, self._soft_factor, self._largest)
+            weight = soft_weight(learnable.logits, *given).view(self.shape)
+        else:
+            codes = self._clamped(hard_rounding(learnable.logits))
+            weight = self._weight_of(codes, scale)
+        return weight, None if bias is None else bias + learnable.bias_shift
 
     @property
     def n_inputs(self) -> int:
@@ -232,7 +238,21 @@ class WeightQuantizer(SizedByCheckpoint):
             columns = columns * self._factor
         return columns if absorbed is None else columns / absorbed
 
+    def _factors(self) -> Tensor | None:
+        """What each weight's scale is that of its channel times, ``[1 or out, n]``; None for 1."""
+        factor = self._factor if self.settings.has_exponents else None
+        absorbed = self._absorbed
+        if absorbed is None:
+            return factor
+        return 1 / absorbed if factor is None else factor / absorbed
+
+    @property
+    def _largest(self) -> int:
+        """The largest code."""
+        largest: int = 2**self.settings.n_bits - 1
+        return largest
+
     def _clamped(self, rounding: Tensor) -> Tensor:
         """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""
         assert self._floor is not None
-        return clamp_within(self._floor + rounding, 0, 2**self.settings.n_bits - 1)
+        return (self._floor + rounding).clamp(0, self._largest)

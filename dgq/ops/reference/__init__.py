@@ -19,6 +19,7 @@ from dgq.ops.reference.quantization import (
     quantize,
     quantize_gated,
 )
+from dgq.ops.reference.rounding import rounding_penalty, soft_weight, soft_weight_gradients
 from dgq.ops.reference.softmax_attention import attention
 from dgq.ops.reference.unpacking import unpack, unpack_all
 
@@ -37,7 +38,10 @@ __all__ = [
     "padded_shape",
     "quantize",
     "quantize_gated",
+    "rounding_penalty",
     "scaled",
+    "soft_weight",
+    "soft_weight_gradients",
     "unpack",
     "unpack_all",
     "with_residual",

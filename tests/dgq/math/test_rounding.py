@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 
-from dgq.math.rounding import (
-    hard_rounding,
-    rounding_logits,
-    rounding_penalty,
-    soft_rounding,
-    temperature_at,
-)
+from dgq.math.rounding import hard_rounding, rounding_logits, soft_rounding, temperature_at
 
 
 def h_by_hand(v: float) -> float:
@@ -44,25 +38,6 @@ def test_hard_rounding_of_the_start_is_nearest_rounding() -> None:
     ratio = torch.cat([ratio, halves, *beside])
     rounded = ratio.floor() + hard_rounding(rounding_logits(ratio))
     assert torch.equal(rounded, ratio.round())
-
-
-@pytest.mark.parametrize("temperature", [2.0, 7.5, 20.0])
-def test_penalty_equals_the_formula(temperature: float) -> None:
-    h = torch.rand(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = sum(1 - abs(2 * x - 1) ** temperature for x in h.flatten().tolist())
-    assert rounding_penalty(h, temperature).item() == pytest.approx(expected)
-
-
-def test_penalty_vanishes_for_decided_roundings() -> None:
-    assert rounding_penalty(torch.tensor([0.0, 1.0, 1.0]), 5.0) == 0
-    assert rounding_penalty(torch.tensor([0.5]), 5.0) == 1
-
-
-def test_penalty_pushes_away_from_one_half() -> None:
-    h = torch.tensor([0.4, 0.6], requires_grad=True)
-    rounding_penalty(h, 2.0).backward()
-    assert h.grad is not None
-    assert h.grad[0] > 0 > h.grad[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""The weight while its rounding is learned, and the penalty, as operators with gradients."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgq import ops
+
+
+class _SoftWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        scale: Tensor,
+        floor: Tensor,
+        zero_point: Tensor,
+        factor: Tensor | None,
+        largest: int,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, floor, zero_point, scale, factor)
+        ctx.largest = largest
+        weight: Tensor = ops.soft_weight(logits, floor, zero_point, scale, factor, largest)
+        return weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found = ops.soft_weight_gradients(gradients[0], *ctx.saved_tensors, ctx.largest)
+        return *found, None, None, None, None
+
+
+class _Penalty(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, temperature: float) -> Tensor:
+        penalty: Tensor
+        penalty, gradient = ops.rounding_penalty(logits, temperature)
+        ctx.save_for_backward(gradient)
+        return penalty
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradients[0] * gradient, None
+
+
+def soft_weight(
+    logits: Tensor,
+    scale: Tensor,
+    floor: Tensor,
+    zero_point: Tensor,
+    factor: Tensor | None,
+    largest: int,
+) -> Tensor:
+    """``reference.soft_weight``, differentiable in the logits ``[out, n]`` and scale ``[out]``."""
+    arguments = (logits, scale, floor, zero_point, factor, largest)
+    weight: Tensor = _SoftWeight.apply(*arguments)  # type: ignore[no-untyped-call]
+    return weight
+
+
+def rounding_penalty(logits: Tensor, temperature: float) -> Tensor:
+    """``reference.rounding_penalty`` of logits ``[out, n]``, differentiable."""
+    penalty: Tensor = _Penalty.apply(logits, temperature)  # type: ignore[no-untyped-call]
+    return penalty
