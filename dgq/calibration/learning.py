@@ -81,8 +81,9 @@ def penalty(target: Target, iteration: int, settings: LearningSettings) -> Tenso
     temperature = temperature_at((iteration + 1) / settings.iterations, settings.warmup)
     if temperature is None:
         return 0.0
-    parts = learnables(target.parts())
-    terms = [rounding_penalty(m.logits, temperature) for m in parts]
+    terms = [
+        rounding_penalty(m.logits, temperature) for m in learnables(target.parts()) if m.active
+    ]
     return settings.penalty * torch.stack(terms).sum() if terms else 0.0
 
 
