@@ -18,7 +18,7 @@ from evaluation.images.files import read_image, to_tensor
 from evaluation.images.sampling import sample
 
 SCRIPT = Path(__file__).parents[1] / "evaluate.py"
-PROMPTS = [f"a picture of {i} red circles" for i in range(12)]
+PROMPTS = [f"a picture of {i} red circles" for i in range(8)]
 
 
 def start(work: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -52,7 +52,7 @@ def test_killed_and_called_again_it_goes_on_with_two_processes(
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     command = (
         f"--pipeline {micro_folder} --prompts prompts.txt --batch-size 1 --guidance-scale 3 "
-        "--num-inference-steps 25 --devices 2 --device cpu --output out --latency-calls 1"
+        "--num-inference-steps 12 --devices 2 --device cpu --output out --latency-calls 1"
     ).split()
     script = start(tmp_path, *command)
     before = wait_for_images(tmp_path, 2)
@@ -71,7 +71,7 @@ def test_killed_and_called_again_it_goes_on_with_two_processes(
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert "full precision" in capsys.readouterr().out
     # The same images as in one process and one batch.
-    generation = GenerationSettings(25, 3.0)
+    generation = GenerationSettings(12, 3.0)
     pipeline = load_pipeline(str(micro_folder))
     with torch.no_grad():
         expected = sample(pipeline, PROMPTS, range(len(PROMPTS)), generation, 0)
