@@ -10,4 +10,4 @@ def cached_rows(n_rows: int, n_columns: int, device: torch.device) -> int:
     """Number of rows to work on at a time: all rows, except on a CPU that runs op by op."""
     if device.type != "cpu" or torch.compiler.is_compiling():
         return n_rows
-    return max(1, CACHED_ELEMENTS // n_columns)
+    return max(1, CACHED_ELEMENTS // max(1, n_columns))

@@ -56,7 +56,7 @@ void soft_weight(const SoftWeight& x, float* weight);
 void soft_weight_gradients(const SoftWeight& x, const float* gradient, float* of_logits,
                            float* of_scale);
 
-// logits, gradient [rows, columns].
+// logits, gradient [rows, columns]; temperature >= 1. Returns the penalty.
 float rounding_penalty(const float* logits, int64_t rows, int64_t columns, float temperature,
                        float* gradient);
 

@@ -103,7 +103,7 @@ struct SoftWeightTensors {
   const std::optional<Tensor>& factor;
 };
 
-// Whether a kernel learns the rounding of a weight [out, n].
+// Whether kernels compute a weight [out, n], and its gradients, from these.
 inline bool can_round(const SoftWeightTensors& x) {
   if (x.logits.dim() != 2) return false;
   const int64_t rows = x.logits.size(0), columns = x.logits.size(1);

@@ -4,6 +4,7 @@
 #pragma GCC target("prefer-vector-width=512")  // half of it is the compilers' choice
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -17,6 +18,7 @@ namespace {
 using namespace dgq;
 
 constexpr float LOW = -0.1f, SPAN = 1.2f;   // of the stretched sigmoid
+constexpr float AT_AN_END = 1e-6f;          // how far beyond it a rounding still counts as within
 constexpr int64_t PARALLEL_FROM = 1 << 15;  // weights; below, threads cost more than they gain
 
 // NaN stays NaN.
@@ -25,7 +27,7 @@ inline float clamped(float x, float highest) {
   return x > highest ? highest : x;
 }
 
-// The soft rounding of a logit, and its derivative; from end to end, inclusive, that of the sigmoid.
+// The soft rounding of a logit, and its derivative: from end to end, inclusive, that of the sigmoid.
 struct Rounding {
   float h, slope;
 
@@ -34,11 +36,11 @@ struct Rounding {
     const float s = logit != logit ? logit : (logit < 0.0f ? e : 1.0f) / (1.0f + e);
     const float stretched = s * SPAN + LOW;
     h = clamped(stretched, 1.0f);
-    slope = SPAN * (s - s * s) * float(h == stretched);
+    slope = SPAN * (s - s * s) * float(std::fabs(h - stretched) <= AT_AN_END);
   }
 };
 
-// The natural logarithm of x >= 0 with an error of 2e-7 (that of 0 is about -88), without a call.
+// The natural logarithm of x >= 0 with a relative error of 2e-7 (that of 0 is -88), without a call.
 inline float log_of(float x) {
   constexpr int32_t HALF_ROOT = 0x3f3504f3;  // the bits of sqrt(1/2)
   int32_t bits;
@@ -81,19 +83,19 @@ float derive(const SoftWeight& x, int64_t row, const float* gradient, float* of_
     const float raised = floor[i] + rounding.h, code = clamped(raised, x.largest);
     const float scaled = gradient[i] * (F ? factor[i] : 1.0f);
     of_scale += scaled * (code - zero_point);
-    of_logits[i] = scaled * scale * rounding.slope * float(code == raised);
+    of_logits[i] = scaled * (scale * rounding.slope * float(code == raised));
   }
   return of_scale;
 }
 
-// The penalty of a row, and its gradient.
+// Computes the gradient of a row's penalty; returns the penalty.
 float penalize(const float* logits, int64_t columns, float temperature, float* gradient) {
   float penalty = 0.0f;
 #pragma omp simd reduction(+ : penalty)
   for (int64_t i = 0; i < columns; i++) {
     const Rounding rounding(logits[i]);
     const float side = 2.0f * rounding.h - 1.0f, distance = std::fabs(side);
-    const float power = exp_of_negative((temperature - 1.0f) * log_of(distance));
+    const float power = exp_of_negative(std::min(0.0f, (temperature - 1.0f) * log_of(distance)));
     penalty += 1.0f - power * distance;
     gradient[i] = -2.0f * temperature * std::copysign(power, side) * rounding.slope;
   }

@@ -219,7 +219,7 @@ def soft_weight(
     largest: int,
 ) -> Tensor:
     """Meta kernel of ``reference.soft_weight``."""
-    return torch.empty_like(logits)
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def soft_weight_gradients(
@@ -232,9 +232,11 @@ def soft_weight_gradients(
     largest: int,
 ) -> tuple[Tensor, Tensor]:
     """Meta kernel of ``reference.soft_weight_gradients``."""
-    return torch.empty_like(logits), torch.empty_like(scale)
+    of_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return of_logits, torch.empty_like(scale)
 
 
 def rounding_penalty(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Meta kernel of ``reference.rounding_penalty``."""
-    return logits.new_empty(()), torch.empty_like(logits)
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return logits.new_empty(()), gradient

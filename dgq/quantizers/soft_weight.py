@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dgq import ops
 
@@ -25,6 +26,7 @@ class _SoftWeight(torch.autograd.Function):
         return weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         found = ops.soft_weight_gradients(gradients[0], *ctx.saved_tensors, ctx.largest)
         return *found, None, None, None, None
@@ -39,6 +41,7 @@ class _Penalty(torch.autograd.Function):
         return penalty
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradients[0] * gradient, None

@@ -70,7 +70,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.learnable = LearnableRounding()
         self.learnable_codes = LearnableCodes()
         self._floor: Tensor | None = None
-        self._soft_factor: Tensor | None = None
+        self._learning_factor: Tensor | None = None
         self.register_buffer("codes", torch.empty(0, dtype=torch.uint8))
         for name in ("scale", "zero_point", "bias"):
             self.register_buffer(name, torch.empty(0))
@@ -126,7 +126,7 @@ class WeightQuantizer(SizedByCheckpoint):
             rows = rows / self._factor
         ratio = self._search_range_(rows)
         self._floor = ratio.floor() + self.zero_point[:, None]
-        self._soft_factor = self._factors()
+        self._learning_factor = self._factors()
         self.learnable.start_(ratio)
 
     def _search_range_(self, rows: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class WeightQuantizer(SizedByCheckpoint):
         self.scale = self.scale * learnable.log_gain.exp()
         self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
         learnable.stop_()
-        self._floor = self._soft_factor = None
+        self._floor = self._learning_factor = None
 
     @torch.no_grad()
     def start_moving_codes_(self, weight: Tensor) -> None:
@@ -206,7 +206,7 @@ class WeightQuantizer(SizedByCheckpoint):
         scale = self.scale * learnable.log_gain.exp()
         if learnable.is_soft:
             assert self._floor is not None
-            given = (scale, self._floor, self.zero_point, self._soft_factor, self._largest)
+            given = (scale, self._floor, self.zero_point, self._learning_factor, self._largest)
             weight = soft_weight(learnable.logits, *given).view(self.shape)
         else:
             codes = self._clamped(hard_rounding(learnable.logits))
@@ -239,7 +239,7 @@ class WeightQuantizer(SizedByCheckpoint):
         return columns if absorbed is None else columns / absorbed
 
     def _factors(self) -> Tensor | None:
-        """What each weight's scale is that of its channel times, ``[1 or out, n]``; None for 1."""
+        """Each weight's scale over its channel's, ``[1 or out, n]``; None where all are 1."""
         factor = self._factor if self.settings.has_exponents else None
         absorbed = self._absorbed
         if absorbed is None:

@@ -8,6 +8,9 @@ from torch import Tensor
 from dgq.math.cached_rows import cached_rows
 from dgq.math.rounding import STRETCH_HIGH, STRETCH_LOW, soft_rounding
 
+AT_AN_END = 1e-6
+"""How far beyond 0 or 1 a rounding still counts as within: whole weights start at an end."""
+
 
 @torch.no_grad()
 def soft_weight(
@@ -28,7 +31,7 @@ def soft_weight(
         factor: of each weight's scale, ``[1 or out, n]``; None where all are 1.
         largest: the largest code.
     """
-    weight = torch.empty_like(logits)
+    weight = torch.empty_like(logits, memory_format=torch.contiguous_format)
     for rows in _blocks(logits):
         codes = (floor[rows] + soft_rounding(logits[rows])).clamp_(0, largest)
         block = torch.sub(codes, zero_point[rows, None], out=weight[rows]).mul_(scale[rows, None])
@@ -49,13 +52,14 @@ def soft_weight_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the logits, ``[out, n]``, and of the scale, ``[out]``, of a soft weight.
 
-    Clamps have the gradient of the identity from end to end, inclusive (``clamp_within``).
+    Clamps have the gradient of the identity from end to end, inclusive.
 
     Args:
         gradient: of the weight, ``[out, n]``.
         logits: as of ``soft_weight``, and so the others.
     """
-    of_logits, of_scale = torch.empty_like(logits), torch.empty_like(scale)
+    of_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    of_scale = torch.empty_like(scale)
     for rows in _blocks(logits):
         h, slope = _rounding_and_slope(logits[rows])
         raised = floor[rows] + h
@@ -78,7 +82,8 @@ def rounding_penalty(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor
     Returns:
         The penalty, ``[]``, and its gradient, ``[out, n]``.
     """
-    gradient, kept = torch.empty_like(logits), logits.new_zeros(())
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    kept = logits.new_zeros(())
     for rows in _blocks(logits):
         h, slope = _rounding_and_slope(logits[rows])
         side = h.mul_(2).sub_(1)
@@ -95,7 +100,8 @@ def _rounding_and_slope(logits: Tensor) -> tuple[Tensor, Tensor]:
     s = torch.sigmoid(logits)
     stretched = s * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
     h = stretched.clamp(0, 1)
-    slope = (s - s * s).mul_(STRETCH_HIGH - STRETCH_LOW).mul_(h == stretched)
+    within = stretched.sub_(h).abs_() <= AT_AN_END
+    slope = (s - s * s).mul_(STRETCH_HIGH - STRETCH_LOW).mul_(within)
     return h, slope
 
 

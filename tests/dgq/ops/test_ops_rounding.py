@@ -131,6 +131,16 @@ def test_the_start_is_the_weight_itself(factors: str | None) -> None:
     torch.testing.assert_close(found, weight, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_that_start_at_an_end_are_learned() -> None:
+    """Zero and all other whole weights: their fraction is 0, the end of the soft rounding."""
+    ratio = torch.arange(-8.0, 248)[None]
+    weight = (rounding_logits(ratio), ratio.floor() + 8, torch.zeros(1), torch.ones(1), None, 255)
+    for library in (ops, reference):
+        of_logits, _ = library.soft_weight_gradients(torch.ones_like(ratio), *weight)
+        assert bool((of_logits > 0).all())
+        assert bool((library.rounding_penalty(weight[0], 20.0)[1] > 0).all())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_stays_where_it_is(name: str) -> None:
     each = operands(4, 3, 20, None)[name]
@@ -168,3 +178,5 @@ def test_operands_that_do_not_fit_are_refused(wrong: int) -> None:
 def test_the_operators_are_complete(name: str) -> None:
     each = operands(7, 3, 20, "of all rows")[name]
     torch.library.opcheck(getattr(torch.ops.dgq, name).default, tuple(each))
+    turned = (x.mT.contiguous().mT if isinstance(x, Tensor) and x.ndim == 2 else x for x in each)
+    torch.library.opcheck(getattr(torch.ops.dgq, name).default, tuple(turned))
