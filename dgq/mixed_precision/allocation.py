@@ -42,14 +42,15 @@ def allocate(noise: Tensor, costs: Tensor, budgets: Tensor) -> Tensor:
     """
     relative = costs.double() / budgets.double()
     noise = noise.double()
-    starts = _along(noise, relative, weightings(len(budgets)))
-    starts = torch.cat([starts, _alike(noise, relative)]).unique(dim=0)
-    if not len(starts):
+    starts = [_along(noise, relative, weights) for weights in weightings(len(budgets))]
+    starts.append(_alike(noise, relative))
+    distinct = {tuple(start.tolist()): start for start in starts if start is not None}
+    chosen = [_spend_rest(noise, relative, start) for start in distinct.values()]
+    if not chosen:
         raise DGQError(
             "no choice of bits stays within the budget: allow fewer bits, or raise the average"
         )
-    chosen = _spend_rest(noise, relative, starts)
-    return chosen[_of(noise, chosen).sum(1).argmin()]
+    return min(chosen, key=lambda options: float(_of(noise, options).sum()))
 
 
 def weightings(n: int) -> Tensor:
@@ -58,73 +59,54 @@ def weightings(n: int) -> Tensor:
     return torch.tensor(parts, dtype=torch.float64) / N_PARTS
 
 
-def _alike(noise: Tensor, costs: Tensor) -> Tensor:
-    """The best option that fits if all items use the same: ``[1, items]``, or ``[0, items]``."""
+def _alike(noise: Tensor, costs: Tensor) -> Tensor | None:
+    """The best option that fits if all items use the same, if any does."""
     fits = (costs.sum(0) <= WHOLE).all(-1)
     total = torch.where(fits, noise.sum(0), torch.inf)
-    found = total.argmin().expand(1, len(noise))
-    return found[total.isfinite().any().expand(1)]
+    return total.argmin().expand(len(noise)) if bool(total.isfinite().any()) else None
 
 
-def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor:
-    """The choices at the smallest fitting multipliers of weighted costs, ``[fitting, items]``.
-
-    Args:
-        noise: ``[items, options]``.
-        costs: ``[items, options, budgets]``.
-        weights: of the budgets, ``[weightings, budgets]``.
-    """
-    weighted = torch.einsum("iob,wb->wio", costs, weights)
+def _along(noise: Tensor, costs: Tensor, weights: Tensor) -> Tensor | None:
+    """The choices at the smallest fitting multiplier of the weighted costs, if any fits."""
+    weighted = (costs * weights).sum(-1)
     unit = float(noise[noise.isfinite()].max().clamp(min=torch.finfo(torch.float64).tiny))
 
-    def choice(exponents: Tensor) -> Tensor:
-        return (noise / unit + weighted * exponents.exp2()[:, None, None]).argmin(-1)
+    def choice(exponent: float) -> Tensor:
+        multiplier: float = 2.0**exponent
+        return (noise / unit + weighted * multiplier).argmin(1)
 
-    high = weights.new_full((len(weights),), LARGEST_EXPONENT)
-    low, fitting = -high, _fits(costs, choice(high))
+    low, high = -LARGEST_EXPONENT, LARGEST_EXPONENT
+    if not _fits(costs, choice(high)):
+        return None
     for _ in range(N_HALVINGS):
         middle = (low + high) / 2
-        fits = _fits(costs, choice(middle))
-        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    return choice(high)[fitting]
+        low, high = (low, middle) if _fits(costs, choice(middle)) else (middle, high)
+    return choice(high)
 
 
 def _spend_rest(noise: Tensor, costs: Tensor, chosen: Tensor) -> Tensor:
-    """Change items one at a time, taking the largest gain per cost, as long as a change fits.
-
-    Args:
-        noise: ``[items, options]``.
-        costs: ``[items, options, budgets]``.
-        chosen: where to start from, ``[starts, items]``; each goes its own way.
-    """
-    chosen, n_options = chosen.clone(), noise.shape[1]
-    gain = _of(noise, chosen)[..., None] - noise
-    added = (costs - _of(costs, chosen)[..., None, :]).movedim(-1, 0).contiguous()
-    worth = _worth(gain, added)
+    """Change items one at a time, taking the largest gain per cost, as long as a change fits."""
+    chosen = chosen.clone()
+    gain = _of(noise, chosen)[:, None] - noise
+    added = costs - _of(costs, chosen)[:, None]
+    worth = gain / added.clamp(min=1e-12).amax(-1)
     while True:
-        room = (WHOLE - _of(costs, chosen).sum(1)).T
-        fits = (added <= room[..., None, None]).all(0)
-        largest, best = torch.where(fits & (worth > 0), worth, 0.0).flatten(1).max(1)
-        going = (largest > 0).nonzero()[:, 0]
-        if not len(going):
+        room = WHOLE - _of(costs, chosen).sum(0)
+        possible = (gain > 0) & (added <= room).all(-1)
+        if not bool(possible.any()):
             return chosen
-        item, option = best[going] // n_options, best[going] % n_options
-        chosen[going, item] = option
-        gain = noise[item, option][:, None] - noise[item]
-        change = (costs[item] - costs[item, option][:, None]).movedim(-1, 0)
-        added[:, going, item], worth[going, item] = change, _worth(gain, change)
+        best = int(torch.where(possible, worth, -torch.inf).argmax())
+        item, option = divmod(best, noise.shape[1])
+        chosen[item] = option
+        gain[item] = noise[item, option] - noise[item]
+        added[item] = costs[item] - costs[item, option]
+        worth[item] = gain[item] / added[item].clamp(min=1e-12).amax(-1)
 
 
-def _worth(gain: Tensor, added: Tensor) -> Tensor:
-    """Gains ``[...]`` per largest share of a budget that is added, of shares ``[budgets, ...]``."""
-    return gain / added.clamp(min=1e-12).amax(0)
-
-
-def _fits(costs: Tensor, chosen: Tensor) -> Tensor:
-    """Whether choices ``[n, items]`` stay within all budgets, ``[n]``."""
-    return (_of(costs, chosen).sum(1) <= WHOLE).all(-1)
+def _fits(costs: Tensor, chosen: Tensor) -> bool:
+    return bool((_of(costs, chosen).sum(0) <= WHOLE).all())
 
 
 def _of(values: Tensor, chosen: Tensor) -> Tensor:
-    """Each item's value of its option, ``[n, items, ...]``, for choices ``[n, items]``."""
-    return values[torch.arange(len(values)), chosen]
+    """The chosen option's value of each item, ``[items, ...]``."""
+    return values[torch.arange(len(chosen)), chosen]
