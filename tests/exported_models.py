@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 
 from dgq.settings import ActivationSettings, QuantizationSettings, WeightSettings
+from tests.lasting_folders import lasting_folder
 from tests.quantized_models import FAST, FLOAT_SCORES, Calibrated, calibrated
 
 GROUPED = WeightSettings(4, "minmax", symmetric=True, group_size=16, max_exponent=2)
@@ -38,4 +37,4 @@ IN_PARTS = {"kept": replace(RECIPES["w4a8"], keep=("conv_in", "conv_out", "*.to_
 @cache
 def exported_model(name: str) -> Calibrated:
     """A calibrated micro UNet, made once for all tests."""
-    return calibrated((RECIPES | IN_PARTS)[name], Path(mkdtemp(prefix="dgq-export-")))
+    return calibrated((RECIPES | IN_PARTS)[name], lasting_folder())

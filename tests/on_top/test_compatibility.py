@@ -4,7 +4,6 @@
 """
 
 import copy
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +19,7 @@ from dgq.inference.integer_layer import IntegerLayer
 from dgq.pipelines.loading import load_pipeline
 from dgq.storage.checkpoint import load_quantized_unet
 from dgq.unet.quantized_unet import QuantizedUNet
+from tests.lasting_folders import lasting_folder
 from tests.on_top.uses import USES, MissingPackageError, draw
 from tests.quantized_models import SETTINGS, calibrated, decibels
 from tests.tiny_pipelines import save_micro
@@ -73,7 +73,7 @@ are bfloat16, and a motion model inherits this: convert it to the pipeline's pre
 @cache
 def folder(name: str) -> Path:
     """A calibrated UNet on disk."""
-    return calibrated(SETTINGS[name], Path(tempfile.mkdtemp())).folder
+    return calibrated(SETTINGS[name], lasting_folder()).folder
 
 
 @cache
@@ -85,7 +85,7 @@ def loaded(name: str, execution: Any) -> nn.Module:
 @cache
 def stock_folder() -> str:
     """The pipeline in full precision."""
-    return str(save_micro(Path(tempfile.mkdtemp())))
+    return str(save_micro(lasting_folder()))
 
 
 def pipeline(unet: nn.Module | None = None) -> Any:
