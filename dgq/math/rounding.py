@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from dgq.math.affine import clamp_within
-
 STRETCH_LOW = -0.1
 STRETCH_HIGH = 1.1
 START_TEMPERATURE = 20.0
@@ -16,7 +14,7 @@ UNDECIDED = 1e-6
 def soft_rounding(v: Tensor) -> Tensor:
     """Rectified sigmoid ``clamp(1.2 sigmoid(v) - 0.1, 0, 1)``: how far a weight is rounded up."""
     stretched = torch.sigmoid(v) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
-    return clamp_within(stretched, 0, 1)
+    return stretched.clamp(0, 1)
 
 
 def hard_rounding(v: Tensor) -> Tensor:

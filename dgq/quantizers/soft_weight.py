@@ -11,25 +11,18 @@ from dgq import ops
 
 class _SoftWeight(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        scale: Tensor,
-        floor: Tensor,
-        zero_point: Tensor,
-        factor: Tensor | None,
-        largest: int,
-    ) -> Tensor:
-        ctx.save_for_backward(logits, floor, zero_point, scale, factor)
-        ctx.largest = largest
-        weight: Tensor = ops.soft_weight(logits, floor, zero_point, scale, factor, largest)
+    def forward(ctx: Any, *operands: Any) -> Tensor:
+        *tensors, ctx.largest = operands
+        ctx.save_for_backward(*tensors)
+        weight: Tensor = ops.soft_weight(*operands)
         return weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = ops.soft_weight_gradients(gradients[0], *ctx.saved_tensors, ctx.largest)
-        return *found, None, None, None, None
+        operands = (*ctx.saved_tensors, ctx.largest)
+        of_logits, of_scale = ops.soft_weight_gradients(gradients[0], *operands)
+        return of_logits, None, None, of_scale, None, None
 
 
 class _Penalty(torch.autograd.Function):
@@ -49,15 +42,15 @@ class _Penalty(torch.autograd.Function):
 
 def soft_weight(
     logits: Tensor,
-    scale: Tensor,
     floor: Tensor,
     zero_point: Tensor,
+    scale: Tensor,
     factor: Tensor | None,
     largest: int,
 ) -> Tensor:
     """``reference.soft_weight``, differentiable in the logits ``[out, n]`` and scale ``[out]``."""
-    arguments = (logits, scale, floor, zero_point, factor, largest)
-    weight: Tensor = _SoftWeight.apply(*arguments)  # type: ignore[no-untyped-call]
+    operands = (logits, floor, zero_point, scale, factor, largest)
+    weight: Tensor = _SoftWeight.apply(*operands)  # type: ignore[no-untyped-call]
     return weight
 
 

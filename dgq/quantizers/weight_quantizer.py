@@ -160,8 +160,7 @@ class WeightQuantizer(SizedByCheckpoint):
         learnable = self.learnable
         if not learnable.active:
             raise DGQError("there is no learned rounding to fix: call start_learning_ first")
-        codes = self._clamped(hard_rounding(learnable.logits))
-        self.codes = pack_codes(codes, self.settings.n_bits)
+        self.codes = pack_codes(self._hard_codes(), self.settings.n_bits)
         self.scale = self.scale * learnable.log_gain.exp()
         self.bias = torch.empty(0) if bias is None else bias + learnable.bias_shift
         learnable.stop_()
@@ -206,11 +205,10 @@ class WeightQuantizer(SizedByCheckpoint):
         scale = self.scale * learnable.log_gain.exp()
         if learnable.is_soft:
             assert self._floor is not None
-            given = (scale, self._floor, self.zero_point, self._learning_factor, self._largest)
+            given = (self._floor, self.zero_point, scale, self._learning_factor, self._largest)
             weight = soft_weight(learnable.logits, *given).view(self.shape)
         else:
-            codes = self._clamped(hard_rounding(learnable.logits))
-            weight = self._weight_of(codes, scale)
+            weight = self._weight_of(self._hard_codes(), scale)
         return weight, None if bias is None else bias + learnable.bias_shift
 
     @property
@@ -240,11 +238,9 @@ class WeightQuantizer(SizedByCheckpoint):
 
     def _factors(self) -> Tensor | None:
         """Each weight's scale over its channel's, ``[1 or out, n]``; None where all are 1."""
-        factor = self._factor if self.settings.has_exponents else None
-        absorbed = self._absorbed
-        if absorbed is None:
-            return factor
-        return 1 / absorbed if factor is None else factor / absorbed
+        if not self.settings.has_exponents and self._absorbed is None:
+            return None
+        return self._scales(self.scale.new_ones(1))
 
     @property
     def _largest(self) -> int:
@@ -252,7 +248,7 @@ class WeightQuantizer(SizedByCheckpoint):
         largest: int = 2**self.settings.n_bits - 1
         return largest
 
-    def _clamped(self, rounding: Tensor) -> Tensor:
-        """Codes ``clamp(floor(w / scale) + h + zero_point)``, ``[out, n]``."""
+    def _hard_codes(self) -> Tensor:
+        """Codes ``clamp(floor(w / scale) + h + zero_point)`` of the hard rounding, ``[out, n]``."""
         assert self._floor is not None
-        return (self._floor + rounding).clamp(0, self._largest)
+        return (self._floor + hard_rounding(self.learnable.logits)).clamp(0, self._largest)

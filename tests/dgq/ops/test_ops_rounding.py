@@ -85,7 +85,7 @@ def test_gradients_of_a_soft_weight_are_those_of_its_formula(factors: str | None
     learned = [logits.requires_grad_(), scale.requires_grad_()]
     codes = (floor + soft_rounding(logits)).clamp(0, largest)
     formula = (codes - zero_point[:, None]) * scale[:, None] * (1 if factor is None else factor)
-    weight = soft_weight(logits, scale, floor, zero_point, factor, largest)
+    weight = soft_weight(logits, floor, zero_point, scale, factor, largest)
     torch.testing.assert_close(weight, formula)
     gradient = torch.randn_like(weight)
     expected = torch.autograd.grad(formula, learned, gradient)
